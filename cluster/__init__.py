@@ -1,0 +1,1 @@
+"""Durable distributed execution: storage, parts, lease, dispatch."""

@@ -1,0 +1,179 @@
+"""Replicas as Ray actors: one actor per incarnation, and every failure turned into an event.
+
+An actor is never restarted by Ray and no call is retried by it. An error from Ray does not say
+that the call did not run, so who tries again, where, and at whose cost is the scheduler's to
+decide; a commit that happened twice is harmless. A lost actor is killed before it is replaced, as
+one that is only unreachable would keep its share of the machine.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any, Self
+
+import ray
+from ray import exceptions as ray_errors
+
+from cluster.replica import Replica
+from cluster.storage import StorageSpec
+from cluster.tasks import (
+    Event,
+    Failure,
+    FailureKind,
+    Pool,
+    ReplicaLost,
+    ReplicaReady,
+    Task,
+    TaskFailed,
+    TaskFinished,
+)
+
+logger = logging.getLogger(__name__)
+
+_PID = re.compile(r"\bpid: (\d+)")
+
+
+@dataclass
+class _Actor:
+    handle: Any
+    call: Any
+    "The one object ref under way, or None."
+    task_id: str | None = None
+    "None while the call under way is `ready`."
+
+
+class RayBackend:
+    """Runs replicas on the Ray cluster that this process is connected to."""
+
+    def __init__(self, storage_spec: StorageSpec) -> None:
+        self._storage_spec = storage_spec
+        self._actors: dict[int, _Actor] = {}
+        self._queued: list[Event] = []
+
+    def start(self, slot: int, pool: Pool) -> None:
+        """See `Backend.start`; the actor waits until the cluster has room for it."""
+        assert slot not in self._actors, f"slot {slot} holds a replica"
+        actor_class = ray.remote(Replica).options(
+            num_cpus=pool.cpus_per_replica,
+            num_gpus=pool.gpus_per_replica,
+            max_restarts=0,
+            max_task_retries=0,
+        )
+        try:
+            handle = actor_class.remote(pool.factory, self._storage_spec, ends_with_parent=True)
+            self._actors[slot] = _Actor(handle, handle.ready.remote())
+        except Exception as error:  # arguments that do not pickle raise what they like
+            failure = Failure.from_exception(FailureKind.RUN, error)
+            self._queued.append(ReplicaLost(slot, failure))
+
+    def submit(self, slot: int, task: Task, attempt: str) -> None:
+        """See `Backend.submit`."""
+        actor = self._actors[slot]
+        try:
+            actor.call, actor.task_id = actor.handle.run.remote(task, attempt), task.id
+        except Exception as error:  # a payload that does not pickle raises what it likes
+            failure = Failure.from_exception(FailureKind.TASK, error)
+            self._queued.append(TaskFailed(slot, task.id, failure))
+
+    def stop(self, slot: int) -> None:
+        """See `Backend.stop`."""
+        self._queued = [event for event in self._queued if event.slot != slot]
+        actor = self._actors.pop(slot, None)
+        if actor is None:
+            return
+        try:
+            ray.kill(actor.handle, no_restart=True)
+        except Exception as error:  # it is being given up: whatever Ray says, go on
+            logger.warning("could not kill the replica in slot %d: %s", slot, error)
+
+    def poll(self, timeout_s: float) -> list[Event]:
+        """See `Backend.poll`."""
+        events, self._queued = self._queued, []
+        slots = {actor.call: slot for slot, actor in self._actors.items() if actor.call is not None}
+        if not slots:
+            if not events:
+                time.sleep(timeout_s)
+            return events
+        timeout = 0.0 if events else timeout_s
+        refs = list(slots)
+        done, _ = ray.wait(refs, num_returns=1, timeout=timeout)
+        if done:
+            done, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
+        return events + [self._collect(slots[ref], ref) for ref in done]
+
+    def close(self) -> None:
+        """See `Backend.close`."""
+        for slot in list(self._actors):
+            self.stop(slot)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _collect(self, slot: int, ref: Any) -> Event:
+        actor = self._actors[slot]
+        task_id, actor.call, actor.task_id = actor.task_id, None, None
+        try:
+            result = ray.get(ref)
+        except Exception as error:  # classified below; Ray's errors share no useful base
+            result = classify(error)
+        if isinstance(result, Failure):
+            if task_id is not None and result.kind not in _REPLICA_IS_LOST:
+                return TaskFailed(slot, task_id, result)
+            self.stop(slot)
+            return ReplicaLost(slot, result)
+        if task_id is None:
+            return ReplicaReady(slot, result)
+        return TaskFinished(slot, result)
+
+
+_REPLICA_IS_LOST = (FailureKind.REPLICA, FailureKind.PREEMPTED)
+
+
+def classify(error: Exception) -> Failure:
+    """What an exception of `ray.get` on a replica's call says about who is at fault."""
+    if isinstance(error, ray_errors.RayActorError):
+        if error.preempted:
+            return _actor_failure(FailureKind.PREEMPTED, error)
+        # Only the constructor can fail so, for instance where this package is not installed.
+        if error.actor_init_failed:
+            return _traceback_failure(FailureKind.RUN, error)
+        return _actor_failure(FailureKind.REPLICA, error)
+    if isinstance(error, ray_errors.ActorUnschedulableError | ray_errors.RuntimeEnvSetupError):
+        return Failure.from_exception(FailureKind.RUN, error)
+    if isinstance(error, ray_errors.RayTaskError):
+        # `Replica` returns its failures; what is raised is an argument that did not arrive.
+        missing_module = "No module named" in str(error)
+        kind = FailureKind.RUN if missing_module else FailureKind.TASK
+        return _traceback_failure(kind, error)
+    return Failure.from_exception(FailureKind.REPLICA, error)
+
+
+def _actor_failure(kind: FailureKind, error: Exception) -> Failure:
+    """The failure without what Ray adds for its users: ids, and causes that it knows of."""
+    whole = Failure.from_exception(kind, error)
+    said = whole.message.partition("Some common causes include")[0].strip()
+    pid = _PID.search(said)
+    reason = said.partition("The actor is dead because ")[2]
+    if reason:
+        where = f"process {pid[1]}: " if pid else ""
+        said = f"{type(error).__name__}: {where}{reason}"
+    return replace(whole, message=said)
+
+
+def _traceback_failure(kind: FailureKind, error: Exception) -> Failure:
+    """The failure where Ray's text is a traceback from elsewhere, whose last line is the error."""
+    whole = Failure.from_exception(kind, error)
+    last_line = str(error).strip().rpartition("\n")[2].strip()
+    return replace(whole, message=last_line or whole.message)

@@ -1,0 +1,137 @@
+"""The Ray cluster that a run uses: one that is there, or one of its own for as long as it lasts."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+
+from cluster.errors import UserActionError
+
+logger = logging.getLogger(__name__)
+
+# Results go from replicas to storage; the object store carries payloads and receipts only.
+OBJECT_STORE_BYTES = 128 * 2**20
+REACH_S = 5.0
+
+
+@contextmanager
+def ray_session() -> Iterator[None]:
+    """Connect to Ray for as long as the context lasts.
+
+    In this order: the cluster that this process is connected to already, the one that RAY_ADDRESS
+    names, the one that `ray start` started on this machine, and else one of its own, which ends
+    with the context. Raises `UserActionError` where RAY_ADDRESS cannot be reached.
+
+    `ray.init` replaces the handler of SIGTERM: install yours inside the context.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    _connect()
+    try:
+        yield
+    finally:
+        # Disconnects; ends the cluster only where it was started here.
+        ray.shutdown()
+
+
+def _connect() -> None:
+    named = os.environ.get("RAY_ADDRESS", "")
+    if named and named not in ("local", "auto"):
+        _require_reachable(named)
+        try:
+            ray.init(address=named, log_to_driver=False)
+        except Exception as error:  # Ray raises many types for one fact
+            raise _unreachable(named, " ".join(str(error).split())) from error
+        return
+    if named != "local":
+        started = _address_of_ray_start()
+        if started is not None:
+            try:
+                ray.init(address=started, log_to_driver=False)
+                return
+            except ConnectionError as error:
+                logger.warning("no use of the Ray cluster at %s: %s", started, error)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=OBJECT_STORE_BYTES,
+    )
+
+
+def _address_of_ray_start() -> str | None:
+    """Address that `ray start` noted on this machine, where something listens there.
+
+    Not address="auto": that also takes a private cluster of any other process on the machine.
+    """
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108
+    note = Path(folder, "ray", "ray_current_cluster")
+    try:
+        address = note.read_text().strip()
+    except OSError:
+        return None
+    return address if address and _why_unreachable(address) is None else None
+
+
+def _require_reachable(address: str) -> None:
+    # Ray itself takes up to minutes to give up on a head that is not there.
+    reason = None if "://" in address else _why_unreachable(address)
+    if reason is not None:
+        raise _unreachable(address, reason)
+
+
+def _why_unreachable(address: str) -> str | None:
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdecimal()):
+        return "it must be HOST:PORT"
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_S).close()
+    except (OSError, OverflowError) as error:
+        return str(error)
+    return None
+
+
+def _unreachable(address: str, reason: str) -> UserActionError:
+    return UserActionError(
+        f"no Ray cluster at RAY_ADDRESS={address} ({reason}); start it, name another, or unset "
+        "RAY_ADDRESS to run on this machine"
+    )
+
+
+def resolve_num_replicas(
+    requested: int | None, cpus_per_replica: float, gpus_per_replica: float, num_tasks: int
+) -> int:
+    """How many replicas to run: `requested`, or for None what fits the cluster, at least 1.
+
+    Never more than there are tasks. Raises `UserActionError` where the cluster as it is now has
+    room for fewer than `requested`, or for none.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    fits = sum(_num_fitting(node, cpus_per_replica, gpus_per_replica) for node in nodes)
+    if fits < max(1, requested or 1):
+        each = f"{cpus_per_replica:g} CPUs and {gpus_per_replica:g} GPUs"
+        num_cpus, num_gpus = (sum(node.get(key, 0.0) for node in nodes) for key in ("CPU", "GPU"))
+        raise UserActionError(
+            f"asked for {requested or 1} replicas with {each} each, the cluster has room for "
+            f"{int(fits)} ({num_cpus:g} CPUs, {num_gpus:g} GPUs on {len(nodes)} nodes); ask for "
+            "fewer or smaller replicas"
+        )
+    wanted = fits if requested is None else requested
+    return int(max(1, min(wanted, num_tasks)))
+
+
+def _num_fitting(node: Mapping[str, float], cpus_each: float, gpus_each: float) -> float:
+    def fitting(available: float, each: float) -> float:
+        # 0.1 does not divide 1.0 exactly.
+        return math.floor(available / each + 1e-9) if each > 0 else math.inf
+
+    return min(fitting(node.get("CPU", 0.0), cpus_each), fitting(node.get("GPU", 0.0), gpus_each))

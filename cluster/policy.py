@@ -1,0 +1,63 @@
+"""How patient a run is: retries, deadlines, backoff, breaker."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Limits of a run; every default is meant for tasks of 20 to 60 s."""
+
+    max_task_failures: int = 2
+    "Failures of its own (TASK) after which a task is set aside."
+    max_strikes: int = 3
+    "Replicas lost under a task after which it is set aside."
+    max_storage_retries: int = 8
+    "Retries of one task for storage trouble in a row, then the run stops."
+    max_start_failures: int = 3
+    """Starts in a row without a ready replica: of a pool that never had one, then the run stops;
+    of one slot, then the slot is given up, and with the last slot the run."""
+
+    first_deadline_s: float = 3600.0
+    "Deadline of a task while nothing of its pool has been timed, seconds."
+    min_deadline_s: float = 300.0
+    "Least deadline of a task, seconds."
+    deadline_factor: float = 10.0
+    "Deadline over the slowest duration seen, per unit of cost."
+    start_deadline_s: float = 1800.0
+    "Time for a replica to be placed and ready, seconds."
+    stall_s: float = 120.0
+    "Silence past every deadline after which the driver stops, seconds."
+
+    backoff_s: float = 1.0
+    "First wait before a retry, seconds; doubles each time."
+    max_backoff_s: float = 60.0
+    "Longest wait before a retry, seconds."
+
+    breaker_first: int = 8
+    "The run stops when this many first attempts all fail alike."
+    max_set_aside_share: float = 0.05
+    "Share of all tasks that may be set aside ..."
+    min_set_aside: int = 10
+    "... where at least this many are, before the run stops."
+
+    seed: int = 0
+    "Seeds the jitter of the waits."
+
+    def deadline_s(self, cost: float, slowest_s_per_cost: float | None, num_strikes: int) -> float:
+        """Seconds a task of `cost` may take; doubled for each replica it has lost.
+
+        The doubling lets a task that is slow, not stuck, through before it is set aside.
+        """
+        if slowest_s_per_cost is None:
+            base = max(self.first_deadline_s, self.min_deadline_s)
+        else:
+            base = max(self.min_deadline_s, self.deadline_factor * slowest_s_per_cost * cost)
+        return base * 2.0**num_strikes
+
+    def wait_s(self, num_failures: int, rng: random.Random) -> float:
+        """Seconds to wait after the given number of failures in a row: 50 to 100 % of 2^n."""
+        full = min(self.max_backoff_s, self.backoff_s * 2.0 ** min(num_failures - 1, 30))
+        return full * rng.uniform(0.5, 1.0)

@@ -1,0 +1,135 @@
+"""Holds one loaded worker, runs one task at a time on it, and commits what it returns.
+
+A plain class: a backend wraps it at the call (`ray.remote(Replica).options(...)`), and tests use it
+as it is. Nothing is raised to the caller. What goes wrong is classified here, where the exception
+and its class are at hand, and returned as a `Failure` of plain text.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Mapping
+
+import pyarrow as pa
+
+from cluster.errors import ClusterError, UserActionError
+from cluster.parts import commit_part
+from cluster.storage import PutOutcome, Storage, StorageSpec
+from cluster.tasks import Failure, FailureKind, Receipt, Task, Worker, WorkerFactory
+
+logger = logging.getLogger(__name__)
+
+PARENT_CHECK_S = 0.25
+
+
+class Replica:
+    """One incarnation of a pool's worker."""
+
+    def __init__(
+        self, factory: WorkerFactory, storage_spec: StorageSpec, *, ends_with_parent: bool = False
+    ) -> None:
+        """Nothing is loaded yet. `ends_with_parent`: end this process once its parent is gone.
+
+        A replica whose node manager died is no longer known to the driver, and would hold its
+        accelerator and go on writing until its call ends.
+        """
+        self._factory = factory
+        self._storage_spec = storage_spec
+        self._worker: Worker | None = None
+        self._storage: Storage | None = None
+        if ends_with_parent:
+            threading.Thread(
+                target=_exit_when_orphaned, args=(os.getppid(),), name="parent-watch", daemon=True
+            ).start()
+
+    def ready(self) -> Mapping[str, str] | Failure:
+        """The worker's facts once it is loaded and storage is open; safe to call again."""
+        try:
+            if self._worker is None:
+                self._worker = self._factory.build()
+            if self._storage is None:
+                self._storage = self._storage_spec.open()
+            return dict(self._worker.load())
+        except Exception as error:  # the worker is the caller's code: it may raise anything
+            return Failure.from_exception(FailureKind.RUN, error)
+
+    def run(self, task: Task, attempt: str) -> Receipt | Failure:
+        """Run the task and put its parts into storage, in the order of `task.parts`.
+
+        The receipt counts rows and bytes over all parts; its duration includes the commits.
+        """
+        if self._worker is None or self._storage is None:
+            return Failure(FailureKind.REPLICA, "replica was sent a task before it was ready")
+        start = time.monotonic()
+        try:
+            tables = self._worker.run(task.payload)
+            _check_names(task, tables)
+        except Exception as error:  # the worker is the caller's code: it may raise anything
+            return Failure.from_exception(_kind_of_run_error(error), error)
+        try:
+            return self._commit(self._storage, task, attempt, tables, start)
+        except Exception as error:  # every store and serialiser has its own exceptions
+            return Failure.from_exception(_kind_of_commit_error(error), error)
+
+    def _commit(
+        self,
+        storage: Storage,
+        task: Task,
+        attempt: str,
+        tables: Mapping[str, pa.Table],
+        start: float,
+    ) -> Receipt:
+        parts = {
+            name: commit_part(storage, key, tables[name], task_id=task.id, attempt=attempt)
+            for name, key in task.parts.items()
+        }
+        for part in parts.values():
+            if part.outcome is PutOutcome.LOST:
+                logger.warning(
+                    "%s holds other rows (digest %s) than attempt %s made (digest %s); they stay",
+                    part.key,
+                    part.stored_digest,
+                    attempt,
+                    part.digest,
+                )
+        return Receipt(
+            task_id=task.id,
+            attempt=attempt,
+            num_rows=sum(part.num_rows for part in parts.values()),
+            num_bytes=sum(part.num_bytes for part in parts.values()),
+            duration_s=time.monotonic() - start,
+            digests={name: part.stored_digest for name, part in parts.items()},
+        )
+
+
+def _check_names(task: Task, tables: Mapping[str, pa.Table]) -> None:
+    if set(tables) != set(task.parts):
+        raise ValueError(
+            f"worker must return the tables {sorted(task.parts)}, got {sorted(tables)}"
+        )
+
+
+def _kind_of_run_error(error: Exception) -> FailureKind:
+    if isinstance(error, UserActionError | ModuleNotFoundError):
+        return FailureKind.RUN
+    return FailureKind.TASK
+
+
+def _kind_of_commit_error(error: Exception) -> FailureKind:
+    if isinstance(error, UserActionError):
+        return FailureKind.RUN
+    # A key or a table that cannot be stored now never will be; neither will a part whose place is
+    # taken by something else.
+    if isinstance(error, pa.ArrowException | ValueError | TypeError | ClusterError | MemoryError):
+        return FailureKind.TASK
+    return FailureKind.STORAGE
+
+
+def _exit_when_orphaned(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(PARENT_CHECK_S)
+    # os._exit, as no clean-up may wait: the worker's call still runs on the main thread.
+    os._exit(1)

@@ -1,0 +1,97 @@
+"""The places where replicas run, and which pool gets the next one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from cluster.task_book import TaskBook, TaskRecord
+
+
+class SlotState(Enum):
+    EMPTY = auto()
+    STARTING = auto()
+    IDLE = auto()
+    BUSY = auto()
+    RETIRED = auto()
+
+
+@dataclass
+class Slot:
+    """One place for one replica, and what is under way there."""
+
+    index: int
+    state: SlotState = SlotState.EMPTY
+    pool: str | None = None
+    "Pool of the replica it holds, or held last."
+    replica: int = 0
+    "Number of the replica it holds, unique within the run."
+    since: float = 0.0
+    "When the start or the task under way began."
+    deadline: float = 0.0
+    not_before: float = 0.0
+    "No start before this time."
+    num_start_failures: int = 0
+    "Starts in a row that ended without a ready replica."
+    num_losses: int = 0
+    "Replicas lost since a task last finished here."
+    record: TaskRecord | None = None
+    attempt: str = ""
+
+    @property
+    def held_pool(self) -> str:
+        """Name of the pool; for slots that have held a replica."""
+        assert self.pool is not None
+        return self.pool
+
+    def start(self, pool: str, replica: int, now: float, allowed_s: float) -> None:
+        """A replica is being started here."""
+        self.state, self.pool, self.replica = SlotState.STARTING, pool, replica
+        self.since, self.deadline = now, now + allowed_s
+
+    def busy(self, record: TaskRecord, attempt: str, now: float, allowed_s: float) -> None:
+        """The ready replica was sent a task."""
+        assert self.state is SlotState.IDLE
+        self.state, self.record, self.attempt = SlotState.BUSY, record, attempt
+        self.since, self.deadline = now, now + allowed_s
+
+    def idle(self) -> None:
+        """The replica is ready and has nothing to do."""
+        self.state, self.record, self.attempt = SlotState.IDLE, None, ""
+
+    def empty(self, not_before: float) -> None:
+        """The replica is gone."""
+        self.state, self.record, self.attempt = SlotState.EMPTY, None, ""
+        self.not_before = not_before
+
+
+_HOLDING = (SlotState.STARTING, SlotState.IDLE, SlotState.BUSY)
+_FREE = (SlotState.STARTING, SlotState.IDLE)
+
+
+def pool_for_empty_slot(book: TaskBook, pools: Iterable[str], slots: Sequence[Slot]) -> str | None:
+    """The pool to start a replica of: more tasks waiting than replicas free, most cost per slot."""
+    wanting = [p for p in pools if book.num_waiting(p) > _num_slots(slots, p, _FREE)]
+    return _neediest(book, wanting, slots)
+
+
+def pool_for_idle_slot(book: TaskBook, pools: Iterable[str], slots: Sequence[Slot]) -> str | None:
+    """The pool that an idle slot should move to, if any.
+
+    A move costs a load. So a pool with slots of its own must have more tasks waiting than slots.
+    """
+    wanting = [p for p in pools if book.num_waiting(p) > _num_slots(slots, p, _HOLDING)]
+    return _neediest(book, wanting, slots)
+
+
+def _num_slots(slots: Sequence[Slot], pool: str, states: tuple[SlotState, ...]) -> int:
+    return sum(slot.pool == pool and slot.state in states for slot in slots)
+
+
+def _neediest(book: TaskBook, pools: Sequence[str], slots: Sequence[Slot]) -> str | None:
+    # Counted with the slot that is about to be given, so that costs 100 and 1 share two slots 2:0.
+    def cost_per_slot(pool: str) -> float:
+        return book.remaining_cost(pool) / (_num_slots(slots, pool, _HOLDING) + 1)
+
+    return max(pools, key=cost_per_slot, default=None)

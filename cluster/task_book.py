@@ -1,0 +1,183 @@
+"""What has happened to each task, and what that makes of it: again, later, or set aside."""
+
+from __future__ import annotations
+
+import bisect
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from cluster.outcome import SetAside
+from cluster.policy import Policy
+from cluster.tasks import Failure, FailureKind, Receipt, Task
+
+
+class TaskState(Enum):
+    WAITING = auto()
+    DELAYED = auto()
+    IN_FLIGHT = auto()
+    DONE = auto()
+    SET_ASIDE = auto()
+
+
+@dataclass
+class TaskRecord:
+    """One task's history."""
+
+    task: Task
+    rank: tuple[float, int]
+    "Sorts the longest first, ties by insertion."
+    state: TaskState = TaskState.WAITING
+    not_before: float = 0.0
+    num_attempts: int = 0
+    num_task_failures: int = 0
+    num_strikes: int = 0
+    num_storage_failures: int = 0
+    failed_on: int | None = None
+    "The replica whose attempt ended in a failure of the task's own."
+    failures: list[Failure] = field(default_factory=list)
+    receipt: Receipt | None = None
+
+
+class TaskBook:
+    """All tasks of a run by id, and the queue of each pool."""
+
+    def __init__(
+        self,
+        pool_names: Iterable[str],
+        policy: Policy,
+        rng: random.Random,
+        suffix: Callable[[], str],
+    ) -> None:
+        self._policy = policy
+        self._rng = rng
+        self._suffix = suffix
+        self._queues: dict[str, list[TaskRecord]] = {name: [] for name in pool_names}
+        self._remaining_cost: dict[str, float] = dict.fromkeys(self._queues, 0.0)
+        self._delayed: dict[str, TaskRecord] = {}
+        self.records: dict[str, TaskRecord] = {}
+        self.num_done = 0
+        self.num_set_aside = 0
+
+    def add(self, task: Task) -> None:
+        """Queue a task; ValueError where its id was added before or its pool is unknown."""
+        if task.pool not in self._queues:
+            known = ", ".join(self._queues)
+            raise ValueError(f"task {task.id} names pool {task.pool!r}; pools are {known}")
+        if task.id in self.records:
+            raise ValueError(f"task {task.id} was added before")
+        record = TaskRecord(task, rank=(-task.cost, len(self.records)))
+        self.records[task.id] = record
+        self._remaining_cost[task.pool] += task.cost
+        self._enqueue(record)
+
+    @property
+    def num_unfinished(self) -> int:
+        """Number of tasks neither done nor set aside."""
+        return len(self.records) - self.num_done - self.num_set_aside
+
+    def num_waiting(self, pool: str) -> int:
+        """Number of the pool's tasks that are not in flight, delayed ones included."""
+        return len(self._queues[pool]) + sum(r.task.pool == pool for r in self._delayed.values())
+
+    def remaining_cost(self, pool: str) -> float:
+        """Cost of the pool's tasks that are neither done nor set aside."""
+        return self._remaining_cost[pool]
+
+    def latest_delay(self) -> float:
+        """The time at which the last delayed task may be tried again; -inf where there is none."""
+        return max((r.not_before for r in self._delayed.values()), default=float("-inf"))
+
+    def release_delayed(self, now: float) -> None:
+        """Put the tasks whose wait is over back into their queues."""
+        for record in [r for r in self._delayed.values() if r.not_before <= now]:
+            del self._delayed[record.task.id]
+            self._enqueue(record)
+
+    def take(
+        self, pool: str, replica: int, *, has_alternative: bool
+    ) -> tuple[TaskRecord, str] | None:
+        """The pool's longest task that `replica` should run, and the id of this attempt.
+
+        A task that failed on this replica is left for another one where there is one.
+        """
+        queue = self._queues[pool]
+        for position, record in enumerate(queue):
+            if has_alternative and record.failed_on == replica:
+                continue
+            del queue[position]
+            record.state = TaskState.IN_FLIGHT
+            record.num_attempts += 1
+            attempt = f"{record.task.id[:12]}-{record.num_attempts}-{self._suffix()}"
+            return record, attempt
+        return None
+
+    def finish(self, record: TaskRecord, receipt: Receipt) -> bool:
+        """Mark a task done, whatever it was before; False where it was done already."""
+        if record.state is TaskState.DONE:
+            return False
+        if record.state is TaskState.SET_ASIDE:
+            self.num_set_aside -= 1
+        else:
+            self._remaining_cost[record.task.pool] -= record.task.cost
+        if record.state is TaskState.WAITING:
+            self._queues[record.task.pool].remove(record)
+        self._delayed.pop(record.task.id, None)
+        record.state, record.receipt = TaskState.DONE, receipt
+        self.num_done += 1
+        return True
+
+    def fail(
+        self, record: TaskRecord, failure: Failure, replica: int, now: float
+    ) -> Failure | None:
+        """Account for a failed attempt; returns why the run must stop, if it must."""
+        if record.state is not TaskState.IN_FLIGHT:
+            return None
+        policy = self._policy
+        match failure.kind:
+            case FailureKind.RUN:
+                self._enqueue(record)
+                return failure
+            case FailureKind.PREEMPTED:
+                self._enqueue(record)
+            case FailureKind.STORAGE:
+                record.num_storage_failures += 1
+                if record.num_storage_failures > policy.max_storage_retries:
+                    self._enqueue(record)
+                    tries = f"storage failed {record.num_storage_failures} times in a row"
+                    return Failure(failure.kind, f"{tries}: {failure.message}", failure.details)
+                self._delay(record, now + policy.wait_s(record.num_storage_failures, self._rng))
+            case FailureKind.TASK:
+                record.num_storage_failures = 0
+                record.num_task_failures += 1
+                record.failed_on = replica
+                given_up = record.num_task_failures >= policy.max_task_failures
+                self._again_or_set_aside(record, failure, given_up)
+            case FailureKind.REPLICA:
+                record.num_strikes += 1
+                given_up = record.num_strikes >= policy.max_strikes
+                self._again_or_set_aside(record, failure, given_up)
+        return None
+
+    def set_aside(self) -> tuple[SetAside, ...]:
+        """The tasks given up, in the order in which they were added."""
+        given_up = [r for r in self.records.values() if r.state is TaskState.SET_ASIDE]
+        return tuple(SetAside(r.task, tuple(r.failures)) for r in given_up)
+
+    def _again_or_set_aside(self, record: TaskRecord, failure: Failure, given_up: bool) -> None:
+        record.failures.append(failure)
+        if given_up:
+            record.state = TaskState.SET_ASIDE
+            self.num_set_aside += 1
+            self._remaining_cost[record.task.pool] -= record.task.cost
+        else:
+            self._enqueue(record)
+
+    def _delay(self, record: TaskRecord, not_before: float) -> None:
+        record.state, record.not_before = TaskState.DELAYED, not_before
+        self._delayed[record.task.id] = record
+
+    def _enqueue(self, record: TaskRecord) -> None:
+        record.state = TaskState.WAITING
+        bisect.insort(self._queues[record.task.pool], record, key=lambda r: r.rank)

@@ -1,0 +1,182 @@
+"""What is run, who runs it, and what is said about it: the vocabulary of dispatch.
+
+Nothing here imports Ray. Everything here is frozen and crosses process boundaries by pickle.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
+
+from cluster.errors import UserActionError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Task:
+    """One unit of work: it runs on one replica and leaves its parts in storage."""
+
+    id: str
+    "Digest of everything that changes the numbers; unique within a run."
+    pool: str
+    "Name of the pool whose replicas can run it."
+    cost: float
+    "Expected duration relative to other tasks of the pool (> 0); orders tasks, scales deadlines."
+    parts: Mapping[str, str]
+    "Table name to storage key, committed in this order: the last one marks the task done."
+    payload: Any
+    "Handed to `Worker.run` as it is; must survive pickling."
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.cost) and self.cost > 0):
+            raise ValueError(f"cost of task {self.id} must be finite and > 0, got {self.cost}")
+        if not self.parts:
+            raise ValueError(f"task {self.id} names no part: nothing could mark it done")
+
+
+class Worker(Protocol):
+    """What a replica holds: state that is expensive to load, and a function of payloads."""
+
+    def load(self) -> Mapping[str, str]:
+        """Facts for the log (device, revision); may be called again and then loads nothing."""
+
+    def run(self, payload: Any) -> Mapping[str, pa.Table]:
+        """The tables of one task by name; a pure function of payload and loaded state."""
+
+
+@dataclass(frozen=True)
+class WorkerFactory:
+    """Names a callable that builds a `Worker`, so that only text and arguments travel."""
+
+    target: str
+    "'package.module:callable'"
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def build(self) -> Worker:
+        """A new worker, not loaded; ImportError or AttributeError where `target` is missing."""
+        module, _, name = self.target.partition(":")
+        if not (module and name):
+            raise ValueError(f"target must be 'package.module:callable', got {self.target!r}")
+        make = getattr(importlib.import_module(module), name)
+        return cast(Worker, make(**self.kwargs))
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Replicas that are alike: the same worker on the same share of a machine."""
+
+    name: str
+    factory: WorkerFactory
+    cpus_per_replica: float = 1.0
+    gpus_per_replica: float = 0.0
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """A task is done: its parts are in storage."""
+
+    task_id: str
+    attempt: str
+    num_rows: int
+    num_bytes: int
+    duration_s: float
+    digests: Mapping[str, str]
+    "Table name to content digest of the part that is in storage."
+
+
+class FailureKind(StrEnum):
+    """Whose fault a failure is, which decides what is done about it."""
+
+    TASK = "task"
+    "The task's own: an exception raised by `Worker.run`."
+    REPLICA = "replica"
+    "The replica was lost, hung or unavailable."
+    PREEMPTED = "preempted"
+    "The node was taken away; nobody's fault."
+    STORAGE = "storage"
+    "Storage trouble that may pass."
+    RUN = "run"
+    "Would meet every task alike: stop everything."
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A failure as plain text, so that it travels without the exception's class."""
+
+    kind: FailureKind
+    message: str
+    "One line: exception type and text (the bare text where the user must act)."
+    details: str = ""
+    "Full traceback for the log; may be empty."
+    user_must_act: bool = False
+    "True where the message is addressed to the user, as with `UserActionError`."
+
+    @classmethod
+    def from_exception(cls, kind: FailureKind, error: BaseException) -> Failure:
+        """The failure that `error` is; its text joined to one line."""
+        user_must_act = isinstance(error, UserActionError)
+        text = " ".join(str(error).split())
+        name = type(error).__name__
+        message = text if user_must_act and text else f"{name}: {text}" if text else name
+        details = "".join(traceback.format_exception(error))
+        return cls(kind, message, details, user_must_act)
+
+
+@dataclass(frozen=True)
+class ReplicaReady:
+    slot: int
+    facts: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class ReplicaLost:
+    """The slot's replica is gone, and with it the task in flight; nothing more comes from it."""
+
+    slot: int
+    failure: Failure
+
+
+@dataclass(frozen=True)
+class TaskFinished:
+    slot: int
+    receipt: Receipt
+
+
+@dataclass(frozen=True)
+class TaskFailed:
+    """One attempt failed; the replica lives on."""
+
+    slot: int
+    task_id: str
+    failure: Failure
+
+
+@dataclass(frozen=True)
+class StartReplica:
+    slot: int
+    pool: Pool
+
+
+@dataclass(frozen=True)
+class RunTask:
+    slot: int
+    task: Task
+    attempt: str
+
+
+@dataclass(frozen=True)
+class StopReplica:
+    """End the slot's replica by force; no event of it may follow."""
+
+    slot: int
+
+
+Event: TypeAlias = ReplicaReady | ReplicaLost | TaskFinished | TaskFailed
+Action: TypeAlias = StartReplica | RunTask | StopReplica

@@ -1,0 +1,180 @@
+"""The ``steersweep`` command."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import click
+import typer
+
+from jobs import __version__
+
+app = typer.Typer(
+    name="steersweep",
+    help="Large activation-steering sweeps over language models.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(no_args_is_help=True, help="Data sets.")
+app.add_typer(data_app, name="data")
+
+# The modules behind a command are imported by it: torch and Ray take seconds to load, --help none.
+
+SpecArgument = Annotated[
+    str, typer.Argument(metavar="SPEC", help="A sweep's YAML file, or an example's name: `demo`")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a key of the spec, as in `--set steering.coeffs=[20,400]`; repeatable",
+    ),
+]
+UriArgument = Annotated[
+    str, typer.Argument(metavar="URI", help="A run's output: a folder or s3://bucket/prefix")
+]
+EndpointOption = Annotated[
+    str | None, typer.Option("--endpoint-url", metavar="URL", help="Of an S3-compatible store")
+]
+
+
+@app.command()
+def run(
+    spec: SpecArgument,
+    set_: SetOption = None,
+    output: Annotated[
+        str | None, typer.Option(metavar="URI", help="Where the results go, instead of the spec's")
+    ] = None,
+    new: Annotated[
+        bool, typer.Option("--new", help="Start afresh beside an output that is there already")
+    ] = False,
+) -> None:
+    """Run a sweep, or go on with one.
+
+    Where the output holds part of the same sweep, only what is missing is computed; a grid that
+    grew (layers, coefficients, bias types, models) is extended.
+
+    Examples:
+
+        steersweep run demo
+
+        steersweep run sweep.yaml --output s3://bucket/gemma2
+
+        steersweep run sweep.yaml --set data.limit=20 --set compute.executor=in_process
+    """
+    from jobs.spec import load_spec
+    from jobs.stereoset.run import run as run_stereoset
+    from jobs.stereoset.spec import StereoSetSpec
+
+    raise typer.Exit(run_stereoset(load_spec(StereoSetSpec, spec, set_ or [], output), new=new))
+
+
+@app.command()
+def status(uri: UriArgument, endpoint_url: EndpointOption = None) -> None:
+    """Show the progress of a run, live or finished, from its output alone.
+
+    Example:
+
+        steersweep status runs/gemma2
+    """
+    from cluster.storage import StorageSpec
+    from jobs.stereoset.status import status as show
+
+    storage = StorageSpec(uri, endpoint_url).open()
+    storage.check_reachable()
+    show(storage)
+
+
+@app.command()
+def report(uri: UriArgument, endpoint_url: EndpointOption = None) -> None:
+    """Make the summary tables from the results alone, and print them.
+
+    Example:
+
+        steersweep report runs/gemma2
+    """
+    from cluster.storage import StorageSpec
+    from jobs.stereoset.report import report as make
+
+    storage = StorageSpec(uri, endpoint_url).open()
+    storage.check_reachable()
+    make(storage)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of the sweep file, for editors that check YAML against one."""
+    from jobs.console import say
+    from jobs.stereoset.spec import StereoSetSpec
+
+    say(json.dumps(StereoSetSpec.model_json_schema(), indent=2))
+
+
+@data_app.command()
+def fetch(
+    source: Annotated[
+        str | None,
+        typer.Option("--from", metavar="URL|FILE", help="A mirror or a file, not the official one"),
+    ] = None,
+    to: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Where to keep it, instead of the cache")
+    ] = None,
+) -> None:
+    """Download StereoSet's development set, check it, and print where it is.
+
+    Examples:
+
+        steersweep data fetch
+
+        steersweep data fetch --from ~/downloads/dev.json --to dev.json
+    """
+    from jobs.console import say
+    from jobs.data import fetch_stereoset
+
+    say(str(fetch_stereoset(source, to)))
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(f"steersweep {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _show: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Show the version"),
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line: 0 done, 1 tasks failed, 2 the user must act, 130 interrupted."""
+    from cluster.errors import UserActionError
+    from jobs.console import complain
+    from steering_core.errors import InputError
+
+    try:
+        code = app(standalone_mode=False)
+    except click.exceptions.Abort:
+        code = 130
+    except KeyboardInterrupt:
+        code = 130
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (InputError, UserActionError) as error:
+        complain(str(error))
+        code = 2
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

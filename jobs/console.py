@@ -1,0 +1,137 @@
+"""What a user sees: progress, tables, messages. The one module that prints."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+_LINE_EVERY_S = 30.0
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(message: str) -> None:
+    """One line for the user on standard output."""
+    out.print(message, markup=False)
+
+
+def complain(message: str) -> None:
+    """One line on standard error that says what is wrong and what to do."""
+    err.print(Text.assemble(("error: ", "bold red"), " ".join(message.split())))
+
+
+def warn(message: str) -> None:
+    """One line on standard error about something that went on anyway."""
+    err.print(Text.assemble(("warning: ", "yellow"), " ".join(message.split())))
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table whose columns are left-aligned text or right-aligned numbers."""
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for index, name in enumerate(columns):
+        is_number = all(_is_number(row[index]) for row in rows)
+        table.add_column(name, justify="right" if is_number else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    # A table wider than the terminal would be cut; a pipe or a log takes any width.
+    Console(highlight=False, width=None if out.is_terminal else 200).print(table)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text.replace(",", "").rstrip("%"))
+    except ValueError:
+        return text in ("", "-")
+    return True
+
+
+class _Rate(ProgressColumn):
+    """Rows per second since the start of this session."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.0f} rows/s", style="cyan")
+
+
+class RunProgress:
+    """Rows done: a bar with rate and time left on a terminal, a line every 30 s elsewhere."""
+
+    def __init__(self, total: int, done: int) -> None:
+        self._total, self._start_done, self._done = total, done, done
+        self._started = self._said = time.monotonic()
+        self._bar: Progress | None = None
+
+    @contextmanager
+    def shown(self) -> Iterator[RunProgress]:
+        """Show it for as long as the context lasts."""
+        if not out.is_terminal:
+            yield self
+            return
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("cell rows"),
+            _Rate(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=out,
+        )
+        with self._bar:
+            self._bar.add_task("starting", total=self._total, completed=self._done)
+            yield self
+
+    def advance(self, num_rows: int) -> None:
+        """Some rows are done."""
+        self._done += num_rows
+        if self._bar is not None:
+            self._bar.advance(self._bar.task_ids[0], num_rows)
+        elif time.monotonic() - self._said > _LINE_EVERY_S:
+            self._said = time.monotonic()
+            say(self._line())
+
+    def describe(self, text: str) -> None:
+        """What is going on now, in a few words."""
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], description=text)
+
+    @property
+    def rows_per_s(self) -> float:
+        """Rows per second since the start of this session."""
+        elapsed = time.monotonic() - self._started
+        return (self._done - self._start_done) / elapsed if elapsed > 0 else 0.0
+
+    def _line(self) -> str:
+        rate = self.rows_per_s
+        left = (self._total - self._done) / rate if rate > 0 else float("inf")
+        share = 100 * self._done / max(1, self._total)
+        return (
+            f"{self._done:,}/{self._total:,} cell rows ({share:.0f} %), {rate:,.0f} rows/s, "
+            f"{left:,.0f} s left"
+        )
+
+
+def flush() -> None:
+    """Write out what is buffered, before the process ends in a hurry."""
+    sys.stdout.flush()
+    sys.stderr.flush()

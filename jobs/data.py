@@ -1,0 +1,85 @@
+"""Getting StereoSet's development set, and making sure that it is that."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import platformdirs
+
+from steering_core.errors import InputError
+from steering_core.stereoset import OFFICIAL_COUNTS, read_stereoset
+
+OFFICIAL_URL = "https://raw.githubusercontent.com/moinnadeem/StereoSet/master/data/dev.json"
+_MOST_BYTES = 64 * 2**20
+_TIMEOUT_S = 30.0
+
+
+def fetch_stereoset(source: str | None = None, to: str | None = None) -> Path:
+    """Path of a checked copy of the development set.
+
+    Args:
+        source: URL or file to take it from; the official address where left out, and then a copy
+            in the cache is used as it is.
+        to: where to keep it; the user's cache folder where left out.
+
+    Raises:
+        InputError: it cannot be had, or is not the official development set by its counts
+            (2,123 and 2,106 examples); nothing is left at ``to`` then.
+    """
+    target = Path(to).expanduser() if to else platformdirs.user_cache_path("steersweep") / "dev.json"
+    if source is None and target.is_file():
+        check_official(target)
+        return target
+    data = _read(source or OFFICIAL_URL)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file:
+            file.write(data)
+    except OSError as error:
+        raise InputError(f"{target} cannot be written: {error.strerror}") from error
+    temporary = Path(file.name)
+    try:
+        check_official(temporary, shown_as=source or OFFICIAL_URL)
+        os.replace(temporary, target)  # noqa: PTH105 - the atomic rename, by its name
+    finally:
+        temporary.unlink(missing_ok=True)
+    return target
+
+
+def check_official(path: Path, shown_as: str | None = None) -> None:
+    """Raise InputError unless the file has the official development set's counts."""
+    try:
+        counts = read_stereoset(path).counts()
+    except InputError as error:
+        raise InputError(str(error).replace(str(path), shown_as or str(path))) from None
+    for split, wanted in OFFICIAL_COUNTS.items():
+        found = counts.get(split, {})
+        if found != wanted:
+            raise InputError(
+                f"{shown_as or path} is not StereoSet's development set: {split} has {found}, the "
+                f"official file {dict(wanted)}; name another mirror with --from"
+            )
+
+
+def _read(source: str) -> bytes:
+    if not source.startswith(("http://", "https://")):
+        try:
+            return Path(source).expanduser().read_bytes()
+        except OSError as error:
+            raise InputError(f"{source} cannot be read: {error.strerror}") from error
+    try:
+        with urllib.request.urlopen(source, timeout=_TIMEOUT_S) as response:  # noqa: S310 - http(s) only
+            data: bytes = response.read(_MOST_BYTES + 1)
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise InputError(
+            f"{source} cannot be downloaded: {reason}; get the file some other way and use "
+            "`steersweep data fetch --from FILE`"
+        ) from error
+    if len(data) > _MOST_BYTES:
+        raise InputError(f"{source} is larger than {_MOST_BYTES} bytes, not StereoSet's dev.json")
+    return data

@@ -1,0 +1,251 @@
+"""The sweep file: reading YAML, overriding keys, and errors that say what to change."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError
+
+from jobs.resources import embedded_specs
+from steering_core.errors import InputError
+
+_MAX_BYTES = 2**20
+
+Role = Literal["identity", "grid", "runtime"]
+
+
+def role(value: Role) -> dict[str, Any]:
+    """Marks a field: ``identity`` changes numbers, ``grid`` may grow, ``runtime`` does neither."""
+    return {"role": value}
+
+
+AtLeastOne = Annotated[StrictInt, Field(ge=1)]
+
+
+class SpecModel(BaseModel):
+    """Base of every part of a sweep file: unknown keys are errors, values are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class ModelSpec(SpecModel):
+    """A model to steer."""
+
+    path: str = Field(
+        min_length=1,
+        description="Hub id or local folder",
+        json_schema_extra=role("identity"),
+    )
+    revision: str | None = Field(
+        None, description="Hub branch, tag or commit", json_schema_extra=role("identity")
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="auto: float32 on the CPU, bfloat16 on accelerators",
+        json_schema_extra=role("identity"),
+    )
+    trust_remote_code: bool = Field(
+        False,
+        strict=True,
+        description="Run Python code that comes with the model",
+        json_schema_extra=role("identity"),
+    )
+
+
+class ComputeSpec(SpecModel):
+    """Where and how the sweep runs; no key here changes what it computes."""
+
+    replicas: Literal["auto"] | AtLeastOne = Field(
+        "auto", description="Model replicas at a time", json_schema_extra=role("runtime")
+    )
+    gpus_per_replica: Literal["auto"] | Annotated[float, Field(ge=0, le=64)] = Field(
+        "auto", description="auto: 1 on CUDA, else 0", json_schema_extra=role("runtime")
+    )
+    cpus_per_replica: Annotated[StrictInt, Field(ge=1, le=1024)] = Field(
+        1, description="CPU threads of a replica", json_schema_extra=role("runtime")
+    )
+    tokens_per_batch: Literal["auto"] | AtLeastOne = Field(
+        "auto",
+        description="Positions of one forward pass; fixed when an output is started",
+        json_schema_extra=role("runtime"),
+    )
+    examples_per_task: Literal["auto"] | AtLeastOne = Field(
+        "auto",
+        description="Examples of one task; fixed when an output is started",
+        json_schema_extra=role("runtime"),
+    )
+    device: Literal["auto", "cuda", "xla", "mps", "cpu"] = Field(
+        "auto",
+        description="auto: CUDA, then XLA, then MPS, then CPU",
+        json_schema_extra=role("runtime"),
+    )
+    executor: Literal["ray", "in_process"] = Field(
+        "ray",
+        description="in_process: one replica in this process, for debugging",
+        json_schema_extra=role("runtime"),
+    )
+
+
+class StorageOptions(SpecModel):
+    """How to reach an S3 output, beside the standard AWS variables."""
+
+    endpoint_url: str | None = Field(
+        None, description="Of an S3-compatible store", json_schema_extra=role("runtime")
+    )
+    region: str | None = Field(None, json_schema_extra=role("runtime"))
+
+
+Spec = TypeVar("Spec", bound=SpecModel)
+
+
+def load_spec(
+    kind: type[Spec],
+    source: str,
+    overrides: Sequence[str] = (),
+    output: str | None = None,
+) -> Spec:
+    """The validated spec in a file, or of an embedded example's name.
+
+    Args:
+        source: path of a YAML file, or the name of an embedded spec such as ``demo``.
+        overrides: ``key.path=value`` with the value in YAML.
+        output: replaces the spec's ``output``.
+
+    Raises:
+        InputError: one line that names the file, the key, the value and what is allowed.
+    """
+    path = _find(source)
+    document = _parse(path)
+    for override in overrides:
+        _set(document, override)
+    if output is not None:
+        document["output"] = output
+    try:
+        return kind.model_validate(document)
+    except ValidationError as error:
+        raise InputError(f"{path}: {_explain(error, kind)}") from None
+
+
+def _find(source: str) -> Path:
+    path = Path(source).expanduser()
+    if path.is_file():
+        return path
+    specs = embedded_specs()
+    if source in specs:
+        return specs[source]
+    if path.is_dir():
+        raise InputError(f"{source} is a folder; give the sweep's YAML file")
+    raise InputError(f"{source}: no such spec file, and no example of that name ({', '.join(specs)})")
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Safe YAML in which a key that stands twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        for key in keys:
+            if keys.count(key) > 1:
+                line = node.start_mark.line + 1
+                raise InputError(f"key {key!r} stands twice in the mapping at line {line}")
+        return super().construct_mapping(node, deep)
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise InputError(f"{path}: larger than {_MAX_BYTES} bytes, not a sweep file")
+        document = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)  # noqa: S506 - a SafeLoader
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as UTF-8 text: {error}") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise InputError(f"{path}: nested too deeply to be a sweep file") from None
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    if not isinstance(document, dict):
+        raise InputError(f"{path}: must hold keys and values, got {type(document).__name__}")
+    return document
+
+
+def _set(document: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise InputError(f"--set {override!r}: must look like key.path=value")
+    try:
+        value = yaml.load(text, _StrictLoader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError:
+        raise InputError(f"--set {override!r}: the value is not valid YAML") from None
+    node: Any = document
+    parts = key.strip().split(".")
+    while parts:
+        # A model's name may hold dots: the longest key that is there wins.
+        size = next(
+            (n for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in node), 1
+        )
+        name, parts = ".".join(parts[:size]), parts[size:]
+        if not parts:
+            node[name] = value
+        else:
+            node = node.setdefault(name, {})
+            if not isinstance(node, dict):
+                raise InputError(f"--set {override!r}: {name} holds no keys of its own")
+
+
+def _explain(error: ValidationError, kind: type[BaseModel]) -> str:
+    problems = error.errors()
+    # A union reports each of its branches; the last one is the most specific.
+    first = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+    place = _place(first["loc"])
+    # A container repeats the problem of its entry.
+    others = {_place(p["loc"]) for p in problems if not place.startswith(_place(p["loc"]))}
+    more = len(others)
+    tail = f" (and {more} more)" if more > 0 else ""
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(kind, first["loc"][:-1])
+        close = difflib.get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]}?" if close else f"known keys: {', '.join(known)}"
+        return f"unknown key {place}; {hint}{tail}"
+    if first["type"] == "missing":
+        return f"{place} is required{tail}"
+    messages = [p["msg"] for p in problems if _place(p["loc"]) == place]
+    reason = _plain(" or ".join(dict.fromkeys(messages)))
+    value = first.get("input")
+    shown = "" if isinstance(value, Mapping | list) else f", got {value!r}"
+    return f"{place}: {reason}{shown}{tail}"
+
+
+def _plain(message: str) -> str:
+    """Pydantic's words in ours."""
+    message = re.sub(r"(Value error, |Input should be )", "", message)
+    message = re.sub(r"^\w+ should have at least (\d+) item.*", r"needs at least \1 entry", message)
+    starts = ("must ", "needs ", "a model's")
+    return message if message.startswith(starts) or "stands" in message else f"must be {message}"
+
+
+_BRANCH = re.compile(r"[\[(]|^(constrained-)?(int|float)$")
+
+
+def _place(loc: tuple[int | str, ...]) -> str:
+    # The names of union branches stand in a location, as in ('compute', 'replicas', 'int').
+    kept = [str(p) for p in loc if not (isinstance(p, str) and _BRANCH.search(p))]
+    return ".".join(kept) or "the file"
+
+
+def _known_keys(kind: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    """Field names of the model that a location leads to."""
+    model: Any = kind
+    for part in loc:
+        field = model.model_fields.get(part) if isinstance(model, type) else None
+        if field is not None:
+            model = field.annotation
+        args = getattr(model, "__args__", ())
+        nested = [a for a in args if isinstance(a, type) and issubclass(a, BaseModel)]
+        if nested:
+            model = nested[0]
+    return list(model.model_fields) if hasattr(model, "model_fields") else []

@@ -1,0 +1,1 @@
+"""The StereoSet replication: spec, plan, what a replica computes, and the fit between phases."""

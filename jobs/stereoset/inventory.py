@@ -1,0 +1,115 @@
+"""What an output holds of its plan, known from its storage alone."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from cluster.errors import CorruptPartError, ObjectNotFoundError, UserActionError
+from cluster.ledger import Ledger
+from cluster.parts import check_parts
+from cluster.storage import Storage
+from jobs.stereoset.manifest import from_tables
+from jobs.stereoset.plan import Group, PlannedTask
+from jobs.stereoset.tables import vectors_key
+from steering_core.errors import InputError
+from steering_core.vectors import SteeringVectors, from_safetensors
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """Planned tasks of an output, its vectors, and which tasks are done.
+
+    Attributes:
+        vectors: fitted vectors of each group that has any.
+        task_ids: plan id to task id; a steered task has one only once its vectors are fitted.
+        done: plan ids of the tasks whose parts are all there.
+    """
+
+    planned: tuple[PlannedTask, ...]
+    vectors: Mapping[Group, SteeringVectors]
+    task_ids: Mapping[str, str]
+    done: frozenset[str]
+
+    def parts_done(self, table: str) -> list[tuple[PlannedTask, str, str]]:
+        """(task, task id, storage key) of every done task's part of a table."""
+        return [
+            (task, self.task_ids[task.plan_id], task.parts(self.task_ids[task.plan_id])[table])
+            for task in self.planned
+            if task.plan_id in self.done and table in task.tables
+        ]
+
+
+def take_inventory(storage: Storage, planned: Sequence[PlannedTask] | None = None) -> Inventory:
+    """What is planned and what is done.
+
+    Args:
+        planned: the plan where the caller has it; otherwise the manifest's.
+
+    Raises:
+        UserActionError: a part that is damaged, or no run at all.
+    """
+    if planned is None:
+        planned = from_tables(Ledger(storage).read_manifest())
+        if not planned:
+            raise UserActionError(f"{storage.uri} holds no run of steersweep")
+    vectors = {
+        group: found
+        for group in sorted({task.group for task in planned})
+        if (found := read_vectors(storage, group)) is not None
+    }
+    task_ids = {}
+    for task in planned:
+        task_id = task_id_with(task, vectors.get(task.group))
+        if task_id is not None:
+            task_ids[task.plan_id] = task_id
+    return Inventory(tuple(planned), vectors, task_ids, _done(storage, planned, task_ids))
+
+
+def read_vectors(storage: Storage, group: Group) -> SteeringVectors | None:
+    """A group's vectors, or None where there are none yet; raises UserActionError if damaged."""
+    key = vectors_key(group.model, group.split, group.bias_type)
+    try:
+        return from_safetensors(storage.read(key), storage.uri_of(key))
+    except ObjectNotFoundError:
+        return None
+    except InputError as error:
+        raise UserActionError(f"{error}; delete it to have it made again") from error
+
+
+def task_id_with(task: PlannedTask, vectors: SteeringVectors | None) -> str | None:
+    """The task's id, or None for a steered task whose vectors are not there yet."""
+    if not task.is_steered:
+        return task.task_id()
+    layers = {layer for layer, _ in task.cells}
+    if vectors is None or not layers <= set(vectors.whole):
+        return None
+    return task.task_id({layer: vectors.digest(layer) for layer in layers})
+
+
+def _done(
+    storage: Storage, planned: Iterable[PlannedTask], task_ids: Mapping[str, str]
+) -> frozenset[str]:
+    present: set[str] = set()
+    for table in ("sums", "baseline", "steered"):
+        present.update(entry.key for entry in storage.list(f"{table}/"))
+    keys_by_plan: dict[str, dict[str, str]] = defaultdict(dict)
+    for task in planned:
+        task_id = task_ids.get(task.plan_id)
+        if task_id is None:
+            continue
+        keys = task.parts(task_id).values()
+        if present.issuperset(keys):
+            keys_by_plan[task.plan_id] = dict.fromkeys(keys, task_id)
+    to_check = {key: task for keys in keys_by_plan.values() for key, task in keys.items()}
+    _, bad = check_parts(storage, to_check)
+    if bad:
+        raise _damaged(bad)
+    return frozenset(keys_by_plan)
+
+
+def _damaged(bad: Mapping[str, CorruptPartError]) -> UserActionError:
+    first = next(iter(bad.values()))
+    more = f" ({len(bad) - 1} more parts are damaged)" if len(bad) > 1 else ""
+    return UserActionError(f"{first}{more}")

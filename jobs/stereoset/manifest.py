@@ -1,0 +1,67 @@
+"""Planned tasks as a table, as the output's manifest keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import pyarrow as pa
+
+from jobs.stereoset.plan import Group, PlannedTask
+
+MANIFEST_SCHEMA = pa.schema(
+    [
+        ("plan_id", pa.string()),
+        ("model", pa.string()),
+        ("split", pa.string()),
+        ("bias_type", pa.string()),
+        ("tables", pa.list_(pa.string())),
+        ("shard", pa.int32()),
+        ("example_ids", pa.list_(pa.string())),
+        ("layers", pa.list_(pa.int32())),
+        ("cell_layers", pa.list_(pa.int32())),
+        ("cell_coeffs", pa.list_(pa.string())),
+        ("cost", pa.float64()),
+        ("tokens_per_batch", pa.int64()),
+    ]
+)
+
+
+def to_table(tasks: Sequence[PlannedTask]) -> pa.Table:
+    """One row for each task, in the order given."""
+    rows = [
+        {
+            "plan_id": task.plan_id,
+            "model": task.group.model,
+            "split": task.group.split,
+            "bias_type": task.group.bias_type,
+            "tables": task.tables,
+            "shard": task.shard,
+            "example_ids": task.example_ids,
+            "layers": task.layers,
+            "cell_layers": [layer for layer, _ in task.cells],
+            "cell_coeffs": [coeff for _, coeff in task.cells],
+            "cost": task.cost,
+            "tokens_per_batch": task.tokens_per_batch,
+        }
+        for task in tasks
+    ]
+    return pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA)
+
+
+def from_tables(tables: Iterable[pa.Table]) -> list[PlannedTask]:
+    """The tasks of all generations, oldest first."""
+    return [
+        PlannedTask(
+            plan_id=row["plan_id"],
+            group=Group(row["model"], row["split"], row["bias_type"]),
+            tables=tuple(row["tables"]),
+            shard=row["shard"],
+            example_ids=tuple(row["example_ids"]),
+            layers=tuple(row["layers"]),
+            cells=tuple(zip(row["cell_layers"], row["cell_coeffs"], strict=True)),
+            cost=row["cost"],
+            tokens_per_batch=row["tokens_per_batch"],
+        )
+        for table in tables
+        for row in table.to_pylist()
+    ]

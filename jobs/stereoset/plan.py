@@ -1,0 +1,249 @@
+"""What a sweep has to compute: shards of examples, tasks, and their identity.
+
+A shard is a set of examples of one group (model, split, bias type). Its phase 1 task makes
+baseline scores and sums of pooled differences; its phase 2 task steers it in every cell. Which
+examples form a shard is decided once, when a group is first planned, and kept in the manifest: it
+never depends on the number or the speed of replicas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from jobs.identity import decimal_text, digest
+from jobs.stereoset.resolve import Sweep, SweepModel
+from jobs.stereoset.tables import part_key
+from steering_core.engine import Cell
+from steering_core.stereoset import examples_digest
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Group:
+    """Examples that share steering vectors."""
+
+    model: str
+    split: str
+    bias_type: str
+
+    def __str__(self) -> str:
+        return f"{self.model}/{self.split}/{self.bias_type}"
+
+
+@dataclass(frozen=True)
+class PlannedTask:
+    """A task as the manifest holds it.
+
+    Attributes:
+        plan_id: digest of everything that changes the task's numbers and is known beforehand; the
+            id of a phase 1 task. A steered task's id also covers its vectors (``steered_id``).
+        tables: ``("sums", "baseline")``, ``("sums",)`` or ``("steered",)``.
+        layers: layers pooled, of a phase 1 task.
+        cells: (layer, coeff as decimal text) pairs, of a steered task.
+        cost: number of rows times the share of blocks that runs, over all its passes.
+        tokens_per_batch: positions of one forward pass.
+    """
+
+    plan_id: str
+    group: Group
+    tables: tuple[str, ...]
+    shard: int
+    example_ids: tuple[str, ...]
+    layers: tuple[int, ...]
+    cells: tuple[tuple[int, str], ...]
+    cost: float
+    tokens_per_batch: int
+
+    @property
+    def is_steered(self) -> bool:
+        return self.tables == ("steered",)
+
+    @property
+    def num_rows_cells(self) -> int:
+        """Rows times cells that it scores; a baseline counts as one cell, sums alone as none."""
+        num_cells = len(self.cells) if self.is_steered else int("baseline" in self.tables)
+        return len(self.example_ids) * num_cells
+
+    def typed_cells(self) -> tuple[Cell, ...]:
+        """The cells with coefficients as float64."""
+        return tuple(Cell(layer, float(coeff)) for layer, coeff in self.cells)
+
+    def task_id(self, vector_digests: Mapping[int, str] | None = None) -> str:
+        """The id that names the task's parts.
+
+        Args:
+            vector_digests: by layer, needed for a steered task: one steered with other vectors is
+                another task.
+        """
+        if not self.is_steered:
+            return self.plan_id
+        digests = vector_digests or {}
+        layers = sorted({layer for layer, _ in self.cells})
+        return digest({"plan_id": self.plan_id, "vectors": [digests[layer] for layer in layers]})
+
+    def parts(self, task_id: str) -> dict[str, str]:
+        """Storage key of each table's part, in the order in which they are committed."""
+        g = self.group
+        return {t: part_key(t, g.model, g.split, g.bias_type, task_id) for t in self.tables}
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How work is cut; fixed when an output is started.
+
+    Attributes:
+        tokens_per_batch: positions of one forward pass, padding included.
+        examples_per_task: at most so many examples in a shard; ``None``: by each model's size.
+    """
+
+    tokens_per_batch: int
+    examples_per_task: int | None
+
+
+_TASK_SECONDS = 30.0
+_FLOPS_PER_S = {"cpu": 2e10, "mps": 2e12, "cuda": 1e14, "xla": 1e14}
+_TOKENS_PER_ROW = 200
+_MOST_EXAMPLES, _FEWEST_EXAMPLES = 256, 8
+_TOKENS_PER_BATCH = {"cpu": 2048}
+_TOKENS_PER_BATCH_ACCELERATOR = 16384
+
+
+def packing_for(sweep: Sweep) -> Packing:
+    """The packing of a new output: the spec's, or fitting the device."""
+    compute = sweep.spec.compute
+    tokens, examples = compute.tokens_per_batch, compute.examples_per_task
+    default = _TOKENS_PER_BATCH.get(sweep.device, _TOKENS_PER_BATCH_ACCELERATOR)
+    return Packing(
+        tokens_per_batch=default if tokens == "auto" else tokens,
+        examples_per_task=None if examples == "auto" else examples,
+    )
+
+
+def plan_missing(
+    sweep: Sweep, planned: Sequence[PlannedTask], packing: Packing
+) -> list[PlannedTask]:
+    """Tasks that the sweep needs beside those that its output already holds a plan for.
+
+    A group that is new is cut into shards; a known one keeps its shards and gets the layers and
+    cells it lacks.
+    """
+    added: list[PlannedTask] = []
+    for name, model in sweep.models.items():
+        for split, bias_type in sweep.groups:
+            group = Group(name, split, bias_type)
+            known = [task for task in planned if task.group == group]
+            added += _plan_group(sweep, model, group, known, packing)
+    return added
+
+
+def _plan_group(
+    sweep: Sweep,
+    model: SweepModel,
+    group: Group,
+    known: Sequence[PlannedTask],
+    packing: Packing,
+) -> list[PlannedTask]:
+    grid = sweep.spec.steering
+    cells = [(layer, decimal_text(c)) for layer in sorted(grid.layers) for c in grid.coeffs]
+    have_layers = {layer for task in known for layer in task.layers}
+    have_cells = {cell for task in known for cell in task.cells}
+    layers = tuple(layer for layer in sorted(grid.layers) if layer not in have_layers)
+    missing = tuple(cell for cell in cells if cell not in have_cells)
+    if not layers and not missing:
+        return []
+    shards = {task.shard: task.example_ids for task in known} or dict(
+        enumerate(_cut(sweep, model, group, packing))
+    )
+    made = []
+    for shard, example_ids in sorted(shards.items()):
+        if layers:
+            tables = ("sums",) if known else ("sums", "baseline")
+            made.append(_task(sweep, model, group, tables, shard, example_ids, layers, (), packing))
+        if missing:
+            made.append(
+                _task(sweep, model, group, ("steered",), shard, example_ids, (), missing, packing)
+            )
+    return made
+
+
+def _cut(
+    sweep: Sweep, model: SweepModel, group: Group, packing: Packing
+) -> list[tuple[str, ...]]:
+    """Shards of a new group: rows of similar length together, in parts of nearly equal size."""
+    examples, _ = sweep.groups[group.split, group.bias_type]
+    rows = model.encode(examples)
+    ordered = sorted(rows, key=lambda row: (-row.num_packed_tokens, row.example.example_id))
+    limit = packing.examples_per_task or _examples_per_task(sweep, model)
+    num_shards = -(-len(ordered) // limit)
+    bounds = [len(ordered) * k // num_shards for k in range(num_shards + 1)]
+    return [
+        tuple(row.example.example_id for row in ordered[low:high])
+        for low, high in zip(bounds, bounds[1:], strict=False)
+    ]
+
+
+def _examples_per_task(sweep: Sweep, model: SweepModel) -> int:
+    """Examples that a slow device of this kind steers through the whole grid in half a minute."""
+    grid = sweep.spec.steering
+    passes = 1 + sum(
+        _share_of_blocks(sweep, model, layer) * len(grid.coeffs) for layer in grid.layers
+    )
+    flops_per_example = 2 * model.facts.num_params * _TOKENS_PER_ROW * passes
+    fitting = int(_TASK_SECONDS * _FLOPS_PER_S[sweep.device] / flops_per_example)
+    return max(_FEWEST_EXAMPLES, min(_MOST_EXAMPLES, fitting))
+
+
+def _share_of_blocks(sweep: Sweep, model: SweepModel, layer: int) -> float:
+    num_blocks = model.facts.num_blocks
+    return (num_blocks - sweep.protocol.apply_at(layer).stream) / num_blocks
+
+
+def _task(
+    sweep: Sweep,
+    model: SweepModel,
+    group: Group,
+    tables: tuple[str, ...],
+    shard: int,
+    example_ids: tuple[str, ...],
+    layers: tuple[int, ...],
+    cells: tuple[tuple[int, str], ...],
+    packing: Packing,
+) -> PlannedTask:
+    examples, folds = sweep.groups[group.split, group.bias_type]
+    fold_of = {e.example_id: fold for e, fold in zip(examples, folds, strict=True)}
+    by_id = {e.example_id: e for e in examples}
+    protocol = sweep.protocol
+    plan_id = digest(
+        {
+            "model": model.facts.digest,
+            "tokenizer": model.facts.tokenizer_digest,
+            "dtype": model.dtype,
+            "protocol": {
+                "read": protocol.read,
+                "apply": protocol.apply,
+                "pooling": protocol.pooling,
+                "scoring": protocol.scoring,
+                "positions": protocol.positions,
+                "folds": protocol.folds,
+            },
+            "group": str(group),
+            "tables": tables,
+            "examples": examples_digest([by_id[i] for i in example_ids]),
+            "folds": [fold_of[i] for i in example_ids],
+            "layers": layers,
+            "cells": cells,
+            "tokens_per_batch": packing.tokens_per_batch,
+        }
+    )
+    passes = 1 + sum(_share_of_blocks(sweep, model, layer) for layer, _ in cells)
+    return PlannedTask(
+        plan_id=plan_id,
+        group=group,
+        tables=tables,
+        shard=shard,
+        example_ids=example_ids,
+        layers=layers,
+        cells=cells,
+        cost=len(example_ids) * passes,
+        tokens_per_batch=packing.tokens_per_batch,
+    )

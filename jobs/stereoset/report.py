@@ -1,0 +1,76 @@
+"""Tables made from the results alone: written beside them, and printed."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+
+from cluster.storage import Storage
+from jobs.console import print_table, say, warn
+from jobs.stereoset.inventory import take_inventory
+from jobs.stereoset.summary import Summary, summarise
+
+_MOST_ROWS_PRINTED = 40
+_PRINTED = ("s2a", "u2a", "s2u", "flow_s2a", "flow_u2a", "flow_s2u", "lms", "ss", "icat")
+
+
+def report(storage: Storage) -> Summary:
+    """Write ``summary/cells`` and ``summary/baseline`` (Parquet and CSV) and print the cells.
+
+    Raises:
+        UserActionError: no run at this place, or damaged parts.
+    """
+    summary = summarise(storage, take_inventory(storage))
+    for name, table in (("cells", summary.cells), ("baseline", summary.baseline)):
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd")
+        storage.replace(f"summary/{name}.parquet", sink.getvalue().to_pybytes())
+        sink = pa.BufferOutputStream()
+        pa_csv.write_csv(table, sink)
+        storage.replace(f"summary/{name}.csv", sink.getvalue().to_pybytes())
+    if summary.num_missing:
+        warn(
+            f"{summary.num_missing} of {summary.num_missing + summary.cells.num_rows} cells are not "
+            "complete yet and are left out"
+        )
+    _print(summary.cells)
+    num_bad = sum(summary.cells["num_non_finite"].to_pylist())
+    if num_bad:
+        warn(f"{num_bad} steered rows have a score that is not finite; means leave them out")
+    say(f"tables: {storage.uri_of('summary')}")
+    return summary
+
+
+def _print(cells: pa.Table) -> None:
+    rows = cells.to_pylist()
+    keys = ["model", "split", "bias_type", "layer", "coeff"]
+    title = "change in log-likelihood (nats), net flow of choices, StereoSet scores"
+    if len(rows) > _MOST_ROWS_PRINTED:
+        keys.remove("bias_type")
+        rows = _pooled(cells, keys)
+        title += "; means over bias types, weighted by examples"
+    if len(rows) > _MOST_ROWS_PRINTED:
+        title += f" (first {_MOST_ROWS_PRINTED} of {len(rows)} rows, all in summary/cells.csv)"
+    if rows:
+        print_table(
+            title,
+            [*keys, "n", *_PRINTED],
+            [
+                [*(f"{row[k]:g}" if k == "coeff" else str(row[k]) for k in keys)]
+                + [f"{row['num_examples']:,}"]
+                + ["-" if row[name] is None else f"{row[name]:.3f}" for name in _PRINTED]
+                for row in rows[:_MOST_ROWS_PRINTED]
+            ],
+        )
+
+
+def _pooled(cells: pa.Table, keys: list[str]) -> list[dict[str, object]]:
+    frame = cells.to_pandas()
+    weights = frame["num_examples"]
+    for name in _PRINTED:
+        frame[name] = frame[name] * weights
+    summed = frame.groupby(keys, sort=False)[["num_examples", *_PRINTED]].sum(min_count=1)
+    for name in _PRINTED:
+        summed[name] = summed[name] / summed["num_examples"]
+    return [dict(row) for row in summed.reset_index().to_dict("records")]

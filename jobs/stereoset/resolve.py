@@ -1,0 +1,149 @@
+"""From a valid spec to a sweep that can run: every input read and checked, nothing written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from jobs.resources import local_path
+from jobs.stereoset.spec import ModelSpec, StereoSetSpec
+from steering_core.encoding import EncodedExample, ExampleEncoder, check_lengths
+from steering_core.errors import InputError
+from steering_core.hook_points import check_layers
+from steering_core.models import (
+    ModelFacts,
+    ModelSource,
+    load_tokenizer,
+    read_facts,
+    resolve_device,
+    resolve_dtype,
+)
+from steering_core.protocol import Protocol
+from steering_core.stereoset import Example, StereoSet, read_stereoset
+from steering_core.vectors import assign_folds
+
+GroupKey = tuple[str, str]
+"""A split and a bias type."""
+
+
+@dataclass(frozen=True)
+class SweepModel:
+    """A model of the sweep: where it is, what it is, and how its examples are encoded."""
+
+    name: str
+    source: ModelSource
+    facts: ModelFacts
+    dtype: str
+    encoder: ExampleEncoder
+
+    def encode(self, examples: tuple[Example, ...]) -> list[EncodedExample]:
+        """Encoded examples; raises InputError for one that the model cannot take."""
+        rows = self.encoder.encode(examples)
+        check_lengths(rows, max_tokens=self.facts.max_tokens, model=self.source.path)
+        return rows
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A resolved sweep.
+
+    Attributes:
+        device: ``cuda``, ``xla``, ``mps`` or ``cpu``; never ``auto``.
+        groups: examples and their folds of each split and bias type.
+    """
+
+    spec: StereoSetSpec
+    protocol: Protocol
+    device: str
+    data_digest: str
+    models: Mapping[str, SweepModel]
+    groups: Mapping[GroupKey, tuple[tuple[Example, ...], tuple[int, ...]]]
+
+    def identity(self) -> dict[str, Any]:
+        """Flat description of what decides the numbers, but for the grid, which may grow."""
+        spec, protocol = self.spec, self.protocol
+        description: dict[str, Any] = {
+            "job": spec.job,
+            "data (content)": self.data_digest,
+            "data.limit": spec.data.limit,
+            "data.seed": spec.data.seed,
+            "vectors.pooling": protocol.pooling,
+            "vectors.read": protocol.read,
+            "vectors.folds": protocol.folds,
+            "steering.apply": protocol.apply,
+            "steering.positions": protocol.positions,
+            "scoring": protocol.scoring,
+        }
+        for name, model in self.models.items():
+            description |= {
+                f"models.{name} (weights)": model.facts.digest,
+                f"models.{name} (tokenizer)": model.facts.tokenizer_digest,
+                f"models.{name}.dtype": model.dtype,
+                f"models.{name}.trust_remote_code": model.source.trust_remote_code,
+            }
+        return description
+
+
+def resolve(spec: StereoSetSpec, device: str | None = None) -> Sweep:
+    """The sweep of a spec, with its data read, its tokenizers loaded and its grid checked.
+
+    Args:
+        device: the replicas' kind of device where the caller knows it; otherwise the spec's, on
+            this machine.
+
+    Raises:
+        InputError: anything the user must change, in one line.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    protocol = spec.resolved_protocol()
+    dataset = read_stereoset(local_path(spec.data.path))
+    groups = _groups(spec, dataset, protocol)
+    kind = device or resolve_device(spec.compute.device).type
+    models = {
+        name: _model(name, model, protocol, spec.steering.layers, kind)
+        for name, model in spec.models.items()
+    }
+    return Sweep(spec, protocol, kind, dataset.digest, models, groups)
+
+
+def _groups(
+    spec: StereoSetSpec, dataset: StereoSet, protocol: Protocol
+) -> dict[GroupKey, tuple[tuple[Example, ...], tuple[int, ...]]]:
+    groups = {}
+    for split in spec.data.splits:
+        for bias_type in spec.data.bias_types:
+            examples = dataset.group(split, bias_type, spec.data.limit, spec.data.seed)
+            if not examples:
+                there = ", ".join(f"{s}: {'/'.join(c)}" for s, c in dataset.counts().items())
+                raise InputError(
+                    f"{spec.data.path} holds no {bias_type} example in {split}; it holds {there}"
+                )
+            targets = [e.target for e in examples]
+            folds = assign_folds(targets, protocol.folds, spec.data.seed, f"{split}/{bias_type}")
+            groups[split, bias_type] = (examples, folds)
+    return groups
+
+
+def _model(
+    name: str, spec: ModelSpec, protocol: Protocol, layers: tuple[int, ...], device: str
+) -> SweepModel:
+    source = ModelSource(local_path(spec.path), spec.revision, spec.trust_remote_code)
+    try:
+        tokenizer = load_tokenizer(source)
+        facts = read_facts(source, tokenizer)
+        encoder = ExampleEncoder(tokenizer, protocol, spec.path)
+    except InputError as error:
+        raise InputError(f"models.{name}: {error}") from error
+    check_layers(layers, facts.num_blocks, f"models.{name} ({spec.path})")
+    if not source.is_local:
+        source = replace(source, revision=facts.digest)
+    dtype = str(resolve_dtype(spec.dtype, _device_of(device))).removeprefix("torch.")
+    return SweepModel(name, source, facts, dtype, encoder)
+
+
+def _device_of(kind: str) -> Any:
+    import torch
+
+    return torch.device(kind)

@@ -1,0 +1,150 @@
+"""The sweep file of ``job: stereoset``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, StrictInt
+
+from jobs.identity import decimal_text
+from jobs.spec import ComputeSpec, ModelSpec, SpecModel, StorageOptions, role
+from steering_core.hook_points import Site
+from steering_core.protocol import PROTOCOLS, Pooling, Positions, Protocol, ProtocolName, Scoring
+from steering_core.stereoset import BIAS_TYPES, SPLITS
+
+_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    twice = [v for v in dict.fromkeys(values) if values.count(v) > 1]
+    if twice:
+        raise ValueError(f"{twice[0]} stands twice")
+    return values
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
+        raise ValueError("must be a number")
+    # A float's shortest decimal is the one that stands in the file.
+    return Decimal(repr(value)) if isinstance(value, float) else value
+
+
+def _in_float64(value: Decimal) -> Decimal:
+    if abs(value) > Decimal("1e30"):
+        raise ValueError("must be at most 1e30 in size")
+    return Decimal(decimal_text(value))
+
+
+def _model_name(name: str) -> str:
+    if not _MODEL_NAME.fullmatch(name):
+        raise ValueError("a model's name is letters, digits, '.', '_' or '-', at most 64")
+    return name
+
+
+def _one_of(values: Sequence[str]) -> Any:
+    def check(value: str) -> str:
+        if value not in values:
+            raise ValueError(f"must be one of {', '.join(values)}")
+        return value
+
+    return AfterValidator(check)
+
+
+Coeff = Annotated[Decimal, BeforeValidator(_number), AfterValidator(_in_float64)]
+
+
+class DataSpec(SpecModel):
+    """The examples to run."""
+
+    path: str = Field(
+        min_length=1, description="StereoSet's dev.json", json_schema_extra=role("identity")
+    )
+    splits: Annotated[tuple[Annotated[str, _one_of(SPLITS)], ...], AfterValidator(_distinct)] = (
+        Field(SPLITS, min_length=1, json_schema_extra=role("grid"))
+    )
+    bias_types: Annotated[
+        tuple[Annotated[str, _one_of(BIAS_TYPES)], ...], AfterValidator(_distinct)
+    ] = Field(BIAS_TYPES, min_length=1, json_schema_extra=role("grid"))
+    limit: StrictInt | None = Field(
+        None,
+        ge=1,
+        description="Examples of each split and bias type, drawn with the seed",
+        json_schema_extra=role("identity"),
+    )
+    seed: StrictInt = Field(
+        0, description="Of the sample and the folds", json_schema_extra=role("identity")
+    )
+
+
+class VectorsSpec(SpecModel):
+    """How steering vectors are made; a key left out comes from the protocol."""
+
+    pooling: Pooling | None = Field(None, json_schema_extra=role("identity"))
+    read: Site | None = Field(
+        None, description="Site of block layer - 1", json_schema_extra=role("identity")
+    )
+    folds: StrictInt | None = Field(
+        None,
+        ge=1,
+        le=1000,
+        description="1: from the steered rows; more: cross-fitted by target term",
+        json_schema_extra=role("identity"),
+    )
+
+
+class SteeringSpec(SpecModel):
+    """The steered grid."""
+
+    layers: Annotated[tuple[StrictInt, ...], AfterValidator(_distinct)] = Field(
+        min_length=1,
+        description="1-based: 1 is the stream after the first block",
+        json_schema_extra=role("grid"),
+    )
+    coeffs: Annotated[tuple[Coeff, ...], AfterValidator(_distinct)] = Field(
+        min_length=1, description="Multipliers of the vector", json_schema_extra=role("grid")
+    )
+    apply: Site | None = Field(
+        None, description="Site of block layer - 1", json_schema_extra=role("identity")
+    )
+    positions: Positions | None = Field(None, json_schema_extra=role("identity"))
+
+
+class StereoSetSpec(SpecModel):
+    """A sweep over StereoSet."""
+
+    job: Literal["stereoset"] = Field(json_schema_extra=role("identity"))
+    models: dict[Annotated[str, AfterValidator(_model_name)], ModelSpec] = Field(
+        min_length=1, json_schema_extra=role("grid")
+    )
+    data: DataSpec
+    protocol: ProtocolName = Field(
+        "as_published",
+        description="Preset for vectors.pooling, vectors.read, vectors.folds, steering.apply and "
+        "scoring",
+        json_schema_extra=role("identity"),
+    )
+    vectors: VectorsSpec = VectorsSpec()  # type: ignore[call-arg]
+    steering: SteeringSpec
+    scoring: Scoring | None = Field(None, json_schema_extra=role("identity"))
+    compute: ComputeSpec = ComputeSpec()  # type: ignore[call-arg]
+    storage: StorageOptions = StorageOptions()  # type: ignore[call-arg]
+    output: str = Field(
+        min_length=1,
+        description="Folder or s3://bucket/prefix",
+        json_schema_extra=role("runtime"),
+    )
+
+    def resolved_protocol(self) -> Protocol:
+        """The protocol with the keys that the spec sets by itself."""
+        preset = PROTOCOLS[self.protocol]
+        return Protocol(
+            read=self.vectors.read or preset.read,
+            apply=self.steering.apply or preset.apply,
+            pooling=self.vectors.pooling or preset.pooling,
+            scoring=self.scoring or preset.scoring,
+            positions=self.steering.positions or preset.positions,
+            folds=self.vectors.folds or preset.folds,
+        )

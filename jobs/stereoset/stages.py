@@ -1,0 +1,138 @@
+"""Phase 1, the fit, phase 2: which tasks can run now, group by group."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from cluster.parts import read_part
+from cluster.storage import Storage
+from cluster.tasks import Task
+from jobs import __version__
+from jobs.stereoset.inventory import Inventory, task_id_with
+from jobs.stereoset.plan import Group, PlannedTask
+from jobs.stereoset.resolve import Sweep
+from jobs.stereoset.tables import fold_sums, vectors_key
+from jobs.stereoset.worker import Payload
+from steering_core.vectors import SteeringVectors, fit_mean_difference, to_safetensors
+
+
+class Stages:
+    """Hands out tasks as they become possible; a group is steered once its own vectors exist."""
+
+    def __init__(self, sweep: Sweep, inventory: Inventory, storage: Storage) -> None:
+        self._sweep = sweep
+        self._inventory = inventory
+        self._storage = storage
+        self._by_group: dict[Group, list[PlannedTask]] = {}
+        for task in inventory.planned:
+            self._by_group.setdefault(task.group, []).append(task)
+        self._waiting = {
+            group: {t.plan_id for t in tasks if not t.is_steered and t.plan_id not in inventory.done}
+            for group, tasks in self._by_group.items()
+        }
+        self._running: dict[str, PlannedTask] = {}
+
+    def first_tasks(self) -> list[Task]:
+        """Every task that can run now and is not done."""
+        tasks = []
+        for group, planned in self._by_group.items():
+            if self._waiting[group]:
+                tasks += [
+                    self._task(t, t.task_id())
+                    for t in planned
+                    if t.plan_id in self._waiting[group]
+                ]
+            else:
+                tasks += self._steered_tasks(group)
+        return tasks
+
+    def planned(self, task_id: str) -> PlannedTask:
+        """The planned task behind a task handed out."""
+        return self._running[task_id]
+
+    def after(self, task_id: str) -> Iterable[Task]:
+        """Tasks that can run because this one is done."""
+        done = self._running[task_id]
+        waiting = self._waiting[done.group]
+        if done.is_steered:
+            return []
+        waiting.discard(done.plan_id)
+        return [] if waiting else self._steered_tasks(done.group)
+
+    def _steered_tasks(self, group: Group) -> list[Task]:
+        missing = [
+            task
+            for task in self._by_group[group]
+            if task.is_steered and task.plan_id not in self._inventory.done
+        ]
+        if not missing:
+            return []
+        vectors = self._vectors(group)
+        return [self._task(task, str(task_id_with(task, vectors)), vectors) for task in missing]
+
+    def _vectors(self, group: Group) -> SteeringVectors:
+        """The group's vectors, fitted from its tasks' sums where a planned layer lacks them."""
+        held = self._inventory.vectors.get(group)
+        phase_1 = [task for task in self._by_group[group] if not task.is_steered]
+        layers = {layer for task in phase_1 for layer in task.layers}
+        if held is not None and layers <= set(held.whole):
+            return held
+        sums = [
+            entry
+            for task in phase_1
+            for entry in fold_sums(
+                read_part(self._storage, task.parts(task.plan_id)["sums"], task.plan_id)
+            )
+        ]
+        vectors = fit_mean_difference(sums, self._sweep.protocol.folds)
+        key = vectors_key(group.model, group.split, group.bias_type)
+        self._storage.replace(key, to_safetensors(vectors, self._provenance(group, vectors)))
+        return vectors
+
+    def _provenance(self, group: Group, vectors: SteeringVectors) -> dict[str, str]:
+        model, protocol = self._sweep.models[group.model], self._sweep.protocol
+        examples, _ = self._sweep.groups[group.split, group.bias_type]
+        read = {f"read.layer.{layer}": str(protocol.read_at(layer)) for layer in vectors.whole}
+        return {
+            "created_by": f"steersweep {__version__}",
+            "method": "mean over examples of (pooled anti-stereotype - pooled stereotype)",
+            "model": self._sweep.spec.models[group.model].path,
+            "model_digest": model.facts.digest,
+            "dtype": model.dtype,
+            "split": group.split,
+            "bias_type": group.bias_type,
+            "pooling": protocol.pooling,
+            "folds": str(protocol.folds),
+            "num_examples": str(len(examples)),
+            "data_digest": self._sweep.data_digest,
+            **read,
+        }
+
+    def _task(
+        self, planned: PlannedTask, task_id: str, vectors: SteeringVectors | None = None
+    ) -> Task:
+        group = planned.group
+        examples, folds = self._sweep.groups[group.split, group.bias_type]
+        at = {e.example_id: index for index, e in enumerate(examples)}
+        rows = [at[example_id] for example_id in planned.example_ids]
+        payload = Payload(
+            task_id=task_id,
+            tables=planned.tables,
+            examples=tuple(examples[row] for row in rows),
+            folds=tuple(folds[row] for row in rows),
+            tokens_per_batch=planned.tokens_per_batch,
+            layers=planned.layers,
+            cells=planned.typed_cells(),
+            vectors_key=vectors_key(group.model, group.split, group.bias_type),
+            vector_digests=None
+            if vectors is None
+            else {layer: vectors.digest(layer) for layer, _ in planned.cells},
+        )
+        self._running[task_id] = planned
+        return Task(
+            id=task_id,
+            pool=group.model,
+            cost=planned.cost,
+            parts=planned.parts(task_id),
+            payload=payload,
+        )

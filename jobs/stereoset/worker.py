@@ -1,0 +1,142 @@
+"""What a replica computes: one model, and the tables of one task at a time."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+import torch
+
+from cluster.storage import StorageSpec
+from jobs.stereoset.tables import rows_table, sums_table
+from steering_core.encoding import ExampleEncoder
+from steering_core.engine import Cell, Engine
+from steering_core.errors import InputError
+from steering_core.models import LoadedModel, ModelSource, load_model, load_tokenizer
+from steering_core.protocol import Protocol
+from steering_core.stereoset import Example
+from steering_core.trunk import can_pack
+from steering_core.vectors import SteeringVectors, from_safetensors
+
+
+@dataclass(frozen=True)
+class Payload:
+    """A task as a replica gets it: complete in itself, but for the vectors' file.
+
+    Attributes:
+        task_id: written into every row.
+        tables: which of ``sums``, ``baseline``, ``steered`` to compute.
+        folds: fold of each example.
+        tokens_per_batch: positions of one forward pass; part of the task, so that a task's batches
+            are the same on every replica.
+        layers: 1-based layers to pool, for ``sums``.
+        cells: the cells, for ``steered``.
+        vectors_key: where the group's vectors are stored, for ``steered``.
+        vector_digests: digest that each steered layer's vectors must have.
+    """
+
+    task_id: str
+    tables: tuple[str, ...]
+    examples: tuple[Example, ...]
+    folds: tuple[int, ...]
+    tokens_per_batch: int
+    layers: tuple[int, ...] = ()
+    cells: tuple[Cell, ...] = ()
+    vectors_key: str = ""
+    vector_digests: Mapping[int, str] | None = None
+
+
+class StereoSetWorker:
+    """Holds one model and turns payloads into tables (a ``cluster`` worker)."""
+
+    def __init__(
+        self,
+        *,
+        source: ModelSource,
+        protocol: Protocol,
+        device: str,
+        dtype: str,
+        num_threads: int,
+        storage: StorageSpec,
+    ) -> None:
+        self._source, self._protocol = source, protocol
+        self._device, self._dtype = device, dtype
+        self._num_threads = num_threads
+        self._storage = storage.open()
+        self._model: LoadedModel | None = None
+        self._vectors: dict[str, SteeringVectors] = {}
+
+    def load(self) -> Mapping[str, str]:
+        """Load model and tokenizer once; facts for the log."""
+        if self._model is None:
+            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+            # The number of threads decides how sums are split, and so the last bits.
+            torch.set_num_threads(self._num_threads)
+            self._encoder = ExampleEncoder(
+                load_tokenizer(self._source), self._protocol, self._source.path
+            )
+            self._model = load_model(self._source, device=self._device, dtype=self._dtype)
+            max_tokens = getattr(self._model.layout.config, "max_position_embeddings", None)
+            self._is_packed = can_pack(self._model, max_tokens)
+            self._engine = Engine(self._model, self._protocol, is_packed=self._is_packed)
+        return {
+            "host": platform.node(),
+            "device": str(self._model.device),
+            "dtype": str(self._model.dtype).removeprefix("torch."),
+            "rows": "packed" if self._is_packed else "separate sequences",
+        }
+
+    def run(self, payload: Payload) -> Mapping[str, pa.Table]:
+        """The tables that the payload names."""
+        if payload.tables == ("steered",):
+            return {"steered": self._steered(payload)}
+        rows = self._encoder.encode(payload.examples)
+        scores, sums = self._engine.baseline(
+            rows, payload.tokens_per_batch, payload.layers, payload.folds
+        )
+        made = {
+            "sums": sums_table(sums),
+            "baseline": rows_table(payload.examples, scores, payload.task_id),
+        }
+        return {name: made[name] for name in payload.tables}
+
+    def _steered(self, payload: Payload) -> pa.Table:
+        rows = self._encoder.encode(payload.examples)
+        vectors = self._load_vectors(payload)
+        scores = self._engine.steered(
+            rows, payload.tokens_per_batch, payload.cells, vectors, payload.folds
+        )
+        tables = [
+            rows_table(
+                payload.examples,
+                of_cell,
+                payload.task_id,
+                {
+                    "layer": cell.layer,
+                    "coeff": cell.coeff,
+                    "read": str(self._protocol.read_at(cell.layer)),
+                    "apply": str(self._protocol.apply_at(cell.layer)),
+                },
+            )
+            for cell, of_cell in zip(payload.cells, scores, strict=True)
+        ]
+        return pa.concat_tables(tables).combine_chunks()
+
+    def _load_vectors(self, payload: Payload) -> SteeringVectors:
+        key, wanted = payload.vectors_key, payload.vector_digests or {}
+        if not _holds(self._vectors.get(key), wanted):
+            # The file has grown by a layer since it was read, or was never read.
+            self._vectors[key] = from_safetensors(self._storage.read(key), key)
+        if not _holds(self._vectors[key], wanted):
+            raise InputError(f"{key} does not hold the vectors that this task was made for")
+        return self._vectors[key]
+
+
+def _holds(vectors: SteeringVectors | None, digests: Mapping[int, str]) -> bool:
+    return vectors is not None and all(
+        layer in vectors.whole and vectors.digest(layer) == digest
+        for layer, digest in digests.items()
+    )

@@ -1,0 +1,148 @@
+"""The fast path: one unsteered trunk for a batch, a fork of it for each steered cell.
+
+Shapes: N rows of a task, R sequences and S positions of a batch, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from steering_core.encoding import EncodedExample
+from steering_core.models import LoadedModel
+from steering_core.packing import NUM_CANDIDATES, Batch, batches
+from steering_core.protocol import Protocol
+from steering_core.scoring import mean_scores, scored_log_probs
+from steering_core.trunk import fork, run_trunk
+from steering_core.vectors import FoldSums, SteeringVectors
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Cell:
+    """One point of the steered grid: a 1-based layer and a coefficient."""
+
+    layer: int
+    coeff: float
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Mean nats per scored token [N, 3] float64 and counts [N, 3] int64, in file order."""
+
+    scores: np.ndarray
+    num_scored: np.ndarray
+
+    @classmethod
+    def empty(cls, num_rows: int) -> Scores:
+        """Scores that are filled batch by batch."""
+        shape = (num_rows, NUM_CANDIDATES)
+        return cls(np.full(shape, np.nan), np.zeros(shape, np.int64))
+
+
+class Engine:
+    """Scores the rows of a task, unsteered and steered, on one model replica.
+
+    Args:
+        is_packed: whether rows run as trees (see ``trunk.can_pack``).
+    """
+
+    def __init__(
+        self, model: LoadedModel, protocol: Protocol, *, is_packed: bool = True
+    ) -> None:
+        self._model = model
+        self._protocol = protocol
+        self._is_packed = is_packed
+
+    def baseline(
+        self,
+        rows: Sequence[EncodedExample],
+        tokens_per_batch: int,
+        layers: Sequence[int] = (),
+        folds: Sequence[int] = (),
+    ) -> tuple[Scores, list[FoldSums]]:
+        """Unsteered scores and, for each layer and fold, the sum of pooled differences.
+
+        Args:
+            rows: encoded examples of a task.
+            tokens_per_batch: positions of one forward pass, padding included.
+            layers: 1-based layers whose states are pooled.
+            folds: fold of each row; all 0 where left out.
+
+        Returns:
+            Scores in the order of ``rows``; sums ordered by layer, then fold, float64.
+        """
+        read = {layer: self._protocol.read_at(layer).stream for layer in layers}
+        last = self._model.layout.num_blocks
+        scores = Scores.empty(len(rows))
+        differences = np.zeros((len(layers), len(rows), self._model.layout.config.hidden_size))
+        with torch.inference_mode():
+            for batch in batches(rows, tokens_per_batch, is_packed=self._is_packed):
+                trunk = run_trunk(self._model, batch, {last, *read.values()})
+                self._score(trunk.streams[last], batch, scores)
+                for index, layer in enumerate(layers):
+                    pooled = _pooled_differences(trunk.streams[read[layer]], batch)
+                    differences[index, batch.rows] = pooled
+        fold_N = np.asarray(folds or [0] * len(rows))
+        sums = [
+            FoldSums(
+                layer=layer,
+                fold=int(fold),
+                total=differences[index, fold_N == fold].sum(axis=0),
+                num_examples=int((fold_N == fold).sum()),
+            )
+            for index, layer in enumerate(layers)
+            for fold in np.unique(fold_N)
+        ]
+        return scores, sums
+
+    def steered(
+        self,
+        rows: Sequence[EncodedExample],
+        tokens_per_batch: int,
+        cells: Sequence[Cell],
+        vectors: SteeringVectors,
+        folds: Sequence[int] = (),
+    ) -> list[Scores]:
+        """Scores of the rows under each cell, in the order of ``cells``.
+
+        The trunk runs once for a batch; each cell runs the blocks above its hook point only.
+        """
+        apply = {cell.layer: self._protocol.apply_at(cell.layer).stream for cell in cells}
+        fold_N = np.asarray(folds or [0] * len(rows))
+        scores = [Scores.empty(len(rows)) for _ in cells]
+        with torch.inference_mode():
+            for batch in batches(rows, tokens_per_batch, is_packed=self._is_packed):
+                trunk = run_trunk(self._model, batch, set(apply.values()))
+                fold_R = fold_N[batch.rows[batch.sequence_row]]
+                for cell, into in zip(cells, scores, strict=True):
+                    vector_R1D = self._vectors(vectors, cell.layer, fold_R)
+                    steered = fork(
+                        self._model, trunk, apply[cell.layer], cell.coeff * vector_R1D
+                    )
+                    self._score(steered, batch, into)
+        return scores
+
+    def _vectors(self, vectors: SteeringVectors, layer: int, fold_R: np.ndarray) -> Tensor:
+        """Float32 vectors [R, 1, D], each sequence with that of its fold."""
+        stacked = np.stack([vectors.for_fold(layer, int(fold)) for fold in fold_R])
+        return torch.as_tensor(stacked, device=self._model.device)[:, None]
+
+    def _score(self, resid_RSD: Tensor, batch: Batch, into: Scores) -> None:
+        log_probs = scored_log_probs(self._model.layout, resid_RSD, batch).cpu().numpy()
+        into.scores[batch.rows] = mean_scores(log_probs, batch)
+        into.num_scored[batch.rows] = batch.num_scored
+
+
+def _pooled_differences(resid_RSD: Tensor, batch: Batch) -> np.ndarray:
+    """Float64 differences [N, D] of a batch's rows; on the CPU where a device has no float64."""
+    has_float64 = resid_RSD.device.type in ("cpu", "cuda")
+    resid_RSD = (resid_RSD if has_float64 else resid_RSD.cpu()).double()
+    weights_RS = torch.as_tensor(batch.difference_weights, device=resid_RSD.device)
+    summed_RD = torch.einsum("rs,rsd->rd", weights_RS, resid_RSD).cpu().numpy()
+    pooled = np.zeros((len(batch.rows), summed_RD.shape[1]))
+    np.add.at(pooled, batch.sequence_row, summed_RD)
+    return pooled

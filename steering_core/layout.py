@@ -1,0 +1,202 @@
+"""Where a decoder model keeps its blocks, final norm and head, found by structure and checked.
+
+Nothing here knows a model family by name. The blocks are the one ``ModuleList`` with as many
+entries as the config has layers. The modules behind them are found by running a few tokens through
+the model and following the last block's output. The result is then compared with the model's own
+logits, so that a head that scales or caps in a way that is not known here is an error at load time
+and not a wrong number.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from steering_core.errors import InputError
+
+_PROBE_IDS = (1, 3, 2, 5, 4)
+
+
+@dataclass(frozen=True)
+class ModelLayout:
+    """The parts of a decoder that steering and scoring touch.
+
+    Attributes:
+        decoder: the module that embeds tokens and runs the blocks.
+        blocks: its N residual blocks, in order.
+        final: modules applied in turn to the last block's output (final norm, projections).
+        head: the output embedding, hidden states to logits.
+        logit_scale: factor on the logits; 1.0 for most models.
+        logit_softcap: c of ``c * tanh(logits / c)`` on the scaled logits, or None.
+    """
+
+    decoder: nn.Module
+    blocks: tuple[nn.Module, ...]
+    final: tuple[nn.Module, ...]
+    head: nn.Module
+    logit_scale: float = 1.0
+    logit_softcap: float | None = None
+    config: Any = field(default=None, repr=False)
+
+    @property
+    def num_blocks(self) -> int:
+        return len(self.blocks)
+
+    def logits(self, resid_MD: Tensor) -> Tensor:
+        """Float32 logits [M, V] of streams [M, D] as the last block leaves them."""
+        hidden_MD = resid_MD
+        for module in self.final:
+            hidden_MD = module(hidden_MD)
+        logits_MV = self.head(hidden_MD)
+        if self.logit_scale != 1.0:
+            logits_MV = logits_MV * self.logit_scale
+        if self.logit_softcap is not None:
+            logits_MV = torch.tanh(logits_MV / self.logit_softcap) * self.logit_softcap
+        result: Tensor = logits_MV.float()
+        return result
+
+
+def hidden_of(output: Any) -> Tensor:
+    """The residual stream in what a block returns: a tensor, or the first entry of a tuple."""
+    hidden = output[0] if isinstance(output, tuple) else output
+    if not isinstance(hidden, Tensor):
+        raise InputError(
+            f"a block returned {type(hidden).__name__} where its output stream was expected"
+        )
+    return hidden
+
+
+def with_hidden(output: Any, hidden: Tensor) -> Any:
+    """What a block returned, with its residual stream replaced; the original is not changed."""
+    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+
+def find_layout(model: nn.Module, name: str = "model") -> ModelLayout:
+    """The layout of a Hugging Face decoder model for causal language modelling.
+
+    Runs the model twice on five tokens, on the device where it lies; changes nothing.
+
+    Raises:
+        InputError: a part was not found, or the parts do not reproduce the model's own logits; the
+            message says what was looked for.
+    """
+    config = text_config(model.config)
+    decoder, blocks = _find_blocks(model, config, name)
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    if not isinstance(head, nn.Module):
+        raise InputError(f"{name}: no output embedding (get_output_embeddings() gave {head!r})")
+    last_resid, final, logits = _trace(model, decoder, blocks, name)
+    layout = ModelLayout(
+        decoder=decoder,
+        blocks=blocks,
+        final=final,
+        head=head,
+        logit_scale=_logit_scale(config),
+        logit_softcap=getattr(config, "final_logit_softcapping", None),
+        config=config,
+    )
+    _check_logits(layout, last_resid, logits, name)
+    return layout
+
+
+def text_config(config: Any) -> Any:
+    """The language model's part of a config (multimodal configs nest it)."""
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
+def _find_blocks(
+    model: nn.Module, config: Any, name: str
+) -> tuple[nn.Module, tuple[nn.Module, ...]]:
+    num_layers = getattr(config, "num_hidden_layers", None)
+    lists = {
+        path: module
+        for path, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) > 0
+    }
+    matching = [path for path, module in lists.items() if len(module) == num_layers]
+    # An expert list inside a block can have as many entries as there are blocks: keep outer ones.
+    outer = [p for p in matching if not any(p.startswith(f"{q}.") for q in matching)]
+    if len(outer) != 1:
+        seen = ", ".join(f"{path} ({len(module)})" for path, module in lists.items()) or "none"
+        raise InputError(
+            f"{name}: looked for one ModuleList with num_hidden_layers = {num_layers} blocks, found "
+            f"{len(outer)}; its ModuleLists: {seen}"
+        )
+    parent = outer[0].rpartition(".")[0]
+    return model.get_submodule(parent), tuple(lists[outer[0]])
+
+
+def _trace(
+    model: nn.Module, decoder: nn.Module, blocks: tuple[nn.Module, ...], name: str
+) -> tuple[Tensor, tuple[nn.Module, ...], Tensor]:
+    """Follow the last block's output to the decoder's: (stream [1, S, D], modules, logits)."""
+    followed: list[Tensor] = []
+    chain: list[nn.Module] = []
+
+    def after_last_block(_module: nn.Module, _args: Any, output: Any) -> None:
+        followed[:] = [hidden_of(output)]
+        chain.clear()
+
+    def after_any(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if followed and args and _same(args[0], followed[-1]) and isinstance(output, Tensor):
+            followed.append(output)
+            chain.append(module)
+
+    inside = {id(m) for block in blocks for m in block.modules()}
+    candidates = [
+        m
+        for m in decoder.modules()
+        if m is not decoder and id(m) not in inside and not isinstance(m, nn.ModuleList)
+    ]
+    ends: list[Tensor] = []
+    with ExitStack() as stack:
+        stack.callback(blocks[-1].register_forward_hook(after_last_block).remove)
+        for module in candidates:
+            stack.callback(module.register_forward_hook(after_any).remove)
+        stack.callback(
+            decoder.register_forward_hook(
+                lambda _m, _a, output: ends.append(_last_hidden_state(output))
+            ).remove
+        )
+        device = next(model.parameters()).device
+        ids = torch.tensor([_PROBE_IDS], device=device) % int(text_config(model.config).vocab_size)
+        with torch.inference_mode():
+            logits = model(input_ids=ids, use_cache=False).logits
+    if not followed or not ends or not _same(ends[-1], followed[-1]):
+        raise InputError(
+            f"{name}: looked for a chain of modules from the last block's output to the decoder's "
+            f"last_hidden_state, got as far as {[type(m).__name__ for m in chain]}"
+        )
+    return followed[0], tuple(chain), logits
+
+
+def _same(a: Any, b: Tensor) -> bool:
+    """Whether two tensors are one memory; some decoders hand on a view of their own output."""
+    return isinstance(a, Tensor) and a.data_ptr() == b.data_ptr() and a.numel() == b.numel()
+
+
+def _last_hidden_state(output: Any) -> Tensor:
+    hidden = getattr(output, "last_hidden_state", None)
+    return hidden if isinstance(hidden, Tensor) else hidden_of(output)
+
+
+def _logit_scale(config: Any) -> float:
+    """Cohere multiplies logits by ``logit_scale``; Granite divides by ``logits_scaling``."""
+    scale = float(getattr(config, "logit_scale", None) or 1.0)
+    return scale / float(getattr(config, "logits_scaling", None) or 1.0)
+
+
+def _check_logits(layout: ModelLayout, resid_1SD: Tensor, logits_1SV: Tensor, name: str) -> None:
+    with torch.inference_mode():
+        ours = layout.logits(resid_1SD[0])
+    theirs = logits_1SV[0].float()
+    if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3):
+        gap = (ours - theirs).abs().max().item() if ours.shape == theirs.shape else "shape"
+        raise InputError(
+            f"{name}: final norm, head, logit_scale and final_logit_softcapping do not give the "
+            f"model's own logits (largest difference {gap}); its head does something else"
+        )

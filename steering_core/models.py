@@ -1,0 +1,249 @@
+"""Loading Hugging Face models and tokenizers, and naming exactly which ones were loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from steering_core.errors import InputError
+from steering_core.layout import ModelLayout, find_layout, text_config
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DEVICES = ("auto", "cuda", "xla", "mps", "cpu")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """Where a model comes from: a hub id (with an optional revision) or a local folder."""
+
+    path: str
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+    @property
+    def is_local(self) -> bool:
+        return Path(self.path).exists()
+
+    def hub_options(self) -> dict[str, Any]:
+        """Keyword arguments for ``from_pretrained``."""
+        options: dict[str, Any] = {"trust_remote_code": self.trust_remote_code}
+        return options | ({} if self.is_local else {"revision": self.revision})
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What is known of a model without loading its weights.
+
+    Attributes:
+        digest: of a local folder, SHA-256 over its config and safetensors files; of a hub model,
+            the commit that ``revision`` resolves to.
+        tokenizer_digest: SHA-256 over the whole tokenizer and its special token ids.
+        max_tokens: positions the model was made for, or None where the config does not say.
+        num_params: rough count, for planning only.
+    """
+
+    num_blocks: int
+    width: int
+    vocab_size: int
+    max_tokens: int | None
+    num_params: int
+    digest: str
+    tokenizer_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model on its device, ready to be steered."""
+
+    module: nn.Module
+    layout: ModelLayout
+    device: torch.device
+    dtype: torch.dtype
+    name: str
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """The device of that name; ``auto`` takes CUDA, then XLA, then MPS, then CPU.
+
+    Raises:
+        InputError: an unknown name, or a device that is not there.
+    """
+    if name not in DEVICES:
+        raise InputError(f"device must be one of {', '.join(DEVICES)}, got {name!r}")
+    present = {
+        "cuda": torch.cuda.is_available,
+        "xla": _has_xla,
+        "mps": torch.backends.mps.is_available,
+        "cpu": lambda: True,
+    }
+    chosen = next(d for d in present if present[d]()) if name == "auto" else name
+    if not present[chosen]():
+        there = ", ".join(d for d in present if present[d]())
+        raise InputError(f"device {name} was asked for and is not there; there are: {there}")
+    if chosen == "xla":
+        import torch_xla  # type: ignore[import-not-found]  # noqa: PLC0415 - present with XLA only
+
+        device: torch.device = torch_xla.device()
+        return device
+    return torch.device(chosen)
+
+
+def _has_xla() -> bool:
+    import importlib.util  # noqa: PLC0415
+
+    return importlib.util.find_spec("torch_xla") is not None
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of that name; ``auto`` is float32 on the CPU and bfloat16 on accelerators."""
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    if name not in DTYPES:
+        raise InputError(f"dtype must be auto or one of {', '.join(DTYPES)}, got {name!r}")
+    return DTYPES[name]
+
+
+def load_tokenizer(source: ModelSource) -> Any:
+    """The tokenizer of a model, as its ``tokenizer.json`` defines it.
+
+    ``AutoTokenizer`` may rebuild normalizer and pre-tokenizer from the model type; a published
+    ``tokenizer.json`` is therefore loaded as it stands, and ``AutoTokenizer`` serves the rest.
+
+    Raises:
+        InputError: no tokenizer there.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast  # noqa: PLC0415 - slow import
+    from transformers.utils import cached_file  # noqa: PLC0415
+
+    options = source.hub_options()
+    try:
+        published = cached_file(
+            source.path,
+            "tokenizer.json",
+            revision=options.get("revision"),
+            _raise_exceptions_for_missing_entries=False,
+        )
+        loader = AutoTokenizer if published is None else PreTrainedTokenizerFast
+        tokenizer = loader.from_pretrained(source.path, **options)
+    except Exception as error:  # transformers raises many types here; each means the same to a user
+        raise InputError(
+            f"no usable tokenizer in {source.path}: {_first_line(error)}; save one beside the "
+            "weights (tokenizer.json and tokenizer_config.json)"
+        ) from error
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def load_config(source: ModelSource) -> Any:
+    """The model's config; raises InputError where there is none."""
+    from transformers import AutoConfig  # noqa: PLC0415
+
+    if source.is_local and not (Path(source.path) / "config.json").is_file():
+        raise InputError(f"{source.path} is not a model folder: it has no config.json")
+    try:
+        return AutoConfig.from_pretrained(source.path, **source.hub_options())
+    except Exception as error:  # as above
+        raise InputError(
+            f"no model at {source.path!r}: {_first_line(error)}; give a local folder or a hub id "
+            "that this machine can reach or has cached"
+        ) from error
+
+
+def read_facts(source: ModelSource, tokenizer: Any) -> ModelFacts:
+    """Facts and digests of a model, without loading its weights.
+
+    Raises:
+        InputError: no config, no safetensors weights, or a config that does not say how many
+            blocks the model has.
+    """
+    config = load_config(source)
+    text = text_config(config)
+    try:
+        num_blocks, width = int(text.num_hidden_layers), int(text.hidden_size)
+        vocab_size = int(text.vocab_size)
+    except (AttributeError, TypeError):
+        raise InputError(
+            f"{source.path}: the config names no num_hidden_layers, hidden_size and vocab_size; "
+            "only decoder language models can be steered"
+        ) from None
+    if source.is_local:
+        digest = _folder_digest(Path(source.path))
+    else:
+        digest = str(getattr(config, "_commit_hash", None) or source.revision or "main")
+    inner = int(getattr(text, "intermediate_size", None) or 4 * width)
+    max_tokens = getattr(text, "max_position_embeddings", None)
+    return ModelFacts(
+        num_blocks=num_blocks,
+        width=width,
+        vocab_size=vocab_size,
+        max_tokens=None if max_tokens is None else int(max_tokens),
+        num_params=num_blocks * (4 * width * width + 3 * width * inner) + width * vocab_size,
+        digest=digest,
+        tokenizer_digest=_tokenizer_digest(tokenizer),
+    )
+
+
+def load_model(source: ModelSource, *, device: str = "auto", dtype: str = "auto") -> LoadedModel:
+    """The model in evaluation mode on its device, with its layout checked.
+
+    Weights come from safetensors only. Attention runs eagerly where the model caps attention
+    logits, since SDPA would ignore the cap, and as transformers chooses otherwise. ``device_map``
+    (several GPUs in one process) is used where CUDA shows more than one device.
+
+    Raises:
+        InputError: no such device, no model, no safetensors, or a layout that is not understood.
+    """
+    from transformers import AutoModelForCausalLM  # noqa: PLC0415
+
+    config = load_config(source)
+    where = resolve_device(device)
+    kind = resolve_dtype(dtype, where)
+    caps_attention = getattr(text_config(config), "attn_logit_softcapping", None) is not None
+    options = source.hub_options() | {
+        "dtype": kind,
+        "use_safetensors": True,
+        "attn_implementation": "eager" if caps_attention else None,
+    }
+    spans_devices = where.type == "cuda" and torch.cuda.device_count() > 1
+    if spans_devices:
+        options["device_map"] = "auto"
+    try:
+        module = AutoModelForCausalLM.from_pretrained(source.path, **options)
+    except Exception as error:  # as above
+        raise InputError(f"cannot load {source.path}: {_first_line(error)}") from error
+    module.eval().requires_grad_(False)
+    if not spans_devices:
+        module.to(where)
+    return LoadedModel(module, find_layout(module, source.path), where, kind, source.path)
+
+
+def _folder_digest(folder: Path) -> str:
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise InputError(
+            f"{folder} holds no *.safetensors weights, and no other format is loaded; convert them "
+            "with save_pretrained()"
+        )
+    sha = hashlib.sha256()
+    for file in [folder / "config.json", *weights]:
+        with file.open("rb") as stream:
+            sha.update(f"{file.name}:{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+    return sha.hexdigest()
+
+
+def _tokenizer_digest(tokenizer: Any) -> str:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    body = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    special = json.dumps([tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id])
+    return hashlib.sha256(f"{body}{special}".encode()).hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

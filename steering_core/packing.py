@@ -1,0 +1,150 @@
+"""Batches of rows as token arrays, either packed as trees or as separate sequences.
+
+Shapes: N rows in a batch, R sequences, S positions, T scored tokens, M distinct positions read.
+
+Packed, a row is one sequence (R = N): a shared prefix of P tokens and three branches::
+
+    position in row   0 .. P-1   P ..       ..         ..
+    branch            0          1          2          3        -1 behind the row's end
+    position id       0 .. P-1   P, P+1 ..  P, P+1 ..  P, P+1 ..
+
+A position sees the prefix and its own branch up to itself, so each branch computes what the whole
+sequence would have computed. Separate, a row is three sequences (R = 3 N), each with its prefix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from steering_core.encoding import EncodedExample
+
+NUM_CANDIDATES = 3
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of a task laid out for one forward pass; arrays on the host.
+
+    Attributes:
+        rows: [N] indices of the rows in the task.
+        sequence_row: [R] index into ``rows`` that a sequence belongs to.
+        input_ids, position_ids, branch: [R, S] int64; branch is -1 behind a sequence's end.
+        is_packed: whether sequences are trees, which need ``tree_mask`` and ``position_ids``.
+        read_at: [M] flat positions ``r * S + s`` whose logits are needed, ascending, distinct.
+        token_ids: [T] scored token ids, ordered by where they are read.
+        token_slot: [T] index into ``read_at`` for each scored token, ascending.
+        token_owner: [T] ``3 * n + candidate`` that a scored token belongs to.
+        num_scored: [N, 3] scored tokens of each candidate.
+        difference_weights: [R, S] float64; summed over a row's sequences, states times these are
+            its pooled anti-stereotype minus its pooled stereotype state.
+    """
+
+    rows: np.ndarray
+    sequence_row: np.ndarray
+    input_ids: np.ndarray
+    position_ids: np.ndarray
+    branch: np.ndarray
+    is_packed: bool
+    read_at: np.ndarray
+    token_ids: np.ndarray
+    token_slot: np.ndarray
+    token_owner: np.ndarray
+    num_scored: np.ndarray
+    difference_weights: np.ndarray
+
+    @property
+    def num_tokens(self) -> int:
+        """Positions that hold a token; the rest of R * S is padding."""
+        return int((self.branch >= 0).sum())
+
+
+def batches(
+    rows: Sequence[EncodedExample], tokens_per_batch: int, *, is_packed: bool = True
+) -> Iterator[Batch]:
+    """Rows in batches of at most ``tokens_per_batch`` positions, similar lengths together.
+
+    Depends on the arguments alone. A row longer than the limit gets a batch of its own.
+    """
+    size = [r.num_packed_tokens if is_packed else NUM_CANDIDATES * r.num_tokens for r in rows]
+    group: list[int] = []
+    for row in sorted(range(len(rows)), key=lambda r: (-size[r], r)):
+        # Rows come longest first, so the group's first row sets the width of its batch.
+        if group and (len(group) + 1) * size[group[0]] > tokens_per_batch:
+            yield lay_out(rows, group, is_packed=is_packed)
+            group = []
+        group.append(row)
+    if group:
+        yield lay_out(rows, group, is_packed=is_packed)
+
+
+def lay_out(
+    examples: Sequence[EncodedExample], rows: Sequence[int], *, is_packed: bool = True
+) -> Batch:
+    """The batch of the examples with these indices."""
+    chosen = [examples[row] for row in rows]
+    per_row = 1 if is_packed else NUM_CANDIDATES
+    width = max(e.num_packed_tokens if is_packed else e.num_tokens for e in chosen)
+    shape = (per_row * len(chosen), width)
+    input_ids, position_ids = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    branch, weights = np.full(shape, -1, np.int64), np.zeros(shape)
+    num_scored = np.zeros((len(chosen), NUM_CANDIDATES), np.int64)
+    read, tokens, owners = [], [], []
+    for n, example in enumerate(chosen):
+        signs = [{"anti-stereotype": 1.0, "stereotype": -1.0}.get(x, 0.0) for x in example.example.labels]
+        shared = example.num_shared if is_packed else 0
+        end = shared
+        for c, candidate in enumerate(example.candidates):
+            ids = np.asarray(candidate.token_ids)
+            r = n if is_packed else NUM_CANDIDATES * n + c
+            start, end = (end, end + len(ids) - shared) if is_packed else (0, len(ids))
+            at = np.concatenate([np.arange(shared), np.arange(start, end)])
+            input_ids[r, at] = ids
+            position_ids[r, at] = np.arange(len(ids))
+            branch[r, :shared], branch[r, start:end] = 0, c + 1
+            low, high = candidate.pooled
+            weights[r, at[low:high]] += signs[c] / (high - low)
+            read.append(r * width + at[list(candidate.scored_positions)])
+            tokens.append(np.asarray(candidate.scored_ids))
+            owners.append(np.full(len(tokens[-1]), NUM_CANDIDATES * n + c))
+            num_scored[n, c] = len(tokens[-1])
+    read_at, slot = np.unique(np.concatenate(read), return_inverse=True)
+    order = np.argsort(slot, kind="stable")
+    return Batch(
+        rows=np.asarray(rows),
+        sequence_row=np.repeat(np.arange(len(chosen)), per_row),
+        input_ids=input_ids,
+        position_ids=position_ids,
+        branch=branch,
+        is_packed=is_packed,
+        read_at=read_at,
+        token_ids=np.concatenate(tokens)[order],
+        token_slot=slot[order],
+        token_owner=np.concatenate(owners)[order],
+        num_scored=num_scored,
+        difference_weights=weights,
+    )
+
+
+def tree_mask(
+    branch_RS: Tensor, position_RS: Tensor, dtype: torch.dtype, window: int | None = None
+) -> Tensor:
+    """Additive attention mask [R, 1, S, S]: 0 where a query sees a key, the dtype's minimum else.
+
+    Args:
+        window: sliding window in tokens; a query at position p sees keys at positions > p - window.
+    """
+    query_branch, key_branch = branch_RS[:, :, None], branch_RS[:, None, :]
+    query_at, key_at = position_RS[:, :, None], position_RS[:, None, :]
+    seen = (key_at <= query_at) & ((key_branch == 0) | (key_branch == query_branch))
+    seen &= key_branch >= 0
+    if window is not None:
+        seen &= key_at > query_at - window
+    # Positions behind a row's end see themselves: a row of the softmax must not be empty.
+    seen |= torch.eye(seen.shape[-1], dtype=torch.bool, device=seen.device)
+    mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+    return mask.masked_fill_(~seen, torch.finfo(dtype).min)[:, None]

@@ -1,0 +1,63 @@
+"""What a sweep computes: the published notebook's method, the paper's text, or a mixture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from steering_core.hook_points import HookPoint, Site, hook_point_of_layer
+
+ProtocolName = Literal["as_published", "aligned"]
+Pooling = Literal["all_positions", "candidate"]
+Scoring = Literal["as_published", "aligned"]
+Positions = Literal["all"]
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """The keys that decide the numbers of a StereoSet sweep (DESIGN: table of protocols).
+
+    Attributes:
+        read: site of block ``layer - 1`` where states are pooled.
+        apply: site of block ``layer - 1`` where ``coeff * vector`` is added.
+        pooling: ``all_positions``: mean over every position of the right-padded row of three
+            sequences (BOS, question, candidate, pads); ``candidate``: mean over the candidate's
+            own tokens.
+        scoring: ``as_published``: the candidate encoded alone with BOS, token k read at position
+            ``q - 1 + k``; ``aligned``: the continuation in context, read where it is predicted.
+        positions: where the vector is added; ``all``: at every position, pads too.
+        folds: 1 for vectors from the rows they steer; more for cross-fitting by target term.
+    """
+
+    read: Site = "resid_post"
+    apply: Site = "resid_pre"
+    pooling: Pooling = "all_positions"
+    scoring: Scoring = "as_published"
+    positions: Positions = "all"
+    folds: int = 1
+
+    def read_at(self, layer: int) -> HookPoint:
+        """Where the states of a 1-based ``layer`` are read."""
+        return hook_point_of_layer(layer, self.read)
+
+    def apply_at(self, layer: int) -> HookPoint:
+        """Where the vector of a 1-based ``layer`` is added."""
+        return hook_point_of_layer(layer, self.apply)
+
+    @property
+    def needs_pad(self) -> bool:
+        """Whether rows are right-padded to their longest sequence, as the notebook pads them."""
+        return self.pooling == "all_positions" or self.scoring == "as_published"
+
+    @property
+    def needs_bos(self) -> bool:
+        """Whether candidates are encoded alone behind a BOS token."""
+        return self.scoring == "as_published"
+
+
+PROTOCOLS: dict[ProtocolName, Protocol] = {
+    "as_published": Protocol(),
+    "aligned": Protocol(
+        apply="resid_post", pooling="candidate", scoring="aligned", positions="all", folds=5
+    ),
+}

@@ -1,0 +1,61 @@
+"""The slow, obvious path: one candidate at a time, the model's own forward, one plain hook.
+
+No packing, no fork, no batch. What the fast path computes is compared with this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from steering_core.encoding import EncodedCandidate, EncodedExample
+from steering_core.hook_points import HookPoint
+from steering_core.hooks import add, capture
+from steering_core.models import LoadedModel
+from steering_core.stereoset import LABELS
+
+
+def reference_scores(
+    model: LoadedModel,
+    row: EncodedExample,
+    addition: tuple[HookPoint, np.ndarray, float] | None = None,
+) -> np.ndarray:
+    """Mean nats per scored token [3] float64 of one example, steered by ``addition`` if given.
+
+    Args:
+        addition: (hook point, vector [D] float32, coeff).
+    """
+    additions = []
+    if addition is not None:
+        point, vector, coeff = addition
+        additions = [(point, torch.as_tensor(vector, device=model.device), coeff)]
+    with torch.inference_mode(), add(model.layout, additions):
+        return np.asarray([_mean_log_prob(model, c) for c in row.candidates])
+
+
+def reference_difference(model: LoadedModel, row: EncodedExample, point: HookPoint) -> np.ndarray:
+    """Pooled anti-stereotype minus pooled stereotype states [D] float64 of one example."""
+    pooled = {}
+    for label in LABELS[:2]:
+        candidate = row.candidates[row.example.index_of(label)]
+        with torch.inference_mode(), capture(model.layout, [point]) as states:
+            _forward(model, candidate.token_ids)
+        start, stop = candidate.pooled
+        pooled[label] = states[point][0, start:stop].cpu().double().mean(dim=0).numpy()
+    difference: np.ndarray = pooled["anti-stereotype"] - pooled["stereotype"]
+    return difference
+
+
+def _forward(model: LoadedModel, token_ids: Sequence[int]) -> Tensor:
+    ids = torch.tensor([token_ids], device=model.device)
+    logits: Tensor = model.module(input_ids=ids, use_cache=False).logits[0]
+    return logits
+
+
+def _mean_log_prob(model: LoadedModel, candidate: EncodedCandidate) -> float:
+    log_probs_SV = torch.log_softmax(_forward(model, candidate.token_ids).float(), dim=-1)
+    picked = log_probs_SV[list(candidate.scored_positions), list(candidate.scored_ids)]
+    return float(picked.cpu().double().mean())

@@ -1,0 +1,38 @@
+"""Fixtures for every suite."""
+
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # tests share helpers as `tests.support`
+
+from tests.support.s3 import BUCKET, S3Server, faulty_s3_server
+
+
+@pytest.fixture(scope="session")
+def s3_server_with_faults() -> Iterator[S3Server]:
+    """One S3 server for the whole session, with its list of faults."""
+    with faulty_s3_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint(s3_server_with_faults: S3Server) -> str:
+    """The endpoint URL of the session's S3 server; the AWS variables point to it."""
+    return s3_server_with_faults.endpoint_url
+
+
+@pytest.fixture
+def s3_uri(s3_endpoint: str) -> str:
+    """A fresh prefix in the test bucket."""
+    return f"s3://{BUCKET}/{uuid.uuid4().hex}/run"
+
+
+@pytest.fixture
+def s3_faults(s3_server_with_faults: S3Server) -> Iterator[S3Server]:
+    """The session's S3 server; faults added to it end with the test."""
+    yield s3_server_with_faults
+    s3_server_with_faults.faults.clear()

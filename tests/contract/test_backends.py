@@ -1,0 +1,497 @@
+"""One suite over the backends, and what only real processes can show."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.backends.base import Backend
+from cluster.backends.in_process import InProcessBackend
+from cluster.driver import execute
+from cluster.errors import UserActionError
+from cluster.outcome import Outcome
+from cluster.parts import read_part
+from cluster.policy import Policy
+from cluster.scheduler import Scheduler
+from cluster.storage import StorageSpec
+from cluster.tasks import (
+    Event,
+    FailureKind,
+    Pool,
+    Receipt,
+    ReplicaLost,
+    ReplicaReady,
+    Task,
+    TaskFailed,
+    TaskFinished,
+    WorkerFactory,
+)
+from tests.support.workers import ArrivesBroken, Script
+
+REPOSITORY = Path(__file__).parents[2]
+POLICY = Policy(backoff_s=0.1, max_backoff_s=0.5)
+SOON_S = 15.0
+
+MakeBackend = Callable[[], Backend]
+
+
+@pytest.fixture(scope="module")
+def ray_cluster() -> Iterator[None]:
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=100 * 2**20,
+        runtime_env={"env_vars": {"PYTHONPATH": str(REPOSITORY)}},
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def storage_spec(tmp_path: Path) -> StorageSpec:
+    return StorageSpec(str(tmp_path / "out"))
+
+
+@pytest.fixture
+def ray_backend(ray_cluster: None, storage_spec: StorageSpec) -> Iterator[Backend]:
+    from cluster.backends.ray_backend import RayBackend
+
+    with RayBackend(storage_spec) as backend:
+        yield backend
+
+
+@pytest.fixture(params=["in_process", pytest.param("ray", marks=pytest.mark.ray)])
+def backend(request: pytest.FixtureRequest, storage_spec: StorageSpec) -> Iterator[Backend]:
+    if request.param == "ray":
+        yield request.getfixturevalue("ray_backend")
+        return
+    with InProcessBackend(storage_spec) as in_process:
+        yield in_process
+
+
+def pool_of(name: str = "a", cpus: float = 1.0, **kwargs: str) -> Pool:
+    factory = WorkerFactory("tests.support.workers:ScriptedWorker", {"name": name, **kwargs})
+    return Pool(name, factory, cpus_per_replica=cpus)
+
+
+def task_of(value: int, do: str = "return", pool: str = "a", **script: object) -> Task:
+    payload = Script(value, do, **script)  # type: ignore[arg-type]
+    parts = {name: f"{name}/{value}.parquet" for name in payload.tables}
+    return Task(f"task-{value}", pool, 1.0, parts, payload)
+
+
+def run(
+    backend: Backend,
+    tasks: Iterable[Task],
+    pools: tuple[Pool, ...] = (pool_of(),),
+    num_slots: int = 1,
+    policy: Policy = POLICY,
+    **options: object,
+) -> Outcome:
+    scheduler = Scheduler(pools, num_slots, policy)
+    scheduler.add(tasks)
+    return execute(backend, scheduler, poll_s=0.05, **options)  # type: ignore[arg-type]
+
+
+def stored(spec: StorageSpec, task: Task) -> list[dict[str, int]]:
+    storage = spec.open()
+    parts = [read_part(storage, key, task.id) for key in task.parts.values()]
+    return [row for part in parts for row in part.to_pylist()]
+
+
+def wait_for_event(backend: Backend, within_s: float = SOON_S) -> Event:
+    end = time.monotonic() + within_s
+    while time.monotonic() < end:
+        for event in backend.poll(0.05):
+            return event
+    raise AssertionError(f"no event within {within_s} s")
+
+
+# -- what every backend does --------------------------------------------------------------------
+
+
+def test_every_task_leaves_its_rows(backend: Backend, storage_spec: StorageSpec) -> None:
+    tasks = [task_of(i, tables=("sums", "rows")) for i in range(5)]
+    outcome = run(backend, tasks, num_slots=2)
+    assert outcome.complete
+    for i, task in enumerate(tasks):
+        assert stored(storage_spec, task) == [{"value": i, "square": i * i}] * 2
+        receipt = outcome.done[task.id]
+        assert (receipt.num_rows, set(receipt.digests)) == (2, {"sums", "rows"})
+        assert receipt.attempt.startswith(f"{task.id[:12]}-1-")
+
+
+def test_the_last_part_is_committed_last(backend: Backend, tmp_path: Path) -> None:
+    task = task_of(1, tables=("z", "m", "a"))
+    in_the_way = tmp_path / "out" / "m" / "1.parquet"
+    in_the_way.parent.mkdir(parents=True)
+    in_the_way.write_bytes(b"not a part")
+    outcome = run(backend, [task])
+    assert [aside.task.id for aside in outcome.set_aside] == ["task-1"]
+    assert (tmp_path / "out/z/1.parquet").exists()
+    assert not (tmp_path / "out/a/1.parquet").exists()
+
+
+def test_a_failing_task_does_not_stop_the_others(
+    backend: Backend, storage_spec: StorageSpec
+) -> None:
+    bad = [task_of(0, "raise"), task_of(1, "raise_unpicklable")]
+    good = [task_of(i) for i in range(2, 6)]
+    outcome = run(backend, bad + good, num_slots=2)
+    assert sorted(outcome.done) == sorted(task.id for task in good)
+    assert all(stored(storage_spec, task) for task in good)
+    assert [aside.reason for aside in outcome.set_aside] == [
+        "2 attempts failed, the last with ValueError: bad value 0",
+        "2 attempts failed, the last with UnpicklableError: odd 1",
+    ]
+    assert "_misbehave" in outcome.set_aside[0].failures[0].details
+    assert outcome.stop is None
+
+
+def test_a_task_that_fails_once_is_done_the_second_time(backend: Backend, tmp_path: Path) -> None:
+    task = task_of(1, "raise", marker=str(tmp_path / "tried"))
+    outcome = run(backend, [task])
+    assert outcome.complete
+    assert outcome.done[task.id].attempt.startswith("task-1-2-")
+
+
+def test_tables_that_the_task_does_not_name_set_it_aside(backend: Backend) -> None:
+    task = Task("task-1", "a", 1.0, {"other": "other/1.parquet"}, Script(1))
+    outcome = run(backend, [task])
+    assert "must return the tables ['other'], got ['rows']" in outcome.set_aside[0].reason
+
+
+@pytest.mark.parametrize(
+    ("load", "message", "user_must_act"),
+    [
+        ("raise", "RuntimeError: no such model", False),
+        ("user", "revision 'x' does not exist; choose another", True),
+    ],
+)
+def test_a_worker_that_cannot_load_stops_the_run_at_once(
+    backend: Backend, load: str, message: str, user_must_act: bool
+) -> None:
+    start = time.monotonic()
+    outcome = run(backend, [task_of(1)], (pool_of(load=load),))
+    assert time.monotonic() - start < SOON_S
+    assert outcome.stop is not None
+    assert (outcome.stop.kind, outcome.stop.message) == (FailureKind.RUN, message)
+    assert outcome.stop.user_must_act is user_must_act
+    assert outcome.unfinished == ("task-1",)
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("nowhere.at_all:Worker", "ModuleNotFoundError: No module named 'nowhere'"),
+        ("tests.support.workers:Nobody", "AttributeError: module 'tests.support.workers'"),
+    ],
+)
+def test_a_worker_that_does_not_exist_stops_the_run(
+    backend: Backend, target: str, message: str
+) -> None:
+    outcome = run(backend, [task_of(1)], (Pool("a", WorkerFactory(target)),))
+    assert outcome.stop is not None
+    assert outcome.stop.message.startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("do", "message", "user_must_act"),
+    [
+        ("storage_unavailable", "bucket b does not exist", True),
+        ("missing_module", "ModuleNotFoundError: No module named 'nowhere'", False),
+    ],
+)
+def test_what_meets_every_task_alike_stops_the_run(
+    backend: Backend, do: str, message: str, user_must_act: bool
+) -> None:
+    outcome = run(backend, [task_of(1, do), task_of(2)])
+    assert outcome.stop is not None
+    assert (outcome.stop.message, outcome.stop.user_must_act) == (message, user_must_act)
+    assert not outcome.done
+
+
+def test_follow_up_tasks_run_on_the_loaded_replica(
+    backend: Backend, storage_spec: StorageSpec, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+
+    def follow_up(task: Task, receipt: Receipt) -> list[Task]:
+        value = task.payload.value
+        return [task_of(value + 10), task_of(value + 20)] if value < 10 else []
+
+    pool = pool_of(log=str(log))
+    outcome = run(backend, [task_of(1), task_of(2)], (pool,), on_finished=follow_up)
+    assert sorted(outcome.done) == [f"task-{i}" for i in (1, 11, 12, 2, 21, 22)]
+    assert stored(storage_spec, task_of(22)) == [{"value": 22, "square": 484}]
+    assert [line.split()[0] for line in log.read_text().splitlines()] == ["load"] + ["run"] * 6
+
+
+def test_two_pools_share_one_slot(backend: Backend, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    pools = tuple(pool_of(name, cpus=2.0, log=str(log)) for name in ("a", "b"))
+    tasks = [task_of(1), task_of(2), task_of(3), task_of(4, pool="b"), task_of(5, pool="b")]
+    outcome = run(backend, tasks, pools)
+    assert outcome.complete
+    lines = [" ".join(line.split()[:2]) for line in log.read_text().splitlines()]
+    assert lines == ["load a"] + ["run a"] * 3 + ["load b"] + ["run b"] * 2
+
+
+def test_a_requested_stop_ends_the_run_and_keeps_what_is_done(
+    backend: Backend, storage_spec: StorageSpec
+) -> None:
+    done: list[str] = []
+
+    def note(task: Task, receipt: Receipt) -> list[Task]:
+        done.append(task.id)
+        return []
+
+    tasks = [task_of(i) for i in range(8)]
+    outcome = run(backend, tasks, on_finished=note, stop_requested=lambda: len(done) >= 2)
+    assert outcome.interrupted
+    assert list(outcome.done) == ["task-0", "task-1"]
+    assert stored(storage_spec, tasks[1])
+
+
+def test_a_process_that_exits_is_replaced(backend: Backend, tmp_path: Path) -> None:
+    events: list[Event] = []
+    task = task_of(1, "system_exit", marker=str(tmp_path / "tried"))
+    outcome = run(backend, [task], on_event=events.append)
+    assert outcome.complete
+    assert [type(event).__name__ for event in events] == [
+        "ReplicaReady",
+        "ReplicaLost",
+        "ReplicaReady",
+        "TaskFinished",
+    ]
+
+
+def test_facts_of_the_worker_arrive(backend: Backend) -> None:
+    backend.start(3, pool_of("b"))
+    event = wait_for_event(backend)
+    assert isinstance(event, ReplicaReady)
+    assert (event.slot, event.facts["name"]) == (3, "b")
+
+
+def test_nothing_is_heard_of_a_replica_after_stop(backend: Backend) -> None:
+    backend.start(0, pool_of())
+    assert isinstance(wait_for_event(backend), ReplicaReady)
+    backend.submit(0, task_of(1), "task-1-1-x")
+    backend.stop(0)
+    backend.stop(0)
+    for _ in range(10):
+        assert backend.poll(0.05) == []
+    backend.start(0, pool_of())
+    assert isinstance(wait_for_event(backend), ReplicaReady)
+    backend.submit(0, task_of(2), "task-2-1-x")
+    finished = wait_for_event(backend)
+    assert isinstance(finished, TaskFinished)
+    assert finished.receipt.task_id == "task-2"
+
+
+def test_poll_waits_no_longer_than_it_was_told(backend: Backend) -> None:
+    start = time.monotonic()
+    assert backend.poll(0.3) == []
+    assert 0.25 < time.monotonic() - start < 1.0
+
+
+# -- what only Ray can show ---------------------------------------------------------------------
+
+
+def alive(pid: int) -> bool:
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
+
+
+def wait_until(condition: Callable[[], bool], within_s: float) -> bool:
+    end = time.monotonic() + within_s
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return condition()
+
+
+@pytest.mark.ray
+def test_a_replica_killed_in_a_task_is_replaced_and_the_task_done(
+    ray_backend: Backend, storage_spec: StorageSpec, tmp_path: Path
+) -> None:
+    marker = tmp_path / "pid"
+
+    def kill() -> None:
+        if wait_until(lambda: marker.exists() and marker.read_text() != "", SOON_S):
+            os.kill(int(marker.read_text()), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    events: list[Event] = []
+    task = task_of(7, "sleep", marker=str(marker), seconds=60.0)
+    outcome = run(ray_backend, [task, task_of(8)], on_event=events.append)
+    killer.join()
+    assert outcome.complete
+    assert stored(storage_spec, task) == [{"value": 7, "square": 49}]
+    (lost,) = [event for event in events if isinstance(event, ReplicaLost)]
+    assert lost.failure.kind is FailureKind.REPLICA
+    assert marker.read_text() in lost.failure.message
+    assert "\n" not in lost.failure.message
+    assert len(lost.failure.message) < 300
+
+
+@pytest.mark.ray
+def test_a_frozen_replica_is_killed_at_its_deadline_and_its_cpus_are_free_again(
+    ray_backend: Backend, tmp_path: Path
+) -> None:
+    marker = tmp_path / "pid"
+    task = task_of(1, "freeze", marker=str(marker))
+    policy = Policy(backoff_s=0.1, first_deadline_s=2.0, min_deadline_s=2.0)
+    # The pool takes every CPU: its replacement can only start where the frozen one is really gone.
+    outcome = run(ray_backend, [task], (pool_of(cpus=2.0),), policy=policy)
+    assert outcome.complete
+    assert wait_until(lambda: not alive(int(marker.read_text())), SOON_S)
+
+
+@pytest.mark.ray
+def test_a_replica_that_dies_while_it_loads_stops_the_run_within_seconds(
+    ray_backend: Backend,
+) -> None:
+    start = time.monotonic()
+    outcome = run(ray_backend, [task_of(1), task_of(2)], (pool_of(load="exit"),), num_slots=2)
+    assert time.monotonic() - start < 2 * SOON_S
+    assert outcome.stop is not None
+    # Three of one slot; the other one's may come in between.
+    assert re.match(r"no replica of a became ready, [3-6] starts failed", outcome.stop.message)
+
+
+@pytest.mark.ray
+def test_a_payload_that_cannot_travel_is_the_failure_of_its_task(ray_backend: Backend) -> None:
+    task = Task("task-1", "a", 1.0, {"rows": "rows/1.parquet"}, threading.Lock())
+    outcome = run(ray_backend, [task, task_of(2)])
+    assert list(outcome.done) == ["task-2"]
+    assert "cannot pickle" in outcome.set_aside[0].reason
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ValueError("cut short"), FailureKind.TASK),
+        (ModuleNotFoundError("No module named 'nowhere'"), FailureKind.RUN),
+    ],
+)
+def test_a_payload_that_arrives_broken_is_told_apart_from_a_missing_module(
+    ray_backend: Backend, error: Exception, kind: FailureKind
+) -> None:
+    ray_backend.start(0, pool_of())
+    assert isinstance(wait_for_event(ray_backend), ReplicaReady)
+    task = Task("task-1", "a", 1.0, {"rows": "rows/1.parquet"}, ArrivesBroken(error))
+    ray_backend.submit(0, task, "task-1-1-x")
+    event = wait_for_event(ray_backend)
+    assert isinstance(event, TaskFailed)
+    assert event.failure.kind is kind
+    assert event.failure.message == f"{type(error).__name__}: {error}"
+    assert "Traceback" in event.failure.details or "raise_it" in event.failure.details
+
+
+@pytest.mark.ray
+def test_close_ends_the_processes(ray_backend: Backend) -> None:
+    ray_backend.start(0, pool_of())
+    event = wait_for_event(ray_backend)
+    assert isinstance(event, ReplicaReady)
+    pid = int(event.facts["pid"])
+    assert alive(pid)
+    ray_backend.close()
+    assert wait_until(lambda: not alive(pid), 5.0)
+
+
+@pytest.mark.ray
+def test_the_number_of_replicas_fits_the_cluster(ray_cluster: None) -> None:
+    from cluster.backends.ray_session import resolve_num_replicas
+
+    assert resolve_num_replicas(None, 1.0, 0.0, num_tasks=9) == 2
+    assert resolve_num_replicas(None, 0.1, 0.0, num_tasks=99) == 20
+    assert resolve_num_replicas(None, 1.0, 0.0, num_tasks=1) == 1
+    assert resolve_num_replicas(2, 1.0, 0.0, num_tasks=9) == 2
+    assert resolve_num_replicas(None, 1.0, 0.0, num_tasks=0) == 1
+    with pytest.raises(UserActionError, match=r"asked for 3 replicas.* room for 2 "):
+        resolve_num_replicas(3, 1.0, 0.0, num_tasks=9)
+    with pytest.raises(UserActionError, match=r"1 CPUs and 1 GPUs each.* room for 0 "):
+        resolve_num_replicas(None, 1.0, 1.0, num_tasks=9)
+
+
+@pytest.mark.ray
+def test_a_session_leaves_a_cluster_alone_that_was_there(ray_cluster: None) -> None:
+    import ray
+
+    from cluster.backends.ray_session import ray_session
+
+    with ray_session():
+        assert ray.is_initialized()
+    assert ray.is_initialized()
+
+
+ORPHAN = """
+import json, os, sys
+import ray
+from cluster.backends.ray_backend import RayBackend
+from cluster.backends.ray_session import ray_session
+from cluster.storage import StorageSpec
+from cluster.tasks import Pool, Task, WorkerFactory
+from tests.support.workers import ArrivesBroken, Script
+with ray_session():
+    pool = Pool("a", WorkerFactory("tests.support.workers:ScriptedWorker"))
+    with RayBackend(StorageSpec(sys.argv[1])) as backend:
+        backend.start(0, pool)
+        events = []
+        while not events:
+            events = backend.poll(1.0)
+        script = Script(do="sleep", seconds=60, marker=sys.argv[2])
+        backend.submit(0, Task("t", "a", 1.0, {"rows": "r"}, script), "t-1-x")
+        print(json.dumps(dict(events[0].facts)), flush=True)
+        sys.stdin.read()
+assert not ray.is_initialized()
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+def test_a_replica_ends_when_its_raylet_is_gone(tmp_path: Path) -> None:
+    marker = tmp_path / "running"
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "RAY_ADDRESS": "local"}
+    driver = subprocess.Popen(
+        [sys.executable, "-c", ORPHAN, str(tmp_path / "out"), str(marker)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+    )
+    try:
+        assert driver.stdout is not None
+        facts = json.loads(driver.stdout.readline())
+        replica, raylet = int(facts["pid"]), int(facts["parent"])
+        assert "raylet" in Path(f"/proc/{raylet}/cmdline").read_text()
+        assert wait_until(marker.exists, SOON_S)
+        os.kill(raylet, signal.SIGKILL)
+        assert wait_until(lambda: not alive(replica), 2.0)
+    finally:
+        try:
+            driver.communicate(timeout=20)
+        except subprocess.TimeoutExpired:
+            driver.kill()
+            driver.communicate()

@@ -1,0 +1,262 @@
+"""The lease, on a local folder and on S3."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.errors import LeaseHeldError, StorageUnavailableError
+from cluster.lease import Lease, LeaseContent
+from cluster.processes import is_running, machine_id, process_start
+from cluster.storage import Storage, open_storage
+
+KEY = "driver.lock"
+
+HOLD = """
+    import sys, time
+    from cluster.lease import Lease
+    from cluster.storage import open_storage
+    lease = Lease.acquire(open_storage(sys.argv[1]))
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture(params=["local", "s3"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    if request.param == "local":
+        return open_storage(str(tmp_path / "run"))
+    return open_storage(request.getfixturevalue("s3_uri"))
+
+
+def hold_in_another_process(storage: Storage) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(HOLD), storage.uri],
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"held\n"
+    return process
+
+
+def write_lock(storage: Storage, **changes: Any) -> None:
+    content = json.loads(LeaseContent.of_this_process().to_bytes())
+    storage.replace(KEY, json.dumps({**content, **changes}).encode())
+
+
+def wait_until(happened: Callable[[], bool], limit_s: float = 10) -> None:
+    end = time.monotonic() + limit_s
+    while not happened():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def token_of(storage: Storage) -> str:
+    return str(json.loads(storage.read(KEY))["token"])
+
+
+class TestHolding:
+    def test_acquire_and_release(self, storage: Storage) -> None:
+        with Lease.acquire(storage) as lease:
+            assert lease.still_held()
+            content = json.loads(storage.read(KEY))
+            assert content["pid"] == os.getpid()
+            assert content["process_start"] == process_start(os.getpid()) is not None
+            assert content["since"].endswith("+00:00")
+            assert set(content) >= {"token", "host", "renewed"}
+        assert not lease.still_held()
+        assert not storage.exists(KEY)
+        lease.release()
+        with Lease.acquire(storage) as again:
+            assert again.still_held()
+
+    def test_released_after_an_error(self, storage: Storage) -> None:
+        with pytest.raises(KeyError), Lease.acquire(storage):
+            raise KeyError
+        assert not storage.exists(KEY)
+
+    def test_second_driver_is_refused(self, storage: Storage) -> None:
+        with hold_in_another_process(storage) as process:
+            with pytest.raises(LeaseHeldError) as caught:
+                Lease.acquire(storage)
+            process.kill()
+        message = str(caught.value)
+        assert f"process {process.pid} on " in message
+        assert storage.uri in message
+        assert "since 20" in message
+        assert "renewed 0 s ago" in message or "renewed 1 s ago" in message
+        assert "stop it" in message
+        assert "\n" not in message
+
+    def test_renewed_in_the_background(self, storage: Storage) -> None:
+        with Lease.acquire(storage, ttl_s=0.6) as lease:
+            first = json.loads(storage.read(KEY))
+            wait_until(lambda: json.loads(storage.read(KEY))["renewed"] > first["renewed"])
+            later = json.loads(storage.read(KEY))
+            assert {**later, "renewed": ""} == {**first, "renewed": ""}
+            assert lease.still_held()
+
+    def test_no_renewal_after_release(self, storage: Storage) -> None:
+        lease = Lease.acquire(storage, ttl_s=0.06)
+        lease.release()
+        time.sleep(0.1)
+        assert not storage.exists(KEY)
+
+
+class TestTakingOver:
+    def test_from_a_killed_driver_at_once(self, storage: Storage) -> None:
+        with hold_in_another_process(storage) as process:
+            process.kill()
+            # Not waited for yet: a zombie has its id still, and counts as dead.
+            wait_until(lambda: not is_running(process.pid, None))
+            with Lease.acquire(storage) as lease:
+                assert lease.still_held()
+
+    def test_not_from_a_frozen_driver_of_this_machine(self, storage: Storage) -> None:
+        with hold_in_another_process(storage) as process:
+            process.send_signal(signal.SIGSTOP)
+            time.sleep(0.3)
+            with pytest.raises(LeaseHeldError):
+                Lease.acquire(storage, ttl_s=0.1)
+            process.kill()
+
+    def test_from_a_reused_pid(self, storage: Storage) -> None:
+        write_lock(storage, process_start="1")
+        with Lease.acquire(storage) as lease:
+            assert lease.still_held()
+
+    def test_without_a_start_time_the_pid_counts(self, storage: Storage) -> None:
+        write_lock(storage, process_start=None)
+        with pytest.raises(LeaseHeldError):
+            Lease.acquire(storage)
+
+    @pytest.mark.parametrize("elsewhere", [{"machine": "other"}, {"machine": "x", "host": "h"}])
+    def test_from_another_machine_when_it_is_old(
+        self, storage: Storage, elsewhere: dict[str, str]
+    ) -> None:
+        """A pid says nothing there, even under the same host name."""
+        write_lock(storage, pid=2**30, renewed="2001-01-01T00:00:00+00:00", **elsewhere)
+        with pytest.raises(LeaseHeldError, match=f"process {2**30} on"):
+            Lease.acquire(storage)
+        time.sleep(1.1)  # S3 stamps whole seconds
+        with Lease.acquire(storage, ttl_s=0.5) as lease:
+            assert lease.still_held()
+
+    @pytest.mark.parametrize("content", [b"", b"not json", b"[]", b'{"pid": 1}'])
+    def test_from_a_lock_that_says_nothing(self, storage: Storage, content: bytes) -> None:
+        storage.replace(KEY, content)
+        with pytest.raises(LeaseHeldError, match="unknown driver"):
+            Lease.acquire(storage)
+        if content == b"":
+            time.sleep(1.1)  # S3 stamps whole seconds
+            with Lease.acquire(storage, ttl_s=0.5) as lease:
+                assert lease.still_held()
+
+    @pytest.mark.parametrize("stale", [False, True])
+    def test_one_of_many_contenders_gets_it(self, storage: Storage, stale: bool) -> None:
+        """On S3 the test server puts one at a time: moto alone lets two writers win."""
+        num_contenders = 8
+        barrier = threading.Barrier(num_contenders)
+
+        def contend(_: int) -> Lease | None:
+            barrier.wait()
+            try:
+                return Lease.acquire(storage)
+            except LeaseHeldError:
+                return None
+
+        for _ in range(5):
+            if stale:
+                write_lock(storage, token="stale", process_start="1")
+            with ThreadPoolExecutor(num_contenders) as pool:
+                won = [lease for lease in pool.map(contend, range(num_contenders)) if lease]
+            assert len(won) == 1
+            assert won[0].still_held()
+            won[0].release()
+            assert list(storage.list()) == []
+
+
+class TestLosing:
+    def test_token_of_another_is_noticed(self, storage: Storage) -> None:
+        with Lease.acquire(storage, ttl_s=0.3) as lease:
+            write_lock(storage, token="other")
+            assert not lease.still_held()
+            wait_until(lambda: lease.is_lost)
+        # Neither renewing nor releasing touches what another holds.
+        assert token_of(storage) == "other"
+
+    def test_renewal_notices_without_being_asked(self, storage: Storage) -> None:
+        with Lease.acquire(storage, ttl_s=0.3) as lease:
+            write_lock(storage, token="other")
+            wait_until(lambda: lease.is_lost)
+            assert not lease.still_held()
+
+    def test_deleted_lock_is_lost(self, storage: Storage) -> None:
+        with Lease.acquire(storage, ttl_s=0.3) as lease:
+            storage.delete(KEY)
+            wait_until(lambda: lease.is_lost)
+        assert not storage.exists(KEY)
+
+    def test_store_that_is_away_for_a_while(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        storage = open_storage(str(tmp_path))
+        num_failed = 0
+
+        def away(key: str) -> None:
+            nonlocal num_failed
+            num_failed += 1
+            raise StorageUnavailableError("away")
+
+        with Lease.acquire(storage, ttl_s=0.12) as lease:
+            first = storage.read(KEY)
+            with monkeypatch.context() as patch:
+                patch.setattr(storage, "read_versioned", away)
+                wait_until(lambda: num_failed > 2)
+                with pytest.raises(StorageUnavailableError):
+                    lease.still_held()
+            assert not lease.is_lost
+            wait_until(lambda: storage.read(KEY) != first)
+            monkeypatch.setattr(storage, "read_versioned", away)
+        assert token_of(storage)  # not deleted, and no error
+
+
+class TestProcesses:
+    def test_this_process_runs(self) -> None:
+        pid = os.getpid()
+        assert is_running(pid, process_start(pid))
+        assert is_running(pid, None)
+        assert not is_running(pid, "1")
+
+    def test_missing_process(self) -> None:
+        assert process_start(2**30) is None
+        assert not is_running(2**30, None)
+
+    def test_without_proc(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("cluster.processes._text", lambda path: "")
+        assert is_running(os.getpid(), "1")
+        assert not is_running(2**30, "1")
+
+    def test_name_with_spaces_and_brackets(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        rest = " ".join(["S", *(str(number) for number in range(4, 30))])
+        monkeypatch.setattr("cluster.processes._text", lambda path: f"1 (a) b (c)) {rest}")
+        assert process_start(1) == "22"
+
+    def test_machine_is_the_same_in_a_child(self) -> None:
+        code = "from cluster.processes import machine_id; print(machine_id())"
+        root = Path(__file__).parents[2]
+        child = subprocess.run(
+            [sys.executable, "-c", code], check=True, cwd=root, capture_output=True, text=True
+        )
+        assert child.stdout.strip() == machine_id()

@@ -1,0 +1,192 @@
+"""The driver's loop over backends that do as told, or nothing at all."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Self
+
+import pytest
+
+from cluster.driver import execute
+from cluster.outcome import Progress
+from cluster.policy import Policy
+from cluster.scheduler import Scheduler
+from cluster.tasks import (
+    Event,
+    Failure,
+    FailureKind,
+    Pool,
+    Receipt,
+    ReplicaLost,
+    ReplicaReady,
+    Task,
+    TaskFinished,
+    WorkerFactory,
+)
+
+POOL = Pool("a", WorkerFactory("no:where"))
+
+
+def make_tasks(*names: str) -> list[Task]:
+    return [Task(name, "a", 1.0, {"rows": name}, None) for name in names]
+
+
+class FakeBackend:
+    """Starts at once and finishes at once, unless told to keep silent."""
+
+    def __init__(self, silent_about: Iterable[str] = ()) -> None:
+        self.silent_about = set(silent_about)
+        self.events: list[Event] = []
+        self.submitted: list[str] = []
+        self.stopped: list[int] = []
+
+    def start(self, slot: int, pool: Pool) -> None:
+        if "start" not in self.silent_about:
+            self.events.append(ReplicaReady(slot, {"device": "cpu"}))
+
+    def submit(self, slot: int, task: Task, attempt: str) -> None:
+        self.submitted.append(task.id)
+        if task.id not in self.silent_about:
+            self.events.append(TaskFinished(slot, Receipt(task.id, attempt, 1, 1, 0.1, {})))
+
+    def stop(self, slot: int) -> None:
+        self.stopped.append(slot)
+
+    def poll(self, timeout_s: float) -> list[Event]:
+        events, self.events = self.events, []
+        return events
+
+    def close(self) -> None:
+        pass
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        pass
+
+
+def ticking(step_s: float = 1.0) -> Callable[[], float]:
+    times = itertools.count(0.0, step_s)
+    return lambda: next(times)
+
+
+def scheduler_of(*names: str, policy: Policy | None = None) -> Scheduler:
+    scheduler = Scheduler([POOL], 1, policy)
+    scheduler.add(make_tasks(*names))
+    return scheduler
+
+
+def test_follow_up_tasks_run_in_the_same_run() -> None:
+    seen: list[str] = []
+
+    def follow_up(task: Task, receipt: Receipt) -> list[Task]:
+        assert receipt.task_id == task.id
+        seen.append(task.id)
+        return make_tasks(f"{task.id}+") if len(task.id) < 4 else []
+
+    outcome = execute(FakeBackend(), scheduler_of("a", "b"), on_finished=follow_up, clock=ticking())
+    assert sorted(outcome.done) == ["a", "a+", "a++", "a+++", "b", "b+", "b++", "b+++"]
+    assert sorted(seen) == sorted(outcome.done)
+    assert outcome.complete
+
+
+def test_a_task_that_is_reported_twice_has_one_follow_up() -> None:
+    class Stutter(FakeBackend):
+        def poll(self, timeout_s: float) -> list[Event]:
+            return [event for event in super().poll(timeout_s) for _ in range(2)]
+
+    follow_ups = iter(["x", "y"])
+    outcome = execute(
+        Stutter(),
+        scheduler_of("a"),
+        on_finished=lambda task, receipt: make_tasks(next(follow_ups)) if task.id == "a" else [],
+        clock=ticking(),
+    )
+    assert sorted(outcome.done) == ["a", "x"]
+
+
+def test_a_requested_stop_ends_at_once_and_keeps_what_is_done() -> None:
+    backend = FakeBackend(silent_about=["b"])
+    outcome = execute(
+        backend,
+        scheduler_of("a", "b", "c"),
+        stop_requested=lambda: "b" in backend.submitted,
+        clock=ticking(),
+    )
+    assert outcome.interrupted
+    assert not outcome.complete
+    assert list(outcome.done) == ["a"]
+    assert outcome.unfinished == ("b", "c")
+
+
+def test_callbacks_see_every_event_and_the_counts() -> None:
+    events: list[Event] = []
+    counts: list[Progress] = []
+    execute(
+        FakeBackend(),
+        scheduler_of("a", "b"),
+        on_event=events.append,
+        on_progress=counts.append,
+        clock=ticking(),
+    )
+    assert [type(event).__name__ for event in events] == [
+        "ReplicaReady",
+        "TaskFinished",
+        "TaskFinished",
+    ]
+    assert [progress.num_done for progress in counts] == [0, 1, 2]
+
+
+def test_a_hung_task_is_killed_and_in_the_end_set_aside() -> None:
+    backend = FakeBackend(silent_about=["a"])
+    outcome = execute(backend, scheduler_of("a", "b"), clock=ticking(60.0))
+    assert [aside.task.id for aside in outcome.set_aside] == ["a"]
+    assert list(outcome.done) == ["b"]
+    assert len(backend.stopped) == 3
+
+
+def test_silence_past_every_deadline_stops_with_what_was_awaited(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # A scheduler that does not keep its deadlines: the net below it must hold.
+    scheduler = scheduler_of("a", policy=Policy(first_deadline_s=30.0, stall_s=20.0))
+    monkeypatch.setattr(scheduler, "tick", lambda now: None)
+    backend = FakeBackend(silent_about=["a"])
+    times: list[float] = []
+    clock = ticking()
+
+    def noting() -> float:
+        times.append(clock())
+        return times[-1]
+
+    outcome = execute(backend, scheduler, clock=noting)
+    assert outcome.stop is not None
+    assert "while waiting for task a in slot 0" in outcome.stop.message
+    # The deadline of 300 s is the least that a task gets; then 20 s of silence.
+    assert 320 < times[-1] < 330
+
+
+def test_a_stop_of_the_scheduler_ends_the_run() -> None:
+    class CannotLoad(FakeBackend):
+        def start(self, slot: int, pool: Pool) -> None:
+            self.events.append(ReplicaLost(slot, Failure(FailureKind.RUN, "no model")))
+
+    outcome = execute(CannotLoad(), scheduler_of("a"), clock=ticking())
+    assert outcome.stop == Failure(FailureKind.RUN, "no model")
+    assert outcome.unfinished == ("a",)
+
+
+def test_what_a_callback_raises_reaches_the_caller() -> None:
+    def broken(task: Task, receipt: Receipt) -> list[Task]:
+        raise LookupError("group")
+
+    with pytest.raises(LookupError, match="group"):
+        execute(FakeBackend(), scheduler_of("a"), on_finished=broken, clock=ticking())

@@ -1,0 +1,259 @@
+"""What a replica commits, how it classifies what goes wrong, and when it ends itself."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from cluster.errors import StorageUnavailableError, UserActionError
+from cluster.parts import read_part
+from cluster.replica import Replica
+from cluster.storage import StorageSpec
+from cluster.tasks import Failure, FailureKind, Receipt, Task, WorkerFactory
+
+REPOSITORY = Path(__file__).parents[3]
+
+
+class Recorder:
+    """A worker whose `run` returns or raises what the payload is."""
+
+    num_loads = 0
+
+    def __init__(self, load_error: Exception | None = None) -> None:
+        self.load_error = load_error
+
+    def load(self) -> Mapping[str, str]:
+        type(self).num_loads += 1
+        if self.load_error is not None:
+            raise self.load_error
+        return {"device": "cpu"}
+
+    def run(self, payload: Any) -> Mapping[str, pa.Table]:
+        if isinstance(payload, Exception):
+            raise payload
+        assert isinstance(payload, dict)
+        return payload
+
+
+@dataclass(frozen=True)
+class FactoryOf:
+    """Stands in for `WorkerFactory` where the test builds the worker itself."""
+
+    worker: Any
+
+    def build(self) -> Any:
+        return self.worker
+
+
+def replica_of(worker: Any, folder: Path) -> Replica:
+    return Replica(FactoryOf(worker), StorageSpec(str(folder)))  # type: ignore[arg-type]
+
+
+def task_of(payload: Any, **parts: str) -> Task:
+    return Task("t1", "a", 1.0, parts or {"rows": "rows/t1.parquet"}, payload)
+
+
+def run(folder: Path, task: Task) -> Receipt | Failure:
+    replica = replica_of(Recorder(), folder)
+    assert replica.ready() == {"device": "cpu"}
+    return replica.run(task, "t1-1-x")
+
+
+def test_a_receipt_says_what_is_in_storage(tmp_path: Path) -> None:
+    tables = {"rows": pa.table({"x": [1, 2, 3]}), "sums": pa.table({"y": [0.5]})}
+    receipt = run(tmp_path, task_of(tables, rows="rows/t1.parquet", sums="sums/t1.parquet"))
+    assert isinstance(receipt, Receipt)
+    storage = StorageSpec(str(tmp_path)).open()
+    assert read_part(storage, "rows/t1.parquet", "t1").equals(tables["rows"])
+    assert read_part(storage, "sums/t1.parquet", "t1").equals(tables["sums"])
+    assert (receipt.task_id, receipt.attempt, receipt.num_rows) == ("t1", "t1-1-x", 4)
+    stored = (tmp_path / "rows/t1.parquet", tmp_path / "sums/t1.parquet")
+    assert receipt.num_bytes == sum(path.stat().st_size for path in stored)
+    assert set(receipt.digests) == {"rows", "sums"}
+    assert receipt.digests["rows"] != receipt.digests["sums"]
+
+
+def test_the_worker_is_built_once_and_ready_may_be_asked_again(tmp_path: Path) -> None:
+    replica = Replica(WorkerFactory("tests.support.workers:ScriptedWorker"), StorageSpec("x"))
+    assert replica.ready() == replica.ready()
+    assert replica._worker is not None
+    assert replica._worker.num_loads == 1  # type: ignore[attr-defined]
+
+
+def test_parts_are_committed_in_the_order_of_the_task(tmp_path: Path) -> None:
+    table = pa.table({"x": [1]})
+    for taken, survivors in (("z.parquet", set()), ("a.parquet", {"z.parquet"})):
+        folder = tmp_path / taken
+        folder.mkdir()
+        (folder / taken).write_bytes(b"not a part")
+        # The order of the worker's tables must not matter.
+        task = task_of({"a": table, "z": table}, z="z.parquet", a="a.parquet")
+        failure = run(folder, task)
+        assert isinstance(failure, Failure)
+        assert failure.kind is FailureKind.TASK
+        assert {p.name for p in folder.iterdir()} - {taken} == survivors
+
+
+def test_a_second_attempt_finds_the_part_and_reports_what_is_stored(tmp_path: Path) -> None:
+    first = run(tmp_path, task_of({"rows": pa.table({"x": [1]})}))
+    same = run(tmp_path, task_of({"rows": pa.table({"x": [1]})}))
+    other = run(tmp_path, task_of({"rows": pa.table({"x": [2]})}))
+    assert isinstance(first, Receipt)
+    assert isinstance(same, Receipt)
+    assert isinstance(other, Receipt)
+    assert first.digests == same.digests == other.digests
+    stored = read_part(StorageSpec(str(tmp_path)).open(), "rows/t1.parquet", "t1")
+    assert stored.column("x").to_pylist() == [1]
+
+
+@pytest.mark.parametrize("tables", [{}, {"row": None}, {"rows": None, "more": None}])
+def test_tables_that_the_task_does_not_name_are_its_failure(
+    tmp_path: Path, tables: dict[str, None]
+) -> None:
+    failure = run(tmp_path, task_of(tables))
+    assert isinstance(failure, Failure)
+    assert failure.kind is FailureKind.TASK
+    assert "must return the tables ['rows'], got" in failure.message
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message", "user_must_act"),
+    [
+        (ValueError("odd\n  value"), FailureKind.TASK, "ValueError: odd value", False),
+        (KeyError(), FailureKind.TASK, "KeyError", False),
+        (MemoryError("out"), FailureKind.TASK, "MemoryError: out", False),
+        (OSError("disk"), FailureKind.TASK, "OSError: disk", False),
+        (ModuleNotFoundError("no x"), FailureKind.RUN, "ModuleNotFoundError: no x", False),
+        (UserActionError("change it"), FailureKind.RUN, "change it", True),
+        (StorageUnavailableError("no bucket"), FailureKind.RUN, "no bucket", True),
+    ],
+)
+def test_what_a_run_raises_is_classified(
+    tmp_path: Path, error: Exception, kind: FailureKind, message: str, user_must_act: bool
+) -> None:
+    failure = run(tmp_path, task_of(error))
+    assert isinstance(failure, Failure)
+    assert (failure.kind, failure.message) == (kind, message)
+    assert failure.user_must_act is user_must_act
+    assert "Traceback" in failure.details
+    assert "replica.py" in failure.details
+    assert pickle.loads(pickle.dumps(failure)) == failure
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (OSError("reset"), FailureKind.STORAGE),
+        (TimeoutError("slow"), FailureKind.STORAGE),
+        (RuntimeError("what a store may raise"), FailureKind.STORAGE),
+        (pa.ArrowNotImplementedError("type"), FailureKind.TASK),
+        (ValueError("bad key"), FailureKind.TASK),
+        (StorageUnavailableError("bucket gone"), FailureKind.RUN),
+    ],
+)
+def test_what_a_commit_raises_is_classified(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, kind: FailureKind
+) -> None:
+    def commit(*args: object, **kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setattr("cluster.replica.commit_part", commit)
+    failure = run(tmp_path, task_of({"rows": pa.table({"x": [1]})}))
+    assert isinstance(failure, Failure)
+    assert failure.kind is kind
+
+
+def test_a_key_outside_the_storage_is_the_failure_of_the_task(tmp_path: Path) -> None:
+    failure = run(tmp_path, task_of({"rows": pa.table({"x": [1]})}, rows="../out.parquet"))
+    assert isinstance(failure, Failure)
+    assert failure.kind is FailureKind.TASK
+
+
+@pytest.mark.parametrize(
+    ("factory", "text"),
+    [
+        (WorkerFactory("nowhere.at_all:Worker"), "ModuleNotFoundError: No module named 'nowhere'"),
+        (WorkerFactory("tests.support.workers:Nobody"), "AttributeError"),
+        (WorkerFactory("tests.support.workers"), "must be 'package.module:callable'"),
+        (
+            WorkerFactory("tests.support.workers:ScriptedWorker", {"load": "raise"}),
+            "RuntimeError: no such model",
+        ),
+    ],
+)
+def test_a_worker_that_cannot_load_is_a_failure_of_the_run(
+    tmp_path: Path, factory: WorkerFactory, text: str
+) -> None:
+    failure = Replica(factory, StorageSpec(str(tmp_path))).ready()
+    assert isinstance(failure, Failure)
+    assert failure.kind is FailureKind.RUN
+    assert text in failure.message
+
+
+def test_a_task_before_ready_is_refused(tmp_path: Path) -> None:
+    failure = replica_of(Recorder(), tmp_path).run(task_of({}), "t1-1-x")
+    assert isinstance(failure, Failure)
+    assert failure.kind is FailureKind.REPLICA
+
+
+CHILD = """
+import os, subprocess, sys, time
+from cluster.replica import Replica
+from cluster.storage import StorageSpec
+from cluster.tasks import WorkerFactory
+if sys.argv[1] == "parent":
+    child = subprocess.Popen([sys.executable, sys.argv[2], "child", *sys.argv[2:]])
+    child.wait()
+else:
+    factory = WorkerFactory("tests.support.workers:ScriptedWorker")
+    Replica(factory, StorageSpec("x"), ends_with_parent=sys.argv[3] == "watch")
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+"""
+
+
+def alive(pid: int) -> bool:
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+@pytest.mark.parametrize(("mode", "ends"), [("watch", True), ("stay", False)])
+def test_a_replica_ends_within_a_second_of_its_parent(
+    tmp_path: Path, mode: str, ends: bool
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(CHILD)
+    parent = subprocess.Popen(
+        [sys.executable, str(script), "parent", str(script), mode],
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        cwd=tmp_path,
+    )
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    try:
+        assert alive(child)
+        parent.kill()
+        parent.wait()
+        parent.stdout.close()
+        time.sleep(1.0)
+        assert alive(child) is not ends
+    finally:
+        if alive(child):
+            os.kill(child, signal.SIGKILL)
