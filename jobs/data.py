@@ -30,7 +30,9 @@ def fetch_stereoset(source: str | None = None, to: str | None = None) -> Path:
         InputError: it cannot be had, or is not the official development set by its counts
             (2,123 and 2,106 examples); nothing is left at ``to`` then.
     """
-    target = Path(to).expanduser() if to else platformdirs.user_cache_path("steersweep") / "dev.json"
+    target = (
+        Path(to).expanduser() if to else platformdirs.user_cache_path("steersweep") / "dev.json"
+    )
     if source is None and target.is_file():
         check_official(target)
         return target

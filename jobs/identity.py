@@ -18,9 +18,7 @@ def digest(description: Mapping[str, Any]) -> str:
     Numbers are canonical: -0.0 is 0.0, and NaN or infinity is a ValueError.
     """
     content = {"identity_version": IDENTITY_VERSION, **description}
-    text = json.dumps(
-        _canonical(content), sort_keys=True, separators=(",", ":"), allow_nan=False
-    )
+    text = json.dumps(_canonical(content), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -28,8 +26,7 @@ def decimal_text(value: Decimal) -> str:
     """One spelling for each number: 400, 4E2 and 400.0 are all ``400``; -0 is ``0``."""
     if value == 0:
         return "0"
-    text = format(value.normalize(), "f")
-    return text
+    return format(value.normalize(), "f")
 
 
 def changed_keys(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

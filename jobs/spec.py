@@ -140,14 +140,16 @@ def _find(source: str) -> Path:
         return specs[source]
     if path.is_dir():
         raise InputError(f"{source} is a folder; give the sweep's YAML file")
-    raise InputError(f"{source}: no such spec file, and no example of that name ({', '.join(specs)})")
+    raise InputError(
+        f"{source}: no such spec file, and no example of that name ({', '.join(specs)})"
+    )
 
 
 class _StrictLoader(yaml.SafeLoader):
     """Safe YAML in which a key that stands twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
                 line = node.start_mark.line + 1
@@ -185,9 +187,7 @@ def _set(document: dict[str, Any], override: str) -> None:
     parts = key.strip().split(".")
     while parts:
         # A model's name may hold dots: the longest key that is there wins.
-        size = next(
-            (n for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in node), 1
-        )
+        size = next((n for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in node), 1)
         name, parts = ".".join(parts[:size]), parts[size:]
         if not parts:
             node[name] = value
@@ -239,13 +239,11 @@ def _place(loc: tuple[int | str, ...]) -> str:
 
 def _known_keys(kind: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
     """Field names of the model that a location leads to."""
-    model: Any = kind
+    annotation: Any = kind
     for part in loc:
-        field = model.model_fields.get(part) if isinstance(model, type) else None
-        if field is not None:
-            model = field.annotation
-        args = getattr(model, "__args__", ())
-        nested = [a for a in args if isinstance(a, type) and issubclass(a, BaseModel)]
-        if nested:
-            model = nested[0]
-    return list(model.model_fields) if hasattr(model, "model_fields") else []
+        fields = getattr(annotation, "model_fields", {})
+        annotation = fields[part].annotation if part in fields else annotation
+        # The values of a mapping: dict[str, ModelSpec].
+        nested = [a for a in getattr(annotation, "__args__", ()) if hasattr(a, "model_fields")]
+        annotation = nested[0] if nested else annotation
+    return list(getattr(annotation, "model_fields", {}))

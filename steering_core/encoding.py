@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from steering_core.errors import InputError
@@ -106,7 +106,10 @@ class ExampleEncoder:
             three = slice(3 * row, 3 * row + 3)
             encoded.append(
                 self._encode_one(
-                    example, questions[row], sequences[three], None if alone is None else alone[three]
+                    example,
+                    questions[row],
+                    sequences[three],
+                    None if alone is None else alone[three],
                 )
             )
         return encoded
@@ -180,12 +183,11 @@ class ExampleEncoder:
 
 def num_common(*sequences: Sequence[int]) -> int:
     """Number of leading tokens that all sequences share."""
-    return len(os.path.commonprefix([list(s) for s in sequences]))
+    same = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*sequences, strict=False))
+    return sum(1 for _ in same)
 
 
-def check_lengths(
-    rows: Iterable[EncodedExample], *, max_tokens: int | None, model: str
-) -> None:
+def check_lengths(rows: Iterable[EncodedExample], *, max_tokens: int | None, model: str) -> None:
     """Raise InputError for the first example longer than the model's context of ``max_tokens``."""
     if max_tokens is None:
         return

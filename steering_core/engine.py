@@ -50,9 +50,7 @@ class Engine:
         is_packed: whether rows run as trees (see ``trunk.can_pack``).
     """
 
-    def __init__(
-        self, model: LoadedModel, protocol: Protocol, *, is_packed: bool = True
-    ) -> None:
+    def __init__(self, model: LoadedModel, protocol: Protocol, *, is_packed: bool = True) -> None:
         self._model = model
         self._protocol = protocol
         self._is_packed = is_packed
@@ -120,9 +118,7 @@ class Engine:
                 fold_R = fold_N[batch.rows[batch.sequence_row]]
                 for cell, into in zip(cells, scores, strict=True):
                     vector_R1D = self._vectors(vectors, cell.layer, fold_R)
-                    steered = fork(
-                        self._model, trunk, apply[cell.layer], cell.coeff * vector_R1D
-                    )
+                    steered = fork(self._model, trunk, apply[cell.layer], cell.coeff * vector_R1D)
                     self._score(steered, batch, into)
         return scores
 

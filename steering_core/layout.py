@@ -123,8 +123,8 @@ def _find_blocks(
     if len(outer) != 1:
         seen = ", ".join(f"{path} ({len(module)})" for path, module in lists.items()) or "none"
         raise InputError(
-            f"{name}: looked for one ModuleList with num_hidden_layers = {num_layers} blocks, found "
-            f"{len(outer)}; its ModuleLists: {seen}"
+            f"{name}: looked for one ModuleList with num_hidden_layers = {num_layers} blocks, "
+            f"found {len(outer)}; its ModuleLists: {seen}"
         )
     parent = outer[0].rpartition(".")[0]
     return model.get_submodule(parent), tuple(lists[outer[0]])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,7 +78,7 @@ def resolve_device(name: str = "auto") -> torch.device:
     """
     if name not in DEVICES:
         raise InputError(f"device must be one of {', '.join(DEVICES)}, got {name!r}")
-    present = {
+    present: dict[str, Callable[[], bool]] = {
         "cuda": torch.cuda.is_available,
         "xla": _has_xla,
         "mps": torch.backends.mps.is_available,
@@ -87,7 +89,7 @@ def resolve_device(name: str = "auto") -> torch.device:
         there = ", ".join(d for d in present if present[d]())
         raise InputError(f"device {name} was asked for and is not there; there are: {there}")
     if chosen == "xla":
-        import torch_xla  # type: ignore[import-not-found]  # noqa: PLC0415 - present with XLA only
+        import torch_xla  # type: ignore[import-not-found]
 
         device: torch.device = torch_xla.device()
         return device
@@ -95,8 +97,6 @@ def resolve_device(name: str = "auto") -> torch.device:
 
 
 def _has_xla() -> bool:
-    import importlib.util  # noqa: PLC0415
-
     return importlib.util.find_spec("torch_xla") is not None
 
 
@@ -118,8 +118,8 @@ def load_tokenizer(source: ModelSource) -> Any:
     Raises:
         InputError: no tokenizer there.
     """
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast  # noqa: PLC0415 - slow import
-    from transformers.utils import cached_file  # noqa: PLC0415
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers.utils import cached_file
 
     options = source.hub_options()
     try:
@@ -142,7 +142,7 @@ def load_tokenizer(source: ModelSource) -> Any:
 
 def load_config(source: ModelSource) -> Any:
     """The model's config; raises InputError where there is none."""
-    from transformers import AutoConfig  # noqa: PLC0415
+    from transformers import AutoConfig
 
     if source.is_local and not (Path(source.path) / "config.json").is_file():
         raise InputError(f"{source.path} is not a model folder: it has no config.json")
@@ -199,7 +199,7 @@ def load_model(source: ModelSource, *, device: str = "auto", dtype: str = "auto"
     Raises:
         InputError: no such device, no model, no safetensors, or a layout that is not understood.
     """
-    from transformers import AutoModelForCausalLM  # noqa: PLC0415
+    from transformers import AutoModelForCausalLM
 
     config = load_config(source)
     where = resolve_device(device)
@@ -233,13 +233,19 @@ def _folder_digest(folder: Path) -> str:
     sha = hashlib.sha256()
     for file in [folder / "config.json", *weights]:
         with file.open("rb") as stream:
-            sha.update(f"{file.name}:{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+            sha.update(
+                f"{file.name}:{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode()
+            )
     return sha.hexdigest()
 
 
 def _tokenizer_digest(tokenizer: Any) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    body = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    body = (
+        backend.to_str()
+        if backend is not None
+        else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    )
     special = json.dumps([tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id])
     return hashlib.sha256(f"{body}{special}".encode()).hexdigest()
 

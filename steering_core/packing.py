@@ -95,7 +95,9 @@ def lay_out(
     num_scored = np.zeros((len(chosen), NUM_CANDIDATES), np.int64)
     read, tokens, owners = [], [], []
     for n, example in enumerate(chosen):
-        signs = [{"anti-stereotype": 1.0, "stereotype": -1.0}.get(x, 0.0) for x in example.example.labels]
+        signs = [
+            {"anti-stereotype": 1.0, "stereotype": -1.0}.get(x, 0.0) for x in example.example.labels
+        ]
         shared = example.num_shared if is_packed else 0
         end = shared
         for c, candidate in enumerate(example.candidates):

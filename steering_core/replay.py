@@ -30,9 +30,7 @@ def recorded_calls(
     """
     calls: list[BlockCall] = []
 
-    def record(
-        _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
+    def record(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if args:
             stream, rest, named = args[0], args[1:], kwargs
         else:

@@ -46,7 +46,8 @@ def mean_scores(log_probs_T: np.ndarray, batch: Batch) -> np.ndarray:
         weights=log_probs_T.astype(np.float64),
         minlength=batch.num_scored.size,
     )
-    return sums.reshape(-1, NUM_CANDIDATES) / batch.num_scored
+    scores: np.ndarray = sums.reshape(-1, NUM_CANDIDATES) / batch.num_scored
+    return scores
 
 
 def choose(scores_N3: np.ndarray) -> np.ndarray:

@@ -118,7 +118,8 @@ def to_safetensors(vectors: SteeringVectors, provenance: Mapping[str, str]) -> b
     for layer, folds in vectors.folds.items():
         tensors |= {f"layer.{layer}.fold.{k}": v for k, v in enumerate(folds)}
     digests = {f"digest.layer.{layer}": vectors.digest(layer) for layer in vectors.whole}
-    return save_tensors(tensors, metadata={**provenance, **digests})
+    data: bytes = save_tensors(tensors, metadata={**provenance, **digests})
+    return data
 
 
 def from_safetensors(data: bytes, where: str) -> SteeringVectors:
@@ -148,7 +149,7 @@ def from_safetensors(data: bytes, where: str) -> SteeringVectors:
 
 
 def safetensors_metadata(data: bytes) -> dict[str, str]:
-    """The metadata of a safetensors file's content (its header is JSON behind 8 bytes of length)."""
+    """The metadata of a safetensors file: its header is JSON behind 8 bytes of length."""
     size = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + size])
     return dict(header.get("__metadata__", {}))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from jobs.identity import decimal_text, digest
 from jobs.stereoset.resolve import Sweep, SweepModel
@@ -104,7 +105,7 @@ _TASK_SECONDS = 30.0
 _FLOPS_PER_S = {"cpu": 2e10, "mps": 2e12, "cuda": 1e14, "xla": 1e14}
 _TOKENS_PER_ROW = 200
 _MOST_EXAMPLES, _FEWEST_EXAMPLES = 256, 8
-_TOKENS_PER_BATCH = {"cpu": 2048}
+_TOKENS_PER_BATCH = {"cpu": 1024}
 _TOKENS_PER_BATCH_ACCELERATOR = 16384
 
 
@@ -166,9 +167,7 @@ def _plan_group(
     return made
 
 
-def _cut(
-    sweep: Sweep, model: SweepModel, group: Group, packing: Packing
-) -> list[tuple[str, ...]]:
+def _cut(sweep: Sweep, model: SweepModel, group: Group, packing: Packing) -> list[tuple[str, ...]]:
     """Shards of a new group: rows of similar length together, in parts of nearly equal size."""
     examples, _ = sweep.groups[group.split, group.bias_type]
     rows = model.encode(examples)
@@ -177,8 +176,7 @@ def _cut(
     num_shards = -(-len(ordered) // limit)
     bounds = [len(ordered) * k // num_shards for k in range(num_shards + 1)]
     return [
-        tuple(row.example.example_id for row in ordered[low:high])
-        for low, high in zip(bounds, bounds[1:], strict=False)
+        tuple(row.example.example_id for row in ordered[low:high]) for low, high in pairwise(bounds)
     ]
 
 

@@ -31,8 +31,8 @@ def report(storage: Storage) -> Summary:
         storage.replace(f"summary/{name}.csv", sink.getvalue().to_pybytes())
     if summary.num_missing:
         warn(
-            f"{summary.num_missing} of {summary.num_missing + summary.cells.num_rows} cells are not "
-            "complete yet and are left out"
+            f"{summary.num_missing} of {summary.num_missing + summary.cells.num_rows} cells are "
+            "not complete yet and are left out"
         )
     _print(summary.cells)
     num_bad = sum(summary.cells["num_non_finite"].to_pylist())

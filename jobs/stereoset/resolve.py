@@ -7,8 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+import transformers
+
 from jobs.resources import local_path
-from jobs.stereoset.spec import ModelSpec, StereoSetSpec
+from jobs.spec import ModelSpec
+from jobs.stereoset.spec import StereoSetSpec
 from steering_core.encoding import EncodedExample, ExampleEncoder, check_lengths
 from steering_core.errors import InputError
 from steering_core.hook_points import check_layers
@@ -97,6 +101,7 @@ def resolve(spec: StereoSetSpec, device: str | None = None) -> Sweep:
         InputError: anything the user must change, in one line.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    transformers.logging.set_verbosity_error()
     protocol = spec.resolved_protocol()
     dataset = read_stereoset(local_path(spec.data.path))
     groups = _groups(spec, dataset, protocol)
@@ -139,11 +144,5 @@ def _model(
     check_layers(layers, facts.num_blocks, f"models.{name} ({spec.path})")
     if not source.is_local:
         source = replace(source, revision=facts.digest)
-    dtype = str(resolve_dtype(spec.dtype, _device_of(device))).removeprefix("torch.")
+    dtype = str(resolve_dtype(spec.dtype, torch.device(device))).removeprefix("torch.")
     return SweepModel(name, source, facts, dtype, encoder)
-
-
-def _device_of(kind: str) -> Any:
-    import torch
-
-    return torch.device(kind)

@@ -17,7 +17,7 @@ from cluster.errors import UserActionError
 from cluster.lease import Lease
 from cluster.ledger import Ledger
 from cluster.logs import StoredLog
-from cluster.outcome import Outcome
+from cluster.outcome import Outcome, SetAside
 from cluster.scheduler import Scheduler
 from cluster.storage import Storage, StorageSpec
 from cluster.tasks import Event, Pool, Receipt, ReplicaReady, Task, WorkerFactory
@@ -36,8 +36,20 @@ from jobs.stereoset.status import LOCK_KEY
 
 logger = logging.getLogger(__name__)
 
-_OURS = ("run.json", "manifest/", "baseline/", "sums/", "steered/", "vectors/", "summary/", "log/",
-         "figures/", "report.html", "certificate.json", LOCK_KEY)
+_OURS = (
+    "run.json",
+    "manifest/",
+    "baseline/",
+    "sums/",
+    "steered/",
+    "vectors/",
+    "summary/",
+    "log/",
+    "figures/",
+    "report.html",
+    "certificate.json",
+    LOCK_KEY,
+)
 
 
 def run(spec: StereoSetSpec, *, new: bool = False) -> int:
@@ -88,7 +100,8 @@ class _Run:
     ) -> None:
         self._sweep, self._storage_spec, self._storage = sweep, storage_spec, storage
         self._ledger, self._log = ledger, log
-        self._record = _record(sweep)
+        self._before = ledger.read_record()
+        self._record = _record(sweep, self._before)
 
     def go(self, planned: list[PlannedTask]) -> int:
         """Execute what is missing, then report; returns the exit code."""
@@ -98,10 +111,11 @@ class _Run:
         say(_headline(self._sweep, len(planned), len(inventory.done), total))
         if len(inventory.done) == len(planned):
             say("nothing left to compute")
-            self._ledger.write_record(self._record | {"outcome": "done", "ended": _now()})
+            if self._before is None or self._before["outcome"] != "done":
+                self._write_record("done")
             report(self._storage)
             return 0
-        self._ledger.write_record(self._record | {"outcome": "running"})
+        self._write_record("running")
         stages = Stages(self._sweep, inventory, self._storage)
         progress = RunProgress(total, done)
         outcome, signals = self._execute(stages, inventory, progress)
@@ -146,14 +160,14 @@ class _Run:
     def _backend(self, num_tasks: int) -> Iterator[tuple[Backend, int]]:
         compute = self._sweep.spec.compute
         if compute.executor == "in_process":
-            from cluster.backends.in_process import InProcessBackend  # noqa: PLC0415
+            from cluster.backends.in_process import InProcessBackend
 
             with InProcessBackend(self._storage_spec) as twin:
                 yield twin, 1
             return
         # Ray takes seconds to import and is not needed for a run that is done.
-        from cluster.backends.ray_backend import RayBackend  # noqa: PLC0415
-        from cluster.backends.ray_session import ray_session, resolve_num_replicas  # noqa: PLC0415
+        from cluster.backends.ray_backend import RayBackend
+        from cluster.backends.ray_session import ray_session, resolve_num_replicas
 
         say("starting Ray ...")
         with ray_session():
@@ -199,31 +213,18 @@ class _Run:
         progress: RunProgress,
     ) -> int:
         if outcome is None or outcome.interrupted:
-            self._ledger.write_record(self._record | {"outcome": "interrupted", "ended": _now()})
+            self._write_record("interrupted", progress)
             say("interrupted; what is finished is kept, and the same command goes on from there")
             return signals.exit_code
-        set_aside = [
-            {
-                "task_id": entry.task.id,
-                "table": stages.planned(entry.task.id).tables[-1],
-                "group": str(stages.planned(entry.task.id).group),
-                "shard": stages.planned(entry.task.id).shard,
-                "reason": entry.reason,
-            }
-            for entry in outcome.set_aside
-        ]
-        ended = {"ended": _now(), "set_aside": set_aside, "rows_per_s": progress.rows_per_s}
         if outcome.stop is not None:
             reason = outcome.stop.message
-            self._ledger.write_record(
-                self._record | ended | {"outcome": "stopped", "reason": reason}
-            )
+            self._write_record("stopped", progress, reason=reason)
             if outcome.stop.user_must_act:
                 raise UserActionError(reason)
             warn(f"the run stopped: {reason}; what is finished is kept")
             return 1
-        result = "failed tasks" if set_aside else "done"
-        self._ledger.write_record(self._record | ended | {"outcome": result})
+        set_aside = [_described(stages.planned(e.task.id), e) for e in outcome.set_aside]
+        self._write_record("failed tasks" if set_aside else "done", progress, set_aside=set_aside)
         say(f"{progress.rows_per_s:,.0f} cell rows per second")
         report(self._storage)
         for entry in set_aside:
@@ -232,6 +233,28 @@ class _Run:
                 f"{entry['reason']}"
             )
         return 1 if set_aside else 0
+
+    def _write_record(self, outcome: str, progress: RunProgress | None = None, **more: Any) -> None:
+        """Write ``run.json``; each session of the run has an entry of its own in it."""
+        if progress is not None:
+            more["rows_per_s"] = round(progress.rows_per_s, 3)
+        if outcome != "running":
+            more["ended"] = _now()
+        session = {**self._record["sessions"][-1], "outcome": outcome, **more}
+        sessions = [*self._record["sessions"][:-1], session]
+        self._ledger.write_record(
+            {**self._record, "outcome": outcome, "ended": more.get("ended"), "sessions": sessions}
+        )
+
+
+def _described(task: PlannedTask, entry: SetAside) -> dict[str, Any]:
+    return {
+        "task_id": entry.task.id,
+        "table": task.tables[-1],
+        "group": str(task.group),
+        "shard": task.shard,
+        "reason": entry.reason,
+    }
 
 
 def _check_same_sweep(
@@ -285,8 +308,8 @@ def _check_unused(storage: Storage) -> None:
     for entry in storage.list():
         if not entry.key.startswith(_OURS):
             raise UserActionError(
-                f"{storage.uri} is not empty and holds no run ({entry.key} is there); name a new or "
-                "empty output"
+                f"{storage.uri} is not empty and holds no run ({entry.key} is there); name a new "
+                "or empty output"
             )
 
 
@@ -330,18 +353,24 @@ def _headline(sweep: Sweep, num_tasks: int, num_done: int, num_rows: int) -> str
     )
 
 
-def _record(sweep: Sweep) -> dict[str, Any]:
+def _record(sweep: Sweep, before: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The content of ``run.json`` for this session, behind those that were before it."""
     packages = ("torch", "transformers", "ray", "pyarrow", "numpy")
-    return {
-        "steersweep": __version__,
-        "spec": sweep.spec.model_dump(mode="json"),
-        "identity": sweep.identity(),
+    session = {
+        "started": _now(),
+        "host": platform.node(),
         "device": sweep.device,
         "versions": {
+            "steersweep": __version__,
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in packages},
         },
-        "started": _now(),
+    }
+    return {
+        "spec": sweep.spec.model_dump(mode="json"),
+        "identity": sweep.identity(),
+        "started": before["started"] if before else session["started"],
+        "sessions": [*(before["sessions"] if before else []), session],
     }
 
 

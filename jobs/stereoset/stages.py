@@ -27,7 +27,9 @@ class Stages:
         for task in inventory.planned:
             self._by_group.setdefault(task.group, []).append(task)
         self._waiting = {
-            group: {t.plan_id for t in tasks if not t.is_steered and t.plan_id not in inventory.done}
+            group: {
+                t.plan_id for t in tasks if not t.is_steered and t.plan_id not in inventory.done
+            }
             for group, tasks in self._by_group.items()
         }
         self._running: dict[str, PlannedTask] = {}
@@ -38,9 +40,7 @@ class Stages:
         for group, planned in self._by_group.items():
             if self._waiting[group]:
                 tasks += [
-                    self._task(t, t.task_id())
-                    for t in planned
-                    if t.plan_id in self._waiting[group]
+                    self._task(t, t.task_id()) for t in planned if t.plan_id in self._waiting[group]
                 ]
             else:
                 tasks += self._steered_tasks(group)

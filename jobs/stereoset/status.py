@@ -49,8 +49,11 @@ def status(storage: Storage) -> None:
             for key in sorted(total)
         ],
     )
-    for task in record.get("set_aside", []):
-        say(f"set aside: {task['group']}, shard {task['shard']} ({task['table']}): {task['reason']}")
+    sessions = record.get("sessions") or [{}]
+    for task in sessions[-1].get("set_aside", []):
+        say(
+            f"set aside: {task['group']}, shard {task['shard']} ({task['table']}): {task['reason']}"
+        )
 
 
 def _state(storage: Storage, record: dict[str, object]) -> str:

@@ -68,8 +68,10 @@ def rows_table(
     columns: dict[str, object] = {
         "example_id": [e.example_id for e in examples],
         "target": [e.target for e in examples],
-        **{key: [None if cell is None else cell[key]] * len(examples)
-           for key in ("layer", "coeff", "read", "apply")},
+        **{
+            key: [None if cell is None else cell[key]] * len(examples)
+            for key in ("layer", "coeff", "read", "apply")
+        },
         "choice": [
             e.labels[index] if index >= 0 else None
             for e, index in zip(examples, chosen, strict=True)
@@ -81,9 +83,7 @@ def rows_table(
         name = label.replace("-", "_")
         columns[f"score_{name}"] = ordered[:, column]
         columns[f"num_tokens_{name}"] = counted[:, column]
-    return pa.table(
-        {name: columns[name] for name in ROWS_SCHEMA.names}, schema=ROWS_SCHEMA
-    )
+    return pa.table({name: columns[name] for name in ROWS_SCHEMA.names}, schema=ROWS_SCHEMA)
 
 
 def sums_table(sums: Sequence[FoldSums]) -> pa.Table:

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 import torch
+import transformers
 
+from cluster.errors import UserActionError
 from cluster.storage import StorageSpec
 from jobs.stereoset.tables import rows_table, sums_table
 from steering_core.encoding import ExampleEncoder
 from steering_core.engine import Cell, Engine
 from steering_core.errors import InputError
-from steering_core.models import LoadedModel, ModelSource, load_model, load_tokenizer
+from steering_core.models import ModelSource, load_model, load_tokenizer
 from steering_core.protocol import Protocol
 from steering_core.stereoset import Example
 from steering_core.trunk import can_pack
@@ -66,27 +68,38 @@ class StereoSetWorker:
         self._device, self._dtype = device, dtype
         self._num_threads = num_threads
         self._storage = storage.open()
-        self._model: LoadedModel | None = None
+        self._facts: Mapping[str, str] | None = None
         self._vectors: dict[str, SteeringVectors] = {}
 
     def load(self) -> Mapping[str, str]:
-        """Load model and tokenizer once; facts for the log."""
-        if self._model is None:
-            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-            # The number of threads decides how sums are split, and so the last bits.
-            torch.set_num_threads(self._num_threads)
-            self._encoder = ExampleEncoder(
-                load_tokenizer(self._source), self._protocol, self._source.path
-            )
-            self._model = load_model(self._source, device=self._device, dtype=self._dtype)
-            max_tokens = getattr(self._model.layout.config, "max_position_embeddings", None)
-            self._is_packed = can_pack(self._model, max_tokens)
-            self._engine = Engine(self._model, self._protocol, is_packed=self._is_packed)
+        """Load model and tokenizer once; facts for the log.
+
+        Raises:
+            UserActionError: the model cannot be loaded or its layout is not understood.
+        """
+        if self._facts is None:
+            try:
+                self._facts = self._load()
+            except InputError as error:
+                raise UserActionError(str(error)) from error
+        return self._facts
+
+    def _load(self) -> Mapping[str, str]:
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        transformers.logging.disable_progress_bar()
+        # The number of threads decides how sums are split, and so the last bits.
+        torch.set_num_threads(self._num_threads)
+        tokenizer = load_tokenizer(self._source)
+        self._encoder = ExampleEncoder(tokenizer, self._protocol, self._source.path)
+        model = load_model(self._source, device=self._device, dtype=self._dtype)
+        max_tokens = getattr(model.layout.config, "max_position_embeddings", None)
+        is_packed = can_pack(model, max_tokens)
+        self._engine = Engine(model, self._protocol, is_packed=is_packed)
         return {
             "host": platform.node(),
-            "device": str(self._model.device),
-            "dtype": str(self._model.dtype).removeprefix("torch."),
-            "rows": "packed" if self._is_packed else "separate sequences",
+            "device": str(model.device),
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "rows": "packed" if is_packed else "separate sequences",
         }
 
     def run(self, payload: Payload) -> Mapping[str, pa.Table]:

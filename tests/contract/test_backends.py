@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -435,15 +436,65 @@ def test_the_number_of_replicas_fits_the_cluster(ray_cluster: None) -> None:
         resolve_num_replicas(None, 1.0, 1.0, num_tasks=9)
 
 
-@pytest.mark.ray
-def test_a_session_leaves_a_cluster_alone_that_was_there(ray_cluster: None) -> None:
+def address_of_cluster() -> str:
     import ray
 
+    return str(ray.get_runtime_context().gcs_address)
+
+
+@pytest.mark.ray
+def test_a_session_leaves_a_cluster_alone_that_was_there(ray_cluster: None) -> None:
     from cluster.backends.ray_session import ray_session
 
+    before = address_of_cluster()
     with ray_session():
-        assert ray.is_initialized()
-    assert ray.is_initialized()
+        assert address_of_cluster() == before
+    assert address_of_cluster() == before
+
+
+@pytest.fixture
+def ray_folder() -> Iterator[Path]:
+    """A temporary folder for Ray, short as socket names must be."""
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+JOIN = """
+import os, sys
+import ray
+from cluster.backends.ray_session import ray_session
+def address():
+    with ray_session():
+        return ray.get_runtime_context().gcs_address
+named = os.environ.pop("RAY_ADDRESS")
+print(address())
+assert not ray.is_initialized()
+os.environ["RAY_ADDRESS"] = named
+print(address())
+"""
+
+
+@pytest.mark.ray
+def test_a_session_joins_the_noted_and_the_named_cluster(
+    ray_cluster: None, ray_folder: Path
+) -> None:
+    address = address_of_cluster()
+    note = ray_folder / "ray" / "ray_current_cluster"
+    note.parent.mkdir()
+    note.write_text(address)
+    environment = os.environ | {
+        "PYTHONPATH": str(REPOSITORY),
+        "RAY_ADDRESS": address,
+        "RAY_TMPDIR": str(ray_folder),
+    }
+    joined = subprocess.run(
+        [sys.executable, "-c", JOIN], env=environment, stdout=subprocess.PIPE, timeout=60
+    )
+    assert joined.returncode == 0
+    assert joined.stdout.decode().split() == [address, address]
+    import ray
+
+    assert ray.nodes()[0]["Alive"]
 
 
 ORPHAN = """
@@ -463,7 +514,8 @@ with ray_session():
             events = backend.poll(1.0)
         script = Script(do="sleep", seconds=60, marker=sys.argv[2])
         backend.submit(0, Task("t", "a", 1.0, {"rows": "r"}, script), "t-1-x")
-        print(json.dumps(dict(events[0].facts)), flush=True)
+        address = ray.get_runtime_context().gcs_address
+        print(json.dumps({**events[0].facts, "address": address}), flush=True)
         sys.stdin.read()
 assert not ray.is_initialized()
 """
@@ -471,9 +523,12 @@ assert not ray.is_initialized()
 
 @pytest.mark.ray
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
-def test_a_replica_ends_when_its_raylet_is_gone(tmp_path: Path) -> None:
+def test_a_replica_ends_when_its_raylet_is_gone(
+    ray_cluster: None, ray_folder: Path, tmp_path: Path
+) -> None:
     marker = tmp_path / "running"
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "RAY_ADDRESS": "local"}
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "RAY_TMPDIR": str(ray_folder)}
+    environment.pop("RAY_ADDRESS", None)
     driver = subprocess.Popen(
         [sys.executable, "-c", ORPHAN, str(tmp_path / "out"), str(marker)],
         stdin=subprocess.PIPE,
@@ -485,6 +540,9 @@ def test_a_replica_ends_when_its_raylet_is_gone(tmp_path: Path) -> None:
         assert driver.stdout is not None
         facts = json.loads(driver.stdout.readline())
         replica, raylet = int(facts["pid"]), int(facts["parent"])
+        assert facts["address"] != address_of_cluster(), (
+            "took the private cluster of another process"
+        )
         assert "raylet" in Path(f"/proc/{raylet}/cmdline").read_text()
         assert wait_until(marker.exists, SOON_S)
         os.kill(raylet, signal.SIGKILL)

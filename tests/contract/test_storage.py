@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any, Self
@@ -23,7 +24,7 @@ import pytest
 from botocore.exceptions import ClientError, ReadTimeoutError
 
 from cluster.errors import ObjectNotFoundError, StorageUnavailableError, UserActionError
-from cluster.storage import PutOutcome, Storage, StorageSpec, StoredObject, open_storage
+from cluster.storage import PutOutcome, Storage, StorageSpec, StoredObject, files, open_storage
 from cluster.storage import s3 as s3_module
 from cluster.storage.local import LocalStorage
 from cluster.storage.s3 import S3Storage
@@ -392,6 +393,30 @@ class TestLocal:
         monkeypatch.setattr(os, "link", link_twice)
         assert put(local, "k", b"data") is WON
 
+    def test_lock_on_a_removed_guard_does_not_count(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """Between our opening the guard and our lock, its holder removes it and another comes."""
+        path, other = tmp_path / ".k.guard.tmp", ExitStack()
+        real, steps = files._lock, []
+
+        def lock(fd: int) -> bool:
+            steps.append("lock")
+            if len(steps) == 1:
+                path.unlink()
+                with monkeypatch.context() as patch:
+                    patch.setattr(files, "_lock", real)
+                    other.enter_context(files.guard(path))
+            elif len(steps) == 3:
+                steps.append("other leaves")
+                other.close()
+            return real(fd)
+
+        monkeypatch.setattr(files, "_lock", lock)
+        with files.guard(path):
+            assert "other leaves" in steps
+        assert not path.exists()
+
     def test_folders_are_not_writable_by_the_world(self, local: Storage) -> None:
         old = os.umask(0)
         try:
@@ -635,6 +660,16 @@ class TestS3:
         with pytest.raises(StorageUnavailableError, match="ignores If-None-Match"):
             s3.check_writable()
         assert everything_below(s3) == set()
+
+    def test_store_that_ignores_conditions_on_delete(
+        self, s3: S3Storage, s3_faults: S3Server
+    ) -> None:
+        s3.replace("k", b"one")
+        old = s3.read_versioned("k").version
+        s3.replace("k", b"two")
+        s3_faults.faults.append(Fault("DELETE", ignore_conditions=True))
+        assert not s3.delete_if_version("k", old)
+        assert s3.read("k") == b"two"
 
     def test_probe_of_a_failed_check_is_removed(self, s3: S3Storage, s3_faults: S3Server) -> None:
         let_one_pass = Fault("PUT", "probe")

@@ -34,7 +34,8 @@ class Fault:
     """What happens to the next `times` requests of `method` whose path matches `path`.
 
     `status`: answer with it instead of asking the store. `lose_reply`: let the store act, then cut
-    the connection. `ignore_conditions`: drop If-None-Match. `cut_body`: send half the content.
+    the connection. `ignore_conditions`: drop If-Match and If-None-Match. `cut_body`: send half the
+    content.
     """
 
     method: str
@@ -63,6 +64,7 @@ class FaultyApp:
             return _error(environ, start_response, fault)
         if fault is not None and fault.ignore_conditions:
             environ.pop("HTTP_IF_NONE_MATCH", None)
+            environ.pop("HTTP_IF_MATCH", None)
         if environ["REQUEST_METHOD"] != "PUT":
             body = self.app(environ, start_response)
         else:

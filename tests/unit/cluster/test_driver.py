@@ -174,6 +174,19 @@ def test_silence_past_every_deadline_stops_with_what_was_awaited(
     assert 320 < times[-1] < 330
 
 
+def test_each_event_ends_the_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(FakeBackend):
+        polls = 0
+
+        def poll(self, timeout_s: float) -> list[Event]:
+            self.polls += 1
+            return [] if self.polls % 5 else super().poll(timeout_s)
+
+    scheduler = scheduler_of(*"abcdef", policy=Policy(stall_s=20.0))
+    monkeypatch.setattr(scheduler, "quiet_until", lambda: float("-inf"))
+    assert execute(Slow(), scheduler, clock=ticking()).complete
+
+
 def test_a_stop_of_the_scheduler_ends_the_run() -> None:
     class CannotLoad(FakeBackend):
         def start(self, slot: int, pool: Pool) -> None:

@@ -162,6 +162,22 @@ def test_slots_go_to_pools_by_remaining_cost() -> None:
     assert [a.pool.name for a in actions if isinstance(a, StartReplica)] == ["a", "a", "a", "b"]
 
 
+def test_cost_that_is_done_or_set_aside_attracts_no_slots() -> None:
+    # The cost of what is done in pool b, and set aside in pool c, would beat that left in pool d.
+    pools = tuple(Pool(name, FACTORY) for name in "abcd")
+    tasks = [make_task("b0", 90, "b"), make_task("c0", 80, "c")]
+    tasks += [make_task(f"b{i}", 1, "b") for i in (1, 2, 3)]
+    tasks += [make_task(f"c{i}", 1, "c") for i in (1, 2, 3)]
+    tasks += [make_task("a0", 70), *(make_task(f"d{i}", 10, "d") for i in (1, 2, 3))]
+    bench = Bench(tasks, pools, num_slots=3)
+    assert [a.pool.name for a in bench.step() if isinstance(a, StartReplica)] == ["b", "c", "a"]
+    bench.ready(0, 1, 2)
+    bench.finish(0)
+    bench.fail(FailureKind.TASK, 1)
+    assert started(bench.fail(FailureKind.TASK, 1)) == [(1, "c1")]
+    assert bench.finish(2) == [StopReplica(2), StartReplica(2, pools[3])]
+
+
 def test_an_idle_slot_moves_to_the_pool_that_has_no_slot() -> None:
     bench = Bench([make_task("a0", 5), make_task("b0", 1, "b")], (A, B))
     assert bench.step() == [StartReplica(0, A)]
@@ -232,6 +248,13 @@ def test_a_failing_task_is_tried_again_on_the_only_replica() -> None:
     assert bench.scheduler.finished
 
 
+def test_a_replica_of_another_pool_is_no_alternative_for_a_failed_task() -> None:
+    bench = Bench([make_task("bad", 9), make_task("b0", 8, "b")], (A, B), num_slots=2)
+    bench.step()
+    bench.ready(0, 1)
+    assert started(bench.fail(FailureKind.TASK, 0)) == [(0, "bad")]
+
+
 def test_a_failure_of_a_task_that_is_not_in_flight_changes_nothing() -> None:
     bench = Bench([make_task("t"), make_task("u")])
     bench.step()
@@ -298,6 +321,31 @@ def test_restarts_back_off() -> None:
         assert full / 2 <= wait <= full + 0.25
 
 
+def test_a_finished_task_ends_the_growth_of_the_waits() -> None:
+    bench = Bench([make_task(f"t{i}") for i in range(9)], policy=Policy(backoff_s=2.0))
+    for _ in range(5):
+        assert bench.step(2.0) == [StartReplica(0, A)], "never more than the first wait"
+        bench.ready(0)
+        bench.finish()
+        bench.lose()
+
+
+def test_a_lost_replica_is_replaced_while_another_is_busy() -> None:
+    bench = Bench([make_task("t"), make_task("u")], num_slots=2)
+    bench.step()
+    bench.ready(0, 1)
+    bench.lose(slot=0)
+    assert bench.step(QUICK.max_backoff_s) == [StartReplica(0, A)]
+
+
+def test_a_stale_ready_does_not_bring_back_a_lost_replica() -> None:
+    bench = Bench([make_task("t")])
+    bench.step()
+    bench.ready(0)
+    bench.lose()
+    assert bench.ready(0) == []
+
+
 def test_preemption_is_free() -> None:
     bench = Bench([make_task("t")])
     for _ in range(10):
@@ -341,6 +389,24 @@ def test_three_failed_starts_stop_a_pool_on_several_slots_too() -> None:
     assert not bench.scheduler.finished, "the replica in slot 1 is still starting"
     bench.lose(slot=1)
     assert bench.scheduler.outcome().stop is not None
+
+
+def test_failed_starts_count_only_in_a_row() -> None:
+    bench = Bench([make_task("t", 9)], policy=Policy(max_strikes=99))
+    for _ in range(4):
+        for _ in range(2):
+            bench.step(60.0)
+            bench.lose()
+        bench.step(60.0)
+        bench.ready(0)
+        bench.lose()
+    assert not bench.scheduler.finished
+    for _ in range(3):
+        bench.step(60.0)
+        bench.lose()
+    stop = bench.scheduler.outcome().stop
+    assert stop is not None
+    assert stop.message.startswith("no replica of a became ready, 3 starts failed in a row")
 
 
 def test_a_slot_that_cannot_start_is_given_up_while_another_works() -> None:
@@ -422,6 +488,28 @@ def test_storage_trouble_is_retried_with_growing_waits_and_then_stops_the_run() 
     stop = bench.scheduler.outcome().stop
     assert stop is not None
     assert stop.message == "storage failed 6 times in a row: OSError: 503"
+
+
+def test_storage_trouble_counts_only_in_a_row() -> None:
+    policy = Policy(backoff_s=1.0, max_backoff_s=1.0, max_storage_retries=2)
+    bench = Bench([make_task("t")], policy=policy)
+    bench.step()
+    bench.ready(0)
+    for _ in range(2):
+        bench.fail(FailureKind.STORAGE)
+        bench.step(1.0)
+    bench.fail(FailureKind.TASK)
+    for _ in range(2):
+        bench.fail(FailureKind.STORAGE)
+        assert started(bench.step(1.0)) == [(0, "t")]
+
+
+def test_a_replica_is_kept_for_a_task_that_waits_for_storage() -> None:
+    bench = Bench([make_task("t", 9), make_task("b0", 1, "b")], (A, B))
+    bench.step()
+    bench.ready(0)
+    assert bench.fail(FailureKind.STORAGE) == []
+    assert started(bench.step(1.0)) == [(0, "t")]
 
 
 def test_waits_are_the_same_for_the_same_seed_only() -> None:
@@ -524,6 +612,18 @@ def test_a_late_result_takes_a_waiting_task_out_of_the_queue() -> None:
     bench.scheduler.handle(TaskFinished(0, receipt(first)), bench.now)
     assert started(bench.replace()) == [(0, "u")]
     bench.finish()
+    assert bench.scheduler.outcome().complete
+
+
+def test_a_late_result_ends_the_wait_for_storage() -> None:
+    bench = Bench([make_task("t"), make_task("u")])
+    bench.step()
+    bench.ready(0)
+    first = bench.running[0]
+    assert started(bench.fail(FailureKind.STORAGE)) == [(0, "u")]
+    bench.scheduler.handle(TaskFinished(0, receipt(first)), bench.now)
+    assert bench.step(10.0) == []
+    assert bench.finish() == []
     assert bench.scheduler.outcome().complete
 
 
