@@ -113,6 +113,15 @@ class Lease:
         lease._thread.start()
         return lease
 
+    @staticmethod
+    def check_free(storage: Storage, key: str = "driver.lock", *, ttl_s: float = 60) -> None:
+        """Raise `LeaseHeldError` where `acquire` would, without writing anything."""
+        try:
+            found = storage.read_versioned(key)
+        except ObjectNotFoundError:
+            return
+        _refuse_if_held(storage.uri_of(key), found, ttl_s)
+
     @property
     def is_lost(self) -> bool:
         """Whether a renewal found that somebody else holds the lease. Asks the store nothing."""

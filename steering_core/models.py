@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from steering_core.errors import InputError
@@ -231,6 +232,16 @@ def _folder_digest(folder: Path) -> str:
             "with save_pretrained()"
         )
     sha = hashlib.sha256()
+    for file in weights:
+        try:
+            # Opening checks the header against the file's size.
+            with safe_open(file, framework="np"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise InputError(
+                f"{file} is not a whole safetensors file ({_first_line(error)}); copy or download "
+                "it again"
+            ) from error
     for file in [folder / "config.json", *weights]:
         with file.open("rb") as stream:
             sha.update(

@@ -14,8 +14,6 @@ import ray
 
 from cluster.errors import UserActionError
 
-logger = logging.getLogger(__name__)
-
 # Results go from replicas to storage; the object store carries payloads and receipts only.
 OBJECT_STORE_BYTES = 128 * 2**20
 REACH_S = 5.0
@@ -42,28 +40,42 @@ def ray_session() -> Iterator[None]:
         ray.shutdown()
 
 
-def _connect() -> None:
+def cluster_to_join() -> str | None:
+    """Address of the running cluster that `ray_session` would join, or None where it starts one."""
+    if ray.is_initialized():
+        return str(ray.get_runtime_context().gcs_address)
     named = os.environ.get("RAY_ADDRESS", "")
-    if named and named not in ("local", "auto"):
-        _require_reachable(named)
-        try:
-            ray.init(address=named, log_to_driver=False)
-        except Exception as error:  # Ray raises many types for one fact
-            raise _unreachable(named, " ".join(str(error).split())) from error
+    if named == "local":
+        return None
+    return named if named not in ("", "auto") else _address_of_ray_start()
+
+
+def num_cluster_gpus() -> float:
+    """GPUs of the cluster that this process is connected to, in use or not."""
+    return float(ray.cluster_resources().get("GPU", 0.0))
+
+
+def _connect() -> None:
+    address = cluster_to_join()
+    if address is None:
+        _start()
         return
-    if named != "local":
-        started = _address_of_ray_start()
-        if started is not None:
-            try:
-                ray.init(address=started, log_to_driver=False)
-                return
-            except ConnectionError as error:
-                logger.warning("no use of the Ray cluster at %s: %s", started, error)
+    _require_reachable(address)
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:  # Ray raises many types for one fact
+        raise _unreachable(address, " ".join(str(error).split())) from error
+
+
+def _start() -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Under `uv run`, Ray would otherwise upload the working directory.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     ray.init(
         address="local",
         include_dashboard=False,
         log_to_driver=False,
+        logging_level=logging.ERROR,
         object_store_memory=OBJECT_STORE_BYTES,
     )
 
@@ -102,8 +114,8 @@ def _why_unreachable(address: str) -> str | None:
 
 def _unreachable(address: str, reason: str) -> UserActionError:
     return UserActionError(
-        f"no Ray cluster at RAY_ADDRESS={address} ({reason}); start it, name another, or unset "
-        "RAY_ADDRESS to run on this machine"
+        f"no Ray cluster at {address} ({reason}); start it, name another in RAY_ADDRESS, or set "
+        "RAY_ADDRESS=local to run on this machine"
     )
 
 

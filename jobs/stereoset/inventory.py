@@ -32,12 +32,16 @@ class Inventory:
     task_ids: Mapping[str, str]
     done: frozenset[str]
 
+    def tasks_done(self) -> list[PlannedTask]:
+        """The tasks that are done."""
+        return [task for task in self.planned if task.plan_id in self.done]
+
     def parts_done(self, table: str) -> list[tuple[PlannedTask, str, str]]:
         """(task, task id, storage key) of every done task's part of a table."""
         return [
             (task, self.task_ids[task.plan_id], task.parts(self.task_ids[task.plan_id])[table])
-            for task in self.planned
-            if task.plan_id in self.done and table in task.tables
+            for task in self.tasks_done()
+            if table in task.tables
         ]
 
 

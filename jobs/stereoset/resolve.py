@@ -65,6 +65,23 @@ class Sweep:
     models: Mapping[str, SweepModel]
     groups: Mapping[GroupKey, tuple[tuple[Example, ...], tuple[int, ...]]]
 
+    def resolved_spec(self) -> dict[str, Any]:
+        """The spec as plain data, every ``null`` and ``auto`` that decides numbers filled in."""
+        spec, protocol = self.spec.model_dump(mode="json"), self.protocol
+        spec["vectors"] = {
+            "pooling": protocol.pooling,
+            "read": protocol.read,
+            "folds": protocol.folds,
+        }
+        spec["steering"] |= {"apply": protocol.apply, "positions": protocol.positions}
+        spec["scoring"] = protocol.scoring
+        spec["compute"]["device"] = self.device
+        for name, model in self.models.items():
+            spec["models"][name]["dtype"] = model.dtype
+            if not model.source.is_local:
+                spec["models"][name]["revision"] = model.source.revision
+        return spec
+
     def identity(self) -> dict[str, Any]:
         """Flat description of what decides the numbers, but for the grid, which may grow."""
         spec, protocol = self.spec, self.protocol

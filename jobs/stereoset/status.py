@@ -10,8 +10,7 @@ from cluster.ledger import Ledger
 from cluster.storage import Storage
 from jobs.console import print_table, say
 from jobs.stereoset.inventory import take_inventory
-
-LOCK_KEY = "driver.lock"
+from jobs.stereoset.output import LOCK_KEY
 
 
 def status(storage: Storage) -> None:

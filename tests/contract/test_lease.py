@@ -18,7 +18,7 @@ import pytest
 from cluster.errors import LeaseHeldError, StorageUnavailableError
 from cluster.lease import Lease, LeaseContent
 from cluster.processes import is_running, machine_id, process_start
-from cluster.storage import Storage, open_storage
+from cluster.storage import Storage, VersionedObject, open_storage
 
 KEY = "driver.lock"
 
@@ -201,6 +201,21 @@ class TestLosing:
             write_lock(storage, token="other")
             wait_until(lambda: lease.is_lost)
             assert not lease.still_held()
+
+    def test_taken_over_while_releasing(
+        self, storage: Storage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        lease = Lease.acquire(storage)
+        real = storage.read_versioned
+
+        def read_then_lose(key: str) -> VersionedObject:
+            found = real(key)
+            write_lock(storage, token="other")
+            return found
+
+        monkeypatch.setattr(storage, "read_versioned", read_then_lose)
+        lease.release()
+        assert token_of(storage) == "other"
 
     def test_deleted_lock_is_lost(self, storage: Storage) -> None:
         with Lease.acquire(storage, ttl_s=0.3) as lease:

@@ -21,7 +21,14 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from botocore.exceptions import ClientError, ReadTimeoutError
+from botocore.exceptions import (
+    ClientError,
+    ConnectionClosedError,
+    EndpointConnectionError,
+    FlexibleChecksumError,
+    IncompleteReadError,
+    ReadTimeoutError,
+)
 
 from cluster.errors import ObjectNotFoundError, StorageUnavailableError, UserActionError
 from cluster.storage import PutOutcome, Storage, StorageSpec, StoredObject, files, open_storage
@@ -590,6 +597,32 @@ class TestS3:
         assert time.monotonic() - start_s < 5
         assert 2 <= s3_faults.faults[0].num_done < 50
 
+    @pytest.mark.parametrize(
+        "error",
+        [
+            IncompleteReadError(actual_bytes=1, expected_bytes=2),
+            FlexibleChecksumError(error_msg="differs"),
+            ConnectionClosedError(endpoint_url="http://x"),
+            EndpointConnectionError(endpoint_url="http://x"),
+        ],
+        ids=lambda error: type(error).__name__,
+    )
+    def test_broken_reads_are_repeated(
+        self, s3: S3Storage, monkeypatch: pytest.MonkeyPatch, error: Exception
+    ) -> None:
+        put(s3, "k", b"data")
+        client, errors = s3._s3(), [error]
+        real = client.get_object
+
+        def break_once(**request: Any) -> Any:
+            if errors:
+                raise errors.pop()
+            return real(**request)
+
+        monkeypatch.setattr(client, "get_object", break_once)
+        assert s3.read("k") == b"data"
+        assert errors == []
+
     def test_cut_body_is_read_again(self, s3: S3Storage, s3_faults: S3Server) -> None:
         data = os.urandom(100_000)
         put(s3, "k", data)
@@ -652,6 +685,19 @@ class TestS3:
             with pytest.raises(StorageUnavailableError, match="did not answer"):
                 storage.check_reachable()
             assert time.monotonic() - start_s < 10
+
+    def test_endpoint_that_never_answers(
+        self, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(s3_module, "CHECK_READ_TIMEOUT_S", 0.5)
+        monkeypatch.setattr(s3_module, "CHECK_PATIENCE_S", 1.0)
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            endpoint_url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+            storage = open_storage(f"s3://{BUCKET}/x", s3_endpoint_url=endpoint_url)
+            start_s = time.monotonic()
+            with pytest.raises(StorageUnavailableError, match="ReadTimeoutError"):
+                storage.check_reachable()
+            assert time.monotonic() - start_s < 5
 
     def test_store_that_ignores_conditions_is_named(
         self, s3: S3Storage, s3_faults: S3Server

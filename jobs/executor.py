@@ -1,0 +1,75 @@
+"""Where tasks run: replicas on Ray, or the twin in this process."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+from cluster.backends.base import Backend
+from cluster.storage import StorageSpec
+from jobs.console import say
+from jobs.spec import ComputeSpec
+
+
+class Executor:
+    """A place to run tasks, opened step by step; closing it ends only what it started.
+
+    Ray takes seconds to import and to start: it is joined early only where a running cluster has
+    to be asked for its devices, and not started at all where nothing is left to compute.
+    """
+
+    def __init__(self, compute: ComputeSpec, stack: ExitStack) -> None:
+        self._compute = compute
+        self._stack = stack
+        self._is_connected = False
+
+    @property
+    def is_in_process(self) -> bool:
+        return self._compute.executor == "in_process"
+
+    def device(self) -> str | None:
+        """The kind of device of a cluster that is there, or None where this machine decides."""
+        if self.is_in_process or self._compute.device != "auto":
+            return None
+        from cluster.backends.ray_session import cluster_to_join, num_cluster_gpus
+
+        if cluster_to_join() is None:
+            return None
+        self._connect()
+        return "cuda" if num_cluster_gpus() > 0 else None
+
+    def open(self, storage: StorageSpec, device: str, num_tasks: int) -> tuple[Backend, int]:
+        """A backend and how many replicas it has room for.
+
+        Raises:
+            UserActionError: the cluster cannot be reached or has no room.
+        """
+        if self.is_in_process:
+            from cluster.backends.in_process import InProcessBackend
+
+            return self._stack.enter_context(InProcessBackend(storage)), 1
+        self._connect()
+        from cluster.backends.ray_backend import RayBackend
+        from cluster.backends.ray_session import resolve_num_replicas
+
+        compute = self._compute
+        num_replicas = resolve_num_replicas(
+            None if compute.replicas == "auto" else compute.replicas,
+            compute.cpus_per_replica,
+            self.gpus_per_replica(device),
+            num_tasks,
+        )
+        say(f"{num_replicas} replica{'s' if num_replicas > 1 else ''} on {device}")
+        return self._stack.enter_context(RayBackend(storage)), num_replicas
+
+    def gpus_per_replica(self, device: str) -> float:
+        """GPUs that each replica asks the cluster for."""
+        wanted = self._compute.gpus_per_replica
+        return float(device == "cuda") if wanted == "auto" else wanted
+
+    def _connect(self) -> None:
+        if not self._is_connected:
+            from cluster.backends.ray_session import ray_session
+
+            say("connecting to Ray ...")
+            self._stack.enter_context(ray_session())
+            self._is_connected = True

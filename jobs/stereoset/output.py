@@ -1,0 +1,172 @@
+"""What a sweep finds in its output: a run to go on with, nothing, or something else."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Self
+
+from cluster.errors import UserActionError
+from cluster.lease import Lease
+from cluster.ledger import Ledger
+from cluster.storage import Storage, StorageSpec
+from jobs.console import say
+from jobs.identity import changed_keys
+from jobs.stereoset.inventory import Inventory, take_inventory
+from jobs.stereoset.manifest import from_tables, to_table
+from jobs.stereoset.plan import Packing, PlannedTask, packing_for, plan_missing
+from jobs.stereoset.record import Record
+from jobs.stereoset.resolve import Sweep
+
+LOCK_KEY = "driver.lock"
+
+_OLD_TEMPORARY_S = 3600.0
+
+_OURS = (
+    "run.json",
+    "manifest/",
+    "baseline/",
+    "sums/",
+    "steered/",
+    "vectors/",
+    "summary/",
+    "log/",
+    "figures/",
+    "report.html",
+    "certificate.json",
+    LOCK_KEY,
+)
+
+
+@dataclass(frozen=True)
+class Output:
+    """An output that a sweep can be computed in.
+
+    Attributes:
+        inventory: everything planned, what the sweep adds included, and what is done of it.
+        added: tasks that are not in the manifest yet.
+        is_settled: nothing is left to compute or to write down.
+    """
+
+    storage: Storage
+    record: Record
+    inventory: Inventory
+    added: tuple[PlannedTask, ...]
+    is_settled: bool
+    _generation: int
+
+    @classmethod
+    def read(cls, storage: Storage, sweep: Sweep) -> Self:
+        """The output as it is, with the sweep planned into it; writes nothing.
+
+        Raises:
+            UserActionError: it belongs to a different sweep, or to something else altogether.
+            InputError: an example that a model cannot take.
+        """
+        ledger = Ledger(storage)
+        before = ledger.read_record()
+        generations = ledger.read_manifest()
+        known = from_tables(generations)
+        if before is None and not known:
+            _check_unused(storage)
+        _check_same_sweep(storage, before, known, sweep)
+        packing = Packing(known[0].tokens_per_batch, None) if known else packing_for(sweep)
+        added = plan_missing(sweep, known, packing)
+        inventory = take_inventory(storage, [*known, *added])
+        is_done = before is not None and before["outcome"] == "done"
+        return cls(
+            storage=storage,
+            record=Record(ledger, sweep, before),
+            inventory=inventory,
+            added=tuple(added),
+            is_settled=is_done and not added and len(inventory.done) == len(inventory.planned),
+            _generation=len(generations),
+        )
+
+    @property
+    def num_left(self) -> int:
+        """Tasks that are planned and not done."""
+        return len(self.inventory.planned) - len(self.inventory.done)
+
+    def claim(self, stack: ExitStack) -> None:
+        """Hold the output for as long as the stack is open, and write the plan down.
+
+        Raises:
+            UserActionError: the storage cannot be written to, or another driver holds it.
+        """
+        self.storage.check_writable()
+        stack.enter_context(Lease.acquire(self.storage, LOCK_KEY))
+        self.storage.clean_temporaries(_OLD_TEMPORARY_S)
+        if self.added:
+            attempt = uuid.uuid4().hex
+            Ledger(self.storage).append_manifest(to_table(self.added), self._generation, attempt)
+
+
+def _check_same_sweep(
+    storage: Storage,
+    record: Mapping[str, Any] | None,
+    known: Iterable[PlannedTask],
+    sweep: Sweep,
+) -> None:
+    """Refuse an output of another sweep, or of a larger grid; a grid may only grow."""
+    changes = []
+    if record is not None:
+        before, after = record["identity"], sweep.identity()
+        # A model that came to the sweep brings keys of its own: those are growth.
+        common = {key: before[key] for key in before if key in after}
+        changes += changed_keys(common, {key: after[key] for key in common})
+    changes += _lost(sweep, known)
+    if changes:
+        raise UserActionError(
+            f"{storage.uri} belongs to a different sweep; changed: {'; '.join(changes)}. Only "
+            "layers, coeffs, bias types, splits and models may be added: put the spec back, name "
+            "another output, or use --new to start beside it"
+        )
+
+
+def _lost(sweep: Sweep, known: Iterable[PlannedTask]) -> list[str]:
+    """Values of the grid that the output holds and the spec no longer has."""
+    spec = sweep.spec
+    wanted: dict[str, set[Any]] = {
+        "models": set(spec.models),
+        "data.splits": set(spec.data.splits),
+        "data.bias_types": set(spec.data.bias_types),
+        "steering.layers": set(spec.steering.layers),
+        "steering.coeffs": {float(c) for c in spec.steering.coeffs},
+    }
+    held: dict[str, set[Any]] = {key: set() for key in wanted}
+    for task in known:
+        held["models"].add(task.group.model)
+        held["data.splits"].add(task.group.split)
+        held["data.bias_types"].add(task.group.bias_type)
+        held["steering.layers"].update(layer for layer, _ in task.cells)
+        held["steering.coeffs"].update(float(coeff) for _, coeff in task.cells)
+    return [
+        f"{key}: {', '.join(f'{v:g}' if isinstance(v, float) else str(v) for v in gone)} is gone"
+        for key in wanted
+        if (gone := sorted(held[key] - wanted[key]))
+    ]
+
+
+def _check_unused(storage: Storage) -> None:
+    """Refuse a folder that holds files which no run has left."""
+    for entry in storage.list():
+        if not entry.key.startswith(_OURS):
+            raise UserActionError(
+                f"{storage.uri} is not empty and holds no run ({entry.key} is there); name a new "
+                "or empty output"
+            )
+
+
+def beside(spec: StorageSpec) -> StorageSpec:
+    """The first of ``<output>``, ``<output>-2``, ``<output>-3``, ... that holds nothing."""
+    base = spec.uri.rstrip("/")
+    for number in range(1, 1000):
+        uri = base if number == 1 else f"{base}-{number}"
+        candidate = StorageSpec(uri, spec.s3_endpoint_url, spec.s3_region)
+        if next(iter(candidate.open().list()), None) is None:
+            say(f"output: {uri}")
+            return candidate
+    raise UserActionError(f"{base}-2 to {base}-999 are all there; name another output")

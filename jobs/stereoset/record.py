@@ -1,0 +1,56 @@
+"""What ``run.json`` says: the spec, what it was resolved to, and each session of the run."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from cluster.ledger import Ledger
+from jobs import __version__
+from jobs.stereoset.resolve import Sweep
+
+_PACKAGES = ("torch", "transformers", "ray", "pyarrow", "numpy")
+
+
+class Record:
+    """The record of one session, behind those of the sessions before it."""
+
+    def __init__(self, ledger: Ledger, sweep: Sweep, before: Mapping[str, Any] | None) -> None:
+        self._ledger = ledger
+        self._earlier = list(before["sessions"]) if before else []
+        self._session: dict[str, Any] = {
+            "started": _now(),
+            "host": platform.node(),
+            "device": sweep.device,
+            "versions": {
+                "steersweep": __version__,
+                "python": platform.python_version(),
+                **{name: importlib.metadata.version(name) for name in _PACKAGES},
+            },
+        }
+        self._content = {
+            "spec": sweep.resolved_spec(),
+            "identity": sweep.identity(),
+            "started": before["started"] if before else self._session["started"],
+        }
+
+    def write(self, outcome: str, **more: Any) -> None:
+        """Write ``run.json`` with this session's outcome so far, and what more there is to say."""
+        self._session |= {"outcome": outcome, **more}
+        if outcome != "running":
+            self._session["ended"] = _now()
+        self._ledger.write_record(
+            {
+                **self._content,
+                "ended": self._session.get("ended"),
+                "outcome": outcome,
+                "sessions": [*self._earlier, self._session],
+            }
+        )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,114 @@
+"""Every model family: the engine against one candidate at a time through the model itself."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+
+from steering_core.encoding import EncodedExample, ExampleEncoder
+from steering_core.engine import Cell, Engine
+from steering_core.models import LoadedModel
+from steering_core.protocol import PROTOCOLS, ProtocolName
+from steering_core.reference import reference_difference, reference_scores
+from steering_core.trunk import can_pack
+from steering_core.vectors import fit_mean_difference
+from tests.support.golden import golden_examples, on_cpu
+from tests.support.tiny_models import FAMILIES, NOT_PACKED, random_model, train_tokenizer
+
+TOLERANCE = 1e-5
+LAYERS = (1, 3, 4)
+"""The first, one in the middle and the last of four."""
+COEFF = 3.0
+TOKENS_PER_BATCH = 500
+
+families = pytest.mark.parametrize("family", FAMILIES)
+
+
+@cache
+def tokenizer() -> Any:
+    texts = [t for e in golden_examples().examples for t in (e.context, *e.sentences)]
+    return train_tokenizer(texts, 600)
+
+
+@cache
+def model_of(family: str) -> tuple[LoadedModel, bool]:
+    model = on_cpu(random_model(family, len(tokenizer())), family)
+    return model, can_pack(model, 512)
+
+
+def encode(protocol: ProtocolName) -> list[EncodedExample]:
+    examples = golden_examples()
+    chosen = (
+        *examples.group("intersentence", "race")[:2],
+        *examples.group("intrasentence", "gender")[:2],
+    )
+    return ExampleEncoder(tokenizer(), PROTOCOLS[protocol], "tiny").encode(chosen)
+
+
+@families
+def test_packing_is_refused_for_exactly_the_families_that_ignore_a_tree_mask(family: str) -> None:
+    assert model_of(family)[1] == (family not in NOT_PACKED)
+
+
+@families
+@pytest.mark.parametrize(
+    ("protocol_name", "num_folds"), [("as_published", 1), ("aligned", 1), ("aligned", 2)]
+)
+def test_engine_agrees_with_the_slow_path(
+    family: str, protocol_name: ProtocolName, num_folds: int
+) -> None:
+    model, is_packed = model_of(family)
+    protocol = PROTOCOLS[protocol_name]
+    rows = encode(protocol_name)
+    folds = [row % num_folds for row in range(len(rows))]
+    engine = Engine(model, protocol, is_packed=is_packed)
+
+    scores, sums = engine.baseline(rows, TOKENS_PER_BATCH, LAYERS, folds)
+    slow = np.stack([reference_scores(model, row) for row in rows])
+    np.testing.assert_allclose(scores.scores, slow, rtol=0, atol=TOLERANCE)
+    assert scores.num_scored.tolist() == [[len(c.scored_ids) for c in r.candidates] for r in rows]
+
+    differences = {
+        layer: np.stack([reference_difference(model, r, protocol.read_at(layer)) for r in rows])
+        for layer in LAYERS
+    }
+    for entry in sums:
+        chosen = differences[entry.layer][np.asarray(folds) == entry.fold]
+        gap = np.linalg.norm(entry.total - chosen.sum(axis=0))
+        assert gap < TOLERANCE * np.linalg.norm(chosen, axis=1).sum()
+        assert entry.num_examples == len(chosen)
+    assert len(sums) == len(LAYERS) * num_folds
+
+    vectors = fit_mean_difference(sums, num_folds)
+    cells = [Cell(layer, COEFF) for layer in LAYERS]
+    steered = engine.steered(rows, TOKENS_PER_BATCH, cells, vectors, folds)
+    for cell, found in zip(cells, steered, strict=True):
+        point = protocol.apply_at(cell.layer)
+        slow_steered = np.stack(
+            [
+                reference_scores(
+                    model, row, (point, vectors.for_fold(cell.layer, fold), cell.coeff)
+                )
+                for row, fold in zip(rows, folds, strict=True)
+            ]
+        )
+        np.testing.assert_allclose(found.scores, slow_steered, rtol=0, atol=TOLERANCE)
+        # A cell that changed nothing would agree with anything.
+        assert np.abs(found.scores - scores.scores).max() > 1e-3
+
+
+def test_cross_fitted_rows_are_steered_by_the_vector_of_their_own_fold() -> None:
+    """With the vectors of two folds far apart, a row that got the other one would show."""
+    model, is_packed = model_of("llama")
+    protocol, rows = PROTOCOLS["aligned"], encode("aligned")
+    engine = Engine(model, protocol, is_packed=is_packed)
+    folds = [1, 0, 0, 1]
+    _, sums = engine.baseline(rows, TOKENS_PER_BATCH, [2], folds)
+    vectors = fit_mean_difference(sums, 2)
+    cell = Cell(2, COEFF)
+    (right,) = engine.steered(rows, TOKENS_PER_BATCH, [cell], vectors, folds)
+    (swapped,) = engine.steered(rows, TOKENS_PER_BATCH, [cell], vectors, [1 - f for f in folds])
+    assert (np.abs(right.scores - swapped.scores).max(axis=1) > 1e-3).all()

@@ -1,0 +1,105 @@
+"""Every metric on tables small enough to work out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from steering_core.metrics import (
+    anti_ratio,
+    choice_flows,
+    log_likelihood_changes,
+    stereoset_scores,
+)
+
+S, A, U = range(3)
+INF, NAN = float("inf"), float("nan")
+
+
+def test_changes_are_mean_differences_of_differences() -> None:
+    before = np.array([[-1.0, -2.0, -3.0], [-1.0, -1.0, -1.0]])
+    after = np.array([[-2.0, -1.0, -3.5], [-1.0, -2.0, -0.5]])
+    # Mean change of each column: s -0.5, a 0.0, u 0.0.
+    assert log_likelihood_changes(before, after) == {"s2a": 0.5, "u2a": 0.0, "s2u": 0.5}
+    assert log_likelihood_changes(after, before) == {"s2a": -0.5, "u2a": 0.0, "s2u": -0.5}
+
+
+@pytest.mark.parametrize("bad", [NAN, INF, -INF])
+@pytest.mark.parametrize("side", ["before", "after"])
+def test_changes_leave_out_rows_that_are_not_finite_on_either_side(bad: float, side: str) -> None:
+    before = np.array([[-1.0, -2.0, -3.0], [-5.0, -5.0, -5.0]])
+    after = np.array([[-2.0, -1.0, -3.5], [-1.0, -2.0, -0.5]])
+    (before if side == "before" else after)[1, U] = bad
+    assert log_likelihood_changes(before, after) == {"s2a": 2.0, "u2a": 1.5, "s2u": 0.5}
+    nothing_left = log_likelihood_changes(before[1:], after[1:])
+    assert list(nothing_left) == ["s2a", "u2a", "s2u"]
+    assert np.isnan(list(nothing_left.values())).all()
+
+
+def test_flows_are_shares_by_origin_and_destination() -> None:
+    before = np.array([S, S, S, A, A, U, U, U, -1, S])
+    after = np.array([A, A, U, S, A, A, U, S, A, -1])
+    flows = choice_flows(before, after)
+    nine = {
+        "s_s": 0, "s_a": 2, "s_u": 1,
+        "a_s": 1, "a_a": 1, "a_u": 0,
+        "u_s": 1, "u_a": 1, "u_u": 1,
+    }  # fmt: skip
+    wanted = {f"flow_{name}": count / 8 for name, count in nine.items()}
+    wanted |= {"flow_s2a": 1 / 8, "flow_u2a": 1 / 8, "flow_s2u": 0.0}
+    assert flows == wanted
+
+
+def test_flows_without_a_defined_choice_are_nan() -> None:
+    flows = choice_flows(np.array([-1, S]), np.array([S, -1]))
+    assert len(flows) == 12
+    assert np.isnan(list(flows.values())).all()
+
+
+def test_anti_ratio_is_after_over_before_and_none_without_a_before() -> None:
+    assert anti_ratio(np.array([A, A, S, -1]), np.array([A, U, A, A])) == 1.5
+    assert anti_ratio(np.array([A, S]), np.array([S, S])) == 0.0
+    assert anti_ratio(np.array([S, U]), np.array([A, A])) is None
+
+
+TABLE = np.array(
+    [
+        [-1.0, -2.0, -3.0],  # term x: stereotype wins, both above unrelated
+        [-2.0, -2.0, -2.0],  # term x: a tie counts as anti, and as not above unrelated
+        [-3.0, -1.0, -2.0],  # term x: anti wins, one above unrelated
+        [-1.0, -4.0, -2.0],  # term y, one example: stereotype wins, one above unrelated
+    ]
+)
+TERMS = ["x", "x", "x", "y"]
+
+
+def test_stereoset_scores_average_over_terms_without_weights() -> None:
+    # ss: x 1/3, y 1/1; lms: x (2 + 0 + 1) / 6, y 1/2.
+    ss, lms = 100 * (1 / 3 + 1) / 2, 100 * (3 / 6 + 1 / 2) / 2
+    scores = stereoset_scores(TABLE, TERMS)
+    assert scores == pytest.approx({"lms": lms, "ss": ss, "icat": lms * (100 - ss) / 50})
+    assert scores["ss"] == pytest.approx(200 / 3)
+
+
+def test_icat_takes_the_nearer_side_of_fifty() -> None:
+    """With the stereotype and its opposite swapped, ss falls below 50 and icat uses ss itself."""
+    swapped = stereoset_scores(TABLE[[0, 2, 3]][:, [A, S, U]], ["x", "x", "y"])
+    # x: one of two prefers the stereotype; y: none does.
+    assert swapped["ss"] == pytest.approx(25.0)
+    assert swapped["icat"] == pytest.approx(swapped["lms"] * 25 / 50)
+
+
+def test_an_ideal_model_has_icat_100() -> None:
+    ideal = np.array([[-1.0, -2.0, -9.0], [-2.0, -1.0, -9.0]])
+    assert stereoset_scores(ideal, ["x", "x"]) == {"lms": 100.0, "ss": 50.0, "icat": 100.0}
+
+
+@pytest.mark.parametrize("bad", [NAN, INF, -INF])
+def test_stereoset_scores_leave_out_rows_that_are_not_finite(bad: float) -> None:
+    """A term whose only example is left out does not count as a term either."""
+    table = np.vstack([TABLE, [[bad, -1.0, -2.0], [-1.0, -2.0, bad]]])
+    found = stereoset_scores(table, [*TERMS, "x", "z"])
+    assert found == stereoset_scores(TABLE, TERMS)
+    empty = stereoset_scores(table[-1:], ["z"])
+    assert list(empty) == ["lms", "ss", "icat"]
+    assert np.isnan(list(empty.values())).all()
