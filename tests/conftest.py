@@ -1,13 +1,9 @@
 """Fixtures for every suite."""
 
-import sys
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # tests share helpers as `tests.support`
 
 from tests.support.s3 import BUCKET, S3Server, faulty_s3_server
 

@@ -220,8 +220,10 @@ class S3Storage(Storage):
         return response is not None
 
     def _get(self, key: str, **options: str) -> tuple[bytes, dict[str, Any]]:
+        place = self._object(check_key(key))
+
         def fetch() -> tuple[bytes, dict[str, Any]]:
-            response = self._s3().get_object(**self._object(check_key(key)), **options)
+            response = self._s3().get_object(**place, **options)
             return response["Body"].read(), response
 
         tolerate = [_MISSING, _EMPTY_RANGE] if options else [_MISSING]

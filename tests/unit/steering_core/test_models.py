@@ -1,0 +1,262 @@
+"""Loading models and tokenizers, and naming exactly which ones were loaded."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import pre_tokenizers
+
+from steering_core import models
+from steering_core.errors import InputError
+from steering_core.models import (
+    ModelSource,
+    load_model,
+    load_tokenizer,
+    read_facts,
+    resolve_device,
+    resolve_dtype,
+)
+from tests.support.golden import model_path
+from tests.support.tiny_models import save_model, train_tokenizer
+
+TEXT = "An example,  with two blanks, 12345 and Umlaute: äöü."
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "llama"
+    return save_model(folder, "llama", train_tokenizer([TEXT] * 3, 320))
+
+
+@pytest.fixture
+def folder(llama: Path, tmp_path: Path) -> Path:
+    """A copy that a test may change."""
+    return Path(shutil.copytree(llama, tmp_path / "copy"))
+
+
+def facts(folder: Path) -> models.ModelFacts:
+    source = ModelSource(str(folder))
+    return read_facts(source, load_tokenizer(source))
+
+
+def set_devices(monkeypatch: pytest.MonkeyPatch, *present: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: "cuda" in present)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: "mps" in present)
+    monkeypatch.setattr(models, "_has_xla", lambda: "xla" in present)
+    # torch has a name for XLA devices even where torch_xla is not installed.
+    fake = SimpleNamespace(device=lambda: torch.device("xla", 0))
+    monkeypatch.setitem(sys.modules, "torch_xla", fake)
+
+
+@pytest.mark.parametrize(
+    ("present", "chosen"),
+    [
+        (("cuda", "xla", "mps"), "cuda"),
+        (("xla", "mps"), "xla"),
+        (("mps",), "mps"),
+        ((), "cpu"),
+    ],
+)
+def test_auto_takes_cuda_then_xla_then_mps_then_cpu(
+    present: tuple[str, ...], chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_devices(monkeypatch, *present)
+    assert resolve_device("auto").type == chosen
+    assert resolve_device().type == chosen
+    assert resolve_device("cpu").type == "cpu"
+
+
+@pytest.mark.parametrize("name", ["cuda", "xla", "mps"])
+def test_a_device_asked_for_by_name_is_never_replaced(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_devices(monkeypatch)
+    with pytest.raises(InputError, match=f"device {name} was asked for.*there are: cpu"):
+        resolve_device(name)
+    set_devices(monkeypatch, name)
+    assert resolve_device(name).type == name
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:0", "CPU", ""])
+def test_an_unknown_device_lists_the_known_ones(name: str) -> None:
+    with pytest.raises(InputError, match="auto, cuda, xla, mps, cpu, got"):
+        resolve_device(name)
+
+
+def test_dtype_auto_is_float32_on_the_cpu_and_bfloat16_elsewhere() -> None:
+    assert resolve_dtype("auto", torch.device("cpu")) == torch.float32
+    for name in ("cuda", "mps", "xla"):
+        assert resolve_dtype("auto", torch.device(name)) == torch.bfloat16
+        assert resolve_dtype("float32", torch.device(name)) == torch.float32
+    assert resolve_dtype("float16", torch.device("cpu")) == torch.float16
+    with pytest.raises(InputError, match="auto or one of float32, bfloat16, float16, got 'int8'"):
+        resolve_dtype("int8", torch.device("cpu"))
+
+
+@pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
+def test_a_loaded_model_is_frozen_in_evaluation_mode_and_in_its_dtype(
+    llama: Path, dtype: str
+) -> None:
+    model = load_model(ModelSource(str(llama)), device="cpu", dtype=dtype)
+    wanted = torch.float32 if dtype == "auto" else torch.bfloat16
+    assert model.dtype == wanted
+    assert model.device.type == "cpu"
+    assert model.name == str(llama)
+    assert model.layout.num_blocks == 4
+    assert not model.module.training
+    for parameter in model.module.parameters():
+        assert parameter.dtype == wanted
+        assert not parameter.requires_grad
+    stored = load_file(llama / "model.safetensors")["model.norm.weight"]
+    torch.testing.assert_close(model.layout.final[0].weight.float(), stored)
+
+
+def test_a_model_that_caps_attention_runs_eagerly() -> None:
+    """SDPA would ignore Gemma-2's cap in silence."""
+    model = load_model(ModelSource(str(model_path("gemma2-tiny"))), device="cpu")
+    assert model.layout.config._attn_implementation == "eager"
+
+
+def test_facts_are_those_of_the_config(llama: Path) -> None:
+    found = facts(llama)
+    assert (found.num_blocks, found.width, found.max_tokens) == (4, 64, 512)
+    assert found.vocab_size == json.loads((llama / "config.json").read_text())["vocab_size"]
+    assert found.num_params > 0
+
+
+def test_a_folder_without_config_is_not_a_model_folder(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    source = ModelSource(str(folder))
+    for use in (lambda: load_model(source, device="cpu"), lambda: read_facts(source, None)):
+        with pytest.raises(InputError, match="is not a model folder: it has no config.json"):
+            use()
+
+
+def test_a_folder_without_tokenizer_is_refused(folder: Path) -> None:
+    for file in folder.glob("*token*"):
+        file.unlink()
+    with pytest.raises(InputError, match="no usable tokenizer in .*copy"):
+        load_tokenizer(ModelSource(str(folder)))
+
+
+def test_a_folder_without_safetensors_is_refused_even_with_a_pickle(folder: Path) -> None:
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"holds no \*\.safetensors weights"):
+        facts(folder)
+    with pytest.raises(InputError, match="cannot load .*copy"):
+        load_model(ModelSource(str(folder)), device="cpu")
+
+
+@pytest.mark.parametrize("key", ["num_hidden_layers", "hidden_size", "vocab_size"])
+def test_a_config_that_does_not_say_its_shape_is_refused(
+    folder: Path, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = {"num_hidden_layers": 4, "hidden_size": 64, "vocab_size": 9}
+    del shape[key]
+    monkeypatch.setattr(models, "load_config", lambda _source: SimpleNamespace(**shape))
+    with pytest.raises(InputError, match="only decoder language models can be steered"):
+        read_facts(ModelSource(str(folder)), None)
+
+
+def test_a_path_that_is_neither_folder_nor_reachable_id_says_what_to_give(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    source = ModelSource("no-such/model-anywhere")
+    assert not source.is_local
+    with pytest.raises(InputError, match="no model at 'no-such/model-anywhere'.*local folder or"):
+        load_model(source, device="cpu")
+    with pytest.raises(InputError, match="no usable tokenizer in no-such/model-anywhere"):
+        load_tokenizer(source)
+
+
+def test_revision_goes_to_the_hub_only(llama: Path) -> None:
+    assert ModelSource("a/b", "v1", True).hub_options() == {
+        "trust_remote_code": True,
+        "revision": "v1",
+    }
+    assert ModelSource(str(llama), "v1").hub_options() == {"trust_remote_code": False}
+
+
+def test_tokenizer_json_is_loaded_as_it_stands(folder: Path) -> None:
+    """Its model type says Llama, whose tokenizer class would bring its own pre-tokenizer."""
+    tokenizer = train_tokenizer([TEXT] * 3, 320)
+    backend = tokenizer.backend_tokenizer
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.save_pretrained(folder)
+    config_path = folder / "tokenizer_config.json"
+    config = json.loads(config_path.read_text())
+    config_path.write_text(json.dumps(config | {"tokenizer_class": "LlamaTokenizer"}))
+    written = json.loads((folder / "tokenizer.json").read_text())
+
+    loaded = load_tokenizer(ModelSource(str(folder)))
+    body: dict[str, Any] = json.loads(loaded.backend_tokenizer.to_str())
+    for part in ("pre_tokenizer", "normalizer", "model", "decoder", "post_processor"):
+        assert body[part] == written[part], part
+    assert loaded([TEXT])["input_ids"] == tokenizer([TEXT])["input_ids"]
+
+
+def test_rows_are_padded_on_the_right_whatever_the_file_says(folder: Path) -> None:
+    config_path = folder / "tokenizer_config.json"
+    config = json.loads(config_path.read_text())
+    config_path.write_text(json.dumps(config | {"padding_side": "left"}))
+    assert load_tokenizer(ModelSource(str(folder))).padding_side == "right"
+
+
+def test_digest_is_of_content_and_not_of_place_or_file_times(llama: Path, folder: Path) -> None:
+    before = facts(llama)
+    for file in folder.iterdir():
+        os.utime(file, (1, 1))
+    (folder / "README.md").write_text("A note beside the weights.")
+    assert facts(folder) == before
+
+
+def test_digest_changes_with_a_weight_and_with_the_config(folder: Path) -> None:
+    before = facts(folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"][3] += 1e-6
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    changed = facts(folder)
+    assert changed.digest != before.digest
+    assert changed.tokenizer_digest == before.tokenizer_digest
+
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-3}))
+    assert facts(folder).digest not in (before.digest, changed.digest)
+
+
+def test_digest_sees_every_shard_and_its_name(folder: Path) -> None:
+    digests = [facts(folder).digest]
+    shutil.copy(folder / "model.safetensors", folder / "more.safetensors")
+    digests.append(facts(folder).digest)
+    (folder / "more.safetensors").rename(folder / "other.safetensors")
+    digests.append(facts(folder).digest)
+    assert len(set(digests)) == 3
+
+
+def test_tokenizer_digest_sees_merges_post_processor_and_special_tokens() -> None:
+    variants = [
+        train_tokenizer([TEXT] * 3, 320),
+        train_tokenizer([TEXT] * 3, 265),
+        train_tokenizer([TEXT] * 3, 320, has_bos=False),
+        train_tokenizer([TEXT] * 3, 320, has_pad=False),
+    ]
+    digests = [models._tokenizer_digest(t) for t in variants]
+    assert len(set(digests)) == len(digests)
+    assert models._tokenizer_digest(train_tokenizer([TEXT] * 3, 320)) == digests[0]

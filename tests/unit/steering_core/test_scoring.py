@@ -1,0 +1,85 @@
+"""Choices, mean scores, and log-probabilities in slices."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from steering_core import scoring
+from steering_core.layout import find_layout
+from steering_core.scoring import choose, mean_scores, scored_log_probs
+from tests.support.tiny_models import random_model
+
+INF, NAN = float("inf"), float("nan")
+
+
+@pytest.mark.parametrize(
+    ("scores", "choice"),
+    [
+        ([-3.0, -1.0, -2.0], 1),
+        ([-3.0, -2.0, -1.0], 2),
+        ([-1.0, -1.0, -2.0], 0),
+        ([-2.0, -1.0, -1.0], 1),
+        ([-1.0, -1.0, -1.0], 0),
+        ([-INF, -1.0, -2.0], 1),
+        ([-INF, -INF, -INF], 0),
+        ([NAN, -1.0, -2.0], -1),
+        ([-1.0, -2.0, NAN], -1),
+        ([-2.0, INF, NAN], -1),
+    ],
+)
+def test_choice_is_the_highest_the_first_on_a_tie_and_none_with_nan(
+    scores: list[float], choice: int
+) -> None:
+    # A row before and one behind, so that rows cannot be mixed up.
+    chosen = choose(np.array([[0.0, 1.0, 2.0], scores, [5.0, 1.0, 2.0]]))
+    assert chosen.dtype == np.int8
+    assert chosen.tolist() == [2, choice, 0]
+
+
+def batch_of(owner: list[int], num_scored: list[list[int]], **arrays: Any) -> Any:
+    return SimpleNamespace(
+        token_owner=np.array(owner), num_scored=np.array(num_scored), **arrays
+    )
+
+
+def test_mean_scores_are_means_by_candidate_whatever_the_order_of_tokens() -> None:
+    batch = batch_of([5, 0, 1, 0, 2, 3, 4, 5, 5], [[2, 1, 1], [1, 1, 3]])
+    log_probs = np.array([-1, -2, -3, -4, -5, -6, -7, -8, -9], np.float32)
+    scores = mean_scores(log_probs, batch)
+    assert scores.dtype == np.float64
+    assert scores.tolist() == [[-3.0, -3.0, -5.0], [-6.0, -7.0, -6.0]]
+
+
+@pytest.mark.parametrize("bad", [-INF, NAN])
+def test_a_value_that_is_not_finite_stays_in_its_own_score(bad: float) -> None:
+    batch = batch_of([0, 0, 1, 2], [[2, 1, 1]])
+    scores = mean_scores(np.array([-1.0, bad, -2.0, -3.0], np.float32), batch)
+    np.testing.assert_array_equal(scores, [[bad, -2.0, -3.0]])
+
+
+@pytest.mark.parametrize("logits_per_slice", [1, 300 * 2, 300 * 3, 2**25])
+def test_log_probs_do_not_depend_on_the_slice(
+    logits_per_slice: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several tokens at one position, and slices that do not divide the number of positions."""
+    layout = find_layout(random_model("gemma2", 300))
+    resid = torch.randn(2, 6, 64, generator=torch.Generator().manual_seed(0))
+    batch = batch_of(
+        [],
+        [],
+        read_at=np.array([1, 2, 5, 7, 11]),
+        token_slot=np.array([0, 0, 1, 2, 2, 2, 3, 4]),
+        token_ids=np.array([7, 299, 0, 7, 8, 9, 250, 3]),
+    )
+    logits = layout.logits(resid.reshape(12, 64)).double()
+    at = batch.read_at[batch.token_slot]
+    wanted = torch.log_softmax(logits, dim=-1)[at, batch.token_ids]
+    monkeypatch.setattr(scoring, "_LOGITS_PER_SLICE", logits_per_slice)
+    found = scored_log_probs(layout, resid, batch)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), wanted, rtol=0, atol=1e-5)

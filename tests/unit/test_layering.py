@@ -1,0 +1,83 @@
+"""Which package may know which: the science runs without Ray, the cluster without a model."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+FORBIDDEN = {
+    "steering_core": {"ray", "pyarrow", "pandas", "boto3", "botocore", "cluster", "jobs"},
+    "cluster": {"torch", "transformers", "steering_core", "jobs"},
+}
+
+_IMPORT_ALL = """
+import importlib, json, pkgutil, sys
+package = importlib.import_module(sys.argv[1])
+names = [m.name for m in pkgutil.walk_packages(package.__path__, sys.argv[1] + ".")]
+for name in names:
+    importlib.import_module(name)
+print(json.dumps({"imported": names, "loaded": sorted({n.split(".")[0] for n in sys.modules})}))
+"""
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_importing_every_module_loads_nothing_forbidden(package: str) -> None:
+    """What a dependency pulls in counts too; a scan of our own imports would not see it."""
+    done = subprocess.run(
+        [sys.executable, "-c", _IMPORT_ALL, package],
+        cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    files = {path.stem for path in modules(package)} - {"__init__"}
+    assert files <= {name.rpartition(".")[2] for name in result["imported"]}
+    assert not FORBIDDEN[package] & set(result["loaded"])
+
+
+def modules(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def imported(source: str) -> Iterator[str]:
+    """Top-level names of every import in a source, also inside functions and type checks."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield (node.module or "").partition(".")[0]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            yield from (str(a.value).partition(".")[0] for a in node.args if is_text(a))
+
+
+def is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_no_module_imports_what_is_forbidden_even_late(package: str) -> None:
+    assert len(modules(package)) > 10
+    found = {
+        str(path.relative_to(ROOT)): bad
+        for path in modules(package)
+        if (bad := sorted(FORBIDDEN[package] & set(imported(path.read_text()))))
+    }
+    assert found == {}
+
+
+def test_the_scan_sees_late_and_conditional_imports() -> None:
+    source = """
+def late():
+    import ray.data
+    from pandas.core import frame
+    importlib.import_module("boto3.session")
+from . import jobs
+"""
+    assert set(imported(source)) == {"ray", "pandas", "boto3"}
