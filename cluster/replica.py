@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import socket
 import threading
 import time
 from collections.abc import Mapping
@@ -16,6 +18,7 @@ from collections.abc import Mapping
 import pyarrow as pa
 
 from cluster.errors import ClusterError, UserActionError
+from cluster.logs import StoredLog
 from cluster.parts import commit_part
 from cluster.storage import PutOutcome, Storage, StorageSpec
 from cluster.tasks import Failure, FailureKind, Receipt, Task, Worker, WorkerFactory
@@ -29,18 +32,21 @@ class Replica:
     """One incarnation of a pool's worker."""
 
     def __init__(
-        self, factory: WorkerFactory, storage_spec: StorageSpec, *, ends_with_parent: bool = False
+        self, factory: WorkerFactory, storage_spec: StorageSpec, *, owns_process: bool = False
     ) -> None:
-        """Nothing is loaded yet. `ends_with_parent`: end this process once its parent is gone.
+        """Nothing is loaded yet. `owns_process`: this process is there for the replica alone.
 
-        A replica whose node manager died is no longer known to the driver, and would hold its
-        accelerator and go on writing until its call ends.
+        It then ends once its parent is gone: a replica whose node manager died is no longer known
+        to the driver, and would hold its accelerator and go on writing until its call ends. And
+        what is logged in it is kept beside the results.
         """
         self._factory = factory
         self._storage_spec = storage_spec
         self._worker: Worker | None = None
         self._storage: Storage | None = None
-        if ends_with_parent:
+        self._owns_process = owns_process
+        self._log: StoredLog | None = None
+        if owns_process:
             threading.Thread(
                 target=_exit_when_orphaned, args=(os.getppid(),), name="parent-watch", daemon=True
             ).start()
@@ -52,9 +58,15 @@ class Replica:
                 self._worker = self._factory.build()
             if self._storage is None:
                 self._storage = self._storage_spec.open()
-            return dict(self._worker.load())
+                if self._owns_process:
+                    self._log = StoredLog(self._storage, _log_key())
+                    logging.getLogger().addHandler(self._log)
+                    logger.setLevel(logging.INFO)
+            facts = dict(self._worker.load())
         except Exception as error:  # the worker is the caller's code: it may raise anything
-            return Failure.from_exception(FailureKind.RUN, error)
+            return self._failed(FailureKind.RUN, error)
+        logger.info("ready: %s", facts)
+        return facts
 
     def run(self, task: Task, attempt: str) -> Receipt | Failure:
         """Run the task and put its parts into storage, in the order of `task.parts`.
@@ -68,11 +80,22 @@ class Replica:
             tables = self._worker.run(task.payload)
             _check_names(task, tables)
         except Exception as error:  # the worker is the caller's code: it may raise anything
-            return Failure.from_exception(_kind_of_run_error(error), error)
+            return self._failed(_kind_of_run_error(error), error)
         try:
-            return self._commit(self._storage, task, attempt, tables, start)
+            receipt = self._commit(self._storage, task, attempt, tables, start)
         except Exception as error:  # every store and serialiser has its own exceptions
-            return Failure.from_exception(_kind_of_commit_error(error), error)
+            return self._failed(_kind_of_commit_error(error), error)
+        logger.info("attempt %s: %d rows, %.1f s", attempt, receipt.num_rows, receipt.duration_s)
+        if self._log is not None:
+            self._log.write_if_due()
+        return receipt
+
+    def _failed(self, kind: FailureKind, error: Exception) -> Failure:
+        failure = Failure.from_exception(kind, error)
+        logger.error("%s failure: %s", kind, failure.details)
+        if self._log is not None:
+            self._log.write()
+        return failure
 
     def _commit(
         self,
@@ -103,6 +126,11 @@ class Replica:
             duration_s=time.monotonic() - start,
             digests={name: part.stored_digest for name, part in parts.items()},
         )
+
+
+def _log_key() -> str:
+    host = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())
+    return f"log/replica-{host}-{os.getpid()}-{time.time_ns() // 10**6}.log"
 
 
 def _check_names(task: Task, tables: Mapping[str, pa.Table]) -> None:

@@ -57,7 +57,8 @@ def run(
     """Run a sweep, or go on with one.
 
     Where the output holds part of the same sweep, only what is missing is computed; a grid that
-    grew (layers, coefficients, bias types, models) is extended.
+    grew (layers, coefficients, bias types, models) is extended. Exit code 0: all done; 1: tasks
+    failed, the rest is kept; 2: something must be changed; 130: interrupted, what is done is kept.
 
     Examples:
 
@@ -157,7 +158,7 @@ def _root(
 
 def main() -> None:
     """Run the command line: 0 done, 1 tasks failed, 2 the user must act, 130 interrupted."""
-    from cluster.errors import UserActionError
+    from cluster.errors import ClusterError, UserActionError
     from jobs.console import complain
     from steering_core.errors import InputError
 
@@ -173,6 +174,9 @@ def main() -> None:
     except (InputError, UserActionError) as error:
         complain(str(error))
         code = 2
+    except ClusterError as error:
+        complain(str(error))
+        code = 1
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -194,7 +194,10 @@ def _check_logits(layout: ModelLayout, resid_1SD: Tensor, logits_1SV: Tensor, na
     with torch.inference_mode():
         ours = layout.logits(resid_1SD[0])
     theirs = logits_1SV[0].float()
-    if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3):
+    # Half precision may round the same product differently in another shape.
+    tolerance = 1e-3 if logits_1SV.dtype == torch.float32 else 0.05
+    scale = 1.0 + theirs.abs().max()
+    if ours.shape != theirs.shape or (ours - theirs).abs().max() > tolerance * scale:
         gap = (ours - theirs).abs().max().item() if ours.shape == theirs.shape else "shape"
         raise InputError(
             f"{name}: final norm, head, logit_scale and final_logit_softcapping do not give the "

@@ -19,11 +19,8 @@ def scored_log_probs(layout: ModelLayout, resid_RSD: Tensor, batch: Batch) -> Te
     Only the M positions that are read go through the final norm and the head; log-softmax is in
     float32, a bounded number of positions at a time.
     """
-    device = resid_RSD.device
-    read_at = torch.as_tensor(batch.read_at, device=device)
+    read_at = torch.as_tensor(batch.read_at, device=resid_RSD.device)
     resid_MD = resid_RSD.reshape(-1, resid_RSD.shape[-1])[read_at]
-    token_ids = torch.as_tensor(batch.token_ids, device=device)
-    token_slot = torch.as_tensor(batch.token_slot, device=device)
     rows = max(1, _LOGITS_PER_SLICE // int(layout.config.vocab_size))
     parts = []
     for low in range(0, len(batch.read_at), rows):
@@ -31,8 +28,10 @@ def scored_log_probs(layout: ModelLayout, resid_RSD: Tensor, batch: Batch) -> Te
         first, last = np.searchsorted(batch.token_slot, [low, high])
         logits_MV = layout.logits(resid_MD[low:high])
         log_norm_M = torch.logsumexp(logits_MV, dim=-1)
-        slot_T = token_slot[first:last] - low
-        parts.append(logits_MV[slot_T, token_ids[first:last]] - log_norm_M[slot_T])
+        # A model that is spread over devices has its head elsewhere than its last block.
+        slot_T = torch.as_tensor(batch.token_slot[first:last] - low, device=logits_MV.device)
+        token_T = torch.as_tensor(batch.token_ids[first:last], device=logits_MV.device)
+        parts.append(logits_MV[slot_T, token_T] - log_norm_M[slot_T])
     return torch.cat(parts)
 
 

@@ -59,7 +59,7 @@ def fork(model: LoadedModel, trunk: Trunk, stream: int, addition_R1D: Tensor) ->
     Only the blocks that read the stream or one above it run.
     """
     resid_RSD = trunk.streams[stream]
-    resid_RSD = resid_RSD + addition_R1D.to(resid_RSD.dtype)
+    resid_RSD = resid_RSD + addition_R1D.to(resid_RSD)
     for block, call in list(zip(model.layout.blocks, trunk.calls, strict=True))[stream:]:
         resid_RSD = replay(block, call, resid_RSD)
     return resid_RSD

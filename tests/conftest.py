@@ -1,9 +1,15 @@
 """Fixtures for every suite."""
 
+import os
 import uuid
 from collections.abc import Iterator
 
 import pytest
+
+# Before transformers is imported: a test that would ask a hub fails, here and in its children.
+os.environ["HF_HUB_OFFLINE"] = "1"
+# What Ray starts for a test ends with it; a cluster that is there for others is left alone.
+os.environ.setdefault("RAY_ADDRESS", "local")
 
 from tests.support.s3 import BUCKET, S3Server, faulty_s3_server
 

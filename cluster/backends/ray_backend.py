@@ -64,7 +64,7 @@ class RayBackend:
             max_task_retries=0,
         )
         try:
-            handle = actor_class.remote(pool.factory, self._storage_spec, ends_with_parent=True)
+            handle = actor_class.remote(pool.factory, self._storage_spec, owns_process=True)
             self._actors[slot] = _Actor(handle, handle.ready.remote())
         except Exception as error:  # arguments that do not pickle raise what they like
             failure = Failure.from_exception(FailureKind.RUN, error)

@@ -90,18 +90,19 @@ class Output:
         """Tasks that are planned and not done."""
         return len(self.inventory.planned) - len(self.inventory.done)
 
-    def claim(self, stack: ExitStack) -> None:
+    def claim(self, stack: ExitStack) -> Lease:
         """Hold the output for as long as the stack is open, and write the plan down.
 
         Raises:
             UserActionError: the storage cannot be written to, or another driver holds it.
         """
         self.storage.check_writable()
-        stack.enter_context(Lease.acquire(self.storage, LOCK_KEY))
+        lease = stack.enter_context(Lease.acquire(self.storage, LOCK_KEY))
         self.storage.clean_temporaries(_OLD_TEMPORARY_S)
         if self.added:
             attempt = uuid.uuid4().hex
             Ledger(self.storage).append_manifest(to_table(self.added), self._generation, attempt)
+        return lease
 
 
 def _check_same_sweep(

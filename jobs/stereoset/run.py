@@ -10,7 +10,7 @@ from typing import Any
 
 from cluster.backends.base import Backend
 from cluster.driver import execute
-from cluster.errors import UserActionError
+from cluster.errors import ClusterError, UserActionError
 from cluster.lease import Lease
 from cluster.logs import StoredLog
 from cluster.outcome import Outcome, SetAside
@@ -27,6 +27,7 @@ from jobs.stereoset.report import report
 from jobs.stereoset.resolve import Sweep, resolve
 from jobs.stereoset.spec import StereoSetSpec
 from jobs.stereoset.stages import Stages
+from steering_core.errors import InputError
 
 
 def run(spec: StereoSetSpec, *, new: bool = False) -> int:
@@ -57,9 +58,9 @@ def run(spec: StereoSetSpec, *, new: bool = False) -> int:
             report(storage)
             return 0
         backend, num_replicas = executor.open(storage_spec, sweep.device, output.num_left)
-        output.claim(stack)
+        lease = output.claim(stack)
         log = stack.enter_context(_stored_log(storage))
-        session = _Session(sweep, output, storage_spec, log)
+        session = _Session(sweep, output, lease, storage_spec, log)
         scheduler = Scheduler(session.pools(executor), num_replicas)
         with StopSignals(interrupts=executor.is_in_process) as signals:
             return session.go(backend, scheduler, signals)
@@ -72,11 +73,12 @@ class _Session:
         self,
         sweep: Sweep,
         output: Output,
+        lease: Lease,
         storage_spec: StorageSpec,
         log: StoredLog,
     ) -> None:
         self._sweep, self._storage_spec, self._log = sweep, storage_spec, log
-        self._storage, self._record = output.storage, output.record
+        self._storage, self._record, self._lease = output.storage, output.record, lease
         self._stages = Stages(sweep, output.inventory, output.storage)
         self._progress = RunProgress(
             sum(task.num_rows_cells for task in output.inventory.planned),
@@ -95,10 +97,18 @@ class _Session:
                     scheduler,
                     on_finished=self._on_finished,
                     on_event=self._on_event,
-                    stop_requested=lambda: signals.is_set,
+                    stop_requested=lambda: signals.is_set or self._lease.is_lost,
                 )
         except KeyboardInterrupt:
             outcome = scheduler.outcome(interrupted=True)
+        except (ClusterError, InputError) as error:
+            self._record.write("stopped", reason=str(error))
+            raise
+        if not self._lease.still_held():
+            # Its record is that other driver's to write.
+            raise UserActionError(
+                f"another driver has taken over {self._storage.uri}; see `steersweep status`"
+            )
         if outcome.interrupted:
             self._record.write("interrupted", rows_per_s=self._progress.rows_per_s)
             say("interrupted; what is finished is kept, and the same command goes on from there")

@@ -90,9 +90,7 @@ def test_examples_and_labels_stand_in_file_order(computed: Computed) -> None:
 
 def test_baseline_scores_and_choices_are_the_notebooks(computed: Computed) -> None:
     wanted = computed.wanted
-    np.testing.assert_allclose(
-        computed.baseline.scores, wanted["baseline"], rtol=0, atol=TOLERANCE
-    )
+    np.testing.assert_allclose(computed.baseline.scores, wanted["baseline"], rtol=0, atol=TOLERANCE)
     assert choose(computed.baseline.scores).tolist() == wanted["baseline_choice"]
 
 
@@ -174,9 +172,7 @@ both_layouts = pytest.mark.parametrize("is_packed", [True, False], ids=["packed"
 @both_models
 @both_protocols
 @both_layouts
-def test_coeff_zero_is_the_baseline_bit_for_bit(
-    model: str, protocol: str, is_packed: bool
-) -> None:
+def test_coeff_zero_is_the_baseline_bit_for_bit(model: str, protocol: str, is_packed: bool) -> None:
     rows = rows_of(model, protocol)
     engine = Engine(golden_model(model), PROTOCOLS[protocol], is_packed=is_packed)
     vectors = vectors_for(engine, rows)

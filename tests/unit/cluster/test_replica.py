@@ -219,7 +219,7 @@ if sys.argv[1] == "parent":
     child.wait()
 else:
     factory = WorkerFactory("tests.support.workers:ScriptedWorker")
-    Replica(factory, StorageSpec("x"), ends_with_parent=sys.argv[3] == "watch")
+    Replica(factory, StorageSpec("x"), owns_process=sys.argv[3] == "watch")
     print(os.getpid(), flush=True)
     time.sleep(60)
 """

@@ -158,7 +158,9 @@ def test_wrong_counts_keep_nothing_and_name_the_source(
 ) -> None:
     source = tmp_path / "mine.json"
     source.write_bytes(one_short)
-    with pytest.raises(InputError, match=r"mine\.json is not StereoSet's development set") as caught:
+    with pytest.raises(
+        InputError, match=r"mine\.json is not StereoSet's development set"
+    ) as caught:
         fetch_stereoset(str(source), str(target))
     assert "--from" in str(caught.value)
     assert left_in(tmp_path) == [source]

@@ -131,9 +131,7 @@ def test_additions_at_several_points_and_twice_at_one_add_up(stack: Stack, strea
     low, high = HookPoint(0, "resid_pre"), HookPoint(1, "resid_post")
     other = torch.flip(VECTOR, [0])
     wanted = by_hand(stack, stream, {str(low): 3 * VECTOR, str(high): 2 * VECTOR - other})
-    with add(
-        layout_of(stack), [(low, VECTOR, 3.0), (high, VECTOR, 2.0), (high, other, -1.0)]
-    ):
+    with add(layout_of(stack), [(low, VECTOR, 3.0), (high, VECTOR, 2.0), (high, other, -1.0)]):
         torch.testing.assert_close(stack(stream), wanted["blocks.2.resid_post"])
 
 

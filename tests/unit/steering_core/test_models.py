@@ -137,14 +137,14 @@ def test_a_folder_without_config_is_not_a_model_folder(folder: Path) -> None:
     (folder / "config.json").unlink()
     source = ModelSource(str(folder))
     for use in (lambda: load_model(source, device="cpu"), lambda: read_facts(source, None)):
-        with pytest.raises(InputError, match="is not a model folder: it has no config.json"):
+        with pytest.raises(InputError, match=r"is not a model folder: it has no config\.json"):
             use()
 
 
 def test_a_folder_without_tokenizer_is_refused(folder: Path) -> None:
     for file in folder.glob("*token*"):
         file.unlink()
-    with pytest.raises(InputError, match="no usable tokenizer in .*copy"):
+    with pytest.raises(InputError, match=r"no usable tokenizer in .*copy"):
         load_tokenizer(ModelSource(str(folder)))
 
 
@@ -153,7 +153,7 @@ def test_a_folder_without_safetensors_is_refused_even_with_a_pickle(folder: Path
     (folder / "model.safetensors").unlink()
     with pytest.raises(InputError, match=r"holds no \*\.safetensors weights"):
         facts(folder)
-    with pytest.raises(InputError, match="cannot load .*copy"):
+    with pytest.raises(InputError, match=r"cannot load .*copy"):
         load_model(ModelSource(str(folder)), device="cpu")
 
 
@@ -175,7 +175,7 @@ def test_a_path_that_is_neither_folder_nor_reachable_id_says_what_to_give(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     source = ModelSource("no-such/model-anywhere")
     assert not source.is_local
-    with pytest.raises(InputError, match="no model at 'no-such/model-anywhere'.*local folder or"):
+    with pytest.raises(InputError, match=r"no model at 'no-such/model-anywhere'.*local folder or"):
         load_model(source, device="cpu")
     with pytest.raises(InputError, match="no usable tokenizer in no-such/model-anywhere"):
         load_tokenizer(source)

@@ -108,7 +108,10 @@ CHANGES: dict[str, tuple[Callable[[Document], Any], str]] = {
         f"{AT_ID}, sentence 2: gold_label is missing",
     ),
     "label twice": (sentence("gold_label", "stereotype"), f"{AT_ID}: gold labels must be"),
-    "unknown label": (sentence("gold_label", "related"), "got stereotype, anti-stereotype, related"),
+    "unknown label": (
+        sentence("gold_label", "related"),
+        "got stereotype, anti-stereotype, related",
+    ),
 }
 
 
