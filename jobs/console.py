@@ -77,6 +77,7 @@ class RunProgress:
     def __init__(self, total: int, done: int) -> None:
         self._total, self._start_done, self._done = total, done, done
         self._started = self._said = time.monotonic()
+        self._has_begun = False
         self._bar: Progress | None = None
 
     @contextmanager
@@ -110,6 +111,13 @@ class RunProgress:
             self._said = time.monotonic()
             say(self._line())
 
+    def begin(self) -> None:
+        """The first replica is ready: rates count from now on, not from the loading before."""
+        if not self._has_begun:
+            self._has_begun = True
+            self._started = self._said = time.monotonic()
+            self.describe("scoring")
+
     def describe(self, text: str) -> None:
         """What is going on now, in a few words."""
         if self._bar is not None:
@@ -117,7 +125,7 @@ class RunProgress:
 
     @property
     def rows_per_s(self) -> float:
-        """Rows per second since the start of this session."""
+        """Rows per second since this session's first replica was ready."""
         elapsed = time.monotonic() - self._started
         return (self._done - self._start_done) / elapsed if elapsed > 0 else 0.0
 

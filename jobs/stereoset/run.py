@@ -121,7 +121,7 @@ class _Session:
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, ReplicaReady):
-            self._progress.describe("scoring")
+            self._progress.begin()
         self._log.write_if_due()
 
     def _end(self, outcome: Outcome) -> int:
