@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import http.client
 import tempfile
 import urllib.error
 import urllib.request
@@ -39,16 +39,14 @@ def fetch_stereoset(source: str | None = None, to: str | None = None) -> Path:
     data = _read(source or OFFICIAL_URL)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file:
-            file.write(data)
+        # A folder beside the target: the rename at the end is atomic, and a failure leaves nothing.
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            copy = Path(folder) / "dev.json"
+            copy.write_bytes(data)
+            check_official(copy, shown_as=source or OFFICIAL_URL)
+            copy.replace(target)
     except OSError as error:
         raise InputError(f"{target} cannot be written: {error.strerror}") from error
-    temporary = Path(file.name)
-    try:
-        check_official(temporary, shown_as=source or OFFICIAL_URL)
-        os.replace(temporary, target)  # noqa: PTH105 - the atomic rename, by its name
-    finally:
-        temporary.unlink(missing_ok=True)
     return target
 
 
@@ -76,10 +74,10 @@ def _read(source: str) -> bytes:
     try:
         with urllib.request.urlopen(source, timeout=_TIMEOUT_S) as response:  # noqa: S310 - http(s) only
             data: bytes = response.read(_MOST_BYTES + 1)
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        reason = getattr(error, "reason", None) or error
+    except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
+        reason = getattr(error, "reason", None) or str(error) or type(error).__name__
         raise InputError(
-            f"{source} cannot be downloaded: {reason}; get the file some other way and use "
+            f"{source} cannot be downloaded: {' '.join(str(reason).split())}; get the file some other way and use "
             "`steersweep data fetch --from FILE`"
         ) from error
     if len(data) > _MOST_BYTES:

@@ -46,6 +46,8 @@ def _short(value: Any) -> str:
 
 def _canonical(value: Any) -> Any:
     if isinstance(value, Decimal):
+        if not value.is_finite():
+            raise ValueError(f"a digest cannot hold {value}")
         return decimal_text(value)
     if isinstance(value, float):
         return 0.0 if value == 0 else value

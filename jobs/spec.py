@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError
@@ -149,7 +149,11 @@ class _StrictLoader(yaml.SafeLoader):
     """Safe YAML in which a key that stands twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        keys = [
+            self.construct_object(key, deep=True)
+            for key, _ in node.value
+            if key.tag != "tag:yaml.org,2002:merge"
+        ]
         for key in keys:
             if keys.count(key) > 1:
                 line = node.start_mark.line + 1
@@ -160,7 +164,7 @@ class _StrictLoader(yaml.SafeLoader):
 def _parse(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _MAX_BYTES:
-            raise InputError(f"{path}: larger than {_MAX_BYTES} bytes, not a sweep file")
+            raise InputError(f"larger than {_MAX_BYTES} bytes, not a sweep file")
         document = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)  # noqa: S506 - a SafeLoader
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as UTF-8 text: {error}") from None
@@ -170,6 +174,8 @@ def _parse(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: nested too deeply to be a sweep file") from None
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+    except ValueError as error:  # a date or a number that cannot be one
+        raise InputError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(document, dict):
         raise InputError(f"{path}: must hold keys and values, got {type(document).__name__}")
     return document
@@ -181,7 +187,9 @@ def _set(document: dict[str, Any], override: str) -> None:
         raise InputError(f"--set {override!r}: must look like key.path=value")
     try:
         value = yaml.load(text, _StrictLoader)  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError:
+    except InputError as error:
+        raise InputError(f"--set {override!r}: {error}") from None
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise InputError(f"--set {override!r}: the value is not valid YAML") from None
     node: Any = document
     parts = key.strip().split(".")
@@ -232,8 +240,9 @@ _BRANCH = re.compile(r"[\[(]|^(constrained-)?(int|float)$")
 
 
 def _place(loc: tuple[int | str, ...]) -> str:
-    # The names of union branches stand in a location, as in ('compute', 'replicas', 'int').
-    kept = [str(p) for p in loc if not (isinstance(p, str) and _BRANCH.search(p))]
+    # The names of union branches stand behind the field, as in ('compute', 'replicas', 'int');
+    # before that, ('models', 'int') is a model of that name.
+    kept = [str(p) for n, p in enumerate(loc) if n < 2 or not _BRANCH.search(str(p))]
     return ".".join(kept) or "the file"
 
 
@@ -242,8 +251,9 @@ def _known_keys(kind: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
     annotation: Any = kind
     for part in loc:
         fields = getattr(annotation, "model_fields", {})
-        annotation = fields[part].annotation if part in fields else annotation
-        # The values of a mapping: dict[str, ModelSpec].
-        nested = [a for a in getattr(annotation, "__args__", ()) if hasattr(a, "model_fields")]
-        annotation = nested[0] if nested else annotation
+        if part in fields:
+            annotation = fields[part].annotation
+        else:  # a key of a mapping, dict[str, ModelSpec]: its values are what comes next
+            nested = [a for a in get_args(annotation) if hasattr(a, "model_fields")]
+            annotation = nested[0] if nested else annotation
     return list(getattr(annotation, "model_fields", {}))

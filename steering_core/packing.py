@@ -143,7 +143,6 @@ def tree_mask(
     query_branch, key_branch = branch_RS[:, :, None], branch_RS[:, None, :]
     query_at, key_at = position_RS[:, :, None], position_RS[:, None, :]
     seen = (key_at <= query_at) & ((key_branch == 0) | (key_branch == query_branch))
-    seen &= key_branch >= 0
     if window is not None:
         seen &= key_at > query_at - window
     # Positions behind a row's end see themselves: a row of the softmax must not be empty.

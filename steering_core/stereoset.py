@@ -115,6 +115,8 @@ def _load_json(path: Path) -> Any:
         ) from None
     except RecursionError:
         raise InputError(f"{path}: JSON nested too deeply to be a StereoSet file") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise InputError(f"{path}: not valid JSON: {error}") from None
 
 
 def _examples(document: Any, path: Path) -> Iterator[Example]:

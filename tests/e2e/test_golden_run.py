@@ -123,6 +123,13 @@ def test_summary_has_the_published_changes_flows_and_ratios(
             for name, wanted in cell["net_flow"].items():
                 assert row[f"flow_{name.lower()}"] == pytest.approx(wanted, abs=TOLERANCE)
             assert row["num_examples"] == len(group["example_ids"])
+        of_group = cells.loc[(model, group["split"], group["bias_type"])]["anti_ratio"]
+        for coeff, wanted in group["anti_stereotype_ratio_mean_over_layers"].items():
+            ratios = of_group.xs(float(coeff), level="coeff")
+            if wanted is None:  # the notebook fails where anti-stereotype is never chosen
+                assert (ratios.fillna(0.0) == 0.0).any()
+            else:
+                assert ratios.mean() == pytest.approx(wanted, abs=TOLERANCE)
 
 
 @pytest.mark.parametrize("compute", [{"replicas": 1}, {"executor": "in_process"}], ids=str)

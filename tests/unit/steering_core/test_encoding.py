@@ -212,15 +212,21 @@ def test_a_mixture_needs_only_what_its_parts_need() -> None:
     assert only_scored.candidates[0].scored_positions[0] == q - 1
 
 
-def test_published_refuses_a_candidate_that_is_longer_alone_than_its_row() -> None:
-    """One token in context, many alone: its last slots would lie behind the row."""
-    letters = Letters()
+@pytest.mark.parametrize("num_alone", [1, 2])
+def test_published_refuses_a_candidate_that_is_longer_alone_than_its_row(num_alone: int) -> None:
+    """One token in context, two alone: the last slot would lie just behind the row."""
 
-    def whole_candidate_is_one_token(text: str) -> list[int]:
-        question, found, own = text.partition("Answer: ")
-        return [*letters.ids(question), *([sum(map(ord, own))] if found else [])]
+    def one_in_context(text: str) -> list[int]:
+        question, found, own = text.partition("Answer:")
+        if not found:
+            return [ord(c) for c in text[:num_alone]]
+        return [*map(ord, question), *([1000 + ord(own[1])] if own else [])]
 
-    tokenizer = Letters(encode=whole_candidate_is_one_token)
+    tokenizer = Letters(encode=one_in_context)
+    if num_alone == 1:
+        row = encode(PUBLISHED, tokenizer)
+        assert row.candidates[0].scored_positions[-1] == row.num_tokens - 1
+        return
     with pytest.raises(InputError, match=r"id-7: candidate A cannot be read as published.*aligned"):
         encode(PUBLISHED, tokenizer)
 

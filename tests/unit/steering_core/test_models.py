@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from tokenizers import pre_tokenizers
 
@@ -46,6 +47,12 @@ def folder(llama: Path, tmp_path: Path) -> Path:
 def facts(folder: Path) -> models.ModelFacts:
     source = ModelSource(str(folder))
     return read_facts(source, load_tokenizer(source))
+
+
+def change_json(path: Path, **changes: Any) -> None:
+    """Set keys of a JSON file; None takes a key out."""
+    content = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
 
 
 def set_devices(monkeypatch: pytest.MonkeyPatch, *present: str) -> None:
@@ -120,10 +127,23 @@ def test_a_loaded_model_is_frozen_in_evaluation_mode_and_in_its_dtype(
     torch.testing.assert_close(model.layout.final[0].weight.float(), stored)
 
 
-def test_a_model_that_caps_attention_runs_eagerly() -> None:
-    """SDPA would ignore Gemma-2's cap in silence."""
-    model = load_model(ModelSource(str(model_path("gemma2-tiny"))), device="cpu")
-    assert model.layout.config._attn_implementation == "eager"
+@pytest.mark.parametrize("model", ["gemma2-tiny", "llama-tiny"])
+def test_a_model_that_caps_attention_runs_eagerly(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SDPA ignores the cap in silence; it is asked for, since the default has changed before."""
+    asked: list[Any] = []
+    load = transformers.AutoModelForCausalLM.from_pretrained
+
+    def spy(*args: Any, **options: Any) -> Any:
+        asked.append(options["attn_implementation"])
+        return load(*args, **options)
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", spy)
+    loaded = load_model(ModelSource(str(model_path(model))), device="cpu")
+    caps = model == "gemma2-tiny"
+    assert asked == ["eager" if caps else None]
+    assert (loaded.layout.config._attn_implementation == "eager") == caps
 
 
 def test_facts_are_those_of_the_config(llama: Path) -> None:
@@ -189,8 +209,19 @@ def test_revision_goes_to_the_hub_only(llama: Path) -> None:
     assert ModelSource(str(llama), "v1").hub_options() == {"trust_remote_code": False}
 
 
-def test_tokenizer_json_is_loaded_as_it_stands(folder: Path) -> None:
-    """Its model type says Llama, whose tokenizer class would bring its own pre-tokenizer."""
+@pytest.mark.parametrize(
+    ("tokenizer_class", "model_type"),
+    [
+        ("LlamaTokenizer", "llama"),
+        ("Qwen2Tokenizer", "llama"),
+        ("TokenizersBackend", "qwen2"),
+        (None, "gemma2"),
+    ],
+)
+def test_tokenizer_json_is_loaded_as_it_stands(
+    folder: Path, tokenizer_class: str | None, model_type: str
+) -> None:
+    """``AutoTokenizer`` brings the pre-tokenizer of the class or of the model type instead."""
     tokenizer = train_tokenizer([TEXT] * 3, 320)
     backend = tokenizer.backend_tokenizer
     backend.pre_tokenizer = pre_tokenizers.Sequence(
@@ -200,9 +231,8 @@ def test_tokenizer_json_is_loaded_as_it_stands(folder: Path) -> None:
         ]
     )
     tokenizer.save_pretrained(folder)
-    config_path = folder / "tokenizer_config.json"
-    config = json.loads(config_path.read_text())
-    config_path.write_text(json.dumps(config | {"tokenizer_class": "LlamaTokenizer"}))
+    change_json(folder / "tokenizer_config.json", tokenizer_class=tokenizer_class)
+    change_json(folder / "config.json", model_type=model_type)
     written = json.loads((folder / "tokenizer.json").read_text())
 
     loaded = load_tokenizer(ModelSource(str(folder)))
@@ -213,9 +243,7 @@ def test_tokenizer_json_is_loaded_as_it_stands(folder: Path) -> None:
 
 
 def test_rows_are_padded_on_the_right_whatever_the_file_says(folder: Path) -> None:
-    config_path = folder / "tokenizer_config.json"
-    config = json.loads(config_path.read_text())
-    config_path.write_text(json.dumps(config | {"padding_side": "left"}))
+    change_json(folder / "tokenizer_config.json", padding_side="left")
     assert load_tokenizer(ModelSource(str(folder))).padding_side == "right"
 
 
@@ -236,8 +264,7 @@ def test_digest_changes_with_a_weight_and_with_the_config(folder: Path) -> None:
     assert changed.digest != before.digest
     assert changed.tokenizer_digest == before.tokenizer_digest
 
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-3}))
+    change_json(folder / "config.json", rms_norm_eps=1e-3)
     assert facts(folder).digest not in (before.digest, changed.digest)
 
 
