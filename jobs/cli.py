@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import click
 import typer
 
 from jobs import __version__
+
+if TYPE_CHECKING:
+    from cluster.storage import Storage
 
 app = typer.Typer(
     name="steersweep",
@@ -83,12 +86,9 @@ def status(uri: UriArgument, endpoint_url: EndpointOption = None) -> None:
 
         steersweep status runs/gemma2
     """
-    from cluster.storage import StorageSpec
     from jobs.stereoset.status import status as show
 
-    storage = StorageSpec(uri, endpoint_url).open()
-    storage.check_reachable()
-    show(storage)
+    show(_open(uri, endpoint_url))
 
 
 @app.command()
@@ -99,12 +99,9 @@ def report(uri: UriArgument, endpoint_url: EndpointOption = None) -> None:
 
         steersweep report runs/gemma2
     """
-    from cluster.storage import StorageSpec
     from jobs.stereoset.report import report as make
 
-    storage = StorageSpec(uri, endpoint_url).open()
-    storage.check_reachable()
-    make(storage)
+    make(_open(uri, endpoint_url))
 
 
 @app.command()
@@ -138,6 +135,15 @@ def fetch(
     from jobs.data import fetch_stereoset
 
     say(str(fetch_stereoset(source, to)))
+
+
+def _open(uri: str, endpoint_url: str | None) -> Storage:
+    """The storage of an output, once it answers."""
+    from cluster.storage import StorageSpec
+
+    storage = StorageSpec(uri, endpoint_url).open()
+    storage.check_reachable()
+    return storage
 
 
 def _version(show: bool) -> None:

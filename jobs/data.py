@@ -76,8 +76,9 @@ def _read(source: str) -> bytes:
             data: bytes = response.read(_MOST_BYTES + 1)
     except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or str(error) or type(error).__name__
+        reason = " ".join(str(reason).split())
         raise InputError(
-            f"{source} cannot be downloaded: {' '.join(str(reason).split())}; get the file some other way and use "
+            f"{source} cannot be downloaded: {reason}; get the file some other way and use "
             "`steersweep data fetch --from FILE`"
         ) from error
     if len(data) > _MOST_BYTES:
