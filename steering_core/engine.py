@@ -74,13 +74,13 @@ class Engine:
             Scores in the order of ``rows``; sums ordered by layer, then fold, float64.
         """
         read = {layer: self._protocol.read_at(layer).stream for layer in layers}
-        last = self._model.layout.num_blocks
+        below_last = self._model.layout.num_blocks - 1
         scores = Scores.empty(len(rows))
         differences = np.zeros((len(layers), len(rows), self._model.layout.config.hidden_size))
         with torch.inference_mode():
             for batch in batches(rows, tokens_per_batch, is_packed=self._is_packed):
-                trunk = run_trunk(self._model, batch, {last, *read.values()})
-                self._score(trunk.streams[last], batch, scores)
+                trunk = run_trunk(self._model, batch, {below_last, *read.values()})
+                self._score(fork(self._model, trunk, batch, below_last), batch, scores)
                 for index, layer in enumerate(layers):
                     pooled = _pooled_differences(trunk.streams[read[layer]], batch)
                     differences[index, batch.rows] = pooled
@@ -110,15 +110,18 @@ class Engine:
         The trunk runs once for a batch; each cell runs the blocks above its hook point only.
         """
         apply = {cell.layer: self._protocol.apply_at(cell.layer).stream for cell in cells}
+        below_last = self._model.layout.num_blocks - 1
+        keep = {min(stream, below_last) for stream in apply.values()}
         fold_N = np.asarray(folds or [0] * len(rows))
         scores = [Scores.empty(len(rows)) for _ in cells]
         with torch.inference_mode():
             for batch in batches(rows, tokens_per_batch, is_packed=self._is_packed):
-                trunk = run_trunk(self._model, batch, set(apply.values()))
+                trunk = run_trunk(self._model, batch, keep)
                 fold_R = fold_N[batch.rows[batch.sequence_row]]
                 for cell, into in zip(cells, scores, strict=True):
                     vector_R1D = self._vectors(vectors, cell.layer, fold_R)
-                    steered = fork(self._model, trunk, apply[cell.layer], cell.coeff * vector_R1D)
+                    addition = cell.coeff * vector_R1D
+                    steered = fork(self._model, trunk, batch, apply[cell.layer], addition)
                     self._score(steered, batch, into)
         return scores
 

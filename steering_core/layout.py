@@ -30,6 +30,9 @@ class ModelLayout:
         blocks: its N residual blocks, in order.
         final: modules applied in turn to the last block's output (final norm, projections).
         head: the output embedding, hidden states to logits.
+        last_mlp: the position-wise module that holds most of the last block's work, or None where
+            none was found: it is then computed at every position.
+        blocks_return_tuples: whether blocks return more than their output stream.
         logit_scale: factor on the logits; 1.0 for most models.
         logit_softcap: c of ``c * tanh(logits / c)`` on the scaled logits, or None.
     """
@@ -38,6 +41,8 @@ class ModelLayout:
     blocks: tuple[nn.Module, ...]
     final: tuple[nn.Module, ...]
     head: nn.Module
+    last_mlp: nn.Module | None = None
+    blocks_return_tuples: bool = False
     logit_scale: float = 1.0
     logit_softcap: float | None = None
     config: Any = field(default=None, repr=False)
@@ -89,18 +94,31 @@ def find_layout(model: nn.Module, name: str = "model") -> ModelLayout:
     head = model.get_output_embeddings()  # type: ignore[operator]
     if not isinstance(head, nn.Module):
         raise InputError(f"{name}: no output embedding (get_output_embeddings() gave {head!r})")
-    last_resid, final, logits = _trace(model, decoder, blocks, name)
+    traced = _trace(model, decoder, blocks, name)
     layout = ModelLayout(
         decoder=decoder,
         blocks=blocks,
-        final=final,
+        final=traced.final,
         head=head,
+        last_mlp=traced.last_mlp,
+        blocks_return_tuples=traced.returns_tuple,
         logit_scale=_logit_scale(config),
         logit_softcap=getattr(config, "final_logit_softcapping", None),
         config=config,
     )
-    _check_logits(layout, last_resid, logits, name)
+    _check_logits(layout, traced.last_resid, traced.logits, name)
     return layout
+
+
+@dataclass(frozen=True)
+class _Traced:
+    """What a forward of a few tokens showed: stream [1, S, D] and logits [1, S, V] at its end."""
+
+    last_resid: Tensor
+    logits: Tensor
+    final: tuple[nn.Module, ...]
+    last_mlp: nn.Module | None
+    returns_tuple: bool
 
 
 def text_config(config: Any) -> Any:
@@ -132,14 +150,21 @@ def _find_blocks(
 
 def _trace(
     model: nn.Module, decoder: nn.Module, blocks: tuple[nn.Module, ...], name: str
-) -> tuple[Tensor, tuple[nn.Module, ...], Tensor]:
-    """Follow the last block's output to the decoder's: (stream [1, S, D], modules, logits)."""
+) -> _Traced:
+    """Follow the last block's output to the decoder's, and look at the parts of the last block."""
     followed: list[Tensor] = []
     chain: list[nn.Module] = []
+    shapes: list[bool] = []
+    parts: list[tuple[nn.Module, Tensor, Tensor]] = []
 
     def after_last_block(_module: nn.Module, _args: Any, output: Any) -> None:
         followed[:] = [hidden_of(output)]
+        shapes[:] = [isinstance(output, tuple)]
         chain.clear()
+
+    def after_part(module: nn.Module, args: tuple[Any, ...], kwargs: Any, output: Any) -> None:
+        if len(args) == 1 and not kwargs and isinstance(output, Tensor):
+            parts.append((module, args[0], output))
 
     def after_any(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if followed and args and _same(args[0], followed[-1]) and isinstance(output, Tensor):
@@ -157,6 +182,8 @@ def _trace(
         stack.callback(blocks[-1].register_forward_hook(after_last_block).remove)
         for module in candidates:
             stack.callback(module.register_forward_hook(after_any).remove)
+        for part in blocks[-1].children():
+            stack.callback(part.register_forward_hook(after_part, with_kwargs=True).remove)
         stack.callback(
             decoder.register_forward_hook(
                 lambda _m, _a, output: ends.append(_last_hidden_state(output))
@@ -171,7 +198,29 @@ def _trace(
             f"{name}: looked for a chain of modules from the last block's output to the decoder's "
             f"last_hidden_state, got as far as {[type(m).__name__ for m in chain]}"
         )
-    return followed[0], tuple(chain), logits
+    return _Traced(
+        last_resid=followed[0],
+        logits=logits,
+        final=tuple(chain),
+        last_mlp=_position_wise(parts, blocks[-1]),
+        returns_tuple=shapes[0],
+    )
+
+
+def _position_wise(
+    parts: list[tuple[nn.Module, Tensor, Tensor]], block: nn.Module
+) -> nn.Module | None:
+    """The part of a block with a third of its weights or more that computes each position alone."""
+    total = sum(p.numel() for p in block.parameters())
+    for module, hidden, output in parts:
+        if output.shape != hidden.shape or 3 * sum(p.numel() for p in module.parameters()) < total:
+            continue
+        with torch.inference_mode():
+            alone = module(hidden[:, 2:3])
+        wanted = output[:, 2:3]
+        if alone.shape == wanted.shape and torch.allclose(alone, wanted, rtol=0.02, atol=1e-3):
+            return module
+    return None
 
 
 def _same(a: Any, b: Tensor) -> bool:

@@ -20,9 +20,12 @@ BlockCall = tuple[tuple[Any, ...], dict[str, Any]]
 
 @contextmanager
 def recorded_calls(
-    layout: ModelLayout, on_call: Callable[[int, Tensor], None]
+    layout: ModelLayout, on_call: Callable[[int, Tensor], None], num_run: int
 ) -> Iterator[list[BlockCall]]:
     """While open, each block's call is recorded and its input stream handed to ``on_call``.
+
+    Only the first ``num_run`` blocks run; those above are called too, since their calls are needed,
+    but hand on the stream they get (where blocks return a bare tensor; elsewhere they run as well).
 
     Yields a list that fills, in block order, with the positional and keyword arguments *behind*
     the stream (mask, rotary embeddings, position ids), so that ``replay`` can call the block again
@@ -43,6 +46,9 @@ def recorded_calls(
         for block in layout.blocks:
             handle = block.register_forward_pre_hook(record, with_kwargs=True)
             stack.callback(handle.remove)
+        if not layout.blocks_return_tuples:
+            for block in layout.blocks[num_run:]:
+                stack.enter_context(_forward_replaced(block, lambda stream, *_, **__: stream))
         yield calls
 
 
@@ -50,3 +56,49 @@ def replay(block: nn.Module, call: BlockCall, stream: Tensor) -> Tensor:
     """What a block leaves when its recorded call is repeated on another stream."""
     rest, named = call
     return hidden_of(block(stream, *rest, **named))
+
+
+@contextmanager
+def only_at(module: nn.Module | None, positions_M: Tensor) -> Iterator[None]:
+    """While open, a position-wise module computes only flat positions [M] of its input [R, S, D].
+
+    Its output is 0 at the others. Does nothing for None.
+    """
+    if module is None:
+        yield
+        return
+    shapes: list[Any] = []
+
+    def gather(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        hidden_RSD = args[0]
+        shapes.append(hidden_RSD.shape)
+        positions = positions_M.to(hidden_RSD.device)
+        return (hidden_RSD.reshape(1, -1, hidden_RSD.shape[-1])[:, positions],)
+
+    def scatter(_module: nn.Module, _args: Any, output_1MD: Tensor) -> Tensor:
+        shape = shapes.pop()
+        whole = output_1MD.new_zeros((shape[0] * shape[1], output_1MD.shape[-1]))
+        whole[positions_M.to(whole.device)] = output_1MD[0]
+        return whole.view(*shape[:2], -1)
+
+    with ExitStack() as stack:
+        stack.callback(module.register_forward_pre_hook(gather).remove)
+        stack.callback(module.register_forward_hook(scatter).remove)
+        yield
+
+
+_ABSENT = object()
+
+
+@contextmanager
+def _forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """While open, a module's own ``forward`` is another; its hooks run as before."""
+    before = vars(module).get("forward", _ABSENT)
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if before is _ABSENT:
+            del module.forward
+        else:
+            module.forward = before

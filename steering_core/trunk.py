@@ -17,7 +17,7 @@ from steering_core.hook_points import HookPoint
 from steering_core.hooks import capture
 from steering_core.models import LoadedModel
 from steering_core.packing import Batch, lay_out, tree_mask
-from steering_core.replay import BlockCall, recorded_calls, replay
+from steering_core.replay import BlockCall, only_at, recorded_calls, replay
 from steering_core.stereoset import LABELS, Example
 
 
@@ -30,7 +30,7 @@ class Trunk:
 
 
 def run_trunk(model: LoadedModel, batch: Batch, keep: set[int]) -> Trunk:
-    """Run every block once without steering; keep the streams (0..N) that are asked for."""
+    """Run the blocks without steering up to the last stream (0..N) that is to be kept."""
     layout, device = model.layout, model.device
     position_RS = torch.as_tensor(batch.position_ids, device=device)
     inputs: dict[str, object] = {"input_ids": torch.as_tensor(batch.input_ids, device=device)}
@@ -46,22 +46,37 @@ def run_trunk(model: LoadedModel, batch: Batch, keep: set[int]) -> Trunk:
         if stream in keep:
             streams[stream] = resid_RSD
 
-    with recorded_calls(layout, on_call) as calls, capture(layout, [last]) as captured:
+    with recorded_calls(layout, on_call, max(keep)) as calls, capture(layout, [last]) as captured:
         layout.decoder(**inputs, use_cache=False)
     if last.stream in keep:
         streams[last.stream] = captured[last]
     return Trunk(streams, calls)
 
 
-def fork(model: LoadedModel, trunk: Trunk, stream: int, addition_R1D: Tensor) -> Tensor:
-    """What the last block leaves [R, S, D] when ``addition`` is added to a kept stream.
+def fork(
+    model: LoadedModel,
+    trunk: Trunk,
+    batch: Batch,
+    stream: int,
+    addition_R1D: Tensor | None = None,
+) -> Tensor:
+    """What the last block leaves [R, S, D], right at the positions that the batch reads.
 
-    Only the blocks that read the stream or one above it run.
+    ``addition`` is added to a stream, and only the blocks above it run. The last block is computed
+    the same way whether something was added or not, so adding 0 changes no bit. Where the stream
+    is the last block's own output, the trunk must have kept the one below it.
     """
-    resid_RSD = trunk.streams[stream]
-    resid_RSD = resid_RSD + addition_R1D.to(resid_RSD)
-    for block, call in list(zip(model.layout.blocks, trunk.calls, strict=True))[stream:]:
+    layout = model.layout
+    below = min(stream, layout.num_blocks - 1)
+    resid_RSD = trunk.streams[below]
+    if addition_R1D is not None and stream == below:
+        resid_RSD = resid_RSD + addition_R1D.to(resid_RSD)
+    for block, call in zip(layout.blocks[below:-1], trunk.calls[below:-1], strict=True):
         resid_RSD = replay(block, call, resid_RSD)
+    with only_at(layout.last_mlp, torch.as_tensor(batch.read_at)):
+        resid_RSD = replay(layout.blocks[-1], trunk.calls[-1], resid_RSD)
+    if addition_R1D is not None and stream != below:
+        resid_RSD = resid_RSD + addition_R1D.to(resid_RSD)
     return resid_RSD
 
 
