@@ -105,6 +105,103 @@ def report(uri: UriArgument, endpoint_url: EndpointOption = None) -> None:
 
 
 @app.command()
+def verify(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="URI|SPEC", help="A run's output, or the sweep file or example that made it"
+        ),
+    ],
+    rows: Annotated[
+        int, typer.Option(min=1, help="Rows of each model, over all groups, steered or not")
+    ] = 20,
+    seed: Annotated[int, typer.Option(help="Of the draw")] = 0,
+    endpoint_url: EndpointOption = None,
+) -> None:
+    """Compute some rows of an output again, the slow and obvious way, and compare.
+
+    Takes model and data from where the run had them; starts no Ray and writes nothing. Exit code
+    0: every drawn row is within the tolerance; 1: one is not; 2: something must be changed.
+
+    Examples:
+
+        steersweep verify runs/gemma2
+
+        steersweep verify demo --rows 100 --seed 1
+    """
+    from jobs.stereoset.verify import storage_of
+    from jobs.stereoset.verify import verify as check
+
+    raise typer.Exit(check(storage_of(source, endpoint_url), rows, seed))
+
+
+@app.command()
+def bench(
+    shape: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Random weights: gemma2-2b, gemma2-mid, llama-1b, ..."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="PATH", help="A local folder or hub id, not a shape")
+    ] = None,
+    json_: Annotated[
+        str | None, typer.Option("--json", metavar="FILE", help="Write the results there, too")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(metavar="FILE", help="StereoSet's dev.json; default: embedded")
+    ] = None,
+    rows: Annotated[int | None, typer.Option(help="Examples; default: what fits the time")] = None,
+    layers: Annotated[
+        str | None, typer.Option(metavar="1,3,5", help="Default: every second")
+    ] = None,
+    coeffs: Annotated[str | None, typer.Option(metavar="20,400", help="Default: 20")] = None,
+    device: Annotated[str, typer.Option(help="auto, cuda, mps, cpu")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="Of torch on the CPU")] = None,
+    tokens_per_batch: Annotated[
+        int | None, typer.Option(help="Of the engine; default: the best of a few")
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="Wall time to aim at")] = 60.0,
+    repeats: Annotated[int, typer.Option(help="The median of these counts")] = 3,
+    scaling: Annotated[
+        bool, typer.Option("--scaling", help="Also time more coefficients and more examples")
+    ] = False,
+) -> None:
+    """Measure this machine: plain hooked loops beside the engine, on the same rows.
+
+    Where only torch, transformers, numpy and safetensors are installed, `python -m jobs.bench`
+    does the same with the same options.
+
+    Examples:
+
+        steersweep bench --shape gemma2-mid --data dev.json
+
+        steersweep bench --model google/gemma-2-2b --json bench.json
+    """
+    from jobs.bench.run import bench as measure
+    from jobs.bench.subject import BenchOptions, numbers
+    from jobs.console import say
+
+    options = BenchOptions(
+        shape=shape,
+        model=model,
+        data=data,
+        rows=rows,
+        layers=() if layers is None else numbers(layers, int, "--layers"),
+        coeffs=BenchOptions.coeffs if coeffs is None else numbers(coeffs, float, "--coeffs"),
+        device=device,
+        dtype=dtype,
+        threads=threads,
+        tokens_per_batch=tokens_per_batch,
+        seconds=seconds,
+        repeats=repeats,
+        with_scaling=scaling,
+        json=json_,
+    )
+    measure(options, say)
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON Schema of the sweep file, for editors that check YAML against one."""
     from jobs.console import say

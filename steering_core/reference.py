@@ -38,13 +38,23 @@ def reference_scores(
 
 def reference_difference(model: LoadedModel, row: EncodedExample, point: HookPoint) -> np.ndarray:
     """Pooled anti-stereotype minus pooled stereotype states [D] float64 of one example."""
+    difference: np.ndarray = reference_differences(model, row, [point])[0]
+    return difference
+
+
+def reference_differences(
+    model: LoadedModel, row: EncodedExample, points: Sequence[HookPoint]
+) -> np.ndarray:
+    """As ``reference_difference``, [L, D], at several hook points in one forward of each."""
+    width = model.layout.config.hidden_size
     pooled = {}
     for label in LABELS[:2]:
         candidate = row.candidates[row.example.index_of(label)]
-        with torch.inference_mode(), capture(model.layout, [point]) as states:
+        with torch.inference_mode(), capture(model.layout, points) as states:
             _forward(model, candidate.token_ids)
         start, stop = candidate.pooled
-        pooled[label] = states[point][0, start:stop].cpu().double().mean(dim=0).numpy()
+        means = [states[p][0, start:stop].cpu().double().mean(dim=0).numpy() for p in points]
+        pooled[label] = np.asarray(means).reshape(len(points), width)
     difference: np.ndarray = pooled["anti-stereotype"] - pooled["stereotype"]
     return difference
 

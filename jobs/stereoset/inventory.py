@@ -24,17 +24,22 @@ class Inventory:
     Attributes:
         vectors: fitted vectors of each group that has any.
         task_ids: plan id to task id; a steered task has one only once its vectors are fitted.
-        done: plan ids of the tasks whose parts are all there.
+        metadata: plan id to the metadata of a done task's last part.
     """
 
     planned: tuple[PlannedTask, ...]
     vectors: Mapping[Group, SteeringVectors]
     task_ids: Mapping[str, str]
-    done: frozenset[str]
+    metadata: Mapping[str, Mapping[str, str]]
+
+    @property
+    def done(self) -> frozenset[str]:
+        """Plan ids of the tasks whose parts are all there."""
+        return frozenset(self.metadata)
 
     def tasks_done(self) -> list[PlannedTask]:
         """The tasks that are done."""
-        return [task for task in self.planned if task.plan_id in self.done]
+        return [task for task in self.planned if task.plan_id in self.metadata]
 
     def parts_done(self, table: str) -> list[tuple[PlannedTask, str, str]]:
         """(task, task id, storage key) of every done task's part of a table."""
@@ -94,7 +99,7 @@ def task_id_with(task: PlannedTask, vectors: SteeringVectors | None) -> str | No
 
 def _done(
     storage: Storage, planned: Iterable[PlannedTask], task_ids: Mapping[str, str]
-) -> frozenset[str]:
+) -> dict[str, Mapping[str, str]]:
     present: set[str] = set()
     for table in ("sums", "baseline", "steered"):
         present.update(entry.key for entry in storage.list(f"{table}/"))
@@ -107,10 +112,10 @@ def _done(
         if present.issuperset(keys):
             keys_by_plan[task.plan_id] = dict.fromkeys(keys, task_id)
     to_check = {key: task for keys in keys_by_plan.values() for key, task in keys.items()}
-    _, bad = check_parts(storage, to_check)
+    good, bad = check_parts(storage, to_check)
     if bad:
         raise _damaged(bad)
-    return frozenset(keys_by_plan)
+    return {plan_id: good[list(keys)[-1]].metadata for plan_id, keys in keys_by_plan.items()}
 
 
 def _damaged(bad: Mapping[str, CorruptPartError]) -> UserActionError:

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 
 from cluster.storage import Storage
 from jobs.console import print_table, say, warn
+from jobs.stereoset.certificate_file import write_certificate
 from jobs.stereoset.inventory import take_inventory
 from jobs.stereoset.summary import Summary, summarise
 
@@ -16,12 +17,15 @@ _PRINTED = ("s2a", "u2a", "s2u", "flow_s2a", "flow_u2a", "flow_s2u", "lms", "ss"
 
 
 def report(storage: Storage) -> Summary:
-    """Write ``summary/cells`` and ``summary/baseline`` (Parquet and CSV) and print the cells.
+    """Write ``summary/cells``, ``summary/baseline`` (Parquet and CSV) and ``certificate.json``.
+
+    Prints the cells and a line of the certificate.
 
     Raises:
         UserActionError: no run at this place, or damaged parts.
     """
-    summary = summarise(storage, take_inventory(storage))
+    inventory = take_inventory(storage)
+    summary = summarise(storage, inventory)
     for name, table in (("cells", summary.cells), ("baseline", summary.baseline)):
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd")
@@ -38,6 +42,7 @@ def report(storage: Storage) -> Summary:
     num_bad = sum(summary.cells["num_non_finite"].to_pylist())
     if num_bad:
         warn(f"{num_bad} steered rows have a score that is not finite; means leave them out")
+    write_certificate(storage, inventory)
     say(f"tables: {storage.uri_of('summary')}")
     return summary
 

@@ -161,6 +161,7 @@ class _Session:
                         "dtype": model.dtype,
                         "num_threads": compute.cpus_per_replica,
                         "storage": self._storage_spec,
+                        "certificate": sweep.spec.certificate,
                     },
                 ),
                 cpus_per_replica=compute.cpus_per_replica,

@@ -112,6 +112,30 @@ class SteeringSpec(SpecModel):
     positions: Positions | None = Field(None, json_schema_extra=role("identity"))
 
 
+Tolerance = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class CertificateSpec(SpecModel):
+    """Rows that are computed again on the slow path, and what happens when they differ."""
+
+    rows_per_task: Annotated[StrictInt, Field(ge=0)] = Field(
+        2,
+        description="Rows computed again in each task; 0: none",
+        json_schema_extra=role("runtime"),
+    )
+    tolerance: Literal["auto"] | Tolerance = Field(
+        "auto",
+        description="Nats that a score may differ by; auto: by dtype",
+        json_schema_extra=role("runtime"),
+    )
+    on_failure: Literal["fall_back", "stop", "warn"] = Field(
+        "fall_back",
+        description="Past the tolerance. fall_back: the task is computed on the slow path; stop: "
+        "the run ends; warn: it goes on",
+        json_schema_extra=role("runtime"),
+    )
+
+
 class StereoSetSpec(SpecModel):
     """A sweep over StereoSet."""
 
@@ -130,6 +154,7 @@ class StereoSetSpec(SpecModel):
     steering: SteeringSpec
     scoring: Scoring | None = Field(None, json_schema_extra=role("identity"))
     compute: ComputeSpec = ComputeSpec()  # type: ignore[call-arg]
+    certificate: CertificateSpec = CertificateSpec()  # type: ignore[call-arg]
     storage: StorageOptions = StorageOptions()  # type: ignore[call-arg]
     output: str = Field(
         min_length=1,

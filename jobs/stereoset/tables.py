@@ -86,6 +86,15 @@ def rows_table(
     return pa.table({name: columns[name] for name in ROWS_SCHEMA.names}, schema=ROWS_SCHEMA)
 
 
+def stored_scores(rows: pa.Table, examples: Sequence[Example]) -> np.ndarray:
+    """Scores [N, 3] of stored rows in the data file's order, the inverse of ``rows_table``."""
+    columns = {
+        label: rows[f"score_{label.replace('-', '_')}"].to_numpy(zero_copy_only=False)
+        for label in LABELS
+    }
+    return np.asarray([[columns[x][n] for x in e.labels] for n, e in enumerate(examples)])
+
+
 def sums_table(sums: Sequence[FoldSums]) -> pa.Table:
     """The ``sums`` table of one task."""
     return pa.table(

@@ -13,6 +13,8 @@ import transformers
 
 from cluster.errors import UserActionError
 from cluster.storage import StorageSpec
+from jobs.stereoset.certifier import Certifier, TaskRows
+from jobs.stereoset.spec import CertificateSpec
 from jobs.stereoset.tables import rows_table, sums_table
 from steering_core.encoding import ExampleEncoder
 from steering_core.engine import Cell, Engine
@@ -63,11 +65,13 @@ class StereoSetWorker:
         dtype: str,
         num_threads: int,
         storage: StorageSpec,
+        certificate: CertificateSpec,
     ) -> None:
         self._source, self._protocol = source, protocol
         self._device, self._dtype = device, dtype
         self._num_threads = num_threads
         self._storage = storage.open()
+        self._certificate_spec = certificate
         self._facts: Mapping[str, str] | None = None
         self._vectors: dict[str, SteeringVectors] = {}
 
@@ -95,6 +99,9 @@ class StereoSetWorker:
         max_tokens = getattr(model.layout.config, "max_position_embeddings", None)
         is_packed = can_pack(model, max_tokens)
         self._engine = Engine(model, self._protocol, is_packed=is_packed)
+        self._certifier = Certifier(
+            model, self._engine, self._protocol, self._certificate_spec, self._source.path
+        )
         return {
             "host": platform.node(),
             "device": str(model.device),
@@ -103,24 +110,39 @@ class StereoSetWorker:
         }
 
     def run(self, payload: Payload) -> Mapping[str, pa.Table]:
-        """The tables that the payload names."""
+        """The tables that the payload names; the last one carries the certificate.
+
+        Raises:
+            UserActionError: past the certificate's tolerance, where the spec says stop.
+        """
         if payload.tables == ("steered",):
             return {"steered": self._steered(payload)}
-        rows = self._encoder.encode(payload.examples)
+        rows = self._rows(payload)
         scores, sums = self._engine.baseline(
-            rows, payload.tokens_per_batch, payload.layers, payload.folds
+            rows.encoded, payload.tokens_per_batch, payload.layers, payload.folds
         )
+        scores, sums, certificate = self._certifier.baseline(rows, payload.layers, scores, sums)
         made = {
             "sums": sums_table(sums),
             "baseline": rows_table(payload.examples, scores, payload.task_id),
         }
+        last = payload.tables[-1]
+        if certificate is not None:
+            made[last] = certificate.attached_to(made[last])
         return {name: made[name] for name in payload.tables}
 
+    def _rows(self, payload: Payload) -> TaskRows:
+        encoded = self._encoder.encode(payload.examples)
+        return TaskRows(payload.task_id, encoded, payload.folds, payload.tokens_per_batch)
+
     def _steered(self, payload: Payload) -> pa.Table:
-        rows = self._encoder.encode(payload.examples)
+        rows = self._rows(payload)
         vectors = self._load_vectors(payload)
         scores = self._engine.steered(
-            rows, payload.tokens_per_batch, payload.cells, vectors, payload.folds
+            rows.encoded, payload.tokens_per_batch, payload.cells, vectors, payload.folds
+        )
+        scores, certificate = self._certifier.steered(
+            rows, payload.cells, scores, self._read_vectors(payload)
         )
         tables = [
             rows_table(
@@ -136,16 +158,22 @@ class StereoSetWorker:
             )
             for cell, of_cell in zip(payload.cells, scores, strict=True)
         ]
-        return pa.concat_tables(tables).combine_chunks()
+        table = pa.concat_tables(tables).combine_chunks()
+        return table if certificate is None else certificate.attached_to(table)
 
     def _load_vectors(self, payload: Payload) -> SteeringVectors:
-        key, wanted = payload.vectors_key, payload.vector_digests or {}
-        if not _holds(self._vectors.get(key), wanted):
+        key = payload.vectors_key
+        if not _holds(self._vectors.get(key), payload.vector_digests or {}):
             # The file has grown by a layer since it was read, or was never read.
-            self._vectors[key] = from_safetensors(self._storage.read(key), key)
-        if not _holds(self._vectors[key], wanted):
-            raise InputError(f"{key} does not hold the vectors that this task was made for")
+            self._vectors[key] = self._read_vectors(payload)
         return self._vectors[key]
+
+    def _read_vectors(self, payload: Payload) -> SteeringVectors:
+        key = payload.vectors_key
+        vectors = from_safetensors(self._storage.read(key), key)
+        if not _holds(vectors, payload.vector_digests or {}):
+            raise InputError(f"{key} does not hold the vectors that this task was made for")
+        return vectors
 
 
 def _holds(vectors: SteeringVectors | None, digests: Mapping[int, str]) -> bool:

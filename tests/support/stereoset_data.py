@@ -34,3 +34,19 @@ def save_gemma2_pair(folder: Path, vocab_size: int = 2048, **shape: Any) -> dict
         name: save_model(folder / name, "gemma2", tokenizer, seed, **(options | shape))
         for seed, name in enumerate(("base", "instruct"))
     }
+
+
+if __name__ == "__main__":
+    # python -m tests.support.stereoset_data FOLDER: the pair whose time the README quotes.
+    import sys
+
+    save_gemma2_pair(
+        Path(sys.argv[1]),
+        vocab_size=4096,
+        hidden_size=128,
+        intermediate_size=512,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        query_pre_attn_scalar=32,
+    )

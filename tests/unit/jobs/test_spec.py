@@ -427,7 +427,12 @@ def test_roles_are_those_of_the_design() -> None:
     grid = {"models", "data.splits", "data.bias_types", "steering.layers", "steering.coeffs"}
     assert {path for path, role in roles.items() if role == "grid"} == grid
     runtime = {path for path, role in roles.items() if role == "runtime"}
-    assert {path.partition(".")[0] for path in runtime} == {"compute", "storage", "output"}
+    assert {path.partition(".")[0] for path in runtime} == {
+        "certificate",
+        "compute",
+        "storage",
+        "output",
+    }
     identity = {path for path, role in roles.items() if role == "identity"}
     assert {"models.path", "models.dtype", "data.path", "data.seed", "data.limit"} <= identity
     assert {"protocol", "scoring", "vectors.folds", "steering.apply"} <= identity

@@ -1,0 +1,54 @@
+"""``python -m jobs.bench``: the bench where typer and rich are not installed."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+
+from jobs.bench.run import bench
+from jobs.bench.shapes import SHAPES
+from jobs.bench.subject import BenchOptions, numbers
+from steering_core.errors import InputError
+from steering_core.models import DEVICES, DTYPES
+
+
+def _say(message: str) -> None:
+    sys.stdout.write(f"{message}\n")
+    sys.stdout.flush()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code: 0 measured, 2 something must be changed."""
+    parser = argparse.ArgumentParser(prog="python -m jobs.bench", description=__doc__)
+    parser.add_argument("--shape", choices=SHAPES, help="random weights; default: gemma2-mid")
+    parser.add_argument("--model", metavar="PATH", help="a local folder or hub id, not a shape")
+    parser.add_argument("--data", metavar="FILE", help="StereoSet's dev.json; default: embedded")
+    parser.add_argument("--rows", type=int, help="examples; default: what fits the time")
+    parser.add_argument("--layers", metavar="1,3,5", help="default: every second")
+    parser.add_argument("--coeffs", metavar="20,400", help="default: 20")
+    parser.add_argument("--device", choices=DEVICES)
+    parser.add_argument("--dtype", choices=("auto", *DTYPES))
+    parser.add_argument("--threads", type=int, help="of torch on the CPU")
+    parser.add_argument("--tokens-per-batch", type=int, help="default: the best of a few")
+    parser.add_argument("--seconds", type=float, help="wall time to aim at; default: 60")
+    parser.add_argument("--repeats", type=int, help="default: 3")
+    parser.add_argument("--scaling", action="store_true", dest="with_scaling", default=None)
+    parser.add_argument("--json", metavar="FILE", help="write the results there, too")
+    given = vars(parser.parse_args(arguments))
+    options = {f.name: given[f.name] for f in fields(BenchOptions) if given[f.name] is not None}
+    try:
+        if "layers" in options:
+            options["layers"] = numbers(options["layers"], int, "--layers")
+        if "coeffs" in options:
+            options["coeffs"] = numbers(options["coeffs"], float, "--coeffs")
+        bench(BenchOptions(**options), _say)
+    except InputError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""Clocks and gauges: seconds, peak memory, and the rate of large matrix products."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_MATMUL_SIZES = {"cpu": (1024, 2048), "cuda": (4096, 8192, 16384)}
+_SELF = Path("/proc/self")
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for everything that was given to the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def seconds(work: Callable[[], Any], device: torch.device) -> float:
+    """Wall time of the work, from an idle device to an idle device."""
+    synchronize(device)
+    start = time.perf_counter()
+    work()
+    synchronize(device)
+    return time.perf_counter() - start
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Start a new peak, where the system can (CUDA, Linux)."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    try:
+        # Linux: 5 sets the high-water mark of resident memory to what is resident now.
+        (_SELF / "clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """CUDA: most bytes allocated; else most resident bytes of this process, weights included."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    try:
+        lines = (_SELF / "status").read_text().splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        import resource
+
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most if sys.platform == "darwin" else 1024 * most
+
+
+def available_memory_bytes(device: torch.device) -> int:
+    """Bytes that can still be had on the device; 4 GiB where the system does not say."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(1024 * int(x.split()[1]) for x in lines if x.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return 4 * 2**30
+
+
+def matmul_flops_per_s(device: torch.device, dtype: torch.dtype, budget_s: float = 2.0) -> float:
+    """Best rate of square matrix products, 2 n^3 operations each, over sizes that saturate.
+
+    Each size runs at least once, then as long as its share of ``budget_s`` lasts.
+    """
+    best = 0.0
+    sizes = _MATMUL_SIZES.get(device.type, _MATMUL_SIZES["cpu"])
+    for size in sizes:
+        left = torch.randn(size, size, device=device, dtype=dtype)
+        right, into = torch.randn_like(left), torch.empty_like(left)
+        product = partial(torch.mm, left, right, out=into)
+        product()
+        until = time.monotonic() + budget_s / len(sizes)
+        while True:
+            best = max(best, 2 * size**3 / seconds(product, device))
+            if time.monotonic() > until:
+                break
+    return best

@@ -1,0 +1,172 @@
+"""What one bench measures: a model, rows for it, the cells, and vectors to steer with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+
+from jobs.bench.plain import Steering
+from jobs.bench.rows import draw_examples, encode, train_tokenizer
+from jobs.bench.shapes import build_shape
+from jobs.resources import local_path
+from steering_core.encoding import EncodedExample
+from steering_core.engine import Cell, Engine
+from steering_core.errors import InputError
+from steering_core.hook_points import check_layers
+from steering_core.models import (
+    LoadedModel,
+    ModelSource,
+    load_model,
+    load_tokenizer,
+    resolve_device,
+    resolve_dtype,
+)
+from steering_core.protocol import PROTOCOLS, ProtocolName
+from steering_core.trunk import can_pack
+from steering_core.vectors import SteeringVectors, fit_mean_difference
+
+_Number = TypeVar("_Number", int, float)
+
+_POOL, _POOL_EMBEDDED = 1024, 192
+_ROWS_FOR_VECTORS = 8
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """What to measure, and for how long.
+
+    Attributes:
+        shape: name of a random-weight shape; ``gemma2-mid`` where neither is given.
+        model: a local folder or a hub id, instead of a shape.
+        data: StereoSet's dev.json; the embedded examples, repeated, where left out.
+        rows: examples; as many as fit ``seconds`` where left out.
+        layers: 1-based; every second layer where empty.
+        coeffs: coefficients at each layer.
+        device, dtype: as in a sweep file.
+        threads: of torch on the CPU; torch's choice where left out.
+        tokens_per_batch: of the engine; the best of a few that are tried where left out.
+        seconds: wall time to aim at, without loading.
+        repeats: times that each loop is timed; the median counts.
+        with_scaling: also time the engine as coefficients and as examples grow.
+        json: file for the results.
+    """
+
+    shape: str | None = None
+    model: str | None = None
+    data: str | None = None
+    rows: int | None = None
+    layers: tuple[int, ...] = ()
+    coeffs: tuple[float, ...] = (20.0,)
+    device: str = "auto"
+    dtype: str = "auto"
+    threads: int | None = None
+    tokens_per_batch: int | None = None
+    seconds: float = 60.0
+    repeats: int = 3
+    with_scaling: bool = False
+    json: str | None = None
+
+    def check(self) -> None:
+        """Raise InputError for a combination or a number that cannot be measured."""
+        if self.shape is not None and self.model is not None:
+            raise InputError("give --shape or --model, not both")
+        least = {
+            "rows": self.rows,
+            "threads": self.threads,
+            "tokens-per-batch": self.tokens_per_batch,
+            "repeats": self.repeats,
+        }
+        for name, value in least.items():
+            if value is not None and value < 1:
+                raise InputError(f"--{name} must be at least 1, got {value}")
+        if self.seconds <= 0:
+            raise InputError(f"--seconds must be more than 0, got {self.seconds}")
+        if not self.coeffs:
+            raise InputError("--coeffs needs at least one coefficient")
+
+
+def numbers(text: str, of: Callable[[str], _Number], option: str) -> tuple[_Number, ...]:
+    """The numbers of ``1,3,5``; raises InputError for anything else, naming the option."""
+    try:
+        return tuple(of(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"{option} takes numbers with commas between them, got {text!r}") from None
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A loaded model and everything that the loops share.
+
+    Attributes:
+        pool: rows in random order, of which some are measured.
+        cells: layer by layer, each with every coefficient.
+        vectors: mean differences of a few rows of the pool.
+    """
+
+    model: LoadedModel
+    engine: Engine
+    is_packed: bool
+    protocol_name: ProtocolName
+    pool: Sequence[EncodedExample]
+    cells: Sequence[Cell]
+    vectors: SteeringVectors
+    _on_device: dict[int, torch.Tensor] = field(default_factory=dict, repr=False)
+
+    def steering(self, cell: Cell) -> Steering:
+        """Where and what the plain loops add for a cell; the vector stays on the device."""
+        if cell.layer not in self._on_device:
+            vector = torch.as_tensor(self.vectors.for_fold(cell.layer, 0))
+            self._on_device[cell.layer] = vector.to(self.model.device)
+        point = PROTOCOLS[self.protocol_name].apply_at(cell.layer)
+        return point, self._on_device[cell.layer], cell.coeff
+
+    @property
+    def streams(self) -> list[int]:
+        """The stream that each cell is added to."""
+        return [self.steering(cell)[0].stream for cell in self.cells]
+
+
+def load_subject(options: BenchOptions) -> Subject:
+    """Model, rows, cells and vectors of the options.
+
+    Raises:
+        InputError: a device, model, shape, data file or layer that is not there.
+    """
+    device = resolve_device(options.device)
+    # Read first: a wrong path should not cost the time of loading a model.
+    pool_size = _POOL_EMBEDDED if options.data is None else _POOL
+    chosen, examples = draw_examples(options.data, max(pool_size, options.rows or 0))
+    tokenizer: Any
+    if options.model is not None:
+        source = ModelSource(local_path(options.model))
+        tokenizer = load_tokenizer(source)
+        model = load_model(source, device=options.device, dtype=options.dtype)
+    else:
+        dtype = resolve_dtype(options.dtype, device)
+        model = build_shape(options.shape or "gemma2-mid", device, dtype)
+        tokenizer = train_tokenizer(examples, int(model.layout.config.vocab_size))
+    has_both = tokenizer.bos_token_id is not None and tokenizer.pad_token_id is not None
+    name: ProtocolName = "as_published" if has_both else "aligned"
+    num_blocks = model.layout.num_blocks
+    layers = options.layers or tuple(range(1, num_blocks + 1, 2))
+    check_layers(layers, num_blocks, model.name)
+    max_tokens = getattr(model.layout.config, "max_position_embeddings", None)
+    is_packed = can_pack(model, max_tokens)
+    engine = Engine(model, PROTOCOLS[name], is_packed=is_packed)
+    pool = encode(chosen, tokenizer, PROTOCOLS[name], max_tokens)
+    if not pool:
+        raise InputError(f"no row is within the {max_tokens} positions of {model.name}")
+    few = pool[:_ROWS_FOR_VECTORS]
+    _, sums = engine.baseline(few, max(row.num_packed_tokens for row in few), sorted(set(layers)))
+    return Subject(
+        model=model,
+        engine=engine,
+        is_packed=is_packed,
+        protocol_name=name,
+        pool=pool,
+        cells=[Cell(layer, coeff) for layer in layers for coeff in options.coeffs],
+        vectors=fit_mean_difference(sums, 1),
+    )

@@ -1,0 +1,75 @@
+"""A task's certificate, as the footer of its part keeps it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+
+from steering_core.certificate import Certificate, Path, RowName, Tolerance, Worst
+
+FOOTER_KEY = "certificate"
+
+
+@dataclass(frozen=True)
+class TaskCertificate:
+    """What a part's footer says of how its rows were checked.
+
+    Attributes:
+        found: the engine's rows against the reference.
+        path: where the rows in the part come from; ``reference`` once the engine's failed.
+    """
+
+    found: Certificate
+    path: Path
+    dtype: str
+    tolerance: Tolerance
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether rows are in storage that are known to be wrong."""
+        return self.path == "engine" and not self.found.holds
+
+    def attached_to(self, table: pa.Table) -> pa.Table:
+        """The table with this in its schema's metadata, which a part keeps in its footer."""
+        content = {**asdict(self), "found": _as_json(self.found)}
+        text = json.dumps(content, separators=(",", ":"), allow_nan=False)
+        return table.replace_schema_metadata({FOOTER_KEY: text})
+
+    @classmethod
+    def from_footer(cls, metadata: Mapping[str, str]) -> TaskCertificate | None:
+        """The certificate in a footer's metadata, or None where the task was not checked."""
+        if FOOTER_KEY not in metadata:
+            return None
+        content = json.loads(metadata[FOOTER_KEY])
+        found, worst = content["found"], content["found"]["worst"]
+        if worst is not None:
+            found["worst"] = Worst(**{**worst, "row": RowName(**worst["row"])})
+        return cls(
+            found=Certificate(**found),
+            path=content["path"],
+            dtype=content["dtype"],
+            tolerance=Tolerance(**content["tolerance"]),
+        )
+
+
+def _as_json(found: Certificate) -> dict[str, Any]:
+    # Seven digits are more than a difference has.
+    pooled = found.largest_pooled_difference
+    worst = found.worst
+    if worst is not None and worst.difference is not None:
+        worst = replace(worst, difference=_rounded(worst.difference))
+    rounded = replace(
+        found,
+        largest_difference=_rounded(found.largest_difference),
+        largest_pooled_difference=None if pooled is None else _rounded(pooled),
+        worst=worst,
+    )
+    return asdict(rounded)
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.7g}")

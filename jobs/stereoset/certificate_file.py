@@ -1,0 +1,105 @@
+"""``certificate.json``: what the certificates of all finished tasks come to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any, Literal
+
+from cluster.storage import Storage
+from jobs.console import say, warn
+from jobs.stereoset.certificate import TaskCertificate
+from jobs.stereoset.inventory import Inventory
+from steering_core.certificate import Certificate, Worst
+
+CERTIFICATE_KEY = "certificate.json"
+CERTIFICATE_VERSION = 1
+
+Verdict = Literal["holds", "broken", "not checked"]
+
+
+def write_certificate(storage: Storage, inventory: Inventory) -> None:
+    """Write ``certificate.json`` from the footers of the parts that are done, and say it."""
+    by_model: dict[str, list[TaskCertificate | None]] = {}
+    for task in inventory.tasks_done():
+        of_model = by_model.setdefault(task.group.model, [])
+        of_model.append(TaskCertificate.from_footer(inventory.metadata[task.plan_id]))
+    everything = [task for tasks in by_model.values() for task in tasks]
+    content: dict[str, Any] = {
+        "certificate_version": CERTIFICATE_VERSION,
+        "overall": _summary(everything),
+        "models": {model: _summary(tasks) for model, tasks in sorted(by_model.items())},
+    }
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    storage.replace(CERTIFICATE_KEY, text.encode())
+    _tell(content["overall"], storage.uri_of(CERTIFICATE_KEY))
+
+
+def verdict_of(tasks: Iterable[TaskCertificate]) -> Verdict:
+    """``broken`` where a row in storage is known to be wrong."""
+    checked = list(tasks)
+    if any(task.is_broken for task in checked):
+        return "broken"
+    return "holds" if any(task.found.num_rows_checked for task in checked) else "not checked"
+
+
+def _summary(tasks: list[TaskCertificate | None]) -> dict[str, Any]:
+    checked = [task for task in tasks if task is not None]
+    kept = Certificate.joined(task.found for task in checked if task.path == "engine")
+    replaced = [task.found for task in checked if task.path == "reference"]
+    whole = Certificate.joined(task.found for task in checked)
+    return {
+        "verdict": verdict_of(checked),
+        "dtype": _common([task.dtype for task in checked]),
+        "tolerance": _common([task.tolerance.score for task in checked]),
+        "pooled_tolerance": _common([task.tolerance.pooled for task in checked]),
+        "num_tasks": len(tasks),
+        "num_tasks_checked": len(checked),
+        "num_tasks_fell_back": len(replaced),
+        "num_rows_checked": whole.num_rows_checked,
+        "largest_difference": kept.largest_difference,
+        "largest_difference_fell_back": Certificate.joined(replaced).largest_difference
+        if replaced
+        else None,
+        "num_changed_choices": kept.num_changed_choices,
+        "num_non_finite": whole.num_non_finite,
+        "num_one_sided": whole.num_one_sided,
+        "largest_pooled_difference": kept.largest_pooled_difference,
+        "worst_row": None if whole.worst is None else _worst_row(whole.worst),
+    }
+
+
+def _common(values: list[Any]) -> Any:
+    """The value that all have, or a list of the different ones; None of no values."""
+    different = sorted(set(values))
+    return different[0] if len(different) == 1 else different or None
+
+
+def _worst_row(worst: Worst) -> dict[str, Any]:
+    row = {**asdict(worst), **asdict(worst.row)}
+    del row["row"]
+    return row
+
+
+def _tell(overall: Mapping[str, Any], where: str) -> None:
+    if overall["verdict"] == "not checked":
+        say("certificate: not checked; no row was computed again (certificate.rows_per_task)")
+        return
+    line = (
+        f"certificate: {overall['verdict']}; {overall['num_rows_checked']:,} rows computed again "
+        f"one by one, largest difference {overall['largest_difference']:.2g} nats, "
+        f"{overall['num_changed_choices']:,} choices changed"
+    )
+    if overall["num_non_finite"]:
+        line += f", {overall['num_non_finite']:,} values overflow on both paths"
+    fell_back = overall["num_tasks_fell_back"]
+    if fell_back:
+        line += (
+            f"; {fell_back:,} of {overall['num_tasks']:,} tasks were past the tolerance and were "
+            "computed on the slow path"
+        )
+    if overall["verdict"] == "broken" or fell_back:
+        warn(f"{line}; see {where}")
+    else:
+        say(line)

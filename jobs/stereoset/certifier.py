@@ -1,0 +1,155 @@
+"""Checks some rows of each task on the slow path, in the replica that computed them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cluster.errors import UserActionError
+from jobs.stereoset.certificate import TaskCertificate
+from jobs.stereoset.spec import CertificateSpec
+from steering_core.certificate import Certificate, RowName, draw, tolerance_for
+from steering_core.encoding import EncodedExample
+from steering_core.engine import Cell, Engine, Scores
+from steering_core.models import LoadedModel
+from steering_core.protocol import Protocol
+from steering_core.slow_engine import SlowEngine
+from steering_core.vectors import FoldSums, SteeringVectors
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TaskRows:
+    """The rows of a task, as both engines take them; ``task_id`` decides which are checked."""
+
+    task_id: str
+    encoded: Sequence[EncodedExample]
+    folds: Sequence[int]
+    tokens_per_batch: int
+
+
+class Certifier:
+    """Holds the engine against the slow path, task by task.
+
+    Args:
+        name: the model's, for messages.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        engine: Engine,
+        protocol: Protocol,
+        spec: CertificateSpec,
+        name: str,
+    ) -> None:
+        self._engine, self._slow = engine, SlowEngine(model, protocol)
+        self._spec, self._name = spec, name
+        self._dtype = str(model.dtype).removeprefix("torch.")
+        self._tolerance = tolerance_for(
+            self._dtype, None if spec.tolerance == "auto" else spec.tolerance
+        )
+
+    def baseline(
+        self,
+        rows: TaskRows,
+        layers: Sequence[int],
+        scores: Scores,
+        sums: list[FoldSums],
+    ) -> tuple[Scores, list[FoldSums], TaskCertificate | None]:
+        """What is to be stored of phase 1: what came in, or the slow path's; and its certificate.
+
+        Raises:
+            UserActionError: past the tolerance, where the spec says stop.
+        """
+        chosen = draw(rows.task_id, len(rows.encoded), self._spec.rows_per_task)
+        if not chosen:
+            return scores, sums, None
+        encoded = [rows.encoded[row] for row in chosen]
+        wanted = np.stack([self._slow.row_scores(row) for row in encoded])
+        found = [
+            Certificate.of_scores(
+                [_name(row) for row in encoded], scores.scores[chosen], wanted, self._tolerance
+            )
+        ]
+        if layers:
+            layer = layers[draw(f"{rows.task_id}/layer", len(layers), 1)[0]]
+            found += self._pooled(encoded, layer, rows.tokens_per_batch)
+        certificate = self._judged(Certificate.joined(found))
+        if certificate.path == "reference":
+            scores, sums = self._slow.baseline(rows.encoded, layers, rows.folds)
+        return scores, sums, certificate
+
+    def _pooled(
+        self, encoded: Sequence[EncodedExample], layer: int, tokens_per_batch: int
+    ) -> list[Certificate]:
+        # The task's sums do not show single rows: the engine pools these again, each as a fold.
+        _, sums = self._engine.baseline(encoded, tokens_per_batch, [layer], range(len(encoded)))
+        return [
+            Certificate.of_pooled(
+                _name(encoded[entry.fold], layer),
+                entry.total,
+                self._slow.row_differences(encoded[entry.fold], [layer])[0],
+                self._tolerance,
+            )
+            for entry in sums
+        ]
+
+    def steered(
+        self,
+        rows: TaskRows,
+        cells: Sequence[Cell],
+        scores: list[Scores],
+        vectors: SteeringVectors,
+    ) -> tuple[list[Scores], TaskCertificate | None]:
+        """What is to be stored of phase 2, and its certificate; see ``baseline``.
+
+        Args:
+            vectors: read anew from storage, so that stale ones in memory show.
+        """
+        chosen = draw(rows.task_id, len(rows.encoded) * len(cells), self._spec.rows_per_task)
+        if not chosen:
+            return scores, None
+        pairs = [divmod(number, len(rows.encoded)) for number in chosen]
+        found = np.stack([scores[cell].scores[row] for cell, row in pairs])
+        wanted = np.stack(
+            [
+                self._slow.row_scores(
+                    rows.encoded[row],
+                    cells[cell],
+                    vectors.for_fold(cells[cell].layer, rows.folds[row]),
+                )
+                for cell, row in pairs
+            ]
+        )
+        names = [_name(rows.encoded[r], cells[c].layer, cells[c].coeff) for c, r in pairs]
+        certificate = self._judged(Certificate.of_scores(names, found, wanted, self._tolerance))
+        if certificate.path == "reference":
+            scores = self._slow.steered(rows.encoded, cells, vectors, rows.folds)
+        return scores, certificate
+
+    def _judged(self, found: Certificate) -> TaskCertificate:
+        falls_back = not found.holds and self._spec.on_failure == "fall_back"
+        if not found.holds:
+            line = f"{self._name}: the fast path is not right here: {found.worst}"
+            if self._spec.on_failure == "stop":
+                raise UserActionError(
+                    f"{line}; set `certificate.on_failure: fall_back` to have such tasks computed "
+                    "on the slow path, or a `certificate.tolerance` that fits this model"
+                )
+            logger.warning("%s (on_failure: %s)", line, self._spec.on_failure)
+        return TaskCertificate(
+            found=found,
+            path="reference" if falls_back else "engine",
+            dtype=self._dtype,
+            tolerance=self._tolerance,
+        )
+
+
+def _name(row: EncodedExample, layer: int | None = None, coeff: float | None = None) -> RowName:
+    e = row.example
+    return RowName(e.example_id, e.split, e.bias_type, layer, coeff)

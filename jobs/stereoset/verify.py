@@ -1,0 +1,241 @@
+"""``steersweep verify``: rows of an output, drawn and computed again on the slow path."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import transformers
+from pydantic import ValidationError
+
+from cluster.errors import UserActionError
+from cluster.ledger import Ledger
+from cluster.parts import read_part
+from cluster.storage import Storage, StorageSpec
+from jobs.console import print_table, say, warn
+from jobs.identity import changed_keys
+from jobs.resources import embedded_specs
+from jobs.spec import load_spec
+from jobs.stereoset.inventory import Inventory, take_inventory
+from jobs.stereoset.plan import PlannedTask
+from jobs.stereoset.resolve import Sweep, SweepModel, resolve
+from jobs.stereoset.spec import StereoSetSpec
+from jobs.stereoset.tables import stored_scores
+from steering_core.certificate import Certificate, RowName, Tolerance, draw, tolerance_for
+from steering_core.engine import Cell
+from steering_core.errors import InputError
+from steering_core.models import load_model, resolve_device
+from steering_core.slow_engine import SlowEngine
+
+
+@dataclass(frozen=True)
+class _Verified:
+    """What came of one model's rows."""
+
+    model: str
+    tolerance: Tolerance
+    found: Certificate
+
+
+def storage_of(source: str, endpoint_url: str | None) -> Storage:
+    """The output that a URI names, or the output of a spec (a file, or an embedded name).
+
+    Raises:
+        InputError, UserActionError: not a valid spec, or the storage does not answer.
+    """
+    is_spec = Path(source).is_file() or (source in embedded_specs() and not Path(source).is_dir())
+    if is_spec:
+        spec = load_spec(StereoSetSpec, source)
+        endpoint_url = endpoint_url or spec.storage.endpoint_url
+        storage = StorageSpec(spec.output, endpoint_url, spec.storage.region).open()
+    else:
+        storage = StorageSpec(source, endpoint_url).open()
+    storage.check_reachable()
+    return storage
+
+
+def verify(storage: Storage, num_rows: int, seed: int) -> int:
+    """Compute rows of an output again, print what came of it; 0 within the tolerance, 1 not.
+
+    Reads model and data from where the run had them, in this process, and writes nothing.
+
+    Args:
+        num_rows: rows of each model, spread over its groups, baseline and steered.
+        seed: of the draw.
+
+    Raises:
+        UserActionError: no run there, nothing finished, or model or data changed since.
+        InputError: model or data are not where they were.
+    """
+    sweep, outcome = _resolved(storage)
+    inventory = take_inventory(storage)
+    if not inventory.done:
+        raise UserActionError(f"{storage.uri} holds no finished task yet; run the sweep first")
+    verified = [
+        _verify_model(storage, sweep, model, inventory, num_rows, seed)
+        for model in sweep.models.values()
+    ]
+    _print(verified)
+    is_right = all(v.found.holds for v in verified)
+    for v in verified:
+        if v.found.worst is not None and not v.found.holds:
+            warn(f"{v.model}: {v.found.worst}")
+    num_missing = len(inventory.planned) - len(inventory.done)
+    if num_missing and outcome == "done":
+        # A steered part's name covers its vectors: with other vectors it is not found.
+        warn(
+            f"the run was finished, but {num_missing:,} of its tasks have no part made with the "
+            "vectors that are stored now; the same `steersweep run` makes them again"
+        )
+        is_right = False
+    return 0 if is_right else 1
+
+
+def _resolved(storage: Storage) -> tuple[Sweep, str]:
+    """The sweep of the output's record, unchanged since, and the run's outcome."""
+    record = Ledger(storage).read_record()
+    if record is None:
+        raise UserActionError(f"{storage.uri} holds no run of steersweep")
+    try:
+        spec = StereoSetSpec.model_validate(record["spec"])
+        identity: Mapping[str, object] = record["identity"]
+        outcome = str(record["outcome"])
+    except (KeyError, TypeError, ValidationError) as error:
+        raise UserActionError(
+            f"{storage.uri_of('run.json')} holds no sweep that this version reads"
+        ) from error
+    try:
+        device = resolve_device(spec.compute.device).type
+    except InputError:  # the run was on another machine; any device is held to the same tolerance
+        device = resolve_device("auto").type
+    try:
+        sweep = resolve(spec, device)
+    except InputError as error:
+        raise InputError(
+            f"{error} (as {storage.uri_of('run.json')} has it; relative paths are those of the "
+            "folder where the sweep was run)"
+        ) from error
+    changes = changed_keys(identity, sweep.identity())
+    if changes:
+        raise UserActionError(
+            f"{storage.uri} was computed from something else; changed since: {'; '.join(changes)}. "
+            "Put it back to verify the output"
+        )
+    return sweep, outcome
+
+
+def _verify_model(
+    storage: Storage,
+    sweep: Sweep,
+    model: SweepModel,
+    inventory: Inventory,
+    num_rows: int,
+    seed: int,
+) -> _Verified:
+    limit = sweep.spec.certificate.tolerance
+    tolerance = tolerance_for(model.dtype, None if limit == "auto" else limit)
+    drawn = _drawn(inventory, model.name, num_rows, seed)
+    if not drawn:
+        return _Verified(model.name, tolerance, Certificate())
+    transformers.logging.disable_progress_bar()
+    loaded = load_model(model.source, device=sweep.device, dtype=model.dtype)
+    slow = SlowEngine(loaded, sweep.protocol)
+    found = [
+        _verify_row(sweep, model, inventory, slow, tolerance, task, row)
+        for task, rows in drawn.items()
+        for row in _stored_rows(storage, inventory, task, rows)
+    ]
+    return _Verified(model.name, tolerance, Certificate.joined(found))
+
+
+def _drawn(
+    inventory: Inventory, model: str, num_rows: int, seed: int
+) -> dict[PlannedTask, list[int]]:
+    """Numbers of rows by task: about as many of each group's baseline as of its steered rows."""
+    strata: dict[tuple[str, ...], list[PlannedTask]] = defaultdict(list)
+    for task in inventory.tasks_done():
+        if task.group.model == model and task.num_rows_cells:
+            strata[str(task.group), task.tables[-1]].append(task)
+    # Fewer rows than strata: which of them get one is drawn as well.
+    keys = sorted(strata)
+    order = [keys[n] for n in draw(f"{seed}/{model}", len(keys), num_rows)]
+    drawn: dict[PlannedTask, list[int]] = defaultdict(list)
+    for place, key in enumerate(order):
+        tasks = strata[key]
+        sizes = [task.num_rows_cells for task in tasks]
+        share = num_rows // len(order) + (place < num_rows % len(order))
+        ends = np.cumsum(sizes)
+        for number in draw(f"{seed}/{model}/{key}", int(ends[-1]), share):
+            at = int(np.searchsorted(ends, number, side="right"))
+            drawn[tasks[at]].append(number - int(ends[at]) + sizes[at])
+    return drawn
+
+
+def _stored_rows(
+    storage: Storage, inventory: Inventory, task: PlannedTask, rows: list[int]
+) -> Iterator[pa.Table]:
+    task_id = inventory.task_ids[task.plan_id]
+    table = read_part(storage, task.parts(task_id)[task.tables[-1]], task_id)
+    for row in rows:
+        yield table.slice(row, 1)
+
+
+def _verify_row(
+    sweep: Sweep,
+    model: SweepModel,
+    inventory: Inventory,
+    slow: SlowEngine,
+    tolerance: Tolerance,
+    task: PlannedTask,
+    row: pa.Table,
+) -> Certificate:
+    group = task.group
+    examples, folds = sweep.groups[group.split, group.bias_type]
+    by_id = {e.example_id: n for n, e in enumerate(examples)}
+    stored = row.to_pylist()[0]
+    at = by_id[stored["example_id"]]
+    name = RowName(
+        stored["example_id"], group.split, group.bias_type, stored["layer"], stored["coeff"]
+    )
+    cell, vector = None, None
+    if task.is_steered:
+        cell = Cell(stored["layer"], stored["coeff"])
+        vector = inventory.vectors[group].for_fold(cell.layer, folds[at])
+    wanted = slow.row_scores(model.encode((examples[at],))[0], cell, vector)
+    choice = -1 if stored["choice_index"] is None else stored["choice_index"]
+    return Certificate.of_scores(
+        [name], stored_scores(row, [examples[at]]), wanted[None], tolerance, np.asarray([choice])
+    )
+
+
+def _print(verified: list[_Verified]) -> None:
+    print_table(
+        "stored rows against the plain forward pass",
+        ["model", "rows", "largest difference", "changed choices", "tolerance", "verdict"],
+        [
+            [
+                v.model,
+                f"{v.found.num_rows_checked:,}",
+                f"{v.found.largest_difference:.2g}",
+                f"{v.found.num_changed_choices:,}",
+                f"{v.tolerance.score:g}",
+                _verdict(v.found),
+            ]
+            for v in verified
+        ],
+    )
+    largest = max(v.found.largest_difference for v in verified)
+    say(f"largest difference: {largest:.2g} nats")
+    num_non_finite = sum(v.found.num_non_finite for v in verified)
+    if num_non_finite:
+        say(f"{num_non_finite:,} scores are finite neither in storage nor computed again")
+
+
+def _verdict(found: Certificate) -> str:
+    if not found.num_rows_checked:
+        return "not checked"
+    return "holds" if found.holds else "broken"
