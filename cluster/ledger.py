@@ -18,6 +18,7 @@ from cluster.storage import PutOutcome, Storage
 RECORD_KEY = "run.json"
 RECORD_VERSION = 1
 _MANIFEST = "manifest/"
+_REQUIRED = ("identity", "spec", "started", "outcome", "sessions")
 
 
 class Ledger:
@@ -37,8 +38,11 @@ class Ledger:
             return None
         where = self._storage.uri_of(RECORD_KEY)
         try:
-            record = json.loads(data)
+            record = dict(json.loads(data))
             version = record["record_version"]
+            missing = [key for key in _REQUIRED if key not in record] if version == 1 else []
+            if missing:
+                raise KeyError(missing[0])
         except (ValueError, KeyError, TypeError) as error:
             raise UserActionError(
                 f"{where} is not the record of a run; name another output"
@@ -48,7 +52,7 @@ class Ledger:
                 f"{where} has record version {version}, this steersweep reads up to "
                 f"{RECORD_VERSION}; use the newer version"
             )
-        return dict(record)
+        return record
 
     def write_record(self, record: Mapping[str, Any]) -> None:
         """Replace ``run.json``; readers see the old one or the new one."""

@@ -173,10 +173,7 @@ def read_facts(source: ModelSource, tokenizer: Any) -> ModelFacts:
             f"{source.path}: the config names no num_hidden_layers, hidden_size and vocab_size; "
             "only decoder language models can be steered"
         ) from None
-    if source.is_local:
-        digest = _folder_digest(Path(source.path))
-    else:
-        digest = str(getattr(config, "_commit_hash", None) or source.revision or "main")
+    digest = _folder_digest(Path(source.path)) if source.is_local else _hub_commit(source)
     inner = int(getattr(text, "intermediate_size", None) or 4 * width)
     max_tokens = getattr(text, "max_position_embeddings", None)
     return ModelFacts(
@@ -248,6 +245,19 @@ def _folder_digest(folder: Path) -> str:
                 f"{file.name}:{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode()
             )
     return sha.hexdigest()
+
+
+def _hub_commit(source: ModelSource) -> str:
+    """The commit that a hub model's revision stands for, from the cache that it was loaded into."""
+    from transformers.utils import cached_file
+
+    config = Path(cached_file(source.path, "config.json", revision=source.revision))
+    if config.parent.parent.name != "snapshots":
+        raise InputError(
+            f"{source.path}: the hub's cache does not say which commit was loaded ({config}); set "
+            "`revision` to a commit, or give a local folder"
+        )
+    return config.parent.name
 
 
 def _tokenizer_digest(tokenizer: Any) -> str:

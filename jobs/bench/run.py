@@ -38,7 +38,7 @@ _SEARCH_SHARE, _MATMUL_SHARE = 0.2, 0.05
 """Of the time: finding batch sizes; large matrix products, before and after all else."""
 _PLAIN_SHARE, _BATCHED_SHARE = 0.35, 0.25
 """Of the time of one repeat: the two plain loops; the engine has the rest."""
-_FEWEST_ROWS, _ROWS_TO_ESTIMATE = 4, 8
+_FEWEST_ROWS, _ROWS_TO_ESTIMATE, _BATCHES_OF_A_GROUP = 4, 8, 4
 
 
 def bench(options: BenchOptions, say: Callable[[str], None]) -> BenchResult:
@@ -92,9 +92,9 @@ class _Draw:
     row, all cells in turn; the engine takes every cell of every row.
 
     Attributes:
-        rows: by length; what the engine scores. Groups of neighbours in length, about as many as a
-            batch of the engine holds, spread over the lengths of the pool: batches are then as
-            dense as those of a whole data set, however few rows the time allows.
+        rows: by length; what the engine scores. Groups of neighbours in length, some batches
+            each, spread over the lengths of the pool: batches are then as dense as those of a
+            whole data set, however few rows the time allows.
         alone: indices of the rows that run one by one, evenly spread over the lengths.
         together: batches of indices, evenly spread likewise, neighbours in length.
     """
@@ -214,8 +214,8 @@ def _draw(
     num = options.rows or max(_FEWEST_ROWS, int(per_repeat_s * engine_share / engine_s))
     num_alone = max(_FEWEST_ROWS, int(per_repeat_s * _PLAIN_SHARE / alone_s))
     num_batches = max(1, int(per_repeat_s * _BATCHED_SHARE * batched_per_s / batch))
-    # Whole batches of both loops.
-    group = batch * max(1, round(per_batch / batch))
+    # Long enough that few batches reach from one group into the next.
+    group = _BATCHES_OF_A_GROUP * max(per_batch, batch)
     rows = [by_length[index] for index in neighbours(len(by_length), num, group)]
     chunks = [range(low, min(low + batch, len(rows))) for low in range(0, len(rows), batch)]
     draw = _Draw(
@@ -230,9 +230,11 @@ def _draw(
 
 
 def neighbours(num_all: int, num: int, group: int) -> list[int]:
-    """``num`` of 0..num_all-1, ascending: groups of consecutive ones, evenly spread."""
+    """``num`` of 0..num_all-1, ascending: groups of at least ``group`` in a row, evenly spread."""
     num = min(num, num_all)
     group = min(group, num)
+    num_groups = max(1, num // group)
+    group = -(-num // num_groups)
     num_groups = -(-num // group)
     gap = (num_all - num) / num_groups
     # Before each group goes its share of what is left out, half of it before the first.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from cluster.errors import UserActionError
@@ -16,7 +16,7 @@ from jobs.console import say
 from jobs.identity import changed_keys
 from jobs.stereoset.inventory import Inventory, take_inventory
 from jobs.stereoset.manifest import from_tables, to_table
-from jobs.stereoset.plan import Packing, PlannedTask, packing_for, plan_missing
+from jobs.stereoset.plan import PlannedTask, packing_for, plan_missing
 from jobs.stereoset.record import Record
 from jobs.stereoset.resolve import Sweep
 
@@ -72,7 +72,9 @@ class Output:
         if before is None and not known:
             _check_unused(storage)
         _check_same_sweep(storage, before, known, sweep)
-        packing = Packing(known[0].tokens_per_batch, None) if known else packing_for(sweep)
+        packing = packing_for(sweep)
+        if known:  # what is there was cut so, and batches are part of a task's identity
+            packing = replace(packing, tokens_per_batch=known[0].tokens_per_batch)
         added = plan_missing(sweep, known, packing)
         inventory = take_inventory(storage, [*known, *added])
         is_done = before is not None and before["outcome"] == "done"

@@ -223,6 +223,7 @@ CASES = [
     Case("output is a file", _output_is_a_file, ("out",)),
     Case("record is not ours", _record("{}"), ("run.json", "record of a run")),
     Case("record is not JSON", _record("{"), ("run.json", "record of a run")),
+    Case("record lacks keys", _record('{"record_version": 1}'), ("run.json", "record of a run")),
     Case("record is newer", _record('{"record_version": 99}'), ("version 99",)),
     Case("override without a value", _nothing, ("key.path=value",), ("--set", "seed")),
     Case("override of a scalar", _nothing, ("holds no keys",), ("--set", "job.name=x")),

@@ -306,6 +306,7 @@ def test_a_spread_has_both_ends_and_no_index_twice() -> None:
 def test_neighbours_come_in_whole_groups_from_all_lengths() -> None:
     assert neighbours(12, 4, 2) == [2, 3, 8, 9]
     assert neighbours(12, 3, 8) == [4, 5, 6]
+    assert neighbours(12, 5, 3) == [3, 4, 5, 6, 7]
     assert neighbours(5, 9, 2) == [0, 1, 2, 3, 4]
     for num_all, num, group in [(100, 31, 7), (100, 99, 4), (1000, 7, 3)]:
         chosen = neighbours(num_all, num, group)
