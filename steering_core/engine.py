@@ -18,7 +18,7 @@ from steering_core.packing import NUM_CANDIDATES, Batch, batches
 from steering_core.protocol import Protocol
 from steering_core.scoring import mean_scores, scored_log_probs
 from steering_core.trunk import fork, run_trunk
-from steering_core.vectors import FoldSums, SteeringVectors
+from steering_core.vectors import FoldSums, SteeringVectors, sums_by_fold
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -84,18 +84,7 @@ class Engine:
                 for index, layer in enumerate(layers):
                     pooled = _pooled_differences(trunk.streams[read[layer]], batch)
                     differences[index, batch.rows] = pooled
-        fold_N = np.asarray(folds or [0] * len(rows))
-        sums = [
-            FoldSums(
-                layer=layer,
-                fold=int(fold),
-                total=differences[index, fold_N == fold].sum(axis=0),
-                num_examples=int((fold_N == fold).sum()),
-            )
-            for index, layer in enumerate(layers)
-            for fold in np.unique(fold_N)
-        ]
-        return scores, sums
+        return scores, sums_by_fold(layers, differences, folds or [0] * len(rows))
 
     def steered(
         self,

@@ -11,7 +11,7 @@ from steering_core.engine import Cell, Scores
 from steering_core.models import LoadedModel
 from steering_core.protocol import Protocol
 from steering_core.reference import reference_differences, reference_scores
-from steering_core.vectors import FoldSums, SteeringVectors
+from steering_core.vectors import FoldSums, SteeringVectors, sums_by_fold
 
 
 class SlowEngine:
@@ -27,17 +27,7 @@ class SlowEngine:
         """As ``Engine.baseline``: unsteered scores, and sums by layer, then fold, float64."""
         scores = np.stack([self.row_scores(row) for row in rows])
         differences_NLD = np.stack([self.row_differences(row, layers) for row in rows])
-        fold_N = np.asarray(folds)
-        sums = [
-            FoldSums(
-                layer=layer,
-                fold=int(fold),
-                total=differences_NLD[fold_N == fold, index].sum(axis=0),
-                num_examples=int((fold_N == fold).sum()),
-            )
-            for index, layer in enumerate(layers)
-            for fold in np.unique(fold_N)
-        ]
+        sums = sums_by_fold(layers, differences_NLD.swapaxes(0, 1), folds)
         return Scores(scores, _num_scored(rows)), sums
 
     def steered(

@@ -32,6 +32,27 @@ class FoldSums:
     num_examples: int
 
 
+def sums_by_fold(
+    layers: Sequence[int], differences_LND: np.ndarray, folds: Sequence[int]
+) -> list[FoldSums]:
+    """Float64 sums of pooled differences [L, N, D], ordered by layer, then fold.
+
+    Args:
+        folds: [N] fold of each row.
+    """
+    fold_N = np.asarray(folds)
+    return [
+        FoldSums(
+            layer=layer,
+            fold=int(fold),
+            total=of_layer[fold_N == fold].sum(axis=0),
+            num_examples=int((fold_N == fold).sum()),
+        )
+        for layer, of_layer in zip(layers, differences_LND, strict=True)
+        for fold in np.unique(fold_N)
+    ]
+
+
 @dataclass(frozen=True)
 class SteeringVectors:
     """Vectors [D] float32 of one group: ``whole[layer]`` and, cross-fitted, ``folds[layer][k]``."""
