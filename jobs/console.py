@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -137,9 +136,3 @@ class RunProgress:
             f"{self._done:,}/{self._total:,} cell rows ({share:.0f} %), {rate:,.0f} rows/s, "
             f"{left:,.0f} s left"
         )
-
-
-def flush() -> None:
-    """Write out what is buffered, before the process ends in a hurry."""
-    sys.stdout.flush()
-    sys.stderr.flush()

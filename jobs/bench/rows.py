@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,18 @@ def train_tokenizer(examples: Sequence[Example], vocab_size: int) -> Any:
     At most ``min(vocab_size, 8192)`` entries, so that every id is within the shape's vocabulary and
     texts become about as many tokens as with a published tokenizer.
     """
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
+
+    texts = [text for e in examples for text in (e.context, *e.sentences)]
+    tokenizer = train_bpe(texts, min(vocab_size, _LARGEST_VOCAB), list(_SPECIAL.values()))
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **_SPECIAL)
+
+
+def train_bpe(
+    texts: Iterable[str], vocab_size: int, special_tokens: Sequence[str], *, has_bos: bool = True
+) -> Any:
+    """A byte-level BPE ``tokenizers.Tokenizer`` of the texts; ``<bos>`` in front where asked."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
     tokenizer = Tokenizer(models.BPE(unk_token=None))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -55,18 +65,17 @@ def train_tokenizer(examples: Sequence[Example], vocab_size: int) -> Any:
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=min(vocab_size, _LARGEST_VOCAB),
-        special_tokens=list(_SPECIAL.values()),
+        vocab_size=vocab_size,
+        special_tokens=list(special_tokens),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(
-        [text for e in examples for text in (e.context, *e.sentences)], trainer
-    )
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<bos> $A", special_tokens=[("<bos>", tokenizer.token_to_id("<bos>"))]
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **_SPECIAL)
+    tokenizer.train_from_iterator(texts, trainer)
+    if has_bos:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<bos> $A", special_tokens=[("<bos>", tokenizer.token_to_id("<bos>"))]
+        )
+    return tokenizer
 
 
 def encode(

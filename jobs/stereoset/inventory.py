@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, KeysView, Mapping, Sequence
 from dataclasses import dataclass
 
 from cluster.errors import CorruptPartError, ObjectNotFoundError, UserActionError
@@ -33,13 +33,13 @@ class Inventory:
     metadata: Mapping[str, Mapping[str, str]]
 
     @property
-    def done(self) -> frozenset[str]:
+    def done(self) -> KeysView[str]:
         """Plan ids of the tasks whose parts are all there."""
-        return frozenset(self.metadata)
+        return self.metadata.keys()
 
     def tasks_done(self) -> list[PlannedTask]:
         """The tasks that are done."""
-        return [task for task in self.planned if task.plan_id in self.metadata]
+        return [task for task in self.planned if task.plan_id in self.done]
 
     def parts_done(self, table: str) -> list[tuple[PlannedTask, str, str]]:
         """(task, task id, storage key) of every done task's part of a table."""

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from jobs.bench.rows import train_bpe
 
 SPECIAL_TOKENS = ("<pad>", "<eos>", "<bos>", "<unk>")
 
@@ -86,25 +87,7 @@ def train_tokenizer(
     texts: Iterable[str], vocab_size: int, *, has_bos: bool = True, has_pad: bool = True
 ) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer of these texts that puts BOS in front, where it has one."""
-    tokenizer = Tokenizer(models.BPE(unk_token=None))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(r" ?\w+| ?[^\w\s]+|\s+"), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=list(SPECIAL_TOKENS),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    if has_bos:
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single="<bos> $A", special_tokens=[("<bos>", tokenizer.token_to_id("<bos>"))]
-        )
+    tokenizer = train_bpe(texts, vocab_size, SPECIAL_TOKENS, has_bos=has_bos)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token="<bos>" if has_bos else None,
