@@ -53,16 +53,23 @@ class ModelLayout:
 
     def logits(self, resid_MD: Tensor) -> Tensor:
         """Float32 logits [M, V] of streams [M, D] as the last block leaves them."""
+        return self.scaled_and_capped(self.head(self.final_hidden(resid_MD)))
+
+    def final_hidden(self, resid_MD: Tensor) -> Tensor:
+        """What the head reads [M, D] of streams [M, D] as the last block leaves them."""
         hidden_MD = resid_MD
         for module in self.final:
             hidden_MD = module(hidden_MD)
-        logits_MV = self.head(hidden_MD)
+        return hidden_MD
+
+    def scaled_and_capped(self, products: Tensor) -> Tensor:
+        """Float32 logits of the head's products, which may be changed in place."""
+        logits = products.float()
         if self.logit_scale != 1.0:
-            logits_MV = logits_MV * self.logit_scale
+            logits *= self.logit_scale
         if self.logit_softcap is not None:
-            logits_MV = torch.tanh(logits_MV / self.logit_softcap) * self.logit_softcap
-        result: Tensor = logits_MV.float()
-        return result
+            logits = logits.div_(self.logit_softcap).tanh_().mul_(self.logit_softcap)
+        return logits
 
 
 def hidden_of(output: Any) -> Tensor:

@@ -4,35 +4,67 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from steering_core.layout import ModelLayout
 from steering_core.packing import NUM_CANDIDATES, Batch
 
-_LOGITS_PER_SLICE = 32 * 2**20
-"""Logits held at once: 128 MiB in float32, whatever the vocabulary."""
+_LOGITS_AT_ONCE = {"cpu": 2**18}
+_LOGITS_ON_ACCELERATOR = 2**25
+"""Logits held at once: what a core's cache holds on a CPU, 128 MiB in float32 elsewhere."""
+_FEWEST_COLUMNS = 1024
+"""Of the head's matrix in one product; fewer would make it slow."""
 
 
 def scored_log_probs(layout: ModelLayout, resid_RSD: Tensor, batch: Batch) -> Tensor:
     """Float32 log-probabilities [T] of a batch's scored tokens, in nats.
 
-    Only the M positions that are read go through the final norm and the head; log-softmax is in
-    float32, a bounded number of positions at a time.
+    Only the M positions that are read go through the final norm and the head. The logits of all
+    of them are never held at once: their log-sum-exp is taken a slice of the vocabulary at a time,
+    and a scored token's own logit is one dot product.
     """
     read_at = torch.as_tensor(batch.read_at, device=resid_RSD.device)
-    resid_MD = resid_RSD.reshape(-1, resid_RSD.shape[-1])[read_at]
-    rows = max(1, _LOGITS_PER_SLICE // int(layout.config.vocab_size))
+    hidden_MD = layout.final_hidden(resid_RSD.reshape(-1, resid_RSD.shape[-1])[read_at])
+    head = layout.head
+    if type(head) is not nn.Linear:
+        return _by_positions(layout, hidden_MD, batch)
+    # A model that is spread over devices has its head elsewhere than its last block.
+    hidden_MD = hidden_MD.to(head.weight)
+    slot_T = torch.as_tensor(batch.token_slot, device=hidden_MD.device)
+    token_T = torch.as_tensor(batch.token_ids, device=hidden_MD.device)
+    picked_T = torch.linalg.vecdot(hidden_MD[slot_T].float(), head.weight[token_T].float())
+    if head.bias is not None:
+        picked_T += head.bias[token_T]
+    return layout.scaled_and_capped(picked_T) - _log_norms(layout, head, hidden_MD)[slot_T]
+
+
+def _log_norms(layout: ModelLayout, head: nn.Linear, hidden_MD: Tensor) -> Tensor:
+    """Float32 log-sum-exp [M] over the vocabulary, a slice of it at a time."""
+    log_norm_M = hidden_MD.new_full((len(hidden_MD),), -torch.inf, dtype=torch.float32)
+    columns = max(_FEWEST_COLUMNS, _logits_at_once(hidden_MD) // len(hidden_MD))
+    for low in range(0, head.out_features, columns):
+        bias = None if head.bias is None else head.bias[low : low + columns]
+        products = nn.functional.linear(hidden_MD, head.weight[low : low + columns], bias)
+        logits_MC = layout.scaled_and_capped(products)
+        log_norm_M = torch.logaddexp(log_norm_M, torch.logsumexp(logits_MC, dim=-1))
+    return log_norm_M
+
+
+def _by_positions(layout: ModelLayout, hidden_MD: Tensor, batch: Batch) -> Tensor:
+    """As ``scored_log_probs``, for a head that only computes whole rows of logits."""
+    rows = max(1, _logits_at_once(hidden_MD) // int(layout.config.vocab_size))
     parts = []
-    for low in range(0, len(batch.read_at), rows):
-        high = min(low + rows, len(batch.read_at))
-        first, last = np.searchsorted(batch.token_slot, [low, high])
-        logits_MV = layout.logits(resid_MD[low:high])
-        log_norm_M = torch.logsumexp(logits_MV, dim=-1)
-        # A model that is spread over devices has its head elsewhere than its last block.
+    for low in range(0, len(hidden_MD), rows):
+        first, last = np.searchsorted(batch.token_slot, [low, low + rows])
+        logits_MV = layout.scaled_and_capped(layout.head(hidden_MD[low : low + rows]))
         slot_T = torch.as_tensor(batch.token_slot[first:last] - low, device=logits_MV.device)
         token_T = torch.as_tensor(batch.token_ids[first:last], device=logits_MV.device)
-        parts.append(logits_MV[slot_T, token_T] - log_norm_M[slot_T])
+        parts.append(logits_MV[slot_T, token_T] - torch.logsumexp(logits_MV, dim=-1)[slot_T])
     return torch.cat(parts)
+
+
+def _logits_at_once(hidden_MD: Tensor) -> int:
+    return _LOGITS_AT_ONCE.get(hidden_MD.device.type, _LOGITS_ON_ACCELERATOR)
 
 
 def mean_scores(log_probs_T: np.ndarray, batch: Batch) -> np.ndarray:

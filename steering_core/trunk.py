@@ -6,15 +6,18 @@ Shapes: R sequences, S positions, D width.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from steering_core.attention import capped_attention
 from steering_core.encoding import EncodedCandidate, EncodedExample
 from steering_core.hook_points import HookPoint
 from steering_core.hooks import capture
+from steering_core.layout import ModelLayout
 from steering_core.models import LoadedModel
 from steering_core.packing import Batch, lay_out, tree_mask
 from steering_core.replay import BlockCall, only_at, recorded_calls, replay
@@ -46,7 +49,11 @@ def run_trunk(model: LoadedModel, batch: Batch, keep: set[int]) -> Trunk:
         if stream in keep:
             streams[stream] = resid_RSD
 
-    with recorded_calls(layout, on_call, max(keep)) as calls, capture(layout, [last]) as captured:
+    with (
+        _attention(layout, batch),
+        recorded_calls(layout, on_call, max(keep)) as calls,
+        capture(layout, [last]) as captured,
+    ):
         layout.decoder(**inputs, use_cache=False)
     if last.stream in keep:
         streams[last.stream] = captured[last]
@@ -71,13 +78,19 @@ def fork(
     resid_RSD = trunk.streams[below]
     if addition_R1D is not None and stream == below:
         resid_RSD = resid_RSD + addition_R1D.to(resid_RSD)
-    for block, call in zip(layout.blocks[below:-1], trunk.calls[below:-1], strict=True):
-        resid_RSD = replay(block, call, resid_RSD)
-    with only_at(layout.last_mlp, torch.as_tensor(batch.read_at)):
-        resid_RSD = replay(layout.blocks[-1], trunk.calls[-1], resid_RSD)
+    with _attention(layout, batch):
+        for block, call in zip(layout.blocks[below:-1], trunk.calls[below:-1], strict=True):
+            resid_RSD = replay(block, call, resid_RSD)
+        with only_at(layout.last_mlp, torch.as_tensor(batch.read_at)):
+            resid_RSD = replay(layout.blocks[-1], trunk.calls[-1], resid_RSD)
     if addition_R1D is not None and stream != below:
         resid_RSD = resid_RSD + addition_R1D.to(resid_RSD)
     return resid_RSD
+
+
+def _attention(layout: ModelLayout, batch: Batch) -> AbstractContextManager[None]:
+    """Our own attention where the masks are our own."""
+    return capped_attention(layout) if batch.is_packed else nullcontext()
 
 
 def _masks(

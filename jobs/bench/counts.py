@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from steering_core.layout import ModelLayout
 
@@ -27,25 +27,36 @@ class Counts:
 
 @contextmanager
 def counted(layout: ModelLayout) -> Iterator[Counts]:
-    """While open, positions that enter a block or the head are counted; no hook is left behind."""
+    """While open, positions that enter a block or the head are counted; no hook is left behind.
+
+    A model's own forward hands the head [R, S, D]. The engine hands flat [M, D] streams to the
+    modules behind the blocks and multiplies with slices of the head's matrix, so its positions are
+    counted at the first of those modules.
+    """
     counts = Counts()
 
-    def at_block(num: int) -> None:
-        counts.block_tokens += num
+    def at_block(entering: Tensor) -> None:
+        counts.block_tokens += entering.shape[:-1].numel()
 
-    def at_head(num: int) -> None:
-        counts.head_tokens += num
+    def at_head(entering: Tensor) -> None:
+        if entering.dim() > 2:
+            counts.head_tokens += entering.shape[:-1].numel()
 
+    def behind_blocks(entering: Tensor) -> None:
+        if entering.dim() == 2:
+            counts.head_tokens += len(entering)
+
+    first_behind = (*layout.final, layout.head)[0]
+    hooked = [(layout.head, at_head), (first_behind, behind_blocks)]
     with ExitStack() as stack:
-        for module, to in ((layout.head, at_head), *((b, at_block) for b in layout.blocks)):
-            handle = module.register_forward_pre_hook(_counting(to), with_kwargs=True)
+        for module, to in (*hooked, *((b, at_block) for b in layout.blocks)):
+            handle = module.register_forward_pre_hook(_handing(to), with_kwargs=True)
             stack.callback(handle.remove)
         yield counts
 
 
-def _counting(to: Callable[[int], None]) -> Callable[..., None]:
+def _handing(to: Callable[[Tensor], None]) -> Callable[..., None]:
     def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        entering = args[0] if args else kwargs["hidden_states"]
-        to(entering.numel() // entering.shape[-1])
+        to(args[0] if args else kwargs["hidden_states"])
 
     return hook

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from steering_core import scoring
 from steering_core.layout import find_layout
@@ -60,12 +62,21 @@ def test_a_value_that_is_not_finite_stays_in_its_own_score(bad: float) -> None:
     np.testing.assert_array_equal(scores, [[bad, -2.0, -3.0]])
 
 
-@pytest.mark.parametrize("logits_per_slice", [1, 300 * 2, 300 * 3, 2**25])
+class _WholeHead(nn.Linear):
+    """A head that is not known to be a plain product."""
+
+
+@pytest.mark.parametrize("head", [nn.Linear, _WholeHead])
+@pytest.mark.parametrize("has_bias", [False, True])
+@pytest.mark.parametrize("at_once", [1, 300 * 2, 5 * 64, 5 * 128, 2**25])
 def test_log_probs_do_not_depend_on_the_slice(
-    logits_per_slice: int, monkeypatch: pytest.MonkeyPatch
+    at_once: int, has_bias: bool, head: type[nn.Linear], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Several tokens at one position, and slices that do not divide the number of positions."""
+    """Several tokens at one position, and slices that divide neither vocabulary nor positions."""
     layout = find_layout(random_model("gemma2", 300))
+    known = head(64, 300, bias=has_bias)
+    known.requires_grad_(False).weight.copy_(layout.head.weight)
+    layout = replace(layout, head=known)
     resid = torch.randn(2, 6, 64, generator=torch.Generator().manual_seed(0))
     batch = batch_of(
         [],
@@ -77,7 +88,8 @@ def test_log_probs_do_not_depend_on_the_slice(
     logits = layout.logits(resid.reshape(12, 64)).double()
     at = batch.read_at[batch.token_slot]
     wanted = torch.log_softmax(logits, dim=-1)[at, batch.token_ids]
-    monkeypatch.setattr(scoring, "_LOGITS_PER_SLICE", logits_per_slice)
+    monkeypatch.setattr(scoring, "_LOGITS_AT_ONCE", {"cpu": at_once})
+    monkeypatch.setattr(scoring, "_FEWEST_COLUMNS", 1)
     found = scored_log_probs(layout, resid, batch)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.double(), wanted, rtol=0, atol=1e-5)

@@ -25,14 +25,18 @@ ALL_IN_ONE_BATCH = 4096
 
 @contextmanager
 def counted(model: nn.Module) -> Iterator[dict[str, Counter[int]]]:
-    """Calls of each block's attention, positions of each block's MLP, positions of the head."""
+    """Calls of each block's attention, positions of each block's MLP, positions of the head.
+
+    The head is multiplied in slices and never called: its positions are counted at the norm before
+    it, where they come flat; a trunk's own pass through the norm, [R, S, D], reaches no head.
+    """
     counts: dict[str, Counter[int]] = {name: Counter() for name in ("attention", "mlp", "head")}
 
     def count(name: str, block: int, amount: int | None = None) -> object:
         def hook(_module: nn.Module, _args: object, output: object) -> None:
             tensor = output[0] if isinstance(output, tuple) else output
-            positions = tensor.shape[:-1].numel() if amount is None else amount
-            counts[name][block] += positions
+            if name != "head" or tensor.dim() == 2:
+                counts[name][block] += tensor.shape[:-1].numel() if amount is None else amount
 
         return hook
 
@@ -41,7 +45,7 @@ def counted(model: nn.Module) -> Iterator[dict[str, Counter[int]]]:
             for name, part, amount in (("attention", block.self_attn, 1), ("mlp", block.mlp, None)):
                 handle = part.register_forward_hook(count(name, index, amount))
                 stack.callback(handle.remove)
-        stack.callback(model.lm_head.register_forward_hook(count("head", 0)).remove)
+        stack.callback(model.model.norm.register_forward_hook(count("head", 0)).remove)
         yield counts
 
 
@@ -53,8 +57,8 @@ def _rows() -> tuple:
 def test_a_trunk_is_run_once_and_a_cell_runs_the_blocks_above_it(num_coeffs: int) -> None:
     model, rows = golden_model("gemma2-tiny"), _rows()
     engine = Engine(model, PUBLISHED)
-    _, sums = engine.baseline(rows, ALL_IN_ONE_BATCH, [2, 5])
-    vectors = fit_mean_difference(sums, 1)
+    _, pooled = engine.baseline(rows, ALL_IN_ONE_BATCH, [2, 5])
+    vectors = fit_mean_difference(pooled.sums(), 1)
     cells = [Cell(layer, float(c)) for layer in (2, 5) for c in range(num_coeffs)]
     with counted(model.module) as counts:
         engine.steered(rows, ALL_IN_ONE_BATCH, cells, vectors)
@@ -68,8 +72,8 @@ def test_a_trunk_is_run_once_and_a_cell_runs_the_blocks_above_it(num_coeffs: int
 def test_the_last_mlp_and_the_head_see_only_positions_that_are_read() -> None:
     model, rows = golden_model("gemma2-tiny"), _rows()
     engine = Engine(model, PUBLISHED)
-    _, sums = engine.baseline(rows, ALL_IN_ONE_BATCH, [3])
-    vectors = fit_mean_difference(sums, 1)
+    _, pooled = engine.baseline(rows, ALL_IN_ONE_BATCH, [3])
+    vectors = fit_mean_difference(pooled.sums(), 1)
     (batch,) = batches(rows, ALL_IN_ONE_BATCH)
     with counted(model.module) as counts:
         engine.steered(rows, ALL_IN_ONE_BATCH, [Cell(3, 1.0), Cell(3, 2.0)], vectors)

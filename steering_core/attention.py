@@ -1,0 +1,82 @@
+"""Attention for packed rows of models that cap attention logits, where SDPA would ignore the cap.
+
+transformers computes a cap eagerly: a copy of keys and values for each query head, then seven
+arrays [R, H, S, S] one after another. Here keys and values are read where they lie, the scores of a
+few rows at a time are changed in place, and scale and cap are folded into the query.
+
+Shapes: R sequences, S positions, H query heads, K key and value heads, W width of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from steering_core.layout import ModelLayout
+
+_NAME = "steersweep_capped"
+_SCORES_AT_ONCE = {"cpu": 2**18}
+_SCORES_ON_ACCELERATOR = 2**27
+"""Scores held at once: what a core's cache holds on a CPU, 512 MiB in float32 elsewhere."""
+
+
+@contextmanager
+def capped_attention(layout: ModelLayout) -> Iterator[None]:
+    """While open, the blocks of a model that caps attention logits compute it as described above.
+
+    Does nothing for a model without a cap. The mask that a block is called with must be additive
+    [R or 1, 1, S, S]; masks that the model makes itself are for its own attention.
+    """
+    config = layout.config
+    if getattr(config, "attn_logit_softcapping", None) is None:
+        yield
+        return
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(_NAME, _attend)
+    before = config._attn_implementation
+    config._attn_implementation = _NAME
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
+
+
+def _attend(
+    _module: nn.Module,
+    query_RHSW: Tensor,
+    key_RKSW: Tensor,
+    value_RKSW: Tensor,
+    attention_mask: Tensor,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    **_options: Any,
+) -> tuple[Tensor, None]:
+    """Attention [R, S, H, W] as transformers' interface wants it; weights are not handed out."""
+    num_rows, num_heads, num_queries, width = query_RHSW.shape
+    num_kv, num_keys = key_RKSW.shape[1:3]
+    scale = width**-0.5 if scaling is None else scaling
+    most = _SCORES_AT_ONCE.get(query_RHSW.device.type, _SCORES_ON_ACCELERATOR)
+    step = max(1, most // (num_heads * num_queries * num_keys))
+    output_RSHW = query_RHSW.new_empty(num_rows, num_queries, num_heads, width)
+    for low in range(0, num_rows, step):
+        rows = slice(low, min(low + step, num_rows))
+        # Query heads that share a key head lie side by side: one product for all of them.
+        query = query_RHSW[rows] * (scale if softcap is None else scale / softcap)
+        query = query.reshape(-1, num_kv, num_heads // num_kv * num_queries, width)
+        scores = query @ key_RKSW[rows].transpose(2, 3)
+        scores = scores.view(-1, num_heads, num_queries, num_keys)
+        mask = attention_mask[rows] if len(attention_mask) > 1 else attention_mask
+        if softcap is None:
+            scores += mask
+        else:
+            torch.add(mask, scores.tanh_(), alpha=softcap, out=scores)
+        weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(value_RKSW.dtype)
+        weights = weights.view(-1, num_kv, num_heads // num_kv * num_queries, num_keys)
+        attended = (weights @ value_RKSW[rows]).view(-1, num_heads, num_queries, width)
+        output_RSHW[rows] = attended.transpose(1, 2)
+    return output_RSHW, None
