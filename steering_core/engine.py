@@ -15,10 +15,11 @@ from torch import Tensor
 from steering_core.encoding import EncodedExample
 from steering_core.models import LoadedModel
 from steering_core.packing import NUM_CANDIDATES, Batch, batches
+from steering_core.pooled import PooledStates
 from steering_core.protocol import Protocol
 from steering_core.scoring import mean_scores, scored_log_probs
 from steering_core.trunk import fork, run_trunk
-from steering_core.vectors import FoldSums, SteeringVectors, sums_by_fold
+from steering_core.vectors import SteeringVectors
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -60,31 +61,32 @@ class Engine:
         rows: Sequence[EncodedExample],
         tokens_per_batch: int,
         layers: Sequence[int] = (),
-        folds: Sequence[int] = (),
-    ) -> tuple[Scores, list[FoldSums]]:
-        """Unsteered scores and, for each layer and fold, the sum of pooled differences.
+        *,
+        with_states: bool = False,
+    ) -> tuple[Scores, PooledStates]:
+        """Unsteered scores and, at each layer, what is pooled of the rows' states.
 
         Args:
             rows: encoded examples of a task.
             tokens_per_batch: positions of one forward pass, padding included.
             layers: 1-based layers whose states are pooled.
-            folds: fold of each row; all 0 where left out.
+            with_states: whether to keep both pooled states beside their difference.
 
         Returns:
-            Scores in the order of ``rows``; sums ordered by layer, then fold, float64.
+            Scores and pooled states, in the order of ``rows``.
         """
         read = {layer: self._protocol.read_at(layer).stream for layer in layers}
         below_last = self._model.layout.num_blocks - 1
         scores = Scores.empty(len(rows))
-        differences = np.zeros((len(layers), len(rows), self._model.layout.config.hidden_size))
+        width = self._model.layout.config.hidden_size
+        pooled = PooledStates.empty(layers, len(rows), width, with_states=with_states)
         with torch.inference_mode():
             for batch in batches(rows, tokens_per_batch, is_packed=self._is_packed):
                 trunk = run_trunk(self._model, batch, {below_last, *read.values()})
                 self._score(fork(self._model, trunk, batch, below_last), batch, scores)
                 for index, layer in enumerate(layers):
-                    pooled = _pooled_differences(trunk.streams[read[layer]], batch)
-                    differences[index, batch.rows] = pooled
-        return scores, sums_by_fold(layers, differences, folds or [0] * len(rows))
+                    _pool(trunk.streams[read[layer]], batch, pooled, index)
+        return scores, pooled
 
     def steered(
         self,
@@ -125,12 +127,23 @@ class Engine:
         into.num_scored[batch.rows] = batch.num_scored
 
 
-def _pooled_differences(resid_RSD: Tensor, batch: Batch) -> np.ndarray:
-    """Float64 differences [N, D] of a batch's rows; on the CPU where a device has no float64."""
+def _pool(resid_RSD: Tensor, batch: Batch, into: PooledStates, layer_index: int) -> None:
+    """Pool a batch's states in float64; on the CPU where a device has no float64."""
     has_float64 = resid_RSD.device.type in ("cpu", "cuda")
     resid_RSD = (resid_RSD if has_float64 else resid_RSD.cpu()).double()
-    weights_RS = torch.as_tensor(batch.difference_weights, device=resid_RSD.device)
-    summed_RD = torch.einsum("rs,rsd->rd", weights_RS, resid_RSD).cpu().numpy()
-    pooled = np.zeros((len(batch.rows), summed_RD.shape[1]))
-    np.add.at(pooled, batch.sequence_row, summed_RD)
-    return pooled
+    # One sum, not the difference of two pooled states: the bits of vectors hang on it.
+    differences_ND = _weighted(resid_RSD, batch.difference_weights, batch)
+    into.differences[layer_index, batch.rows] = differences_ND
+    if into.states is not None:
+        for label, weights_RS in enumerate(batch.pooling_weights):
+            states_ND = _weighted(resid_RSD, weights_RS, batch)
+            into.states[label, layer_index, batch.rows] = states_ND
+
+
+def _weighted(resid_RSD: Tensor, weights_RS: np.ndarray, batch: Batch) -> np.ndarray:
+    """Weighted sums [N, D] float64 over the positions of each row."""
+    weights = torch.as_tensor(weights_RS, device=resid_RSD.device)
+    summed_RD = torch.einsum("rs,rsd->rd", weights, resid_RSD).cpu().numpy()
+    summed_ND = np.zeros((len(batch.rows), summed_RD.shape[1]))
+    np.add.at(summed_ND, batch.sequence_row, summed_RD)
+    return summed_ND

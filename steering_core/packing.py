@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from steering_core.encoding import EncodedExample
+from steering_core.pooled import POOLED_LABELS
 
 NUM_CANDIDATES = 3
 
@@ -40,8 +41,8 @@ class Batch:
         token_slot: [T] index into ``read_at`` for each scored token, ascending.
         token_owner: [T] ``3 * n + candidate`` that a scored token belongs to.
         num_scored: [N, 3] scored tokens of each candidate.
-        difference_weights: [R, S] float64; summed over a row's sequences, states times these are
-            its pooled anti-stereotype minus its pooled stereotype state.
+        pooling_weights: [2, R, S] float64, by ``POOLED_LABELS``; summed over a row's sequences,
+            states times these are its pooled stereotype and anti-stereotype states.
     """
 
     rows: np.ndarray
@@ -55,7 +56,13 @@ class Batch:
     token_slot: np.ndarray
     token_owner: np.ndarray
     num_scored: np.ndarray
-    difference_weights: np.ndarray
+    pooling_weights: np.ndarray
+
+    @property
+    def difference_weights(self) -> np.ndarray:
+        """Weights [R, S] float64 of pooled anti-stereotype minus stereotype states."""
+        weights_RS: np.ndarray = self.pooling_weights[1] - self.pooling_weights[0]
+        return weights_RS
 
     @property
     def num_tokens(self) -> int:
@@ -91,16 +98,15 @@ def lay_out(
     width = max(e.num_packed_tokens if is_packed else e.num_tokens for e in chosen)
     shape = (per_row * len(chosen), width)
     input_ids, position_ids = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    branch, weights = np.full(shape, -1, np.int64), np.zeros(shape)
+    branch, weights = np.full(shape, -1, np.int64), np.zeros((len(POOLED_LABELS), *shape))
     num_scored = np.zeros((len(chosen), NUM_CANDIDATES), np.int64)
     read, tokens, owners = [], [], []
     for n, example in enumerate(chosen):
-        signs = [
-            {"anti-stereotype": 1.0, "stereotype": -1.0}.get(x, 0.0) for x in example.example.labels
-        ]
         shared = example.num_shared if is_packed else 0
         end = shared
-        for c, candidate in enumerate(example.candidates):
+        for c, (label, candidate) in enumerate(
+            zip(example.example.labels, example.candidates, strict=True)
+        ):
             ids = np.asarray(candidate.token_ids)
             r = n if is_packed else NUM_CANDIDATES * n + c
             start, end = (end, end + len(ids) - shared) if is_packed else (0, len(ids))
@@ -109,7 +115,8 @@ def lay_out(
             position_ids[r, at] = np.arange(len(ids))
             branch[r, :shared], branch[r, start:end] = 0, c + 1
             low, high = candidate.pooled
-            weights[r, at[low:high]] += signs[c] / (high - low)
+            if label in POOLED_LABELS:
+                weights[POOLED_LABELS.index(label), r, at[low:high]] = 1.0 / (high - low)
             read.append(r * width + at[list(candidate.scored_positions)])
             tokens.append(np.asarray(candidate.scored_ids))
             owners.append(np.full(len(tokens[-1]), NUM_CANDIDATES * n + c))
@@ -128,7 +135,7 @@ def lay_out(
         token_slot=slot[order],
         token_owner=np.concatenate(owners)[order],
         num_scored=num_scored,
-        difference_weights=weights,
+        pooling_weights=weights,
     )
 
 

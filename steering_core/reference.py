@@ -15,7 +15,7 @@ from steering_core.encoding import EncodedCandidate, EncodedExample
 from steering_core.hook_points import HookPoint
 from steering_core.hooks import add, capture
 from steering_core.models import LoadedModel
-from steering_core.stereoset import LABELS
+from steering_core.pooled import POOLED_LABELS
 
 
 def reference_scores(
@@ -38,25 +38,28 @@ def reference_scores(
 
 def reference_difference(model: LoadedModel, row: EncodedExample, point: HookPoint) -> np.ndarray:
     """Pooled anti-stereotype minus pooled stereotype states [D] float64 of one example."""
-    difference: np.ndarray = reference_differences(model, row, [point])[0]
+    stereotype_D, anti_D = reference_states(model, row, [point])[:, 0]
+    difference: np.ndarray = anti_D - stereotype_D
     return difference
 
 
-def reference_differences(
+def reference_states(
     model: LoadedModel, row: EncodedExample, points: Sequence[HookPoint]
 ) -> np.ndarray:
-    """As ``reference_difference``, [L, D], at several hook points in one forward of each."""
+    """Pooled states [2, L, D] float64 of one example at several hook points, by ``POOLED_LABELS``.
+
+    One forward of each candidate, whatever the number of hook points.
+    """
     width = model.layout.config.hidden_size
-    pooled = {}
-    for label in LABELS[:2]:
+    pooled = []
+    for label in POOLED_LABELS:
         candidate = row.candidates[row.example.index_of(label)]
         with torch.inference_mode(), capture(model.layout, points) as states:
             _forward(model, candidate.token_ids)
         start, stop = candidate.pooled
         means = [states[p][0, start:stop].cpu().double().mean(dim=0).numpy() for p in points]
-        pooled[label] = np.asarray(means).reshape(len(points), width)
-    difference: np.ndarray = pooled["anti-stereotype"] - pooled["stereotype"]
-    return difference
+        pooled.append(np.asarray(means).reshape(len(points), width))
+    return np.stack(pooled)
 
 
 def _forward(model: LoadedModel, token_ids: Sequence[int]) -> Tensor:

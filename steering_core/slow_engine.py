@@ -9,9 +9,10 @@ import numpy as np
 from steering_core.encoding import EncodedExample
 from steering_core.engine import Cell, Scores
 from steering_core.models import LoadedModel
+from steering_core.pooled import PooledStates
 from steering_core.protocol import Protocol
-from steering_core.reference import reference_differences, reference_scores
-from steering_core.vectors import FoldSums, SteeringVectors, sums_by_fold
+from steering_core.reference import reference_scores, reference_states
+from steering_core.vectors import SteeringVectors
 
 
 class SlowEngine:
@@ -22,13 +23,15 @@ class SlowEngine:
         self._protocol = protocol
 
     def baseline(
-        self, rows: Sequence[EncodedExample], layers: Sequence[int], folds: Sequence[int]
-    ) -> tuple[Scores, list[FoldSums]]:
-        """As ``Engine.baseline``: unsteered scores, and sums by layer, then fold, float64."""
+        self, rows: Sequence[EncodedExample], layers: Sequence[int], *, with_states: bool = False
+    ) -> tuple[Scores, PooledStates]:
+        """As ``Engine.baseline``: unsteered scores, and what is pooled of the rows' states."""
         scores = np.stack([self.row_scores(row) for row in rows])
-        differences_NLD = np.stack([self.row_differences(row, layers) for row in rows])
-        sums = sums_by_fold(layers, differences_NLD.swapaxes(0, 1), folds)
-        return Scores(scores, _num_scored(rows)), sums
+        states_2LND = np.stack([self.row_states(row, layers) for row in rows], axis=2)
+        stereotype_LND, anti_LND = states_2LND
+        kept = states_2LND.astype(np.float32) if with_states else None
+        pooled = PooledStates(tuple(layers), anti_LND - stereotype_LND, kept)
+        return Scores(scores, _num_scored(rows)), pooled
 
     def steered(
         self,
@@ -65,10 +68,10 @@ class SlowEngine:
         point = self._protocol.apply_at(cell.layer)
         return reference_scores(self._model, row, (point, vector, cell.coeff))
 
-    def row_differences(self, row: EncodedExample, layers: Sequence[int]) -> np.ndarray:
-        """Pooled differences [L, D] float64 of one row."""
+    def row_states(self, row: EncodedExample, layers: Sequence[int]) -> np.ndarray:
+        """Pooled states [2, L, D] float64 of one row, by ``POOLED_LABELS``."""
         points = [self._protocol.read_at(layer) for layer in layers]
-        return reference_differences(self._model, row, points)
+        return reference_states(self._model, row, points)
 
 
 def _num_scored(rows: Sequence[EncodedExample]) -> np.ndarray:

@@ -8,6 +8,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from safetensors import SafetensorError
@@ -15,6 +16,9 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from steering_core.errors import InputError
+
+Method = Literal["mean_difference", "pca", "logistic", "whitened"]
+"""How vectors are made: ``fit_mean_difference``, or one of ``steering_core.vector_fits``."""
 
 
 @dataclass(frozen=True)

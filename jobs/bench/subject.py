@@ -160,7 +160,7 @@ def load_subject(options: BenchOptions) -> Subject:
     if not pool:
         raise InputError(f"no row is within the {max_tokens} positions of {model.name}")
     few = pool[:_ROWS_FOR_VECTORS]
-    _, sums = engine.baseline(few, max(row.num_packed_tokens for row in few), sorted(set(layers)))
+    _, pooled = engine.baseline(few, max(row.num_packed_tokens for row in few), sorted(set(layers)))
     return Subject(
         model=model,
         engine=engine,
@@ -168,5 +168,5 @@ def load_subject(options: BenchOptions) -> Subject:
         protocol_name=name,
         pool=pool,
         cells=[Cell(layer, coeff) for layer in layers for coeff in options.coeffs],
-        vectors=fit_mean_difference(sums, 1),
+        vectors=fit_mean_difference(pooled.sums(), 1),
     )

@@ -37,7 +37,7 @@ class TaskCertificate:
         """The table with this in its schema's metadata, which a part keeps in its footer."""
         content = {**asdict(self), "found": _as_json(self.found)}
         text = json.dumps(content, separators=(",", ":"), allow_nan=False)
-        return table.replace_schema_metadata({FOOTER_KEY: text})
+        return table.replace_schema_metadata({**(table.schema.metadata or {}), FOOTER_KEY: text})
 
     @classmethod
     def from_footer(cls, metadata: Mapping[str, str]) -> TaskCertificate | None:

@@ -13,11 +13,12 @@ from jobs.stereoset.certificate import TaskCertificate
 from jobs.stereoset.spec import CertificateSpec
 from steering_core.certificate import Certificate, RowName, draw, tolerance_for
 from steering_core.encoding import EncodedExample
-from steering_core.engine import Cell, Engine, Scores
+from steering_core.engine import Cell, Scores
 from steering_core.models import LoadedModel
+from steering_core.pooled import PooledStates
 from steering_core.protocol import Protocol
 from steering_core.slow_engine import SlowEngine
-from steering_core.vectors import FoldSums, SteeringVectors
+from steering_core.vectors import SteeringVectors
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,6 @@ class TaskRows:
     task_id: str
     encoded: Sequence[EncodedExample]
     folds: Sequence[int]
-    tokens_per_batch: int
 
 
 class Certifier:
@@ -42,12 +42,11 @@ class Certifier:
     def __init__(
         self,
         model: LoadedModel,
-        engine: Engine,
         protocol: Protocol,
         spec: CertificateSpec,
         name: str,
     ) -> None:
-        self._engine, self._slow = engine, SlowEngine(model, protocol)
+        self._slow = SlowEngine(model, protocol)
         self._spec, self._name = spec, name
         self._dtype = str(model.dtype).removeprefix("torch.")
         self._tolerance = tolerance_for(
@@ -55,12 +54,8 @@ class Certifier:
         )
 
     def baseline(
-        self,
-        rows: TaskRows,
-        layers: Sequence[int],
-        scores: Scores,
-        sums: list[FoldSums],
-    ) -> tuple[Scores, list[FoldSums], TaskCertificate | None]:
+        self, rows: TaskRows, scores: Scores, pooled: PooledStates
+    ) -> tuple[Scores, PooledStates, TaskCertificate | None]:
         """What is to be stored of phase 1: what came in, or the slow path's; and its certificate.
 
         Raises:
@@ -68,7 +63,7 @@ class Certifier:
         """
         chosen = draw(rows.task_id, len(rows.encoded), self._spec.rows_per_task)
         if not chosen:
-            return scores, sums, None
+            return scores, pooled, None
         encoded = [rows.encoded[row] for row in chosen]
         wanted = np.stack([self._slow.row_scores(row) for row in encoded])
         found = [
@@ -76,27 +71,29 @@ class Certifier:
                 [_name(row) for row in encoded], scores.scores[chosen], wanted, self._tolerance
             )
         ]
-        if layers:
-            layer = layers[draw(f"{rows.task_id}/layer", len(layers), 1)[0]]
-            found += self._pooled(encoded, layer, rows.tokens_per_batch)
+        if pooled.layers:
+            index = draw(f"{rows.task_id}/layer", len(pooled.layers), 1)[0]
+            for row in chosen:
+                found += self._pooled(rows.encoded[row], pooled, index, row)
         certificate = self._judged(Certificate.joined(found))
         if certificate.path == "reference":
-            scores, sums = self._slow.baseline(rows.encoded, layers, rows.folds)
-        return scores, sums, certificate
+            scores, pooled = self._slow.baseline(
+                rows.encoded, pooled.layers, with_states=pooled.states is not None
+            )
+        return scores, pooled, certificate
 
     def _pooled(
-        self, encoded: Sequence[EncodedExample], layer: int, tokens_per_batch: int
+        self, encoded: EncodedExample, pooled: PooledStates, index: int, row: int
     ) -> list[Certificate]:
-        # The task's sums do not show single rows: the engine pools these again, each as a fold.
-        _, sums = self._engine.baseline(encoded, tokens_per_batch, [layer], range(len(encoded)))
+        """The row's difference at one layer and, where they are stored, both of its states."""
+        layer = pooled.layers[index]
+        states = self._slow.row_states(encoded, [layer])[:, 0]
+        pairs = [(pooled.differences[index, row], states[1] - states[0])]
+        if pooled.states is not None:
+            pairs.append((pooled.states[:, index, row].ravel(), states.ravel()))
         return [
-            Certificate.of_pooled(
-                _name(encoded[entry.fold], layer),
-                entry.total,
-                self._slow.row_differences(encoded[entry.fold], [layer])[0],
-                self._tolerance,
-            )
-            for entry in sums
+            Certificate.of_pooled(_name(encoded, layer), found, wanted, self._tolerance)
+            for found, wanted in pairs
         ]
 
     def steered(

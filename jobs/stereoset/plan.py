@@ -1,7 +1,7 @@
 """What a sweep has to compute: shards of examples, tasks, and their identity.
 
 A shard is a set of examples of one group (model, split, bias type). Its phase 1 task makes
-baseline scores and sums of pooled differences; its phase 2 task steers it in every cell. Which
+baseline scores and what vectors are fitted from; its phase 2 task steers it in every cell. Which
 examples form a shard is decided once, when a group is first planned, and kept in the manifest: it
 never depends on the number or the speed of replicas.
 """
@@ -17,6 +17,7 @@ from jobs.stereoset.resolve import Sweep, SweepModel
 from jobs.stereoset.tables import part_key
 from steering_core.engine import Cell
 from steering_core.stereoset import examples_digest
+from steering_core.vector_fits import METHODS
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -38,7 +39,8 @@ class PlannedTask:
     Attributes:
         plan_id: digest of everything that changes the task's numbers and is known beforehand; the
             id of a phase 1 task. A steered task's id also covers its vectors (``steered_id``).
-        tables: ``("sums", "baseline")``, ``("sums",)`` or ``("steered",)``.
+        tables: ``("sums", "baseline")``, ``("sums",)`` or ``("steered",)``; behind ``sums`` also
+            ``states``, where the vectors' method needs them.
         layers: layers pooled, of a phase 1 task.
         cells: (layer, coeff as decimal text) pairs, of a steered task.
         cost: number of rows times the share of blocks that runs, over all its passes.
@@ -137,6 +139,31 @@ def plan_missing(
     return added
 
 
+def would_plan(sweep: Sweep, task: PlannedTask) -> bool:
+    """Whether the sweep plans this very task: whether its id comes out again.
+
+    For an output whose record is lost, where nothing else tells whose plan it holds.
+    """
+    group = task.group
+    if group.model not in sweep.models or (group.split, group.bias_type) not in sweep.groups:
+        return False
+    examples, _ = sweep.groups[group.split, group.bias_type]
+    if not set(task.example_ids) <= {e.example_id for e in examples}:
+        return False
+    again = _task(
+        sweep,
+        sweep.models[group.model],
+        group,
+        task.tables,
+        task.shard,
+        task.example_ids,
+        task.layers,
+        task.cells,
+        Packing(task.tokens_per_batch, None),
+    )
+    return again.plan_id == task.plan_id
+
+
 def _plan_group(
     sweep: Sweep,
     model: SweepModel,
@@ -158,7 +185,9 @@ def _plan_group(
     made = []
     for shard, example_ids in sorted(shards.items()):
         if layers:
-            tables = ("sums",) if known else ("sums", "baseline")
+            needs_states = METHODS[sweep.spec.vectors.method].needs_states
+            pooled = ("sums", "states") if needs_states else ("sums",)
+            tables = pooled if known else (*pooled, "baseline")
             made.append(_task(sweep, model, group, tables, shard, example_ids, layers, (), packing))
         if missing:
             made.append(

@@ -68,7 +68,7 @@ class Sweep:
     def resolved_spec(self) -> dict[str, Any]:
         """The spec as plain data, every ``null`` and ``auto`` that decides numbers filled in."""
         spec, protocol = self.spec.model_dump(mode="json"), self.protocol
-        spec["vectors"] = {
+        spec["vectors"] |= {
             "pooling": protocol.pooling,
             "read": protocol.read,
             "folds": protocol.folds,
@@ -90,6 +90,7 @@ class Sweep:
             "data (content)": self.data_digest,
             "data.limit": spec.data.limit,
             "data.seed": spec.data.seed,
+            "vectors.method": spec.vectors.method,
             "vectors.pooling": protocol.pooling,
             "vectors.read": protocol.read,
             "vectors.folds": protocol.folds,
@@ -105,6 +106,11 @@ class Sweep:
                 f"models.{name}.trust_remote_code": model.source.trust_remote_code,
             }
         return description
+
+
+def recorded_identity(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The identity in a run's record, with what keys meant before they were there."""
+    return {"vectors.method": "mean_difference", **record["identity"]}
 
 
 def resolve(spec: StereoSetSpec, device: str | None = None) -> Sweep:

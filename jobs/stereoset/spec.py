@@ -14,6 +14,7 @@ from jobs.spec import ComputeSpec, ModelSpec, SpecModel, StorageOptions, role
 from steering_core.hook_points import Site
 from steering_core.protocol import PROTOCOLS, Pooling, Positions, Protocol, ProtocolName, Scoring
 from steering_core.stereoset import BIAS_TYPES, SPLITS
+from steering_core.vectors import Method
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -80,8 +81,13 @@ class DataSpec(SpecModel):
 
 
 class VectorsSpec(SpecModel):
-    """How steering vectors are made; a key left out comes from the protocol."""
+    """How steering vectors are made; but for the method, a key left out is the protocol's."""
 
+    method: Method = Field(
+        "mean_difference",
+        description="Of the fit; every vector has the norm of the mean difference",
+        json_schema_extra=role("identity"),
+    )
     pooling: Pooling | None = Field(None, json_schema_extra=role("identity"))
     read: Site | None = Field(
         None, description="Site of block layer - 1", json_schema_extra=role("identity")

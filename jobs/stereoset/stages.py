@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from cluster.parts import read_part
 from cluster.storage import Storage
 from cluster.tasks import Task
 from jobs import __version__
+from jobs.stereoset.fitting import fit_vectors
 from jobs.stereoset.inventory import Inventory, task_id_with
 from jobs.stereoset.plan import Group, PlannedTask
 from jobs.stereoset.resolve import Sweep
-from jobs.stereoset.tables import fold_sums, vectors_key
+from jobs.stereoset.tables import vectors_key
 from jobs.stereoset.worker import Payload
-from steering_core.vectors import SteeringVectors, fit_mean_difference, to_safetensors
+from steering_core.vector_fits import METHODS
+from steering_core.vectors import SteeringVectors, to_safetensors
 
 
 class Stages:
@@ -71,20 +72,15 @@ class Stages:
         return [self._task(task, str(task_id_with(task, vectors)), vectors) for task in missing]
 
     def _vectors(self, group: Group) -> SteeringVectors:
-        """The group's vectors, fitted from its tasks' sums where a planned layer lacks them."""
-        held = self._inventory.vectors.get(group)
+        """The group's vectors; those of a planned layer that lacks them are fitted first."""
+        held = self._inventory.vectors.get(group) or SteeringVectors({}, {})
         phase_1 = [task for task in self._by_group[group] if not task.is_steered]
-        layers = {layer for task in phase_1 for layer in task.layers}
-        if held is not None and layers <= set(held.whole):
+        layers = {layer for task in phase_1 for layer in task.layers} - set(held.whole)
+        if not layers:
             return held
-        sums = [
-            entry
-            for task in phase_1
-            for entry in fold_sums(
-                read_part(self._storage, task.parts(task.plan_id)["sums"], task.plan_id)
-            )
-        ]
-        vectors = fit_mean_difference(sums, self._sweep.protocol.folds)
+        method, num_folds = self._sweep.spec.vectors.method, self._sweep.protocol.folds
+        fitted = fit_vectors(self._storage, phase_1, sorted(layers), method, num_folds)
+        vectors = SteeringVectors({**held.whole, **fitted.whole}, {**held.folds, **fitted.folds})
         key = vectors_key(group.model, group.split, group.bias_type)
         self._storage.replace(key, to_safetensors(vectors, self._provenance(group, vectors)))
         return vectors
@@ -92,10 +88,13 @@ class Stages:
     def _provenance(self, group: Group, vectors: SteeringVectors) -> dict[str, str]:
         model, protocol = self._sweep.models[group.model], self._sweep.protocol
         examples, _ = self._sweep.groups[group.split, group.bias_type]
+        method = self._sweep.spec.vectors.method
         read = {f"read.layer.{layer}": str(protocol.read_at(layer)) for layer in vectors.whole}
         return {
             "created_by": f"steersweep {__version__}",
-            "method": "mean over examples of (pooled anti-stereotype - pooled stereotype)",
+            "method": method,
+            "formula": METHODS[method].formula,
+            "source": METHODS[method].source,
             "model": self._sweep.spec.models[group.model].path,
             "model_digest": model.facts.digest,
             "dtype": model.dtype,

@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from steering_core.engine import Scores
+from steering_core.pairs import StateChunk
+from steering_core.pooled import PooledStates
 from steering_core.scoring import choose
 from steering_core.stereoset import LABELS, Example
 from steering_core.vectors import FoldSums
@@ -42,6 +45,17 @@ SUMS_SCHEMA = pa.schema(
     ]
 )
 """Columns of ``sums``: float64 sums [d_model] of pooled differences of one task."""
+
+STATES_SCHEMA = pa.schema(
+    [
+        ("layer", pa.int32()),
+        ("fold", pa.int32()),
+        ("example_id", pa.string()),
+        ("stereotype", pa.list_(pa.float32())),
+        ("anti_stereotype", pa.list_(pa.float32())),
+    ]
+)
+"""Columns of ``states``: pooled states [d_model] of each example of one task at each layer."""
 
 
 def part_key(table: str, model: str, split: str, bias_type: str, task_id: str) -> str:
@@ -114,3 +128,38 @@ def fold_sums(table: pa.Table) -> list[FoldSums]:
         FoldSums(row["layer"], row["fold"], np.asarray(row["total"]), row["num_examples"])
         for row in table.to_pylist()
     ]
+
+
+def states_table(
+    examples: Sequence[Example], folds: Sequence[int], pooled: PooledStates
+) -> pa.Table:
+    """The ``states`` table of one task, ordered by layer, then example."""
+    assert pooled.states is not None, "the states were not asked for"
+    num_layers = len(pooled.layers)
+    stereotype, anti_stereotype = (_vectors_column(states) for states in pooled.states)
+    return pa.table(
+        {
+            "layer": np.repeat(np.asarray(pooled.layers, np.int32), len(examples)),
+            "fold": np.tile(np.asarray(folds, np.int32), num_layers),
+            "example_id": [e.example_id for e in examples] * num_layers,
+            "stereotype": stereotype,
+            "anti_stereotype": anti_stereotype,
+        },
+        schema=STATES_SCHEMA,
+    )
+
+
+def layer_states(table: pa.Table, layer: int) -> StateChunk:
+    """The examples of one layer in a ``states`` table, in its order."""
+    rows = table.filter(pc.equal(table["layer"], layer))
+    anti, stereotype = (
+        rows[name].combine_chunks().flatten().to_numpy().reshape(len(rows), -1)
+        for name in ("anti_stereotype", "stereotype")
+    )
+    return StateChunk(rows["fold"].to_numpy(), anti, stereotype)
+
+
+def _vectors_column(vectors: np.ndarray) -> pa.ListArray:
+    """Vectors [..., d_model], one to a row."""
+    offsets = np.arange(0, vectors.size + 1, vectors.shape[-1], dtype=np.int32)
+    return pa.ListArray.from_arrays(offsets, vectors.reshape(-1))

@@ -22,7 +22,7 @@ from jobs.resources import embedded_specs
 from jobs.spec import load_spec
 from jobs.stereoset.inventory import Inventory, take_inventory
 from jobs.stereoset.plan import PlannedTask
-from jobs.stereoset.resolve import Sweep, SweepModel, resolve
+from jobs.stereoset.resolve import Sweep, SweepModel, recorded_identity, resolve
 from jobs.stereoset.spec import StereoSetSpec
 from jobs.stereoset.tables import stored_scores
 from steering_core.certificate import Certificate, RowName, Tolerance, draw, tolerance_for
@@ -102,7 +102,7 @@ def _resolved(storage: Storage) -> tuple[Sweep, str]:
         raise UserActionError(f"{storage.uri} holds no run of steersweep")
     try:
         spec = StereoSetSpec.model_validate(record["spec"])
-        identity: Mapping[str, object] = record["identity"]
+        identity: Mapping[str, object] = recorded_identity(record)
         outcome = str(record["outcome"])
     except (KeyError, TypeError, ValidationError) as error:
         raise UserActionError(

@@ -14,8 +14,9 @@ import transformers
 from cluster.errors import UserActionError
 from cluster.storage import StorageSpec
 from jobs.stereoset.certifier import Certifier, TaskRows
+from jobs.stereoset.non_finite import counted, require_finite
 from jobs.stereoset.spec import CertificateSpec
-from jobs.stereoset.tables import rows_table, sums_table
+from jobs.stereoset.tables import rows_table, states_table, sums_table
 from steering_core.encoding import ExampleEncoder
 from steering_core.engine import Cell, Engine
 from steering_core.errors import InputError
@@ -32,11 +33,11 @@ class Payload:
 
     Attributes:
         task_id: written into every row.
-        tables: which of ``sums``, ``baseline``, ``steered`` to compute.
+        tables: which of ``sums``, ``states``, ``baseline``, ``steered`` to compute.
         folds: fold of each example.
         tokens_per_batch: positions of one forward pass; part of the task, so that a task's batches
             are the same on every replica.
-        layers: 1-based layers to pool, for ``sums``.
+        layers: 1-based layers to pool, for ``sums`` and ``states``.
         cells: the cells, for ``steered``.
         vectors_key: where the group's vectors are stored, for ``steered``.
         vector_digests: digest that each steered layer's vectors must have.
@@ -100,7 +101,7 @@ class StereoSetWorker:
         is_packed = can_pack(model, max_tokens)
         self._engine = Engine(model, self._protocol, is_packed=is_packed)
         self._certifier = Certifier(
-            model, self._engine, self._protocol, self._certificate_spec, self._source.path
+            model, self._protocol, self._certificate_spec, self._source.path
         )
         return {
             "host": platform.node(),
@@ -114,18 +115,25 @@ class StereoSetWorker:
 
         Raises:
             UserActionError: past the certificate's tolerance, where the spec says stop.
+            InputError: an example cannot be encoded, or its hidden states are not finite.
         """
         if payload.tables == ("steered",):
             return {"steered": self._steered(payload)}
         rows = self._rows(payload)
-        scores, sums = self._engine.baseline(
-            rows.encoded, payload.tokens_per_batch, payload.layers, payload.folds
+        scores, pooled = self._engine.baseline(
+            rows.encoded,
+            payload.tokens_per_batch,
+            payload.layers,
+            with_states="states" in payload.tables,
         )
-        scores, sums, certificate = self._certifier.baseline(rows, payload.layers, scores, sums)
+        scores, pooled, certificate = self._certifier.baseline(rows, scores, pooled)
+        require_finite(pooled, payload.examples, str(self._dtype))
         made = {
-            "sums": sums_table(sums),
-            "baseline": rows_table(payload.examples, scores, payload.task_id),
+            "sums": sums_table(pooled.sums(payload.folds)),
+            "baseline": counted(rows_table(payload.examples, scores, payload.task_id)),
         }
+        if pooled.states is not None:
+            made["states"] = states_table(payload.examples, payload.folds, pooled)
         last = payload.tables[-1]
         if certificate is not None:
             made[last] = certificate.attached_to(made[last])
@@ -133,7 +141,7 @@ class StereoSetWorker:
 
     def _rows(self, payload: Payload) -> TaskRows:
         encoded = self._encoder.encode(payload.examples)
-        return TaskRows(payload.task_id, encoded, payload.folds, payload.tokens_per_batch)
+        return TaskRows(payload.task_id, encoded, payload.folds)
 
     def _steered(self, payload: Payload) -> pa.Table:
         rows = self._rows(payload)
@@ -158,7 +166,7 @@ class StereoSetWorker:
             )
             for cell, of_cell in zip(payload.cells, scores, strict=True)
         ]
-        table = pa.concat_tables(tables).combine_chunks()
+        table = counted(pa.concat_tables(tables).combine_chunks())
         return table if certificate is None else certificate.attached_to(table)
 
     def _load_vectors(self, payload: Payload) -> SteeringVectors:

@@ -12,7 +12,8 @@ from steering_core.encoding import EncodedExample, ExampleEncoder
 from steering_core.engine import Cell, Engine
 from steering_core.models import LoadedModel
 from steering_core.protocol import PROTOCOLS, ProtocolName
-from steering_core.reference import reference_difference, reference_scores
+from steering_core.reference import reference_difference, reference_scores, reference_states
+from steering_core.slow_engine import SlowEngine
 from steering_core.trunk import can_pack
 from steering_core.vectors import fit_mean_difference
 from tests.support.golden import golden_examples, on_cpu
@@ -66,7 +67,8 @@ def test_engine_agrees_with_the_slow_path(
     folds = [row % num_folds for row in range(len(rows))]
     engine = Engine(model, protocol, is_packed=is_packed)
 
-    scores, sums = engine.baseline(rows, TOKENS_PER_BATCH, LAYERS, folds)
+    scores, pooled = engine.baseline(rows, TOKENS_PER_BATCH, LAYERS, with_states=True)
+    sums = pooled.sums(folds)
     slow = np.stack([reference_scores(model, row) for row in rows])
     np.testing.assert_allclose(scores.scores, slow, rtol=0, atol=TOLERANCE)
     assert scores.num_scored.tolist() == [[len(c.scored_ids) for c in r.candidates] for r in rows]
@@ -81,6 +83,14 @@ def test_engine_agrees_with_the_slow_path(
         assert gap < TOLERANCE * np.linalg.norm(chosen, axis=1).sum()
         assert entry.num_examples == len(chosen)
     assert len(sums) == len(LAYERS) * num_folds
+    points = [protocol.read_at(layer) for layer in LAYERS]
+    states = np.stack([reference_states(model, row, points) for row in rows], axis=2)
+    _, slow_pooled = SlowEngine(model, protocol).baseline(rows, LAYERS, with_states=True)
+    for one in (pooled, slow_pooled):
+        assert one.states is not None
+        assert one.states.dtype == np.float32
+        gaps = np.linalg.norm(one.states - states, axis=-1)
+        assert (gaps < TOLERANCE * np.linalg.norm(states, axis=-1)).all()
 
     vectors = fit_mean_difference(sums, num_folds)
     cells = [Cell(layer, COEFF) for layer in LAYERS]
@@ -106,8 +116,8 @@ def test_cross_fitted_rows_are_steered_by_the_vector_of_their_own_fold() -> None
     protocol, rows = PROTOCOLS["aligned"], encode("aligned")
     engine = Engine(model, protocol, is_packed=is_packed)
     folds = [1, 0, 0, 1]
-    _, sums = engine.baseline(rows, TOKENS_PER_BATCH, [2], folds)
-    vectors = fit_mean_difference(sums, 2)
+    _, pooled = engine.baseline(rows, TOKENS_PER_BATCH, [2])
+    vectors = fit_mean_difference(pooled.sums(folds), 2)
     cell = Cell(2, COEFF)
     (right,) = engine.steered(rows, TOKENS_PER_BATCH, [cell], vectors, folds)
     (swapped,) = engine.steered(rows, TOKENS_PER_BATCH, [cell], vectors, [1 - f for f in folds])

@@ -55,8 +55,8 @@ def compute(model: str, index: int) -> Computed:
     wanted = golden_numbers(model)["groups"][index]
     rows = encode_group(model, wanted["split"], wanted["bias_type"], PUBLISHED)
     engine = Engine(golden_model(model), PUBLISHED)
-    baseline, sums = engine.baseline(rows, TOKENS_PER_BATCH, LAYERS)
-    vectors = fit_mean_difference(sums, num_folds=1)
+    baseline, pooled = engine.baseline(rows, TOKENS_PER_BATCH, LAYERS)
+    vectors = fit_mean_difference(pooled.sums(), num_folds=1)
     cells = [Cell(c["layer"], c["coeff"]) for c in wanted["cells"]]
     steered = engine.steered(rows, TOKENS_PER_BATCH, cells, vectors)
     by_cell = {(c.layer, c.coeff): s.scores for c, s in zip(cells, steered, strict=True)}
@@ -157,7 +157,7 @@ def rows_of(model: str, protocol: str) -> list[Any]:
 
 
 def vectors_for(engine: Engine, rows: list[Any]) -> SteeringVectors:
-    return fit_mean_difference(engine.baseline(rows, 4096, LAYERS)[1], num_folds=1)
+    return fit_mean_difference(engine.baseline(rows, 4096, LAYERS)[1].sums(), num_folds=1)
 
 
 def flat(sums: list[FoldSums]) -> np.ndarray:
@@ -194,11 +194,12 @@ def test_any_batch_size_gives_the_same_numbers(
     engine = Engine(golden_model(model), PROTOCOLS[protocol], is_packed=is_packed)
     vectors = vectors_for(whole, rows)
     cells = [Cell(2, 400.0), Cell(6, -3.0)]
-    wanted, wanted_sums = whole.baseline(rows, 800, LAYERS)
-    found, found_sums = engine.baseline(rows, tokens_per_batch, LAYERS)
+    wanted, wanted_pooled = whole.baseline(rows, 800, LAYERS)
+    found, found_pooled = engine.baseline(rows, tokens_per_batch, LAYERS)
     np.testing.assert_allclose(found.scores, wanted.scores, rtol=0, atol=TOLERANCE)
     np.testing.assert_array_equal(found.num_scored, wanted.num_scored)
-    assert np.abs(flat(found_sums) - flat(wanted_sums)).max() < TOLERANCE * len(rows)
+    gap = np.abs(flat(found_pooled.sums()) - flat(wanted_pooled.sums())).max()
+    assert gap < TOLERANCE * len(rows)
     for a, b in zip(
         engine.steered(rows, tokens_per_batch, cells, vectors),
         whole.steered(rows, 800, cells, vectors),
@@ -220,10 +221,9 @@ def test_rows_in_another_order_give_results_in_that_order(
     cells = [Cell(4, 400.0)]
     folds = [i % 2 for i in range(len(rows))]
     shuffled = [rows[i] for i in order]
-    straight, sums = engine.baseline(rows, tokens_per_batch, LAYERS, folds)
-    permuted, permuted_sums = engine.baseline(
-        shuffled, tokens_per_batch, LAYERS, [folds[i] for i in order]
-    )
+    straight, pooled = engine.baseline(rows, tokens_per_batch, LAYERS)
+    permuted, permuted_pooled = engine.baseline(shuffled, tokens_per_batch, LAYERS)
+    sums, permuted_sums = pooled.sums(folds), permuted_pooled.sums([folds[i] for i in order])
     np.testing.assert_allclose(permuted.scores, straight.scores[order], rtol=0, atol=atol)
     np.testing.assert_array_equal(permuted.num_scored, straight.num_scored[order])
     assert [(s.layer, s.fold) for s in sums] == [(la, f) for la in LAYERS for f in (0, 1)]

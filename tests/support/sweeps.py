@@ -17,7 +17,7 @@ from cluster.parts import read_part
 from cluster.storage import StorageSpec
 from jobs import cli
 
-ROW_KEYS = ["model", "split", "bias_type", "layer", "coeff", "example_id"]
+ROW_KEYS = ["model", "split", "bias_type", "layer", "coeff", "fold", "example_id"]
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,7 @@ def read_rows(uri: str, table: str = "steered") -> pd.DataFrame:
         frame = _frame(read_part(storage, entry.key))
         frames.append(frame.assign(**parts))
     rows = pd.concat(frames, ignore_index=True)
-    keys = ROW_KEYS if table == "steered" else [k for k in ROW_KEYS if k not in ("layer", "coeff")]
-    return rows.sort_values(keys, ignore_index=True)
+    return rows.sort_values([k for k in ROW_KEYS if k in rows], ignore_index=True)
 
 
 def part_keys(uri: str) -> set[str]:
@@ -78,7 +77,7 @@ def part_keys(uri: str) -> set[str]:
     storage = StorageSpec(uri).open()
     return {
         entry.key
-        for table in ("sums", "baseline", "steered")
+        for table in ("sums", "states", "baseline", "steered")
         for entry in storage.list(f"{table}/")
     }
 

@@ -68,6 +68,7 @@ def test_keys_left_out_take_the_defaults_of_the_design(spec_file: Path) -> None:
     assert spec.data.bias_types == ("gender", "profession", "race", "religion")
     assert (spec.data.limit, spec.data.seed) == (None, 0)
     assert spec.protocol == "as_published"
+    assert spec.vectors.method == "mean_difference"
     assert spec.compute == ComputeSpec(
         replicas="auto",
         gpus_per_replica="auto",
@@ -291,6 +292,11 @@ def test_a_required_key_left_out_is_named(spec_file: Path, key: str) -> None:
         ("steering.layers=[1, x]", "steering.layers.1: must be a valid integer, got 'x'"),
         ("steering.coeffs=[]", "steering.coeffs: needs at least 1 entry"),
         ("steering.apply=resid_mid", "steering.apply: must be 'resid_pre' or 'resid_post', got"),
+        (
+            "vectors.method=ica",
+            "vectors.method: must be 'mean_difference', 'pca', 'logistic' or 'whitened', got 'ica'",
+        ),
+        ("vectors.method=null", "vectors.method: must be 'mean_difference', 'pca', 'logistic' or"),
         ("vectors.folds=0", "vectors.folds: must be greater than or equal to 1, got 0"),
         ("vectors.folds=1001", "vectors.folds: must be less than or equal to 1000, got 1001"),
         ("models={}", "models: needs at least 1 entry"),
@@ -324,7 +330,7 @@ def test_a_bad_value_names_its_key_and_what_is_allowed(
         ("a: !!python/object:os.system x", "not valid YAML"),
         ("- a", "must hold keys and values, got list"),
         ("", "must hold keys and values, got NoneType"),
-        ("a: " + "[" * 5000, "nested too deeply"),
+        ("a: " + "[" * 5000, "nested more than 20 deep"),
         ("revision: 2024-99-99", "not valid YAML"),
         ("revision: " + "1" * 5000, "not valid YAML"),
     ],
@@ -435,7 +441,8 @@ def test_roles_are_those_of_the_design() -> None:
     }
     identity = {path for path, role in roles.items() if role == "identity"}
     assert {"models.path", "models.dtype", "data.path", "data.seed", "data.limit"} <= identity
-    assert {"protocol", "scoring", "vectors.folds", "steering.apply"} <= identity
+    assert {"protocol", "scoring", "vectors.folds", "vectors.method"} <= identity
+    assert {"steering.apply"} <= identity
 
 
 def test_a_new_field_without_a_role_would_be_found() -> None:

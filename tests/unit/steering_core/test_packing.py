@@ -10,6 +10,7 @@ import torch
 
 from steering_core.encoding import EncodedCandidate, EncodedExample
 from steering_core.packing import NUM_CANDIDATES, Batch, batches, lay_out, tree_mask
+from steering_core.pooled import POOLED_LABELS
 from steering_core.stereoset import LABELS, Example
 
 
@@ -111,11 +112,12 @@ def test_scored_tokens_are_read_where_their_candidate_reads_them(
 
 @layouts
 @pytest.mark.parametrize("seed", range(5))
-def test_difference_weights_pool_anti_minus_stereotype(is_packed: bool, seed: int) -> None:
+def test_weights_pool_both_states_and_their_difference(is_packed: bool, seed: int) -> None:
     rows = random_rows(5, seed)
     batch = lay_out(rows, [3, 1, 4], is_packed=is_packed)
     states = np.random.default_rng(0).normal(size=(*batch.input_ids.shape, 2))
-    weighted = np.einsum("rs,rsd->rd", batch.difference_weights, states)
+    by_label = np.einsum("lrs,rsd->lrd", batch.pooling_weights, states)
+    difference = np.einsum("rs,rsd->rd", batch.difference_weights, states)
     for n, index in enumerate([3, 1, 4]):
         row = rows[index]
         pooled = {}
@@ -123,8 +125,12 @@ def test_difference_weights_pool_anti_minus_stereotype(is_packed: bool, seed: in
             span = range(*candidate.pooled)
             places = [place(row, n, c, position, is_packed) for position in span]
             pooled[row.example.labels[c]] = np.mean([states[at] for at in places], axis=0)
+        of_row = batch.sequence_row == n
+        for label, weighted in zip(POOLED_LABELS, by_label, strict=True):
+            found = weighted[of_row].sum(axis=0)
+            np.testing.assert_allclose(found, pooled[label], rtol=0, atol=1e-12)
         wanted = pooled["anti-stereotype"] - pooled["stereotype"]
-        found = weighted[batch.sequence_row == n].sum(axis=0)
+        found = difference[of_row].sum(axis=0)
         np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-12)
 
 

@@ -1,0 +1,65 @@
+"""Steering vectors of a group, fitted from the parts that its phase 1 tasks have left."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from cluster.parts import read_part
+from cluster.storage import Storage
+from jobs.stereoset.plan import PlannedTask
+from jobs.stereoset.spool import StateSpool
+from jobs.stereoset.tables import fold_sums
+from steering_core.vector_fits import METHODS, fit_layer
+from steering_core.vectors import Method, SteeringVectors, fit_mean_difference
+
+logger = logging.getLogger(__name__)
+
+
+def fit_vectors(
+    storage: Storage,
+    tasks: Sequence[PlannedTask],
+    layers: Sequence[int],
+    method: Method,
+    num_folds: int,
+) -> SteeringVectors:
+    """Vectors of one group at some layers.
+
+    Args:
+        tasks: the phase 1 tasks of the group, all done.
+        layers: those to fit; the tasks may have pooled more.
+
+    Raises:
+        InputError: the examples do not determine a vector.
+        UserActionError: the states do not fit on the local disk.
+    """
+    tasks = [task for task in tasks if set(layers) & set(task.layers)]
+    if not METHODS[method].needs_states:
+        sums = [entry for part in _parts(storage, tasks, "sums") for entry in fold_sums(part)]
+        return fit_mean_difference([s for s in sums if s.layer in layers], num_folds)
+    group = tasks[0].group
+    whole, folds = {}, {}
+    with tempfile.TemporaryDirectory(prefix="steersweep-") as folder:
+        spool = StateSpool(Path(folder), layers)
+        for part in _parts(storage, tasks, "states"):
+            spool.add(part)
+        for layer in layers:
+            start = time.monotonic()
+            whole[layer], of_folds = fit_layer(
+                method, spool.chunks(layer), num_folds, f"layer {layer} of {group}"
+            )
+            if of_folds:
+                folds[layer] = of_folds
+            took_s = time.monotonic() - start
+            logger.info("%s: %s vectors of layer %d, %.1f s", group, method, layer, took_s)
+    return SteeringVectors(whole, folds)
+
+
+def _parts(storage: Storage, tasks: Sequence[PlannedTask], table: str) -> Iterator[pa.Table]:
+    for task in tasks:
+        yield read_part(storage, task.parts(task.plan_id)[table], task.plan_id)

@@ -1,0 +1,50 @@
+"""Pooled states of a task's rows: what the unsteered pass leaves for vectors.
+
+Shapes: L layers, N rows, D width; the 2 labels are those of ``POOLED_LABELS``, in its order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from steering_core.stereoset import LABELS
+from steering_core.vectors import FoldSums, sums_by_fold
+
+POOLED_LABELS = LABELS[:2]
+"""Candidates whose states are pooled: stereotype, anti-stereotype."""
+
+
+@dataclass(frozen=True)
+class PooledStates:
+    """Pooled states of rows at some layers.
+
+    Attributes:
+        layers: 1-based, in the order of the arrays.
+        differences: [L, N, D] float64, pooled anti-stereotype - pooled stereotype.
+        states: [2, L, N, D] float32, both; None where not asked for.
+    """
+
+    layers: tuple[int, ...]
+    differences: np.ndarray
+    states: np.ndarray | None
+
+    @classmethod
+    def empty(
+        cls, layers: Sequence[int], num_rows: int, width: int, *, with_states: bool
+    ) -> PooledStates:
+        """States that are filled batch by batch."""
+        shape = (len(layers), num_rows, width)
+        states = np.zeros((len(POOLED_LABELS), *shape), np.float32) if with_states else None
+        return cls(tuple(layers), np.zeros(shape), states)
+
+    def sums(self, folds: Sequence[int] = ()) -> list[FoldSums]:
+        """Float64 sums of the differences, ordered by layer, then fold.
+
+        Args:
+            folds: [N] fold of each row; all 0 where left out.
+        """
+        num_rows = self.differences.shape[1]
+        return sums_by_fold(self.layers, self.differences, folds or [0] * num_rows)
