@@ -2,13 +2,19 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint format chaos soak clean
 
 demo: .venv/.installed  ## a small sweep through Ray on this machine
 	$(BIN)/steersweep run demo
 
 test: .venv/.installed-dev  ## the test suite
 	$(BIN)/python -m pytest $(ARGS)
+
+chaos: .venv/.installed-dev  ## break runs at random and compare: TRIALS=200 SEED=1 JSON=file
+	$(BIN)/python -m tests.chaos --trials $(or $(TRIALS),10) --seed $(or $(SEED),1) $(if $(JSON),--json $(JSON))
+
+soak: .venv/.installed-dev  ## a run with a fault every few seconds, and what grows: MINUTES=20
+	$(BIN)/python -m tests.chaos.soak --minutes $(or $(MINUTES),20) --seed $(or $(SEED),1) $(if $(JSON),--json $(JSON))
 
 lint: .venv/.installed-dev  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -46,33 +46,75 @@ def execute(
     callbacks raise ends the run and reaches the caller; failures of tasks and replicas never do.
     Returns at once when `stop_requested()` turns true, or the scheduler stops: what is in flight
     is left to `backend.close()`, what is committed stays.
+
+    Deadlines count the time in which this loop looked. What it slept through, in a callback that
+    waits for storage or as a stopped process, is nobody's delay: the news of that time is still to
+    be heard.
     """
-    last_event = clock()
+    watched = _WatchedClock(clock)
+    patience = _Patience(scheduler, watched())
     while not scheduler.finished:
         if stop_requested():
             return scheduler.outcome(interrupted=True)
-        now = clock()
+        now = watched()
         scheduler.tick(now)
         for action in scheduler.actions(now):
             _apply(backend, action)
         events = backend.poll(poll_s)
-        now = clock()
+        now = watched()
         for event in events:
-            last_event = now
             _log(event)
             if on_event is not None:
                 on_event(event)
             task = scheduler.handle(event, now)
             if task is not None and on_finished is not None and isinstance(event, TaskFinished):
                 scheduler.add(on_finished(task, event.receipt))
-        if events:
-            if on_progress is not None:
-                on_progress(scheduler.progress())
-        elif now > max(last_event, scheduler.quiet_until()) + scheduler.policy.stall_s:
-            silence = f"nothing happened for {now - last_event:.0f} s"
-            message = f"{silence} while waiting for {scheduler.awaited()}"
-            scheduler.stop(Failure(FailureKind.RUN, message))
+        if events and on_progress is not None:
+            on_progress(scheduler.progress())
+        patience.check(now, heard=bool(events))
     return scheduler.outcome()
+
+
+_MOST_PER_LOOK_S = 5.0
+
+
+class _WatchedClock:
+    """Seconds that pass while somebody looks: a gap between two calls counts 5 s at most."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._last = self._watched = clock()
+
+    def __call__(self) -> float:
+        now = self._clock()
+        self._watched += min(now - self._last, _MOST_PER_LOOK_S)
+        self._last = now
+        return self._watched
+
+
+class _Patience:
+    """Ends a run in which nothing is heard any more, or much is heard and no task ends."""
+
+    def __init__(self, scheduler: Scheduler, now: float) -> None:
+        self._scheduler = scheduler
+        self._last_event = self._last_end = now
+        self._num_ended = scheduler.num_ended
+
+    def check(self, now: float, *, heard: bool) -> None:
+        """Stop the scheduler where it is time to; says what is awaited."""
+        scheduler, policy = self._scheduler, self._scheduler.policy
+        if heard:
+            self._last_event = now
+        if scheduler.num_ended != self._num_ended:
+            self._num_ended, self._last_end = scheduler.num_ended, now
+        if now > max(self._last_event, scheduler.quiet_until()) + policy.stall_s:
+            self._stop(f"nothing happened for {now - self._last_event:.0f} s")
+        elif now > self._last_end + policy.no_progress_s:
+            self._stop(f"no task ended for {now - self._last_end:.0f} s")
+
+    def _stop(self, silence: str) -> None:
+        message = f"{silence} while waiting for {self._scheduler.awaited()}"
+        self._scheduler.stop(Failure(FailureKind.RUN, message))
 
 
 def _apply(backend: Backend, action: Action) -> None:

@@ -20,6 +20,10 @@ class StorageUnavailableError(UserActionError):
     """The store cannot be used: missing bucket, no permission, unreachable, full, read-only."""
 
 
+class TransientStorageError(StorageUnavailableError):
+    """The store was asked for long enough and did not answer; it may do so later."""
+
+
 class LeaseHeldError(UserActionError):
     """Another driver holds the output."""
 

@@ -1,7 +1,8 @@
 """One driver at a time for an output.
 
 The lease saves work: it tells a second driver that it is not alone. Safety never rests on it, since
-a holder that was frozen goes on when it wakes. Parts stay correct with any number of drivers.
+a holder that was frozen goes on when it wakes. Parts stay correct with any number of drivers, and
+the record of a run is fenced by its own version (`cluster.ledger`).
 """
 
 import hashlib
@@ -10,7 +11,9 @@ import logging
 import os
 import socket
 import threading
+import time
 import uuid
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from types import TracebackType
@@ -21,6 +24,7 @@ from cluster.errors import (
     LeaseHeldError,
     ObjectNotFoundError,
     StorageUnavailableError,
+    UserActionError,
 )
 from cluster.processes import is_running, machine_id, process_start
 from cluster.storage.base import PutOutcome, Storage, VersionedObject
@@ -66,6 +70,31 @@ class LeaseContent:
         return json.dumps(asdict(self), indent=1).encode()
 
 
+@dataclass(frozen=True)
+class LeaseToken:
+    """What tells a driver's lock from any other; picklable."""
+
+    key: str
+    token: str
+
+    def require_in(self, storage: Storage) -> None:
+        """Raise `UserActionError` unless the storage holds this very lock.
+
+        A folder of the same name on another node, or another store behind the same address, would
+        take results that the driver never sees.
+        """
+        try:
+            found = LeaseContent.parse(storage.read(self.key))
+        except ObjectNotFoundError:
+            found = None
+        if found is None or found.token != self.token:
+            raise UserActionError(
+                f"{storage.uri} as {socket.gethostname()} sees it does not hold this driver's "
+                f"{self.key}: the folder or the store is another one there; use s3:// or a folder "
+                "that all nodes share"
+            )
+
+
 class Lease:
     """The right of this process to drive the runs of one output; a context manager.
 
@@ -77,6 +106,7 @@ class Lease:
         self._key = key
         self._content = content
         self._ttl_s = ttl_s
+        self._renewed_at = time.monotonic()
         self._lost = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._renew_on, name="lease", daemon=True)
@@ -85,9 +115,10 @@ class Lease:
     def acquire(cls, storage: Storage, key: str = "driver.lock", *, ttl_s: float = 60) -> Self:
         """Return the lease, held and being renewed.
 
-        A lock left by a dead process of this machine is taken over at once; one of another machine
-        when it was not renewed for `ttl_s`, by the clock of the store. Of several contenders one
-        gets it. Raises `LeaseHeldError` otherwise, and `StorageUnavailableError`.
+        A lock left by a dead process of this machine is taken over at once; any other when it was
+        not renewed for `ttl_s`, by the clock of the store: its holder is dead, cut off or frozen,
+        and hears of it when it wakes. Of several contenders one gets it. Raises `LeaseHeldError`
+        otherwise, and `StorageUnavailableError`.
         """
         content = LeaseContent.of_this_process()
         data = content.to_bytes()
@@ -123,8 +154,23 @@ class Lease:
         _refuse_if_held(storage.uri_of(key), found, ttl_s)
 
     @property
+    def token(self) -> LeaseToken:
+        """What a replica must find to know that it writes where this driver reads."""
+        return LeaseToken(self._key, self._content.token)
+
+    @property
     def is_lost(self) -> bool:
-        """Whether a renewal found that somebody else holds the lease. Asks the store nothing."""
+        """Whether somebody else was found to hold the lease.
+
+        Asks the store, for seconds at most, only where the lease was not renewed for its time to
+        live: as after this process was stopped. What the store does not answer is not a loss.
+        """
+        if not self._lost.is_set() and time.monotonic() - self._renewed_at > self._ttl_s:
+            self._renewed_at = time.monotonic()
+            hasty = self._storage.spec.open()
+            hasty.hasten()
+            with suppress(StorageUnavailableError):
+                self._read_own(hasty)
         return self._lost.is_set()
 
     def still_held(self) -> bool:
@@ -132,7 +178,9 @@ class Lease:
 
         Raises `StorageUnavailableError`.
         """
-        return not (self._stop.is_set() or self.is_lost or self._read_own() is None)
+        if self._stop.is_set() or self._lost.is_set():
+            return False
+        return self._read_own(self._storage) is not None
 
     def release(self) -> None:
         """Stop renewing and delete the lock if it is still ours. Again is fine; never raises.
@@ -144,7 +192,7 @@ class Lease:
         self._stop.set()
         self._thread.join(_STOP_WAIT_S)
         try:
-            found = self._read_own()
+            found = self._read_own(self._storage)
             if found is not None:
                 self._storage.delete_if_version(self._key, found.version)
         except ClusterError as error:
@@ -162,7 +210,7 @@ class Lease:
         self.release()
 
     def _renew_on(self) -> None:
-        while not self._stop.wait(self._ttl_s / _RENEWALS_PER_TTL) and not self.is_lost:
+        while not (self._stop.wait(self._ttl_s / _RENEWALS_PER_TTL) or self._lost.is_set()):
             try:
                 self._renew()
             except StorageUnavailableError as error:
@@ -170,15 +218,16 @@ class Lease:
                 _LOG.warning("lease not renewed: %s", error)
 
     def _renew(self) -> None:
-        found = self._read_own()
+        found = self._read_own(self._storage)
         if found is not None:
             content = replace(self._content, renewed=_now())
-            self._storage.replace_if_version(self._key, content.to_bytes(), found.version)
+            if self._storage.replace_if_version(self._key, content.to_bytes(), found.version):
+                self._renewed_at = time.monotonic()
 
-    def _read_own(self) -> VersionedObject | None:
+    def _read_own(self, storage: Storage) -> VersionedObject | None:
         """Return the lock as stored, or None, and the lease is lost, when it is not ours."""
         try:
-            found = self._storage.read_versioned(self._key)
+            found = storage.read_versioned(self._key)
         except ObjectNotFoundError:
             self._lost.set()
             return None
@@ -201,7 +250,7 @@ def _refuse_if_held(uri: str, found: VersionedObject, ttl_s: float) -> None:
     is_here = holder.machine == machine_id()
     if is_here and not is_running(holder.pid, holder.process_start):
         return
-    if not is_here and found.age_s > ttl_s:
+    if found.age_s > ttl_s:
         return
     what_to_do = (
         f"wait for process {holder.pid} or stop it"

@@ -1,18 +1,25 @@
 """What an output says about its run: ``run.json``, and the manifest of planned tasks.
 
 The ledger tells; it does not decide what is done. What is done is what the storage lists.
+
+``run.json`` is the fence between drivers: each writes it first, before anything else, and only over
+the version that it has seen. So a driver that was frozen while another took over cannot write the
+end of a run that is not its own any more.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
 
-from cluster.errors import ObjectNotFoundError, UserActionError
+from cluster.errors import LeaseHeldError, ObjectNotFoundError, UserActionError
 from cluster.parts import commit_part, read_part
+from cluster.redaction import redact_all
 from cluster.storage import PutOutcome, Storage
 
 RECORD_KEY = "run.json"
@@ -26,6 +33,8 @@ class Ledger:
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
+        self._version: str | None = None
+        "Of the record as it was last seen; None where there was none."
 
     def read_record(self) -> dict[str, Any] | None:
         """The content of ``run.json``, or None where there is none.
@@ -33,9 +42,11 @@ class Ledger:
         Raises `UserActionError` when it is not a run's record, or a newer version wrote it.
         """
         try:
-            data = self._storage.read(RECORD_KEY)
+            found = self._storage.read_versioned(RECORD_KEY)
         except ObjectNotFoundError:
+            self._version = None
             return None
+        data, self._version = found.data, found.version
         where = self._storage.uri_of(RECORD_KEY)
         try:
             record = dict(json.loads(data))
@@ -55,10 +66,31 @@ class Ledger:
         return record
 
     def write_record(self, record: Mapping[str, Any]) -> None:
-        """Replace ``run.json``; readers see the old one or the new one."""
-        content = {"record_version": RECORD_VERSION, **record}
+        """Replace the ``run.json`` that was last read or written; readers see the old or the new.
+
+        Secrets in it are hidden.
+
+        Raises `LeaseHeldError` when another driver has written it meanwhile.
+        """
+        content = redact_all({"record_version": RECORD_VERSION, **record})
         text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-        self._storage.replace(RECORD_KEY, text.encode())
+        data = text.encode()
+        if not self._replace_record(data):
+            raise LeaseHeldError(
+                f"another driver has worked on {self._storage.uri} just now; see `steersweep "
+                "status`, then run the same command again"
+            )
+        found = self._storage.read_versioned(RECORD_KEY)
+        # Whoever came in between has its own version, which must not become ours.
+        self._version = found.version if found.data == data else ""
+
+    def _replace_record(self, data: bytes) -> bool:
+        if self._version is not None:
+            return self._storage.replace_if_version(RECORD_KEY, data, self._version)
+        digest = hashlib.sha256(data).hexdigest()
+        attempt = uuid.uuid4().hex
+        outcome = self._storage.put_if_absent(RECORD_KEY, data, attempt=attempt, digest=digest)
+        return outcome is not PutOutcome.LOST
 
     def read_manifest(self) -> list[pa.Table]:
         """The generations of planned tasks, oldest first.

@@ -8,6 +8,7 @@ import time
 from collections import deque
 
 from cluster.errors import ClusterError
+from cluster.redaction import redact
 from cluster.storage import Storage
 
 _MOST_BYTES = 4 * 2**20
@@ -33,7 +34,7 @@ class StoredLog(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take in one record."""
-        line = self.format(record)
+        line = redact(self.format(record))
         self._lines.append(line)
         self._num_bytes += len(line) + 1
         while self._num_bytes > _MOST_BYTES:

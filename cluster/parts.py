@@ -4,9 +4,10 @@ The footer says whose part it is and what it holds, so that a part can be judged
 kilobytes, and read without this project.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,6 +19,7 @@ from cluster.table_digest import table_digest
 SCHEMA_VERSION = 1
 _OWN = "steersweep."
 _TAIL_BYTES = 64 * 1024
+_KEYS_PER_CALL = 32
 _FRAME_BYTES = 8  # at the end of a Parquet file: length of the footer, and PAR1
 _ROW_GROUP_ROWS = 1 << 20
 
@@ -136,14 +138,21 @@ def check_parts(
         except ObjectNotFoundError as error:
             return CorruptPartError(str(error))
 
+    def check_some(keys: Sequence[str]) -> list[PartInfo | CorruptPartError]:
+        return [check(key) for key in keys]
+
+    keys = list(task_ids)
+    # One by one, handing keys to threads would cost more than looking at a local part.
+    chunks = [keys[at : at + _KEYS_PER_CALL] for at in range(0, len(keys), _KEYS_PER_CALL)]
     good: dict[str, PartInfo] = {}
     bad: dict[str, CorruptPartError] = {}
     with ThreadPoolExecutor(max_threads) as pool:
-        for key, found in zip(task_ids, pool.map(check, task_ids), strict=True):
-            if isinstance(found, PartInfo):
-                good[key] = found
+        found = chain.from_iterable(pool.map(check_some, chunks))
+        for key, info in zip(keys, found, strict=True):
+            if isinstance(info, PartInfo):
+                good[key] = info
             else:
-                bad[key] = found
+                bad[key] = info
     return good, bad
 
 

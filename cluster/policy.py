@@ -14,13 +14,15 @@ class Policy:
     "Failures of its own (TASK) after which a task is set aside."
     max_strikes: int = 3
     "Replicas lost under a task after which it is set aside."
+    max_preemptions: int = 20
+    "Nodes lost under a task after which it is set aside: it may be what ends them."
     max_storage_retries: int = 8
     "Retries of one task for storage trouble in a row, then the run stops."
     max_start_failures: int = 3
     """Starts in a row without a ready replica: of a pool that never had one, then the run stops;
     of one slot, then the slot is given up, and with the last slot the run."""
 
-    first_deadline_s: float = 3600.0
+    first_deadline_s: float = 1800.0
     "Deadline of a task while nothing of its pool has been timed, seconds."
     min_deadline_s: float = 300.0
     "Least deadline of a task, seconds."
@@ -30,6 +32,8 @@ class Policy:
     "Time for a replica to be placed and ready, seconds."
     stall_s: float = 120.0
     "Silence past every deadline after which the driver stops, seconds."
+    no_progress_s: float = 4 * 3600.0
+    "Time in which no task ends, whatever else happens, after which the driver stops, seconds."
 
     backoff_s: float = 1.0
     "First wait before a retry, seconds; doubles each time."

@@ -17,7 +17,8 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 
-from cluster.errors import ClusterError, UserActionError
+from cluster.errors import ClusterError, TransientStorageError, UserActionError
+from cluster.lease import LeaseToken
 from cluster.logs import StoredLog
 from cluster.parts import commit_part
 from cluster.storage import PutOutcome, Storage, StorageSpec
@@ -32,9 +33,17 @@ class Replica:
     """One incarnation of a pool's worker."""
 
     def __init__(
-        self, factory: WorkerFactory, storage_spec: StorageSpec, *, owns_process: bool = False
+        self,
+        factory: WorkerFactory,
+        storage_spec: StorageSpec,
+        *,
+        owns_process: bool = False,
+        lease: LeaseToken | None = None,
     ) -> None:
-        """Nothing is loaded yet. `owns_process`: this process is there for the replica alone.
+        """Nothing is loaded yet.
+
+        `lease`: what the driver left in its storage, and the replica must find in its own before
+        it is ready. `owns_process`: this process is there for the replica alone.
 
         It then ends once its parent is gone: a replica whose node manager died is no longer known
         to the driver, and would hold its accelerator and go on writing until its call ends. And
@@ -42,6 +51,7 @@ class Replica:
         """
         self._factory = factory
         self._storage_spec = storage_spec
+        self._lease = lease
         self._worker: Worker | None = None
         self._storage: Storage | None = None
         self._owns_process = owns_process
@@ -57,14 +67,17 @@ class Replica:
             if self._worker is None:
                 self._worker = self._factory.build()
             if self._storage is None:
-                self._storage = self._storage_spec.open()
+                storage = self._storage_spec.open()
+                if self._lease is not None:
+                    self._lease.require_in(storage)
+                self._storage = storage
                 if self._owns_process:
                     self._log = StoredLog(self._storage, _log_key())
                     logging.getLogger().addHandler(self._log)
                     logger.setLevel(logging.INFO)
             facts = dict(self._worker.load())
         except Exception as error:  # the worker is the caller's code: it may raise anything
-            return self._failed(FailureKind.RUN, error)
+            return self._failed(_kind_of_start_error(error), error)
         logger.info("ready: %s", facts)
         return facts
 
@@ -140,20 +153,36 @@ def _check_names(task: Task, tables: Mapping[str, pa.Table]) -> None:
         )
 
 
+def _kind_of_start_error(error: Exception) -> FailureKind:
+    return _kind_anywhere(error) or FailureKind.RUN
+
+
 def _kind_of_run_error(error: Exception) -> FailureKind:
-    if isinstance(error, UserActionError | ModuleNotFoundError):
+    if isinstance(error, ModuleNotFoundError):
         return FailureKind.RUN
-    return FailureKind.TASK
+    return _kind_anywhere(error) or FailureKind.TASK
 
 
 def _kind_of_commit_error(error: Exception) -> FailureKind:
-    if isinstance(error, UserActionError):
-        return FailureKind.RUN
+    known = _kind_anywhere(error)
+    if known is not None:
+        return known
     # A key or a table that cannot be stored now never will be; neither will a part whose place is
     # taken by something else.
-    if isinstance(error, pa.ArrowException | ValueError | TypeError | ClusterError | MemoryError):
+    if isinstance(error, pa.ArrowException | ValueError | TypeError | ClusterError):
         return FailureKind.TASK
     return FailureKind.STORAGE
+
+
+def _kind_anywhere(error: Exception) -> FailureKind | None:
+    """What an error is wherever it comes up; None where that depends on what was being done."""
+    if isinstance(error, TransientStorageError):
+        return FailureKind.STORAGE
+    if isinstance(error, UserActionError):
+        return FailureKind.RUN
+    if isinstance(error, MemoryError):  # Arrow's too
+        return FailureKind.MEMORY
+    return None
 
 
 def _exit_when_orphaned(parent: int) -> None:

@@ -21,8 +21,10 @@ from cluster.breaker import Breaker
 from cluster.outcome import Outcome, Progress
 from cluster.policy import Policy
 from cluster.slots import Slot, SlotState, pool_for_empty_slot, pool_for_idle_slot
-from cluster.task_book import TaskBook, TaskState
+from cluster.starts import StartBook
+from cluster.task_book import TaskBook, TaskRecord, TaskState
 from cluster.tasks import (
+    REPLICA_IS_LOST,
     Action,
     Event,
     Failure,
@@ -65,9 +67,8 @@ class Scheduler:
         self._book = TaskBook(self._pools, self.policy, self._rng, attempt_suffix)
         self._slots = [Slot(index) for index in range(num_slots)]
         self._breaker = Breaker(self.policy)
+        self._starts = StartBook(self.policy, self._slots)
         self._num_replicas = 0
-        self._proven: set[str] = set()
-        self._start_failures: dict[str, int] = {}
         self._slowest: dict[str, float] = {}
         self._stops: list[StopReplica] = []
         self._stop: Failure | None = None
@@ -126,6 +127,11 @@ class Scheduler:
         """True where the run stopped, or every task added so far is done or set aside."""
         return self._stop is not None or self._book.num_unfinished == 0
 
+    @property
+    def num_ended(self) -> int:
+        """Number of tasks done or set aside."""
+        return self._book.num_done + self._book.num_set_aside
+
     def outcome(self, *, interrupted: bool = False) -> Outcome:
         """What the run has come to so far."""
         records = self._book.records
@@ -178,9 +184,7 @@ class Scheduler:
     def _replica_ready(self, slot: Slot) -> None:
         if slot.state is SlotState.STARTING:
             slot.state = SlotState.IDLE
-            slot.num_start_failures = 0
-            self._start_failures.pop(slot.held_pool, None)
-            self._proven.add(slot.held_pool)
+            self._starts.succeeded(slot)
 
     def _replica_lost(self, slot: Slot, failure: Failure, now: float) -> None:
         if slot.state in (SlotState.EMPTY, SlotState.RETIRED):
@@ -190,37 +194,24 @@ class Scheduler:
         if failure.kind is not FailureKind.PREEMPTED:
             slot.num_losses += 1
         slot.empty(now + self.policy.wait_s(max(1, slot.num_losses), self._rng))
-        if was_starting:
-            self._start_failed(slot, failure)
+        if failure.kind is FailureKind.MEMORY and self._may_do_with_fewer(slot, record):
+            slot.state = SlotState.RETIRED
+        elif was_starting:
+            self._stop = self._stop or self._starts.failed(slot, failure)
         elif failure.kind is FailureKind.RUN:
             self.stop(failure)
         elif record is not None:
             self._count_failure(slot, record.task.id, failure, now)
 
-    def _start_failed(self, slot: Slot, failure: Failure) -> None:
-        pool = slot.held_pool
-        proven = pool in self._proven
-        # Once a replica of the pool was ready, a failed load is this machine's or this hour's.
-        if failure.user_must_act or (failure.kind is FailureKind.RUN and not proven):
-            return self.stop(failure)
-        if failure.kind is FailureKind.PREEMPTED:
-            return None
-        slot.num_start_failures += 1
-        self._start_failures[pool] = self._start_failures.get(pool, 0) + 1
-        enough = self.policy.max_start_failures
-        pending = any(s.pool == pool and s.state is SlotState.STARTING for s in self._slots)
-        if not proven and self._start_failures[pool] >= enough and not pending:
-            return self._stop_for_starts(pool, failure)
-        if slot.num_start_failures >= enough:
-            slot.state = SlotState.RETIRED
-            if all(s.state is SlotState.RETIRED for s in self._slots):
-                return self._stop_for_starts(pool, failure)
-        return None
+    def _may_do_with_fewer(self, slot: Slot, record: TaskRecord | None) -> bool:
+        """Whether the first shortage of memory of a task, or of a start, costs a slot alone.
 
-    def _stop_for_starts(self, pool: str, failure: Failure) -> None:
-        said = f"no replica of {pool} became ready, {self._start_failures[pool]} starts failed"
-        message = f"{said} in a row; the last: {failure.message}"
-        self.stop(Failure(failure.kind, message, failure.details))
+        The second of one task is the task's: otherwise a single task that is too large would cost
+        all slots but one.
+        """
+        if all(s is slot or s.state is SlotState.RETIRED for s in self._slots):
+            return False
+        return record is None or self._book.forgive_memory(record)
 
     def _task_finished(self, slot: Slot, event: TaskFinished, now: float) -> Task | None:
         record = self._book.records.get(event.receipt.task_id)
@@ -238,7 +229,7 @@ class Scheduler:
         record = slot.record
         if record is None or record.task.id != event.task_id:
             return
-        if event.failure.kind in (FailureKind.REPLICA, FailureKind.PREEMPTED):
+        if event.failure.kind in REPLICA_IS_LOST:
             self._stops.append(StopReplica(slot.index))
             self._replica_lost(slot, event.failure, now)
             return

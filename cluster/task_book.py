@@ -33,6 +33,9 @@ class TaskRecord:
     num_attempts: int = 0
     num_task_failures: int = 0
     num_strikes: int = 0
+    num_preemptions: int = 0
+    is_short_of_memory: bool = False
+    "It has run out of memory once."
     num_storage_failures: int = 0
     failed_on: int | None = None
     "The replica whose attempt ended in a failure of the task's own."
@@ -140,7 +143,9 @@ class TaskBook:
                 self._enqueue(record)
                 return failure
             case FailureKind.PREEMPTED:
-                self._enqueue(record)
+                record.num_preemptions += 1
+                given_up = record.num_preemptions >= policy.max_preemptions
+                self._again_or_set_aside(record, failure, given_up)
             case FailureKind.STORAGE:
                 record.num_storage_failures += 1
                 if record.num_storage_failures > policy.max_storage_retries:
@@ -154,11 +159,20 @@ class TaskBook:
                 record.failed_on = replica
                 given_up = record.num_task_failures >= policy.max_task_failures
                 self._again_or_set_aside(record, failure, given_up)
-            case FailureKind.REPLICA:
+            case FailureKind.REPLICA | FailureKind.MEMORY:
                 record.num_strikes += 1
                 given_up = record.num_strikes >= policy.max_strikes
                 self._again_or_set_aside(record, failure, given_up)
         return None
+
+    def forgive_memory(self, record: TaskRecord) -> bool:
+        """Requeue a task in flight that ran out of memory at no cost; False the second time."""
+        if record.is_short_of_memory:
+            return False
+        record.is_short_of_memory = True
+        if record.state is TaskState.IN_FLIGHT:  # and not done by a late reply
+            self._enqueue(record)
+        return True
 
     def set_aside(self) -> tuple[SetAside, ...]:
         """The tasks given up, in the order in which they were added."""

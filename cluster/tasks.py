@@ -98,12 +98,18 @@ class FailureKind(StrEnum):
     "The task's own: an exception raised by `Worker.run`."
     REPLICA = "replica"
     "The replica was lost, hung or unavailable."
+    MEMORY = "memory"
+    "The machine ran out of memory: too much ran on it at a time, or the task alone is too large."
     PREEMPTED = "preempted"
-    "The node was taken away; nobody's fault."
+    "The node died or was taken away; nobody's fault."
     STORAGE = "storage"
     "Storage trouble that may pass."
     RUN = "run"
     "Would meet every task alike: stop everything."
+
+
+REPLICA_IS_LOST = frozenset({FailureKind.REPLICA, FailureKind.MEMORY, FailureKind.PREEMPTED})
+"Failures after which the replica is not used again, whether or not its process lives."
 
 
 @dataclass(frozen=True)
@@ -121,10 +127,12 @@ class Failure:
     @classmethod
     def from_exception(cls, kind: FailureKind, error: BaseException) -> Failure:
         """The failure that `error` is; its text joined to one line."""
-        user_must_act = isinstance(error, UserActionError)
+        # What may pass is for the run to try again, and for the user only in the end.
+        user_must_act = isinstance(error, UserActionError) and kind is not FailureKind.STORAGE
+        is_said_to_user = isinstance(error, UserActionError)
         text = " ".join(str(error).split())
         name = type(error).__name__
-        message = text if user_must_act and text else f"{name}: {text}" if text else name
+        message = text if is_said_to_user and text else f"{name}: {text}" if text else name
         details = "".join(traceback.format_exception(error))
         return cls(kind, message, details, user_must_act)
 

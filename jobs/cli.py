@@ -260,9 +260,12 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line: 0 done, 1 tasks failed, 2 the user must act, 130 interrupted."""
-    from cluster.errors import ClusterError, UserActionError
-    from jobs.console import complain
+    """Run the command line: 0 done, 1 tasks failed, 2 the user must act, 130 interrupted.
+
+    An error that nobody expected ends with its traceback and 1.
+    """
+    from cluster.errors import ClusterError, CorruptPartError, UserActionError
+    from jobs.console import complain, show_bug
     from steering_core.errors import InputError
 
     try:
@@ -274,11 +277,14 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         code = error.exit_code
-    except (InputError, UserActionError) as error:
+    except (InputError, UserActionError, CorruptPartError) as error:
         complain(str(error))
         code = 2
     except ClusterError as error:
         complain(str(error))
+        code = 1
+    except Exception as error:  # a bug: its traceback may quote what must stay secret
+        show_bug(error)
         code = 1
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -21,6 +22,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from cluster.redaction import redact
+
 _LINE_EVERY_S = 30.0
 
 out = Console(highlight=False, soft_wrap=True)
@@ -29,17 +32,22 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 def say(message: str) -> None:
     """One line for the user on standard output."""
-    out.print(message, markup=False)
+    out.print(redact(message), markup=False)
 
 
 def complain(message: str) -> None:
     """One line on standard error that says what is wrong and what to do."""
-    err.print(Text.assemble(("error: ", "bold red"), " ".join(message.split())))
+    err.print(Text.assemble(("error: ", "bold red"), _line(message)))
 
 
 def warn(message: str) -> None:
     """One line on standard error about something that went on anyway."""
-    err.print(Text.assemble(("warning: ", "yellow"), " ".join(message.split())))
+    err.print(Text.assemble(("warning: ", "yellow"), _line(message)))
+
+
+def show_bug(error: BaseException) -> None:
+    """The traceback of an error that nobody expected, on standard error."""
+    err.print(Text(redact("".join(traceback.format_exception(error)).rstrip())))
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -49,9 +57,15 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         is_number = all(_is_number(row[index]) for row in rows)
         table.add_column(name, justify="right" if is_number else "left", no_wrap=True)
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(redact(cell)) for cell in row))
     # A table wider than the terminal would be cut; a pipe or a log takes any width.
     Console(highlight=False, width=None if out.is_terminal else 200).print(table)
+
+
+def _line(message: str) -> str:
+    """The message as one line without secrets, and without codes that a terminal would obey."""
+    line = redact(" ".join(message.split()))
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
 
 
 def _is_number(text: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 from cluster.backends.base import Backend
+from cluster.lease import LeaseToken
 from cluster.storage import StorageSpec
 from jobs.console import say
 from jobs.spec import ComputeSpec
@@ -37,18 +38,15 @@ class Executor:
         self._connect()
         return "cuda" if num_cluster_gpus() > 0 else None
 
-    def open(self, storage: StorageSpec, device: str, num_tasks: int) -> tuple[Backend, int]:
-        """A backend and how many replicas it has room for.
+    def num_replicas(self, device: str, num_tasks: int) -> int:
+        """How many replicas there is room for.
 
         Raises:
             UserActionError: the cluster cannot be reached or has no room.
         """
         if self.is_in_process:
-            from cluster.backends.in_process import InProcessBackend
-
-            return self._stack.enter_context(InProcessBackend(storage)), 1
+            return 1
         self._connect()
-        from cluster.backends.ray_backend import RayBackend
         from cluster.backends.ray_session import resolve_num_replicas
 
         compute = self._compute
@@ -59,7 +57,18 @@ class Executor:
             num_tasks,
         )
         say(f"{num_replicas} replica{'s' if num_replicas > 1 else ''} on {device}")
-        return self._stack.enter_context(RayBackend(storage)), num_replicas
+        return num_replicas
+
+    def backend(self, storage: StorageSpec, lease: LeaseToken) -> Backend:
+        """Where replicas run; each must find the driver's lease in its storage."""
+        if self.is_in_process:
+            from cluster.backends.in_process import InProcessBackend
+
+            return self._stack.enter_context(InProcessBackend(storage))
+        self._connect()
+        from cluster.backends.ray_backend import RayBackend
+
+        return self._stack.enter_context(RayBackend(storage, lease))
 
     def gpus_per_replica(self, device: str) -> float:
         """GPUs that each replica asks the cluster for."""

@@ -7,34 +7,34 @@ import signal
 from types import FrameType
 from typing import Self
 
+_NUMBERS = (signal.SIGINT, signal.SIGTERM)
+
 
 class StopSignals:
-    """While open, the first SIGINT or SIGTERM sets ``number``; a second one ends the process.
+    """While open, the first SIGINT or SIGTERM raises KeyboardInterrupt; a second one ends the
+    process at once, which leaves no partial file either.
 
-    Install it after ``ray.init``, which replaces the handler of SIGTERM.
-
-    Args:
-        interrupts: also raise KeyboardInterrupt at once, for work in this process.
+    Whatever the process waits for, a model that loads, a store that does not answer, a replica, is
+    interrupted. ``number`` tells which signal came first, None where none has.
     """
 
-    def __init__(self, *, interrupts: bool) -> None:
+    def __init__(self) -> None:
         self.number: int | None = None
-        self._interrupts = interrupts
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> Self:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._handle)
+        self._previous = {number: signal.getsignal(number) for number in _NUMBERS}
+        self.install()
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
-    @property
-    def is_set(self) -> bool:
-        """Whether a signal has come."""
-        return self.number is not None
+    def install(self) -> None:
+        """Take the handlers, again after somebody else took them, as ``ray.init`` does."""
+        for number in _NUMBERS:
+            signal.signal(number, self._handle)
 
     @property
     def exit_code(self) -> int:
@@ -45,5 +45,4 @@ class StopSignals:
         if self.number is not None:
             os._exit(128 + number)
         self.number = number
-        if self._interrupts:
-            raise KeyboardInterrupt
+        raise KeyboardInterrupt

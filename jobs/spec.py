@@ -12,9 +12,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError
 
 from jobs.resources import embedded_specs
+from jobs.yaml_text import MAX_BYTES, load_yaml
 from steering_core.errors import InputError
-
-_MAX_BYTES = 2**20
 
 Role = Literal["identity", "grid", "runtime"]
 
@@ -145,33 +144,14 @@ def _find(source: str) -> Path:
     )
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML in which a key that stands twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [
-            self.construct_object(key, deep=True)
-            for key, _ in node.value
-            if key.tag != "tag:yaml.org,2002:merge"
-        ]
-        for key in keys:
-            if keys.count(key) > 1:
-                line = node.start_mark.line + 1
-                raise InputError(f"key {key!r} stands twice in the mapping at line {line}")
-        return super().construct_mapping(node, deep)
-
-
 def _parse(path: Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise InputError(f"larger than {_MAX_BYTES} bytes, not a sweep file")
-        document = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)  # noqa: S506 - a SafeLoader
+        with path.open("rb") as file:
+            document = load_yaml(file.read(MAX_BYTES + 1).decode())
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as UTF-8 text: {error}") from None
     except yaml.YAMLError as error:
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    except RecursionError:
-        raise InputError(f"{path}: nested too deeply to be a sweep file") from None
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except ValueError as error:  # a date or a number that cannot be one
@@ -186,10 +166,10 @@ def _set(document: dict[str, Any], override: str) -> None:
     if not equals or not key.strip():
         raise InputError(f"--set {override!r}: must look like key.path=value")
     try:
-        value = yaml.load(text, _StrictLoader)  # noqa: S506 - a SafeLoader
+        value = load_yaml(text)
     except InputError as error:
         raise InputError(f"--set {override!r}: {error}") from None
-    except (yaml.YAMLError, ValueError, RecursionError):
+    except (yaml.YAMLError, ValueError):
         raise InputError(f"--set {override!r}: the value is not valid YAML") from None
     node: Any = document
     parts = key.strip().split(".")
@@ -243,7 +223,8 @@ def _place(loc: tuple[int | str, ...]) -> str:
     # The names of union branches stand behind the field, as in ('compute', 'replicas', 'int');
     # before that, ('models', 'int') is a model of that name.
     kept = [str(p) for n, p in enumerate(loc) if n < 2 or not _BRANCH.search(str(p))]
-    return ".".join(kept) or "the file"
+    place = ".".join(kept) or "the file"
+    return place if place.isprintable() else repr(place)
 
 
 def _known_keys(kind: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:

@@ -18,9 +18,11 @@ from typing import Any, Self
 import ray
 from ray import exceptions as ray_errors
 
+from cluster.lease import LeaseToken
 from cluster.replica import Replica
 from cluster.storage import StorageSpec
 from cluster.tasks import (
+    REPLICA_IS_LOST,
     Event,
     Failure,
     FailureKind,
@@ -35,6 +37,13 @@ from cluster.tasks import (
 logger = logging.getLogger(__name__)
 
 _PID = re.compile(r"\bpid: (\d+)")
+_REASON = re.compile(r"The actor (?:is dead|died) because (.*)")
+_NODE_DIED = "because its node has died"
+_OWNER_DIED = "because its owner has died"
+_NO_NODE = (
+    "the Ray node that this driver was connected to is gone; when Ray is up, run the same "
+    "command again"
+)
 
 
 @dataclass
@@ -49,8 +58,9 @@ class _Actor:
 class RayBackend:
     """Runs replicas on the Ray cluster that this process is connected to."""
 
-    def __init__(self, storage_spec: StorageSpec) -> None:
-        self._storage_spec = storage_spec
+    def __init__(self, storage_spec: StorageSpec, lease: LeaseToken | None = None) -> None:
+        """`lease`: what each replica must find in its storage before it is given work."""
+        self._storage_spec, self._lease = storage_spec, lease
         self._actors: dict[int, _Actor] = {}
         self._queued: list[Event] = []
 
@@ -64,7 +74,9 @@ class RayBackend:
             max_task_retries=0,
         )
         try:
-            handle = actor_class.remote(pool.factory, self._storage_spec, owns_process=True)
+            handle = actor_class.remote(
+                pool.factory, self._storage_spec, owns_process=True, lease=self._lease
+            )
             self._actors[slot] = _Actor(handle, handle.ready.remote())
         except Exception as error:  # arguments that do not pickle raise what they like
             failure = Failure.from_exception(FailureKind.RUN, error)
@@ -129,7 +141,7 @@ class RayBackend:
         except Exception as error:  # classified below; Ray's errors share no useful base
             result = classify(error)
         if isinstance(result, Failure):
-            if task_id is not None and result.kind not in _REPLICA_IS_LOST:
+            if task_id is not None and result.kind not in REPLICA_IS_LOST:
                 return TaskFailed(slot, task_id, result)
             self.stop(slot)
             return ReplicaLost(slot, result)
@@ -138,18 +150,21 @@ class RayBackend:
         return TaskFinished(slot, result)
 
 
-_REPLICA_IS_LOST = (FailureKind.REPLICA, FailureKind.PREEMPTED)
-
-
 def classify(error: Exception) -> Failure:
     """What an exception of `ray.get` on a replica's call says about who is at fault."""
     if isinstance(error, ray_errors.RayActorError):
-        if error.preempted:
+        if _OWNER_DIED in str(error):
+            # The driver goes on, but nothing that it starts from now on would ever be placed.
+            return Failure(FailureKind.RUN, _NO_NODE, str(error), user_must_act=True)
+        # Ray tells a node that died from a process that died in its text alone.
+        if error.preempted or _NODE_DIED in str(error):
             return _actor_failure(FailureKind.PREEMPTED, error)
         # Only the constructor can fail so, for instance where this package is not installed.
         if error.actor_init_failed:
             return _traceback_failure(FailureKind.RUN, error)
         return _actor_failure(FailureKind.REPLICA, error)
+    if isinstance(error, ray_errors.OutOfMemoryError):
+        return _out_of_memory(error)
     if isinstance(error, ray_errors.ActorUnschedulableError | ray_errors.RuntimeEnvSetupError):
         return Failure.from_exception(FailureKind.RUN, error)
     if isinstance(error, ray_errors.RayTaskError):
@@ -160,15 +175,21 @@ def classify(error: Exception) -> Failure:
     return Failure.from_exception(FailureKind.REPLICA, error)
 
 
+def _out_of_memory(error: Exception) -> Failure:
+    """The failure without Ray's table of processes, whose command lines are not ours to show."""
+    said = str(error).partition("\n")[0] or "a process was killed for memory"
+    return Failure(FailureKind.MEMORY, f"{type(error).__name__}: {said}", type(error).__name__)
+
+
 def _actor_failure(kind: FailureKind, error: Exception) -> Failure:
     """The failure without what Ray adds for its users: ids, and causes that it knows of."""
     whole = Failure.from_exception(kind, error)
     said = whole.message.partition("Some common causes include")[0].strip()
     pid = _PID.search(said)
-    reason = said.partition("The actor is dead because ")[2]
+    reason = _REASON.search(said)
     if reason:
         where = f"process {pid[1]}: " if pid else ""
-        said = f"{type(error).__name__}: {where}{reason}"
+        said = f"{type(error).__name__}: {where}{reason[1]}"
     return replace(whole, message=said)
 
 

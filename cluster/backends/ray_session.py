@@ -25,7 +25,8 @@ def ray_session() -> Iterator[None]:
 
     In this order: the cluster that this process is connected to already, the one that RAY_ADDRESS
     names, the one that `ray start` started on this machine, and else one of its own, which ends
-    with the context. Raises `UserActionError` where RAY_ADDRESS cannot be reached.
+    with the context. Raises `UserActionError` where RAY_ADDRESS cannot be reached, or none be
+    started.
 
     `ray.init` replaces the handler of SIGTERM: install yours inside the context.
     """
@@ -71,13 +72,21 @@ def _start() -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Under `uv run`, Ray would otherwise upload the working directory.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=OBJECT_STORE_BYTES,
-    )
+    try:
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=OBJECT_STORE_BYTES,
+        )
+    except Exception as error:  # Ray raises many types for one fact
+        ray.shutdown()  # ends what was started of it
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise UserActionError(
+            f"cannot start Ray on this machine ({said}); see its logs in {_ray_folder()}, or set "
+            "compute.executor to in_process"
+        ) from error
 
 
 def _address_of_ray_start() -> str | None:
@@ -85,13 +94,17 @@ def _address_of_ray_start() -> str | None:
 
     Not address="auto": that also takes a private cluster of any other process on the machine.
     """
-    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108
-    note = Path(folder, "ray", "ray_current_cluster")
     try:
-        address = note.read_text().strip()
+        address = (_ray_folder() / "ray_current_cluster").read_text().strip()
     except OSError:
         return None
     return address if address and _why_unreachable(address) is None else None
+
+
+def _ray_folder() -> Path:
+    """Where Ray keeps its sessions on this machine."""
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108
+    return Path(folder, "ray")
 
 
 def _require_reachable(address: str) -> None:

@@ -8,7 +8,7 @@ import enum
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -28,10 +28,14 @@ class PutOutcome(enum.Enum):
 
 @dataclass(frozen=True)
 class StoredObject:
-    """One object of a listing; `key` is relative to the root."""
+    """One object of a listing; `key` is relative to the root.
+
+    `version` changes when the object is written again; it is not that of `VersionedObject`.
+    """
 
     key: str
     size_bytes: int
+    version: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -179,6 +183,10 @@ class Storage(ABC):
     @abstractmethod
     def check_reachable(self) -> None:
         """Prove that the root can be listed. Only reads; a root that is still to come is fine."""
+
+    @abstractmethod
+    def hasten(self) -> None:
+        """From now on wait seconds, not minutes, for a store that does not answer."""
 
     @abstractmethod
     def clean_temporaries(self, older_than_s: float) -> int:

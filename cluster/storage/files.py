@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from cluster.errors import StorageUnavailableError
+from cluster.errors import StorageUnavailableError, TransientStorageError
 
 _FOLDER_MODE = 0o775  # below the umask; never writable by the world
 _FILE_MODE = 0o664
@@ -21,17 +21,25 @@ _REASONS = {
     errno.EPERM: "not permitted; change the permissions or choose another output",
     errno.EROFS: "the file system is read-only; choose another output",
     errno.ENOTDIR: "part of the path is not a folder; choose another output",
+    errno.EFBIG: "the limit on the size of a file is reached; raise it (`ulimit -f`)",
+    errno.EMFILE: "too many open files; raise the limit (`ulimit -n`)",
 }
+# What a file server that is being restarted, or a guard that stays taken, answers with.
+_TRANSIENT = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EINTR})
 
 
 @contextmanager
 def os_errors(action: str, path: Path) -> Iterator[None]:
-    """Turn any `OSError` inside into a `StorageUnavailableError` of one line."""
+    """Turn any `OSError` inside into a `StorageUnavailableError` of one line.
+
+    One that may pass becomes a `TransientStorageError`.
+    """
     try:
         yield
     except OSError as error:
         reason = _REASONS.get(error.errno or 0, error.strerror or type(error).__name__)
-        raise StorageUnavailableError(f"cannot {action} {path}: {reason}") from error
+        kind = TransientStorageError if error.errno in _TRANSIENT else StorageUnavailableError
+        raise kind(f"cannot {action} {path}: {reason}") from error
 
 
 def write_new(path: Path, data: bytes) -> None:

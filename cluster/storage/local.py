@@ -41,15 +41,17 @@ class LocalStorage(Storage):
         return self._list(check_prefix(prefix))
 
     def _list(self, prefix: str) -> Iterator[StoredObject]:
-        found: dict[str, int] = {}
+        found: dict[str, os.stat_result] = {}
         with files.os_errors("list", self._root):
             for path in _walk(self._root / prefix.rpartition("/")[0]):
                 key = path.relative_to(self._root).as_posix()
                 if key.startswith(prefix) and not is_temporary(key):
                     with suppress(FileNotFoundError):  # deleted while we list
-                        found[key] = path.stat().st_size
+                        found[key] = path.stat()
         for key in sorted(found):
-            yield StoredObject(key, found[key])
+            entry = found[key]
+            version = f"{entry.st_mtime_ns}-{entry.st_size}-{entry.st_ino}"
+            yield StoredObject(key, entry.st_size, version)
 
     def read(self, key: str) -> bytes:
         """Return the content."""
@@ -166,6 +168,9 @@ class LocalStorage(Storage):
         """List the root or its nearest existing ancestor."""
         with files.os_errors("read", self._root):
             next(os.scandir(files.nearest_folder(self._root)), None)
+
+    def hasten(self) -> None:
+        """Do nothing: a file system is asked once."""
 
     def clean_temporaries(self, older_than_s: float) -> int:
         """Unlink temporary files last written more than `older_than_s` ago; return how many."""

@@ -56,9 +56,9 @@ class S3Storage(Storage):
         return self._list(check_prefix(prefix))
 
     def _list(self, prefix: str) -> Iterator[StoredObject]:
-        for key, size_bytes in self._list_all(prefix):
-            if not is_temporary(key):
-                yield StoredObject(key, size_bytes)
+        for entry in self._list_all(prefix):
+            if not is_temporary(entry.key):
+                yield entry
 
     def read(self, key: str) -> bytes:
         """Return the content."""
@@ -167,18 +167,24 @@ class S3Storage(Storage):
     def clean_temporaries(self, older_than_s: float) -> int:
         """Delete probes of killed processes older than `older_than_s`; return how many."""
         num_deleted = 0
-        for key, _ in self._list_all(""):
-            if is_temporary(key):
-                found = self._head(key)
+        for entry in self._list_all(""):
+            if is_temporary(entry.key):
+                found = self._head(entry.key)
                 if found is not None and _age_s(found) > older_than_s:
-                    self._delete(key)
+                    self._delete(entry.key)
                     num_deleted += 1
         return num_deleted
 
+    def hasten(self) -> None:
+        """Later requests wait for seconds; those under way keep their patience."""
+        with self._client_lock:
+            self._patience_s = CHECK_PATIENCE_S
+            self._read_timeout_s = CHECK_READ_TIMEOUT_S
+            self._client = None
+
     def _hasty(self) -> "S3Storage":
         hasty = S3Storage(self.spec)
-        hasty._patience_s = CHECK_PATIENCE_S
-        hasty._read_timeout_s = CHECK_READ_TIMEOUT_S
+        hasty.hasten()
         return hasty
 
     def _s3(self) -> Any:
@@ -249,7 +255,7 @@ class S3Storage(Storage):
         )
         return response is not None
 
-    def _list_all(self, prefix: str) -> Iterator[tuple[str, int]]:
+    def _list_all(self, prefix: str) -> Iterator[StoredObject]:
         options = {"Bucket": self._bucket, "Prefix": self._prefix + prefix}
         while True:
             page = self._send(
@@ -260,7 +266,7 @@ class S3Storage(Storage):
                 key = entry["Key"].removeprefix(self._prefix)
                 # Consoles keep an empty object "name/" for a folder.
                 if not key.endswith("/") and key:
-                    yield key, entry["Size"]
+                    yield StoredObject(key, entry["Size"], entry["ETag"])
             if not page.get("IsTruncated"):
                 return
             options["ContinuationToken"] = page["NextContinuationToken"]

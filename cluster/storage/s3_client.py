@@ -17,7 +17,7 @@ import boto3.session
 import botocore.exceptions as boto_errors
 from botocore.config import Config
 
-from cluster.errors import StorageUnavailableError, UserActionError
+from cluster.errors import StorageUnavailableError, TransientStorageError, UserActionError
 from cluster.storage.base import StorageSpec, check_endpoint_url
 
 T = TypeVar("T")
@@ -85,7 +85,7 @@ def request(
 
     `fn` is repeated with jitter after transient failures until `patience_s` has passed, so it must
     be safe to repeat after an unknown outcome. `action` reads on after "cannot". Raises
-    `StorageUnavailableError`.
+    `TransientStorageError` when the patience is over, `StorageUnavailableError` for a refusal.
     """
     start = time.monotonic()
     for num_failed in itertools.count():
@@ -98,9 +98,11 @@ def request(
             most = min(_LONGEST_DELAY_S, _FIRST_DELAY_S * 2**num_failed)
             delay = random.uniform(0, most)  # noqa: S311  jitter, not a secret
             waited = time.monotonic() - start
-            if not _is_transient(error) or waited + delay > patience_s:
+            is_transient = _is_transient(error)
+            if not is_transient or waited + delay > patience_s:
+                kind = TransientStorageError if is_transient else StorageUnavailableError
                 reason = _reason(error, endpoint_url, waited)
-                raise StorageUnavailableError(f"cannot {action}: {reason}") from error
+                raise kind(f"cannot {action}: {reason}") from error
         time.sleep(delay)
     raise AssertionError("unreachable")
 

@@ -6,10 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterable, KeysView, Mapping, Sequence
 from dataclasses import dataclass
 
+from cluster.checked import CheckedPart, check_listed
 from cluster.errors import CorruptPartError, ObjectNotFoundError, UserActionError
 from cluster.ledger import Ledger
-from cluster.parts import check_parts
-from cluster.storage import Storage
+from cluster.storage import Storage, StoredObject
 from jobs.stereoset.manifest import from_tables
 from jobs.stereoset.plan import Group, PlannedTask
 from jobs.stereoset.tables import vectors_key
@@ -25,12 +25,14 @@ class Inventory:
         vectors: fitted vectors of each group that has any.
         task_ids: plan id to task id; a steered task has one only once its vectors are fitted.
         metadata: plan id to the metadata of a done task's last part.
+        parts: every part of a task that is done, by its key.
     """
 
     planned: tuple[PlannedTask, ...]
     vectors: Mapping[Group, SteeringVectors]
     task_ids: Mapping[str, str]
     metadata: Mapping[str, Mapping[str, str]]
+    parts: Mapping[str, CheckedPart]
 
     @property
     def done(self) -> KeysView[str]:
@@ -73,7 +75,8 @@ def take_inventory(storage: Storage, planned: Sequence[PlannedTask] | None = Non
         task_id = task_id_with(task, vectors.get(task.group))
         if task_id is not None:
             task_ids[task.plan_id] = task_id
-    return Inventory(tuple(planned), vectors, task_ids, _done(storage, planned, task_ids))
+    metadata, parts = _done(storage, planned, task_ids)
+    return Inventory(tuple(planned), vectors, task_ids, metadata, parts)
 
 
 def read_vectors(storage: Storage, group: Group) -> SteeringVectors | None:
@@ -99,23 +102,24 @@ def task_id_with(task: PlannedTask, vectors: SteeringVectors | None) -> str | No
 
 def _done(
     storage: Storage, planned: Iterable[PlannedTask], task_ids: Mapping[str, str]
-) -> dict[str, Mapping[str, str]]:
-    present: set[str] = set()
-    for table in ("sums", "baseline", "steered"):
-        present.update(entry.key for entry in storage.list(f"{table}/"))
+) -> tuple[dict[str, Mapping[str, str]], dict[str, CheckedPart]]:
+    present: dict[str, StoredObject] = {}
+    for table in ("sums", "states", "baseline", "steered"):
+        present.update((entry.key, entry) for entry in storage.list(f"{table}/"))
     keys_by_plan: dict[str, dict[str, str]] = defaultdict(dict)
     for task in planned:
         task_id = task_ids.get(task.plan_id)
         if task_id is None:
             continue
         keys = task.parts(task_id).values()
-        if present.issuperset(keys):
+        if present.keys() >= set(keys):
             keys_by_plan[task.plan_id] = dict.fromkeys(keys, task_id)
     to_check = {key: task for keys in keys_by_plan.values() for key, task in keys.items()}
-    good, bad = check_parts(storage, to_check)
+    good, bad = check_listed(storage, to_check, present)
     if bad:
         raise _damaged(bad)
-    return {plan_id: good[list(keys)[-1]].metadata for plan_id, keys in keys_by_plan.items()}
+    metadata = {plan: good[list(keys)[-1]].metadata for plan, keys in keys_by_plan.items()}
+    return metadata, good
 
 
 def _damaged(bad: Mapping[str, CorruptPartError]) -> UserActionError:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 
+from cluster.errors import UserActionError
 from jobs.stereoset.plan import Group, PlannedTask
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 MANIFEST_SCHEMA = pa.schema(
     [
@@ -49,11 +53,25 @@ def to_table(tasks: Sequence[PlannedTask]) -> pa.Table:
 
 
 def from_tables(tables: Iterable[pa.Table]) -> list[PlannedTask]:
-    """The tasks of all generations, oldest first."""
+    """The tasks of all generations, oldest first.
+
+    Raises:
+        UserActionError: a table that is no manifest, or whose names would lead out of the output.
+    """
+    try:
+        return _from_tables(tables)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserActionError(
+            f"the manifest is not one of a sweep ({' '.join(str(error).split())}); name another "
+            "output"
+        ) from error
+
+
+def _from_tables(tables: Iterable[pa.Table]) -> list[PlannedTask]:
     return [
         PlannedTask(
-            plan_id=row["plan_id"],
-            group=Group(row["model"], row["split"], row["bias_type"]),
+            plan_id=_name(row["plan_id"]),
+            group=Group(_name(row["model"]), _name(row["split"]), _name(row["bias_type"])),
             tables=tuple(row["tables"]),
             shard=row["shard"],
             example_ids=tuple(row["example_ids"]),
@@ -65,3 +83,10 @@ def from_tables(tables: Iterable[pa.Table]) -> list[PlannedTask]:
         for table in tables
         for row in table.to_pylist()
     ]
+
+
+def _name(text: str) -> str:
+    """The text as part of a storage key; ValueError where it cannot be one."""
+    if not _NAME.fullmatch(text):
+        raise ValueError(f"{text!r} is not a name")
+    return text

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+from cluster.checked import CHECKED_KEY, write_checked
 from cluster.errors import UserActionError
 from cluster.lease import Lease
 from cluster.ledger import Ledger
@@ -16,9 +17,9 @@ from jobs.console import say
 from jobs.identity import changed_keys
 from jobs.stereoset.inventory import Inventory, take_inventory
 from jobs.stereoset.manifest import from_tables, to_table
-from jobs.stereoset.plan import PlannedTask, packing_for, plan_missing
+from jobs.stereoset.plan import PlannedTask, packing_for, plan_missing, would_plan
 from jobs.stereoset.record import Record
-from jobs.stereoset.resolve import Sweep
+from jobs.stereoset.resolve import Sweep, recorded_identity
 
 LOCK_KEY = "driver.lock"
 
@@ -29,6 +30,7 @@ _OURS = (
     "manifest/",
     "baseline/",
     "sums/",
+    "states/",
     "steered/",
     "vectors/",
     "summary/",
@@ -36,6 +38,7 @@ _OURS = (
     "figures/",
     "report.html",
     "certificate.json",
+    CHECKED_KEY,
     LOCK_KEY,
 )
 
@@ -95,12 +98,17 @@ class Output:
     def claim(self, stack: ExitStack) -> Lease:
         """Hold the output for as long as the stack is open, and write the plan down.
 
+        The record comes first: it says whose the output is before anything else is there, and is
+        refused where another driver has written its own since this one looked.
+
         Raises:
             UserActionError: the storage cannot be written to, or another driver holds it.
         """
         self.storage.check_writable()
         lease = stack.enter_context(Lease.acquire(self.storage, LOCK_KEY))
+        self.record.write("running")
         self.storage.clean_temporaries(_OLD_TEMPORARY_S)
+        write_checked(self.storage, self.inventory.parts)
         if self.added:
             attempt = uuid.uuid4().hex
             Ledger(self.storage).append_manifest(to_table(self.added), self._generation, attempt)
@@ -110,17 +118,19 @@ class Output:
 def _check_same_sweep(
     storage: Storage,
     record: Mapping[str, Any] | None,
-    known: Iterable[PlannedTask],
+    known: Sequence[PlannedTask],
     sweep: Sweep,
 ) -> None:
     """Refuse an output of another sweep, or of a larger grid; a grid may only grow."""
     changes = []
     if record is not None:
-        before, after = record["identity"], sweep.identity()
+        before, after = recorded_identity(record), sweep.identity()
         # A model that came to the sweep brings keys of its own: those are growth.
         common = {key: before[key] for key in before if key in after}
         changes += changed_keys(common, {key: after[key] for key in common})
     changes += _lost(sweep, known)
+    if record is None and not changes and not all(would_plan(sweep, task) for task in known):
+        changes.append("unknown, as run.json is lost")
     if changes:
         raise UserActionError(
             f"{storage.uri} belongs to a different sweep; changed: {'; '.join(changes)}. Only "

@@ -6,12 +6,16 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
+from cluster.checked import write_checked
+from cluster.errors import ObjectNotFoundError
 from cluster.storage import Storage
 from jobs.console import print_table, say, warn
 from jobs.stereoset.certificate_file import write_certificate
 from jobs.stereoset.inventory import take_inventory
+from jobs.stereoset.non_finite import described
 from jobs.stereoset.summary import Summary, summarise
 
+_CELLS_KEY = "summary/cells.parquet"
 _MOST_ROWS_PRINTED = 40
 _PRINTED = ("s2a", "u2a", "s2u", "flow_s2a", "flow_u2a", "flow_s2u", "lms", "ss", "icat")
 
@@ -39,12 +43,23 @@ def report(storage: Storage) -> Summary:
             "not complete yet and are left out"
         )
     _print(summary.cells)
-    num_bad = sum(summary.cells["num_non_finite"].to_pylist())
-    if num_bad:
-        warn(f"{num_bad} steered rows have a score that is not finite; means leave them out")
+    for line in described(inventory):
+        warn(line)
     write_certificate(storage, inventory)
+    write_checked(storage, inventory.parts)
     say(f"tables: {storage.uri_of('summary')}")
     return summary
+
+
+def show(storage: Storage) -> bool:
+    """Print the cells that the last report has left; False where there is none."""
+    try:
+        data = storage.read(_CELLS_KEY)
+    except ObjectNotFoundError:
+        return False
+    _print(pq.read_table(pa.BufferReader(data)))
+    say(f"tables: {storage.uri_of('summary')}")
+    return True
 
 
 def _print(cells: pa.Table) -> None:
@@ -74,8 +89,11 @@ def _pooled(cells: pa.Table, keys: list[str]) -> list[dict[str, object]]:
     frame = cells.to_pandas()
     weights = frame["num_examples"]
     for name in _PRINTED:
+        # A cell without a mean has no weight in it either.
+        frame[f"weight_{name}"] = weights.where(frame[name].notna(), 0)
         frame[name] = frame[name] * weights
-    summed = frame.groupby(keys, sort=False)[["num_examples", *_PRINTED]].sum(min_count=1)
+    columns = ["num_examples", *_PRINTED, *(f"weight_{name}" for name in _PRINTED)]
+    summed = frame.groupby(keys, sort=False)[columns].sum(min_count=1)
     for name in _PRINTED:
-        summed[name] = summed[name] / summed["num_examples"]
+        summed[name] = summed[name] / summed.pop(f"weight_{name}")
     return [dict(row) for row in summed.reset_index().to_dict("records")]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
 from cluster.backends.base import Backend
 from cluster.driver import execute
-from cluster.errors import ClusterError, UserActionError
+from cluster.errors import ClusterError, StorageUnavailableError, UserActionError
 from cluster.lease import Lease
 from cluster.logs import StoredLog
 from cluster.outcome import Outcome, SetAside
@@ -23,7 +24,7 @@ from jobs.signals import StopSignals
 from jobs.stereoset.inventory import Inventory
 from jobs.stereoset.output import LOCK_KEY, Output, beside
 from jobs.stereoset.plan import PlannedTask
-from jobs.stereoset.report import report
+from jobs.stereoset.report import report, show
 from jobs.stereoset.resolve import Sweep, resolve
 from jobs.stereoset.spec import StereoSetSpec
 from jobs.stereoset.stages import Stages
@@ -45,25 +46,48 @@ def run(spec: StereoSetSpec, *, new: bool = False) -> int:
     storage = storage_spec.open()
     storage.check_reachable()
     Lease.check_free(storage, LOCK_KEY)
-    with ExitStack() as stack:
-        executor = Executor(spec.compute, stack)
-        sweep = resolve(spec, executor.device())
-        output = Output.read(storage, sweep)
-        say(_headline(sweep, output.inventory))
-        if output.num_left == 0:
-            say("nothing left to compute")
-            if not output.is_settled:
-                output.claim(stack)
-                output.record.write("done")
+    with StopSignals() as signals:
+        try:
+            with ExitStack() as stack:
+                return _run(spec, storage_spec, storage, stack, signals)
+        except KeyboardInterrupt:
+            say(INTERRUPTED)
+            return signals.exit_code
+
+
+def _run(
+    spec: StereoSetSpec,
+    storage_spec: StorageSpec,
+    storage: Storage,
+    stack: ExitStack,
+    signals: StopSignals,
+) -> int:
+    executor = Executor(spec.compute, stack)
+    device = executor.device()
+    signals.install()  # Ray takes SIGTERM where it is joined
+    sweep = resolve(spec, device)
+    output = Output.read(storage, sweep)
+    say(_headline(sweep, output.inventory))
+    if output.num_left == 0:
+        say("nothing left to compute")
+        if not output.is_settled:
+            output.claim(stack)
             report(storage)
-            return 0
-        backend, num_replicas = executor.open(storage_spec, sweep.device, output.num_left)
-        lease = output.claim(stack)
-        log = stack.enter_context(_stored_log(storage))
-        session = _Session(sweep, output, lease, storage_spec, log)
-        scheduler = Scheduler(session.pools(executor), num_replicas)
-        with StopSignals(interrupts=executor.is_in_process) as signals:
-            return session.go(backend, scheduler, signals)
+            output.record.write("done")
+        elif not show(storage):
+            report(storage)
+        return 0
+    num_replicas = executor.num_replicas(sweep.device, output.num_left)
+    signals.install()
+    lease = output.claim(stack)
+    log = stack.enter_context(_stored_log(storage))
+    session = _Session(sweep, output, lease, storage_spec, log)
+    scheduler = Scheduler(session.pools(executor), num_replicas)
+    backend = executor.backend(storage_spec, lease.token)
+    return session.end(session.execute(backend, scheduler), signals)
+
+
+INTERRUPTED = "interrupted; what is finished is kept, and the same command goes on from there"
 
 
 class _Session:
@@ -85,34 +109,42 @@ class _Session:
             sum(task.num_rows_cells for task in output.inventory.tasks_done()),
         )
 
-    def go(self, backend: Backend, scheduler: Scheduler, signals: StopSignals) -> int:
-        """Execute what is missing, then report; returns the exit code."""
-        self._record.write("running")
+    def execute(self, backend: Backend, scheduler: Scheduler) -> Outcome:
+        """Execute what is missing, until it is done or the run is stopped."""
         try:
             with self._progress.shown():
                 self._progress.describe("loading models")
                 scheduler.add(self._stages.first_tasks())
-                outcome = execute(
+                return execute(
                     backend,
                     scheduler,
                     on_finished=self._on_finished,
                     on_event=self._on_event,
-                    stop_requested=lambda: signals.is_set or self._lease.is_lost,
+                    stop_requested=lambda: self._lease.is_lost,
                 )
         except KeyboardInterrupt:
-            outcome = scheduler.outcome(interrupted=True)
+            return scheduler.outcome(interrupted=True)
         except (ClusterError, InputError) as error:
-            self._record.write("stopped", reason=str(error))
+            self._write_stopped(error)
             raise
+
+    def end(self, outcome: Outcome, signals: StopSignals) -> int:
+        """Write down how it ended, then report; returns the exit code.
+
+        Raises:
+            UserActionError: the user must act, or another driver has taken over.
+        """
+        if signals.number is not None:
+            self._storage.hasten()  # a user is waiting
+            with suppress(StorageUnavailableError):
+                self._record.write("interrupted", rows_per_s=self._progress.rows_per_s)
+            say(INTERRUPTED)
+            return signals.exit_code
         if not self._lease.still_held():
             # Its record is that other driver's to write.
             raise UserActionError(
                 f"another driver has taken over {self._storage.uri}; see `steersweep status`"
             )
-        if outcome.interrupted:
-            self._record.write("interrupted", rows_per_s=self._progress.rows_per_s)
-            say("interrupted; what is finished is kept, and the same command goes on from there")
-            return signals.exit_code
         return self._end(outcome)
 
     def _on_finished(self, task: Task, _receipt: Receipt) -> Iterable[Task]:
@@ -124,6 +156,10 @@ class _Session:
             self._progress.begin()
         self._log.write_if_due()
 
+    def _write_stopped(self, error: Exception) -> None:
+        with suppress(ClusterError):  # the error at hand says more
+            self._record.write("stopped", reason=str(error))
+
     def _end(self, outcome: Outcome) -> int:
         rate = self._progress.rows_per_s
         if outcome.stop is not None:
@@ -134,11 +170,16 @@ class _Session:
             warn(f"the run stopped: {reason}; what is finished is kept")
             return 1
         set_aside = [_described(self._stages.planned(e.task.id), e) for e in outcome.set_aside]
+        say(f"{rate:,.0f} cell rows per second")
+        try:
+            report(self._storage)
+        except ClusterError as error:
+            self._write_stopped(error)
+            raise
+        # Last, as a run that is done is not reported again.
         self._record.write(
             "failed tasks" if set_aside else "done", rows_per_s=rate, set_aside=set_aside
         )
-        say(f"{rate:,.0f} cell rows per second")
-        report(self._storage)
         for entry in set_aside:
             warn(
                 f"set aside: {entry['group']}, shard {entry['shard']} ({entry['table']}): "
@@ -184,7 +225,7 @@ def _described(task: PlannedTask, entry: SetAside) -> dict[str, Any]:
 @contextmanager
 def _stored_log(storage: Storage) -> Iterator[StoredLog]:
     """Everything the driver logs, kept under ``log/`` of the output."""
-    log = StoredLog(storage, f"log/driver-{datetime.now(UTC):%Y%m%dT%H%M%S}.log")
+    log = StoredLog(storage, f"log/driver-{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}.log")
     loggers = [logging.getLogger(name) for name in ("cluster", "jobs")]
     for each in loggers:
         each.addHandler(log)

@@ -8,8 +8,9 @@ from cluster.errors import ObjectNotFoundError
 from cluster.lease import LeaseContent
 from cluster.ledger import Ledger
 from cluster.storage import Storage
-from jobs.console import print_table, say
+from jobs.console import print_table, say, warn
 from jobs.stereoset.inventory import take_inventory
+from jobs.stereoset.non_finite import described
 from jobs.stereoset.output import LOCK_KEY
 
 
@@ -20,6 +21,9 @@ def status(storage: Storage) -> None:
         UserActionError: no run at this place, or damaged parts.
     """
     record = Ledger(storage).read_record() or {}
+    if record and not Ledger(storage).read_manifest():
+        say(f"{storage.uri}: {_state(storage, record)}; nothing is planned yet")
+        return
     inventory = take_inventory(storage)
     total: Counter[tuple[str, str]] = Counter()
     done: Counter[tuple[str, str]] = Counter()
@@ -48,6 +52,8 @@ def status(storage: Storage) -> None:
             for key in sorted(total)
         ],
     )
+    for line in described(inventory):
+        warn(line)
     sessions = record.get("sessions") or [{}]
     for task in sessions[-1].get("set_aside", []):
         say(
@@ -59,8 +65,10 @@ def _state(storage: Storage, record: dict[str, object]) -> str:
     try:
         found = storage.read_versioned(LOCK_KEY)
     except ObjectNotFoundError:
-        ended = record.get("ended")
-        return f"{record.get('outcome', 'unknown')}" + (f", ended {ended}" if ended else "")
+        outcome, ended = record.get("outcome", "unknown"), record.get("ended")
+        if outcome == "running":
+            return "no driver; the last one ended without a word"
+        return f"{outcome}" + (f", ended {ended}" if ended else "")
     holder = LeaseContent.parse(found.data)
     if holder is None:
         return "locked by an unknown driver"

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from cluster.backends.base import Backend
@@ -495,6 +496,58 @@ def test_a_session_joins_the_noted_and_the_named_cluster(
     import ray
 
     assert ray.nodes()[0]["Alive"]
+
+
+STARVED = """
+import sys
+from cluster.backends.ray_backend import RayBackend
+from cluster.backends.ray_session import ray_session
+from cluster.driver import execute
+from cluster.policy import Policy
+from cluster.scheduler import Scheduler
+from cluster.storage import StorageSpec
+from cluster.tasks import Pool, ReplicaLost, Task, WorkerFactory
+from tests.support.workers import Script
+def note(event):
+    if isinstance(event, ReplicaLost):
+        print("lost", event.failure.kind, flush=True)
+with ray_session(), RayBackend(StorageSpec(sys.argv[1])) as backend:
+    pool = Pool("a", WorkerFactory("tests.support.workers:ScriptedWorker"))
+    scheduler = Scheduler([pool], 2, Policy(backoff_s=0.1))
+    scripts = [Script(0, "eat", sys.argv[2], seconds=4.0), *(Script(i) for i in range(1, 6))]
+    scheduler.add(
+        Task(f"t{s.value}", "a", 9.0 - s.value, {"rows": f"r/{s.value}"}, s) for s in scripts
+    )
+    outcome = execute(backend, scheduler, on_event=note)
+    print("complete", outcome.complete, "replicas", scheduler.progress().num_ready_replicas)
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.skipif(
+    psutil.virtual_memory().available < 6 * 2**30, reason="fills 2 GiB of memory to be killed for"
+)
+def test_a_replica_that_rays_monitor_kills_for_memory_is_done_without(
+    ray_folder: Path, tmp_path: Path
+) -> None:
+    memory = psutil.virtual_memory()
+    threshold = (memory.total - memory.available + 2 * 2**30) / memory.total
+    environment = os.environ | {
+        "PYTHONPATH": str(REPOSITORY),
+        "RAY_ADDRESS": "local",
+        "RAY_TMPDIR": str(ray_folder),
+        "RAY_memory_usage_threshold": f"{threshold:.3f}",
+        "RAY_memory_monitor_refresh_ms": "50",
+    }
+    finished = subprocess.run(
+        [sys.executable, "-c", STARVED, str(tmp_path / "out"), str(tmp_path / "eaten")],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        timeout=120,
+    )
+    assert finished.stdout.split("\n")[:2] == ["lost memory", "complete True replicas 1"]
 
 
 ORPHAN = """

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from cluster.errors import LeaseHeldError, StorageUnavailableError
+from cluster.errors import LeaseHeldError, StorageUnavailableError, UserActionError
 from cluster.lease import Lease, LeaseContent
 from cluster.processes import is_running, machine_id, process_start
 from cluster.storage import Storage, VersionedObject, open_storage
@@ -26,9 +27,11 @@ HOLD = """
     import sys, time
     from cluster.lease import Lease
     from cluster.storage import open_storage
-    lease = Lease.acquire(open_storage(sys.argv[1]))
+    lease = Lease.acquire(open_storage(sys.argv[1]), ttl_s=float(sys.argv[2]))
     print("held", flush=True)
-    time.sleep(60)
+    while not lease.is_lost:
+        time.sleep(0.05)
+    print("lost", flush=True)
 """
 
 
@@ -39,9 +42,9 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     return open_storage(request.getfixturevalue("s3_uri"))
 
 
-def hold_in_another_process(storage: Storage) -> subprocess.Popen[bytes]:
+def hold_in_another_process(storage: Storage, ttl_s: float = 60) -> subprocess.Popen[bytes]:
     process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(HOLD), storage.uri],
+        [sys.executable, "-c", textwrap.dedent(HOLD), storage.uri, str(ttl_s)],
         stdout=subprocess.PIPE,
         cwd=Path(__file__).parents[2],
     )
@@ -123,13 +126,33 @@ class TestTakingOver:
             with Lease.acquire(storage) as lease:
                 assert lease.still_held()
 
-    def test_not_from_a_frozen_driver_of_this_machine(self, storage: Storage) -> None:
-        with hold_in_another_process(storage) as process:
-            process.send_signal(signal.SIGSTOP)
-            time.sleep(0.3)
-            with pytest.raises(LeaseHeldError):
-                Lease.acquire(storage, ttl_s=0.1)
-            process.kill()
+    def test_from_a_driver_frozen_for_longer_than_its_lease(self, storage: Storage) -> None:
+        with hold_in_another_process(storage, ttl_s=1.5) as process:
+            try:
+                process.send_signal(signal.SIGSTOP)
+                with pytest.raises(LeaseHeldError, match=f"process {process.pid} on"):
+                    Lease.acquire(storage, ttl_s=60)
+                time.sleep(3)  # S3 stamps whole seconds
+                with Lease.acquire(storage, ttl_s=1.5) as lease:
+                    process.send_signal(signal.SIGCONT)
+                    assert process.stdout is not None
+                    assert process.stdout.readline() == b"lost\n"
+                    assert lease.still_held()
+            finally:
+                process.kill()
+
+    def test_a_replica_finds_the_lock_of_its_driver_only(
+        self, storage: Storage, tmp_path: Path
+    ) -> None:
+        with Lease.acquire(storage) as lease:
+            pickle.loads(pickle.dumps(lease.token)).require_in(storage)
+            # The same path on a node that does not share it: nothing, or an older run's lock.
+            elsewhere = open_storage(str(tmp_path / "elsewhere"))
+            with pytest.raises(UserActionError, match="that all nodes share"):
+                lease.token.require_in(elsewhere)
+            write_lock(elsewhere, token="older")
+            with pytest.raises(UserActionError, match="that all nodes share"):
+                lease.token.require_in(elsewhere)
 
     def test_from_a_reused_pid(self, storage: Storage) -> None:
         write_lock(storage, process_start="1")

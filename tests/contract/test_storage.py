@@ -30,7 +30,12 @@ from botocore.exceptions import (
     ReadTimeoutError,
 )
 
-from cluster.errors import ObjectNotFoundError, StorageUnavailableError, UserActionError
+from cluster.errors import (
+    ObjectNotFoundError,
+    StorageUnavailableError,
+    TransientStorageError,
+    UserActionError,
+)
 from cluster.storage import PutOutcome, Storage, StorageSpec, StoredObject, files, open_storage
 from cluster.storage import s3 as s3_module
 from cluster.storage.local import LocalStorage
@@ -76,7 +81,7 @@ def keys(storage: Storage, prefix: str = "") -> list[str]:
 def everything_below(storage: Storage) -> set[str]:
     """Return every name below the root, temporary ones too."""
     if isinstance(storage, S3Storage):
-        return {key for key, _ in storage._list_all("")}
+        return {entry.key for entry in storage._list_all("")}
     root = Path(storage.uri)
     return {p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file()}
 
@@ -592,7 +597,7 @@ class TestS3:
         s3_faults.faults.append(Fault("PUT", status=503, code="SlowDown", times=1000))
         storage = open_storage(s3_uri)
         start_s = time.monotonic()
-        with pytest.raises(StorageUnavailableError, match=r"did not answer.*SlowDown, HTTP 503"):
+        with pytest.raises(TransientStorageError, match=r"did not answer.*SlowDown, HTTP 503"):
             put(storage, "k", b"data")
         assert time.monotonic() - start_s < 5
         assert 2 <= s3_faults.faults[0].num_done < 50
@@ -658,11 +663,26 @@ class TestS3:
         for action in actions:
             with pytest.raises(StorageUnavailableError, match=says) as caught:
                 action()
+            assert not isinstance(caught.value, TransientStorageError)
             message = str(caught.value)
             assert code in message or says == "clock"
             for secret in ("\n", "SECRET", "secret", "Signature=", "testing"):
                 assert secret not in message
         assert [f.num_done for f in s3_faults.faults] == [3, 3, 2]  # not repeated
+
+    def test_hastened_it_gives_up_within_seconds(
+        self, s3: S3Storage, s3_faults: S3Server, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(s3_module, "CHECK_PATIENCE_S", 1.0)
+        put(s3, "k", b"data")
+        s3_faults.faults.append(Fault("GET", status=503, times=1000))
+        s3.hasten()
+        start_s = time.monotonic()
+        with pytest.raises(TransientStorageError):
+            s3.read("k")
+        assert time.monotonic() - start_s < 3
+        s3_faults.faults.clear()
+        assert s3.read("k") == b"data"
 
     def test_missing_bucket(self, s3_endpoint: str) -> None:
         storage = open_storage("s3://no-such-bucket-here/x")

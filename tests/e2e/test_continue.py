@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pandas as pd
+import psutil
 import pytest
 import yaml
 
+from cluster.lease import Lease
+from cluster.parts import read_part
+from cluster.storage import StorageSpec
 from jobs.resources import local_path
 from tests.support.sweeps import part_keys, read_rows, steersweep, write_spec
 
@@ -103,9 +110,60 @@ def test_a_stopped_driver_goes_on_and_computes_nothing_twice(
     _assert_same_rows(output, undisturbed_small_tasks)
 
 
+def test_a_killed_driver_goes_on_with_the_states_that_are_there(tmp_path: Path) -> None:
+    """With a method that needs states, a killed run is one that was never disturbed."""
+    options: dict[str, Any] = {"vectors": {"method": "whitened"}, "compute": SMALL_TASKS}
+    spec = write_spec(tmp_path / "sweep.yaml", steering=STEERING, **options)
+    process = _start(spec)
+    kept = _stop_half_way(process, tmp_path / "out", signal.SIGKILL)
+    assert any(key.startswith("states/") for key in kept)
+    assert len(kept) < 24 * 4, "stopped too late to show anything"
+
+    again = steersweep("run", str(spec))
+
+    assert again.code == 0, again
+    assert f"{_num_tasks_done(kept)} of them done before" in again.out
+    after = _write_times(tmp_path / "out")
+    assert {key: after[key] for key in kept} == kept
+    whole = write_spec(
+        tmp_path / "whole.yaml", steering=STEERING, **options, output=str(tmp_path / "whole")
+    )
+    assert steersweep("run", str(whole)).code == 0
+    _assert_same_rows(tmp_path / "out", tmp_path / "whole")
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("when", ["starting", "running"])
+def test_a_second_ctrl_c_leaves_at_once_and_nothing_behind(when: str, tmp_path: Path) -> None:
+    spec = write_spec(
+        tmp_path / "sweep.yaml", steering=STEERING, compute={"executor": "ray", "replicas": 2}
+    )
+    process = _start(spec, RAY_ADDRESS="local")
+    run = psutil.Process(process.pid)
+    deadline = time.monotonic() + 120
+    output = tmp_path / "out"
+    while not (len(run.children()) > 3 if when == "starting" else part_keys(str(output))):
+        assert process.poll() is None, process.stdout and process.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    below = run.children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == 130
+    # Ray's own agents notice after a minute that their node is gone.
+    ours = [p for p in below if p.is_running() and not p.name().endswith("Agent")]
+    _, alive = psutil.wait_procs(ours, timeout=20)
+    assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE], alive
+    storage = StorageSpec(str(output)).open()
+    for key in part_keys(str(output)):
+        read_part(storage, key)
+    assert steersweep("run", str(spec), "--set", "compute.executor=in_process").code == 0
+
+
 def _num_tasks_done(kept: dict[str, int]) -> int:
-    """A task is done with its last part: sums alone are not enough."""
-    return sum(not key.startswith("sums/") for key in kept)
+    """A task is done with its last part: sums and states alone are not enough."""
+    return sum(not key.startswith(("sums/", "states/")) for key in kept)
 
 
 GROWN = {
@@ -153,8 +211,6 @@ def test_growing_the_grid_computes_only_what_is_missing(what: str, tmp_path: Pat
 
 
 def _other_weights(folder: Path) -> dict[str, Any]:
-    import shutil
-
     from safetensors.torch import load_file, save_file
 
     copy = folder / "weights"
@@ -177,6 +233,7 @@ CHANGES: dict[str, tuple[Any, tuple[str, ...]]] = {
     "seed": ({"data": DATA | {"seed": 3}}, ("data.seed: 0 -> 3",)),
     "scoring": ({"scoring": "aligned"}, ("scoring: as_published -> aligned",)),
     "pooling": ({"vectors": {"pooling": "candidate"}}, ("vectors.pooling",)),
+    "method": ({"vectors": {"method": "pca"}}, ("vectors.method: mean_difference -> pca",)),
     "apply": ({"steering": STEERING | {"apply": "resid_post"}}, ("steering.apply",)),
     "protocol": ({"protocol": "aligned", "vectors": {"folds": 1}}, ("scoring", "vectors.pooling")),
     "dtype": (
@@ -254,8 +311,6 @@ def test_a_second_driver_is_told_who_holds_the_output(tmp_path: Path) -> None:
 
 
 def test_a_lost_record_costs_nothing(undisturbed: Path, tmp_path: Path) -> None:
-    import shutil
-
     copy = tmp_path / "out"
     shutil.copytree(undisturbed, copy)
     (copy / "run.json").unlink()
@@ -266,9 +321,50 @@ def test_a_lost_record_costs_nothing(undisturbed: Path, tmp_path: Path) -> None:
     assert _write_times(copy) == before
 
 
-def test_a_damaged_part_is_named(undisturbed: Path, tmp_path: Path) -> None:
-    import shutil
+@pytest.mark.parametrize("change", [{"scoring": "aligned"}, {"data": DATA | {"limit": 2}}])
+def test_without_its_record_an_output_is_still_told_from_another_sweep(
+    change: dict[str, Any], undisturbed: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "out"
+    shutil.copytree(undisturbed, copy)
+    (copy / "run.json").unlink()
+    before = {f: f.read_bytes() for f in copy.rglob("*") if f.is_file()}
+    spec = write_spec(tmp_path / "sweep.yaml", **({"steering": STEERING} | change))
+    finished = steersweep("run", str(spec))
+    assert finished.code == 2, finished
+    assert "belongs to a different sweep" in finished.err
+    assert {f: f.read_bytes() for f in copy.rglob("*") if f.is_file()} == before
 
+
+def test_a_driver_that_was_overtaken_changes_nothing(tmp_path: Path) -> None:
+    """Frozen at any moment of a run, for longer than its lease, while another one finishes it."""
+    spec = write_spec(tmp_path / "sweep.yaml", steering=STEERING, compute=SMALL_TASKS)
+    first = _start(spec)
+    try:
+        deadline = time.monotonic() + 60
+        while len(part_keys(str(tmp_path / "out"))) < 6:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        first.send_signal(signal.SIGSTOP)
+        with mock.patch.object(Lease, "acquire", partial(Lease.acquire, ttl_s=0.2)):
+            time.sleep(1.0)
+            with mock.patch.object(Lease, "check_free"):
+                assert steersweep("run", str(spec)).code == 0
+        after = {f: f.read_bytes() for f in (tmp_path / "out").rglob("*.parquet")}
+        record = (tmp_path / "out" / "run.json").read_bytes()
+        first.send_signal(signal.SIGCONT)
+        text, _ = first.communicate(timeout=60)
+    finally:
+        first.kill()
+        first.wait()
+    assert first.returncode == 2, text
+    assert "another driver has" in text
+    assert "Traceback" not in text
+    assert (tmp_path / "out" / "run.json").read_bytes() == record
+    assert {f: f.read_bytes() for f in (tmp_path / "out").rglob("*.parquet")} == after
+
+
+def test_a_damaged_part_is_named(undisturbed: Path, tmp_path: Path) -> None:
     copy = tmp_path / "out"
     shutil.copytree(undisturbed, copy)
     key = next(k for k in sorted(part_keys(str(copy))) if k.startswith("steered/"))
@@ -291,6 +387,7 @@ def test_the_record_tells_what_was_run(undisturbed: Path) -> None:
     record = yaml.safe_load((undisturbed / "run.json").read_text())
     assert record["outcome"] == "done"
     assert record["spec"]["vectors"] == {
+        "method": "mean_difference",
         "pooling": "all_positions",
         "read": "resid_post",
         "folds": 1,

@@ -94,6 +94,9 @@ class ScriptedWorker:
                 os._exit(4)
             case "freeze":
                 os.kill(os.getpid(), signal.SIGSTOP)
+            case "eat":  # memory, until somebody ends this process
+                eaten = [bytearray(b"x") * 2**26 for _ in range(int(payload.seconds * 16))]
+                raise AssertionError(f"{len(eaten)} blocks of 64 MiB were not enough")
             case "sleep":
                 time.sleep(payload.seconds)
             case other:

@@ -187,6 +187,41 @@ def test_each_event_ends_the_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     assert execute(Slow(), scheduler, clock=ticking()).complete
 
 
+def test_a_run_in_which_much_happens_and_no_task_ends_is_stopped() -> None:
+    class Preempted(FakeBackend):
+        def submit(self, slot: int, task: Task, attempt: str) -> None:
+            self.events.append(ReplicaLost(slot, Failure(FailureKind.PREEMPTED, "node")))
+
+    policy = Policy(no_progress_s=500.0, max_preemptions=10**6)
+    outcome = execute(Preempted(), scheduler_of("a", policy=policy), clock=ticking())
+    assert outcome.stop is not None
+    assert "no task ended for 50" in outcome.stop.message
+    assert "while waiting for" in outcome.stop.message
+    assert outcome.unfinished == ("a",)
+
+
+def test_time_that_the_driver_slept_through_is_nobodys_delay() -> None:
+    """A process that was stopped for an hour hears first of what was done meanwhile."""
+
+    class Away(FakeBackend):
+        num_polls = 0
+
+        def poll(self, timeout_s: float) -> list[Event]:
+            self.num_polls += 1
+            if self.num_polls != 2:
+                return super().poll(timeout_s)
+            times.append(times[-1] + 3600.0)  # the replica is done, and nothing is heard of it yet
+            return []
+
+    times = [0.0]
+    policy = Policy(first_deadline_s=30.0, min_deadline_s=30.0, stall_s=20.0)
+    backend = Away()
+    outcome = execute(backend, scheduler_of("a", policy=policy), clock=lambda: times[-1])
+    assert outcome.complete
+    assert backend.stopped == []
+    assert backend.submitted == ["a"]
+
+
 def test_a_stop_of_the_scheduler_ends_the_run() -> None:
     class CannotLoad(FakeBackend):
         def start(self, slot: int, pool: Pool) -> None:

@@ -13,6 +13,10 @@ DIED = """The actor died unexpectedly before finishing this task.
 \tpid: 4711
 The actor is dead because its node has died. Node Id: 0
 \tSome common causes include: (1) much text"""
+KILLED = DIED.replace("its node has died. Node Id: 0", "its worker process has died.")
+OUT_OF_MEMORY = """1 worker(s) were killed due to the node running low on memory.
+Top 10 memory users: PID\tMEM(GB)\tCOMMAND
+4711\t1.69\tpython serve.py --token=hunter2"""
 INIT = """The actor died because of an error raised in its creation task, ray::Replica.__init__()
 Traceback (most recent call last):
 ModuleNotFoundError: No module named 'cluster'"""
@@ -23,8 +27,19 @@ ModuleNotFoundError: No module named 'cluster'"""
     [
         (
             ray_errors.RayActorError("id", DIED),
-            FailureKind.REPLICA,
+            FailureKind.PREEMPTED,
             "RayActorError: process 4711: its node has died. Node Id: 0",
+        ),
+        (
+            ray_errors.RayActorError("id", KILLED),
+            FailureKind.REPLICA,
+            "RayActorError: process 4711: its worker process has died.",
+        ),
+        (
+            ray_errors.RayActorError("id", DIED.replace("its node", "its owner")),
+            FailureKind.RUN,
+            "the Ray node that this driver was connected to is gone; when Ray is up, run the same "
+            "command again",
         ),
         (
             ray_errors.RayActorError("id", DIED, preempted=True),
@@ -47,7 +62,11 @@ ModuleNotFoundError: No module named 'cluster'"""
             None,
         ),
         (ray_errors.RuntimeEnvSetupError("no wheel"), FailureKind.RUN, None),
-        (ray_errors.OutOfMemoryError("killed"), FailureKind.REPLICA, None),
+        (
+            ray_errors.OutOfMemoryError(OUT_OF_MEMORY),
+            FailureKind.MEMORY,
+            "OutOfMemoryError: 1 worker(s) were killed due to the node running low on memory.",
+        ),
         (ray_errors.WorkerCrashedError(), FailureKind.REPLICA, None),
         (ConnectionError("reset"), FailureKind.REPLICA, "ConnectionError: reset"),
     ],
@@ -58,6 +77,7 @@ def test_errors_of_ray_are_classified(
     failure = classify(error)
     assert failure.kind is kind
     assert "\n" not in failure.message
-    assert type(error).__name__ in failure.details
+    assert failure.user_must_act or type(error).__name__ in failure.details
+    assert "hunter2" not in failure.details
     if message is not None:
         assert failure.message == message

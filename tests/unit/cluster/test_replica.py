@@ -16,10 +16,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from cluster.errors import StorageUnavailableError, UserActionError
+from cluster.errors import StorageUnavailableError, TransientStorageError, UserActionError
+from cluster.lease import Lease
 from cluster.parts import read_part
 from cluster.replica import Replica
-from cluster.storage import StorageSpec
+from cluster.storage import StorageSpec, open_storage
 from cluster.tasks import Failure, FailureKind, Receipt, Task, WorkerFactory
 
 REPOSITORY = Path(__file__).parents[3]
@@ -134,11 +135,12 @@ def test_tables_that_the_task_does_not_name_are_its_failure(
     [
         (ValueError("odd\n  value"), FailureKind.TASK, "ValueError: odd value", False),
         (KeyError(), FailureKind.TASK, "KeyError", False),
-        (MemoryError("out"), FailureKind.TASK, "MemoryError: out", False),
+        (MemoryError("out"), FailureKind.MEMORY, "MemoryError: out", False),
         (OSError("disk"), FailureKind.TASK, "OSError: disk", False),
         (ModuleNotFoundError("no x"), FailureKind.RUN, "ModuleNotFoundError: no x", False),
         (UserActionError("change it"), FailureKind.RUN, "change it", True),
         (StorageUnavailableError("no bucket"), FailureKind.RUN, "no bucket", True),
+        (TransientStorageError("no answer"), FailureKind.STORAGE, "no answer", False),
     ],
 )
 def test_what_a_run_raises_is_classified(
@@ -162,6 +164,8 @@ def test_what_a_run_raises_is_classified(
         (pa.ArrowNotImplementedError("type"), FailureKind.TASK),
         (ValueError("bad key"), FailureKind.TASK),
         (StorageUnavailableError("bucket gone"), FailureKind.RUN),
+        (TransientStorageError("no answer for 120 s"), FailureKind.STORAGE),
+        (pa.ArrowMemoryError("malloc"), FailureKind.MEMORY),
     ],
 )
 def test_what_a_commit_raises_is_classified(
@@ -201,6 +205,19 @@ def test_a_worker_that_cannot_load_is_a_failure_of_the_run(
     assert isinstance(failure, Failure)
     assert failure.kind is FailureKind.RUN
     assert text in failure.message
+
+
+def test_a_replica_that_does_not_see_the_lease_of_its_driver_stops_the_run(tmp_path: Path) -> None:
+    with Lease.acquire(open_storage(str(tmp_path / "shared"))) as lease:
+        factory = WorkerFactory("tests.support.workers:ScriptedWorker")
+        for name, is_ready in (("shared", True), ("not shared", False)):
+            replica = Replica(factory, StorageSpec(str(tmp_path / name)), lease=lease.token)
+            found = replica.ready()
+            assert isinstance(found, Failure) is not is_ready
+            if isinstance(found, Failure):
+                assert (found.kind, found.user_must_act) == (FailureKind.RUN, True)
+                assert "that all nodes share" in found.message
+    assert not (tmp_path / "not shared").exists()
 
 
 def test_a_task_before_ready_is_refused(tmp_path: Path) -> None:

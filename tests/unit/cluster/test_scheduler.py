@@ -360,6 +360,56 @@ def test_preemption_is_free() -> None:
     assert bench.scheduler.outcome().complete
 
 
+def test_a_task_under_which_nodes_die_for_ever_is_set_aside() -> None:
+    bench = Bench([make_task("t")])
+    for _ in range(QUICK.max_preemptions):
+        bench.step(QUICK.max_backoff_s)
+        assert started(bench.ready(0)) == [(0, "t")]
+        bench.lose(FailureKind.PREEMPTED)
+    assert [s.task.id for s in bench.scheduler.outcome().set_aside] == ["t"]
+
+
+def test_out_of_memory_costs_a_slot_first_and_the_task_nothing() -> None:
+    bench = Bench([make_task("large", 9), make_task("x", 3), make_task("y", 3)], num_slots=3)
+    bench.step()
+    assert len(started(bench.ready(0, 1, 2))) == 3
+    bench.lose(FailureKind.MEMORY, slot=0)
+    for _ in range(10):
+        assert bench.step(QUICK.max_backoff_s / 10) == [], "the slot is gone"
+    # It runs where another task ends, and that it died of memory before is not held against it.
+    assert started(bench.finish(1)) == [(1, "large")]
+    for _ in range(3):
+        assert not bench.scheduler.outcome().set_aside
+        bench.lose(FailureKind.MEMORY, slot=1)
+        bench.step(QUICK.max_backoff_s)
+        bench.ready(1)
+    assert [s.task.id for s in bench.scheduler.outcome().set_aside] == ["large"]
+    bench.finish(2)
+    assert sorted(bench.scheduler.outcome().done) == ["x", "y"]
+
+
+def test_out_of_memory_on_the_last_slot_is_a_lost_replica() -> None:
+    bench = Bench([make_task("t")])
+    bench.step()
+    bench.ready(0)
+    for _ in range(QUICK.max_strikes - 1):
+        bench.lose(FailureKind.MEMORY)
+        assert started(bench.replace()) == [(0, "t")]
+    bench.lose(FailureKind.MEMORY)
+    assert [s.task.id for s in bench.scheduler.outcome().set_aside] == ["t"]
+
+
+def test_a_load_that_finds_no_memory_is_tried_with_fewer_replicas() -> None:
+    bench = Bench([make_task("t"), make_task("u")], num_slots=2)
+    bench.step()
+    bench.lose(FailureKind.MEMORY, slot=1)
+    assert bench.step(QUICK.max_backoff_s) == []
+    assert started(bench.ready(0)) == [(0, "t")]
+    for _ in range(2):
+        bench.finish()
+    assert bench.scheduler.outcome().complete
+
+
 # -- starts -------------------------------------------------------------------------------------
 
 

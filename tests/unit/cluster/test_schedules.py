@@ -41,6 +41,7 @@ POLICY = Policy(
     start_deadline_s=15.0,
 )
 STEP_S = 2.0
+FATES = ("raise", "crash", "hang", "preempt", "memory", "store", "late", "dup")
 
 
 @dataclass
@@ -146,7 +147,7 @@ class World:
         good = self.rng.random() >= self.trouble
         fate = self.poison.get(task.id) or (
             "done" if good
-            else self.rng.choice(["raise", "crash", "hang", "preempt", "store", "late", "dup"])
+            else self.rng.choice(FATES)
         )  # fmt: skip
         store = TaskFailed(slot, task.id, Failure(FailureKind.STORAGE, "503"))
         events: dict[str, list[Event]] = {
@@ -155,6 +156,7 @@ class World:
             "crash": [ReplicaLost(slot, lost)],
             "hang": [],
             "preempt": [ReplicaLost(slot, Failure(FailureKind.PREEMPTED, "node"))],
+            "memory": [ReplicaLost(slot, Failure(FailureKind.MEMORY, "monitor"))],
             "store": [store],
             "late": [],
             "dup": [done],
@@ -195,8 +197,12 @@ def check(world: World, outcome: Outcome) -> None:
     assert done | given_up | set(outcome.unfinished) == set(world.tasks)
     for aside in outcome.set_aside:
         kinds = [failure.kind for failure in aside.failures]
-        full = (kinds.count(FailureKind.TASK), kinds.count(FailureKind.REPLICA))
-        assert full[0] == POLICY.max_task_failures or full[1] == POLICY.max_strikes
+        num_strikes = kinds.count(FailureKind.REPLICA) + kinds.count(FailureKind.MEMORY)
+        assert (
+            kinds.count(FailureKind.TASK) == POLICY.max_task_failures
+            or num_strikes == POLICY.max_strikes
+            or kinds.count(FailureKind.PREEMPTED) == POLICY.max_preemptions
+        )
         assert aside.reason
     if outcome.stop is None:
         assert not outcome.unfinished

@@ -1,0 +1,87 @@
+"""Parts that were found whole before, so that a run of ten thousand is taken up again in seconds.
+
+A cache: a part counts as checked while the listing gives it the version that it had then. Whatever
+is new, changed or unknown is checked again, and an unreadable cache is an empty one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cluster.errors import CorruptPartError, ObjectNotFoundError
+from cluster.parts import check_parts
+from cluster.storage import Storage, StoredObject
+
+CHECKED_KEY = "checked.parquet"
+
+
+@dataclass(frozen=True)
+class CheckedPart:
+    """What is kept of a part that was found whole.
+
+    Attributes:
+        metadata: that of the table's own schema, from the footer.
+    """
+
+    task_id: str
+    version: str
+    metadata: Mapping[str, str]
+
+
+def check_listed(
+    storage: Storage, task_ids: Mapping[str, str], listed: Mapping[str, StoredObject]
+) -> tuple[dict[str, CheckedPart], dict[str, CorruptPartError]]:
+    """Check the parts {key: task id}, each of which is listed; returns (good, bad).
+
+    Reads only those that no earlier check has seen as they are now. Raises
+    `StorageUnavailableError`.
+    """
+    known = _read(storage) if task_ids else {}
+    good = {}
+    for key, task_id in task_ids.items():
+        part = known.get(key)
+        if part and (part.task_id, part.version) == (task_id, listed[key].version):
+            good[key] = part
+    left = {key: task_id for key, task_id in task_ids.items() if key not in good}
+    found, bad = check_parts(storage, left)
+    for key, info in found.items():
+        good[key] = CheckedPart(info.task_id, listed[key].version, info.metadata)
+    return good, bad
+
+
+def write_checked(storage: Storage, parts: Mapping[str, CheckedPart]) -> None:
+    """Keep what was found for the next time."""
+    table = pa.table(
+        {
+            "key": list(parts),
+            "task_id": [part.task_id for part in parts.values()],
+            "version": [part.version for part in parts.values()],
+            "metadata": [json.dumps(dict(part.metadata)) for part in parts.values()],
+        },
+        schema=_SCHEMA,
+    )
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    storage.replace(CHECKED_KEY, sink.getvalue().to_pybytes())
+
+
+_SCHEMA = pa.schema([(name, pa.string()) for name in ("key", "task_id", "version", "metadata")])
+
+
+def _read(storage: Storage) -> dict[str, CheckedPart]:
+    try:
+        data = storage.read(CHECKED_KEY)
+        rows: Iterable[Mapping[str, str]] = pq.read_table(pa.BufferReader(data)).to_pylist()
+        return {
+            row["key"]: CheckedPart(row["task_id"], row["version"], json.loads(row["metadata"]))
+            for row in rows
+        }
+    except ObjectNotFoundError:
+        return {}
+    except (pa.ArrowException, OSError, KeyError, ValueError, TypeError):
+        return {}  # damaged, or from another version: everything is checked

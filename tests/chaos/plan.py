@@ -1,0 +1,70 @@
+"""What a trial is, drawn from a seed."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tests.chaos.machines import SHAPES
+
+ANYWHERE = {
+    "kill driver": 4,
+    "kill replica": 4,
+    "kill raylet": 2,
+    "stop driver": 2,
+    "second driver": 2,
+    "wrong clock": 1,
+}
+ON_S3 = {"s3 down": 3}
+ON_DISK = {"disk full": 3}
+ON_THREE_NODES = {"remove node": 3, "add node": 2}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What happens, so many seconds after the session or the fault before it began."""
+
+    kind: str
+    after_s: float
+    number: int
+    "Which of several, such as nodes."
+    amount: float
+    "Seconds, of an outage or until a stopped driver goes on."
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial, all of it."""
+
+    seed: int
+    number: int
+    storage: str
+    shape: str
+    worker: str
+    s3_share: float
+    "Share of requests to S3 that go wrong all the time."
+    faults: tuple[Fault, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def draw(seed: int, number: int) -> Trial:
+    """The trial of that number; the same for the same seed and number."""
+    rng = random.Random(f"{seed}/{number}")
+    storage = rng.choice(["local", "s3"])
+    shape = rng.choice(list(SHAPES))
+    worker = "stereoset" if rng.random() < 0.1 else "cheap"
+    weights = dict(ANYWHERE)
+    weights |= ON_S3 if storage == "s3" else ON_DISK
+    weights |= ON_THREE_NODES if shape == "three nodes" else {}
+    kinds = rng.choices(list(weights), list(weights.values()), k=rng.choice([1, 2, 3, 4]))
+    # The first comes anywhere in a run, the others soon after; a sweep first reads its models.
+    latest = [6.0 if worker == "stereoset" else 4.0] + [2.0] * len(kinds)
+    faults = tuple(
+        Fault(kind, rng.uniform(0.0, until), rng.randrange(12), rng.uniform(0.5, 4.0))
+        for kind, until in zip(kinds, latest, strict=False)
+    )
+    share = rng.choice([0.0, 0.1, 0.25]) if storage == "s3" else 0.0
+    return Trial(seed, number, storage, shape, worker, share, faults)

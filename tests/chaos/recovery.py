@@ -1,0 +1,145 @@
+"""How long it takes to find out that a large run is done: python -m tests.chaos.recovery."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pyarrow as pa
+
+from cluster.storage import StorageSpec
+from cluster.tasks import WorkerFactory
+from jobs.resources import local_path
+from jobs.stereoset.tables import rows_table, sums_table
+from jobs.stereoset.worker import Payload
+from steering_core.engine import Scores
+from steering_core.vectors import FoldSums
+from tests.support.s3 import BUCKET, s3_server
+from tests.support.sweeps import part_keys, steersweep, write_spec
+
+WIDTH = 64
+PARTS_OF_EXAMPLE = 3  # sums, baseline, steered: a task of each phase for one example
+
+
+class NumbersWorker:
+    """Tables of the right form in no time: the numbers are drawn."""
+
+    def load(self) -> Mapping[str, str]:
+        return {"device": "none"}
+
+    def run(self, payload: Payload) -> Mapping[str, pa.Table]:
+        rng = np.random.default_rng(int(payload.task_id[:12], 16))
+        num_rows = len(payload.examples)
+        tables = {
+            "sums": sums_table(
+                [FoldSums(n, 0, rng.standard_normal(WIDTH), num_rows) for n in payload.layers]
+            ),
+            "baseline": self._rows(payload, rng, None),
+        }
+        if payload.cells:
+            cells = [
+                {"layer": c.layer, "coeff": c.coeff, "read": "r", "apply": "a"}
+                for c in payload.cells
+            ]
+            tables["steered"] = pa.concat_tables([self._rows(payload, rng, c) for c in cells])
+        return {name: tables[name] for name in payload.tables}
+
+    @staticmethod
+    def _rows(payload: Payload, rng: np.random.Generator, cell: Any) -> pa.Table:
+        size = (len(payload.examples), 3)
+        scores = Scores(rng.standard_normal(size), rng.integers(1, 9, size))
+        return rows_table(payload.examples, scores, payload.task_id, cell)
+
+
+def numbers_worker(**_: Any) -> NumbersWorker:
+    return NumbersWorker()
+
+
+def write_data(path: Path, num_examples: int) -> None:
+    """A data file of that many examples of one split and bias type."""
+    document = json.loads(Path(local_path("embedded:examples.json")).read_text())
+    first = document["data"]["intersentence"][0]
+    rows = [{**first, "id": uuid.uuid4().hex} for _ in range(num_examples)]
+    path.write_text(json.dumps({"data": {"intersentence": rows, "intrasentence": []}}))
+
+
+def make_finished(folder: Path, output: str, num_parts: int) -> Path:
+    """A finished run of at least that many parts, by the real driver; its sweep file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_data(folder / "dev.json", -(-num_parts // PARTS_OF_EXAMPLE))
+    bias_type = json.loads((folder / "dev.json").read_text())["data"]["intersentence"][0]
+    spec = write_spec(
+        folder / "sweep.yaml",
+        data={
+            "path": str(folder / "dev.json"),
+            "splits": ["intersentence"],
+            "bias_types": [bias_type["bias_type"]],
+        },
+        compute={"executor": "in_process", "examples_per_task": 1},
+        output=output,
+    )
+
+    def cheap(target: str, kwargs: Mapping[str, Any]) -> WorkerFactory:
+        return WorkerFactory("tests.chaos.recovery:numbers_worker", kwargs)
+
+    with (
+        mock.patch("jobs.stereoset.run.WorkerFactory", cheap),
+        mock.patch.object(os, "fsync"),  # nothing is to survive a power cut here
+    ):
+        finished = steersweep("run", str(spec))
+    assert finished.code == 0, finished
+    return spec
+
+
+def resume_s(spec: Path) -> float:
+    """Seconds that `steersweep run` takes, from a cold start, to say that nothing is left."""
+    begun = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.cli", "run", str(spec)], capture_output=True, text=True
+    )
+    took = time.monotonic() - begun
+    assert done.returncode == 0, done
+    assert "nothing left to compute" in done.stdout
+    return took
+
+
+def measure(storage: str, num_parts: int) -> dict[str, Any]:
+    """Make a finished run there, and resume it."""
+    with tempfile.TemporaryDirectory(prefix="recovery-") as folder:
+        uri = f"{folder}/out" if storage == "local" else f"s3://{BUCKET}/{uuid.uuid4().hex}"
+        begun = time.monotonic()
+        spec = make_finished(Path(folder), uri, num_parts)
+        made = time.monotonic() - begun
+        return {
+            "storage": storage,
+            "parts": len(part_keys(StorageSpec(uri).uri)),
+            "made_s": round(made, 1),
+            "resume_s": round(resume_s(spec), 1),
+        }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos.recovery", description=__doc__)
+    parser.add_argument("--parts", type=int, default=10_000)
+    parser.add_argument("--storage", choices=["local", "s3"], default="local")
+    options = parser.parse_args()
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    with s3_server():
+        print(json.dumps(measure(options.storage, options.parts)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,233 @@
+"""One trial's drivers, from the first to the one that is done, and the faults in between."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import random
+import signal
+import time
+from collections import Counter
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from tests.chaos import stopwatch
+from tests.chaos.drivers import LEASE_TTL_S, Settings, drive
+from tests.chaos.machines import RayMachines, World, is_running, wait_for_end
+from tests.chaos.plan import Fault, Trial
+from tests.chaos.result import Result, read_rows
+from tests.support.sweeps import write_spec
+
+HANG_S = 120.0
+MOST_SESSIONS = 12
+WRONG_CLOCK = "wrong clock"
+SWEEP: dict[str, Any] = {
+    "steering": {"layers": [1, 4], "coeffs": [-3, 400]},
+    "data": {"path": "embedded:examples.json", "splits": ["intersentence"]},
+    "compute": {"executor": "ray", "examples_per_task": 1, "device": "cpu"},
+}
+# Drivers start in a moment, from a process that has imported everything and started nothing.
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["tests.chaos.drivers", "jobs.stereoset.run", "jobs.cli"])
+
+
+def start_driver(settings: Settings) -> BaseProcess:
+    """A driver in a process of its own."""
+    Path(settings.output).unlink(missing_ok=True)
+    process = _FORKS.Process(target=drive, args=(settings,))
+    process.start()
+    return process
+
+
+class Sessions:
+    """The sessions of one trial."""
+
+    def __init__(self, world: World, machines: RayMachines, trial: Trial, uri: str) -> None:
+        self._world, self._machines, self._trial, self._uri = world, machines, trial, uri
+        self._folder = world.folder / f"trial-{trial.number}"
+        self._folder.mkdir(exist_ok=True)
+        self._log = self._folder / "stopwatch"
+        self._log.unlink(missing_ok=True)
+        self._left = [fault for fault in trial.faults if fault.kind != WRONG_CLOCK]
+        self._has_wrong_clocks = len(self._left) < len(trial.faults)
+        self._marks: list[tuple[str, float]] = []
+        self._rng = random.Random(f"{trial.seed}/{trial.number}/clocks")
+        self._spec = self._write_spec() if trial.worker == "stereoset" else ""
+        self.result = Result(trial)
+        if self._has_wrong_clocks:
+            self.result.faults_done[WRONG_CLOCK] += 1
+
+    def until_done(self) -> Result:
+        """Start drivers until one says that everything is done."""
+        mix = self._world.proxy.mix
+        mix.done.clear()
+        mix.rng.seed(f"{self._trial.seed}/{self._trial.number}/s3")
+        mix.share = self._trial.s3_share
+        begun = time.monotonic()
+        try:
+            while not self._session():
+                if self.result.num_sessions >= MOST_SESSIONS or self.result.num_hangs:
+                    self.result.problems.append(f"not done after {self.result.num_sessions} runs")
+                    break
+        finally:
+            mix.share, mix.down_until = 0.0, 0.0
+        result = self.result
+        result.seconds = time.monotonic() - begun
+        result.s3_faults = Counter(mix.done)
+        entries = stopwatch.read(self._log)
+        result.num_done_again = stopwatch.num_done_again(entries)
+        for kind, when in self._marks:
+            took = stopwatch.recovered_after(entries, when)
+            if took is not None:
+                result.recovery_s.setdefault(kind, []).append(took)
+        return result
+
+    def _session(self) -> bool:
+        """One driver from start to end, with the faults that fall into its time."""
+        self._machines.heal()
+        self._world.disk.empty()
+        self.result.num_sessions += 1
+        driver = self._start()
+        begun = time.monotonic()
+        while driver.is_alive():
+            if self._left and time.monotonic() - begun >= self._left[0].after_s:
+                self._do(self._left.pop(0), driver)
+                begun = time.monotonic()
+            if time.monotonic() - begun > HANG_S:
+                self._hung(driver, "a driver")
+            driver.join(0.02)
+        if driver.exitcode == 0:
+            return True
+        self._check_exit(driver)
+        read_rows(self._world, self._uri, self.result)  # whole at this moment, too
+        return False
+
+    def replicas(self) -> list[int]:
+        """Process ids of the trial's replicas, latest first."""
+        return stopwatch.pids(stopwatch.read(self._log))
+
+    def _start(self, kind: str = "driver") -> BaseProcess:
+        offset_s = 0.0
+        if self._has_wrong_clocks:
+            offset_s = self._rng.choice([-600.0, 600.0, 3.0])
+        settings = Settings(
+            address=self._machines.address,
+            uri=self._uri,
+            endpoint_url=None,
+            log=str(self._log),
+            output=str(self._folder / f"{kind}-{self.result.num_sessions}.out"),
+            full_flag=str(self._world.disk.flag),
+            num_slots=self._machines.num_slots,
+            spec=self._spec,
+            clock_offset_s=offset_s,
+        )
+        return start_driver(settings)
+
+    def _write_spec(self) -> str:
+        path = write_spec(self._folder / "sweep.yaml", **SWEEP, output=self._uri)
+        return str(path)
+
+    # -- faults ---------------------------------------------------------------------------------
+
+    def _do(self, fault: Fault, driver: BaseProcess) -> None:
+        num_slots = self._machines.num_slots
+        allowed = num_slots
+        now = time.monotonic()
+        match fault.kind:
+            case "kill driver":
+                done = self._kill(driver.pid)
+            case "kill replica":
+                done = self._kill_replica(fault.number)
+            case "kill raylet":
+                done = self._machines.kill_raylet(fault.number)
+            case "remove node":
+                done = self._machines.remove_node(fault.number)
+            case "add node":
+                self._machines.add_node()
+                done, allowed = True, 0
+            case "stop driver":
+                done, allowed = self._stop_driver(driver, fault.amount), 2 * num_slots
+            case "second driver":
+                done, allowed = self._second_driver(driver), 0
+            case "s3 down":
+                self._world.proxy.mix.down_until = time.monotonic() + fault.amount
+                done = True
+            case "disk full":
+                self._world.disk.fill()
+                done = True
+            case other:
+                raise AssertionError(f"unknown fault {other}")
+        if done:
+            self.result.faults_done[fault.kind] += 1
+            self.result.most_done_again += allowed
+            if allowed:
+                self._marks.append((fault.kind, now))
+
+    def _kill(self, pid: int | None) -> bool:
+        assert pid is not None
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+            return True
+        return False
+
+    def _kill_replica(self, number: int) -> bool:
+        """One of this trial's own, by the ids that they noted down."""
+        alive = [pid for pid in self.replicas() if is_running(pid)]
+        alive = alive[: self._machines.num_slots]
+        return bool(alive) and self._kill(alive[number % len(alive)])
+
+    def _stop_driver(self, driver: BaseProcess, seconds: float) -> bool:
+        """SIGSTOP for longer than its lease; another driver takes over, and then it wakes.
+
+        Until it does, its replicas hold their share of the cluster, and the other's wait for it.
+        """
+        assert driver.pid is not None
+        try:
+            os.kill(driver.pid, signal.SIGSTOP)
+        except ProcessLookupError:
+            return False
+        time.sleep(LEASE_TTL_S + 1.5)  # S3 stamps whole seconds
+        other = self._start("other")
+        other.join(seconds)
+        os.kill(driver.pid, signal.SIGCONT)
+        other.join(HANG_S)
+        if other.is_alive():
+            self._hung(other, "the driver that takes over")
+        elif other.exitcode != 0:
+            self._check_exit(other, "other")
+        if not wait_for_end(driver.pid, HANG_S):
+            self._hung(driver, "the driver that was stopped")
+        return True
+
+    def _second_driver(self, driver: BaseProcess) -> bool:
+        """It is refused, or wins where the first has not begun; then that one is refused."""
+        other = self._start("other")
+        other.join(HANG_S)
+        if other.is_alive():
+            self._hung(other, "the second driver")
+        elif other.exitcode != 0:
+            self._check_exit(other, "other")
+        return True
+
+    def _hung(self, driver: BaseProcess, who: str) -> None:
+        self.result.num_hangs += 1
+        assert driver.pid is not None
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(driver.pid, signal.SIGUSR1)
+            time.sleep(0.5)
+        self.result.problems.append(f"{who} did not end within {HANG_S:.0f} s")
+        driver.kill()
+        driver.join(10)
+
+    def _check_exit(self, driver: BaseProcess, kind: str = "driver") -> None:
+        """A run that does not finish says in one line why, unless it was killed."""
+        if driver.exitcode in (-signal.SIGKILL, 130, 143):
+            return
+        text = (self._folder / f"{kind}-{self.result.num_sessions}.out").read_text()
+        if "Traceback" in text:
+            last = text.strip().rpartition("\n")[2]
+            self.result.problems.append(f"exit {driver.exitcode} with a traceback: {last}")
+        elif driver.exitcode in (1, 2) and "error: " not in text and "warning: " not in text:
+            self.result.problems.append(f"exit {driver.exitcode} without a word: {text[-200:]!r}")

@@ -1,0 +1,60 @@
+"""A few trials of the breaking machine; `make chaos TRIALS=200 SEED=1` runs many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.chaos.machines import World, world
+from tests.chaos.plan import Fault, Trial, draw
+from tests.chaos.report import table
+from tests.chaos.trial import Runner
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[World]:
+    with world() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def runner(shared: World) -> Runner:
+    return Runner(shared)
+
+
+def fault(kind: str, after_s: float) -> Fault:
+    return Fault(kind, after_s, 0, 1.5)
+
+
+def trial(storage: str, *faults: Fault, shape: str = "one node", s3_share: float = 0.0) -> Trial:
+    return Trial(0, 0, storage, shape, "cheap", s3_share, faults)
+
+
+TRIALS = {
+    "killed processes": trial(
+        "local", fault("kill replica", 2.5), fault("kill driver", 0.5), fault("kill driver", 0.3)
+    ),
+    "two drivers": trial(
+        "s3", fault("second driver", 0.2), fault("stop driver", 0.5), fault("wrong clock", 0)
+    ),
+    "a store in trouble": trial("s3", fault("s3 down", 2.5), s3_share=0.1),
+    "a full disk": trial("local", fault("disk full", 2.5)),
+    "nodes that go": trial(
+        "local", fault("kill raylet", 2.5), fault("remove node", 0.5), shape="three nodes"
+    ),
+}
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("name", list(TRIALS))
+def test_a_broken_run_ends_with_the_rows_of_an_undisturbed_one(name: str, runner: Runner) -> None:
+    result = runner.run(TRIALS[name])
+    assert result.is_good, table([result])
+    assert result.faults_done
+
+
+def test_a_trial_is_the_same_for_the_same_seed_and_number() -> None:
+    assert draw(3, 5) == draw(3, 5)
+    assert draw(3, 5) != draw(3, 6)
+    assert draw(4, 5) != draw(3, 5)
