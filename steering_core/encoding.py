@@ -23,12 +23,14 @@ class EncodedCandidate:
         scored_positions: positions in ``token_ids`` whose logits are read, one for each of
         scored_ids: the token ids whose log-probability is read there.
         pooled: half-open span of positions whose states are averaged.
+        num_question: leading tokens that are the question's; its own tokens and pads follow.
     """
 
     token_ids: tuple[int, ...]
     scored_positions: tuple[int, ...]
     scored_ids: tuple[int, ...]
     pooled: tuple[int, int]
+    num_question: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +158,7 @@ class ExampleEncoder:
                     scored_positions=tuple(positions),
                     scored_ids=tuple(ids),
                     pooled=(0, len(token_ids)) if whole else (start, len(sequence)),
+                    num_question=start,
                 )
             )
         a, b, c = candidates

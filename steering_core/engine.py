@@ -5,7 +5,8 @@ Shapes: N rows of a task, R sequences and S positions of a batch, D width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +14,9 @@ import torch
 from torch import Tensor
 
 from steering_core.encoding import EncodedExample
+from steering_core.interventions import intervene
 from steering_core.models import LoadedModel
-from steering_core.packing import NUM_CANDIDATES, Batch, batches
+from steering_core.packing import NUM_CANDIDATES, Batch, batches, lay_out
 from steering_core.pooled import PooledStates
 from steering_core.protocol import Protocol
 from steering_core.scoring import mean_scores, scored_log_probs
@@ -55,6 +57,7 @@ class Engine:
         self._model = model
         self._protocol = protocol
         self._is_packed = is_packed
+        self._most_positions = sys.maxsize
 
     def baseline(
         self,
@@ -80,12 +83,14 @@ class Engine:
         scores = Scores.empty(len(rows))
         width = self._model.layout.config.hidden_size
         pooled = PooledStates.empty(layers, len(rows), width, with_states=with_states)
-        with torch.inference_mode():
-            for batch in batches(rows, tokens_per_batch, is_packed=self._is_packed):
-                trunk = run_trunk(self._model, batch, {below_last, *read.values()})
-                self._score(fork(self._model, trunk, batch, below_last), batch, scores)
-                for index, layer in enumerate(layers):
-                    _pool(trunk.streams[read[layer]], batch, pooled, index)
+
+        def run(batch: Batch) -> None:
+            trunk = run_trunk(self._model, batch, {below_last, *read.values()})
+            self._score(fork(self._model, trunk, batch, below_last), batch, scores)
+            for index, layer in enumerate(layers):
+                _pool(trunk.streams[read[layer]], batch, pooled, index)
+
+        self._for_each_batch(run, rows, tokens_per_batch)
         return scores, pooled
 
     def steered(
@@ -105,16 +110,63 @@ class Engine:
         keep = {min(stream, below_last) for stream in apply.values()}
         fold_N = np.asarray(folds or [0] * len(rows))
         scores = [Scores.empty(len(rows)) for _ in cells]
+
+        def run(batch: Batch) -> None:
+            trunk = run_trunk(self._model, batch, keep)
+            fold_R = fold_N[batch.rows[batch.sequence_row]]
+            for cell, into in zip(cells, scores, strict=True):
+                steer = self._steering(cell, self._vectors(vectors, cell.layer, fold_R), batch)
+                self._score(fork(self._model, trunk, batch, apply[cell.layer], steer), batch, into)
+
+        self._for_each_batch(run, rows, tokens_per_batch)
+        return scores
+
+    def _for_each_batch(
+        self, run: Callable[[Batch], None], rows: Sequence[EncodedExample], tokens_per_batch: int
+    ) -> None:
+        """Run every batch of the rows, in halves where the device's memory does not hold it.
+
+        ``run`` stores what it finds by row, so that a batch may run again in part. What did not fit
+        once is not tried again by this engine. Scores of a halved batch differ from those of the
+        whole one by rounding alone.
+
+        Raises:
+            torch.OutOfMemoryError: a single row does not fit.
+        """
         with torch.inference_mode():
             for batch in batches(rows, tokens_per_batch, is_packed=self._is_packed):
-                trunk = run_trunk(self._model, batch, keep)
-                fold_R = fold_N[batch.rows[batch.sequence_row]]
-                for cell, into in zip(cells, scores, strict=True):
-                    vector_R1D = self._vectors(vectors, cell.layer, fold_R)
-                    addition = cell.coeff * vector_R1D
-                    steered = fork(self._model, trunk, batch, apply[cell.layer], addition)
-                    self._score(steered, batch, into)
-        return scores
+                self._in_parts(run, rows, batch)
+
+    def _in_parts(
+        self, run: Callable[[Batch], None], rows: Sequence[EncodedExample], batch: Batch
+    ) -> None:
+        is_alone = len(batch.rows) == 1
+        if is_alone or batch.input_ids.size <= self._most_positions:
+            try:
+                run(batch)
+                return
+            except torch.OutOfMemoryError:
+                if is_alone:
+                    raise
+                self._most_positions = batch.input_ids.size // 2
+        # Behind the handler: the error held on to the tensors of the batch that failed.
+        if self._model.device.type == "cuda":
+            torch.cuda.empty_cache()
+        for half in np.array_split(batch.rows, 2):
+            self._in_parts(run, rows, lay_out(rows, half.tolist(), is_packed=self._is_packed))
+
+    def _steering(self, cell: Cell, vector_R1D: Tensor, batch: Batch) -> Callable[[Tensor], Tensor]:
+        """What a cell does to the stream [R, S, D] at its hook point."""
+        operation, positions = self._protocol.operation, self._protocol.positions
+        if positions == "all":
+            return lambda resid_RSD: intervene(operation, resid_RSD, vector_R1D, cell.coeff)
+        at_RS1 = torch.as_tensor(batch.steered_at(positions))[:, :, None]
+
+        def steer(resid_RSD: Tensor) -> Tensor:
+            changed_RSD = intervene(operation, resid_RSD, vector_R1D, cell.coeff)
+            return torch.where(at_RS1.to(resid_RSD.device), changed_RSD, resid_RSD)
+
+        return steer
 
     def _vectors(self, vectors: SteeringVectors, layer: int, fold_R: np.ndarray) -> Tensor:
         """Float32 vectors [R, 1, D], each sequence with that of its fold."""

@@ -30,7 +30,7 @@ def capture(layout: ModelLayout, points: Iterable[HookPoint]) -> Iterator[dict[H
 
         return store
 
-    with _hooked(layout, [(point, store_at(point)) for point in points]):
+    with change(layout, [(point, store_at(point)) for point in points]):
         yield states
 
 
@@ -58,15 +58,19 @@ def add(
     def adder(vector: Tensor, coeff: float) -> Callable[[Tensor], Tensor]:
         return lambda stream: stream + (coeff * vector).to(stream)
 
-    with _hooked(layout, [(point, adder(v, c)) for point, v, c in additions]):
+    with change(layout, [(point, adder(v, c)) for point, v, c in additions]):
         yield
 
 
 @contextmanager
-def _hooked(
+def change(
     layout: ModelLayout, actions: Sequence[tuple[HookPoint, Callable[[Tensor], Tensor | None]]]
 ) -> Iterator[None]:
-    """Set one hook for each action or none at all; an action returning None leaves the stream."""
+    """While open, each action changes the stream at its hook point; None leaves it as it is.
+
+    Raises:
+        InputError: a hook point beyond the model's blocks; no hook is set then.
+    """
     for point, _action in actions:
         if not 0 <= point.block < layout.num_blocks:
             raise InputError(f"{point}: the model has blocks 0..{layout.num_blocks - 1}")

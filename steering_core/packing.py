@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from steering_core.encoding import EncodedExample
+from steering_core.interventions import Positions
 from steering_core.pooled import POOLED_LABELS
 
 NUM_CANDIDATES = 3
@@ -35,6 +36,7 @@ class Batch:
         rows: [N] indices of the rows in the task.
         sequence_row: [R] index into ``rows`` that a sequence belongs to.
         input_ids, position_ids, branch: [R, S] int64; branch is -1 behind a sequence's end.
+        num_question: [R, S] int64; question tokens of the sequence that a position belongs to.
         is_packed: whether sequences are trees, which need ``tree_mask`` and ``position_ids``.
         read_at: [M] flat positions ``r * S + s`` whose logits are needed, ascending, distinct.
         token_ids: [T] scored token ids, ordered by where they are read.
@@ -50,6 +52,7 @@ class Batch:
     input_ids: np.ndarray
     position_ids: np.ndarray
     branch: np.ndarray
+    num_question: np.ndarray
     is_packed: bool
     read_at: np.ndarray
     token_ids: np.ndarray
@@ -68,6 +71,17 @@ class Batch:
     def num_tokens(self) -> int:
         """Positions that hold a token; the rest of R * S is padding."""
         return int((self.branch >= 0).sum())
+
+    def steered_at(self, positions: Positions) -> np.ndarray:
+        """Which positions [R, S] bool a steering of these positions touches."""
+        at, end = self.position_ids, self.num_question
+        steered: np.ndarray = {
+            "all": np.ones_like(at, bool),
+            "question": at < end,
+            "candidate": at >= end,
+            "last": at == end - 1,
+        }[positions]
+        return steered
 
 
 def batches(
@@ -98,6 +112,7 @@ def lay_out(
     width = max(e.num_packed_tokens if is_packed else e.num_tokens for e in chosen)
     shape = (per_row * len(chosen), width)
     input_ids, position_ids = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    num_question = np.zeros(shape, np.int64)
     branch, weights = np.full(shape, -1, np.int64), np.zeros((len(POOLED_LABELS), *shape))
     num_scored = np.zeros((len(chosen), NUM_CANDIDATES), np.int64)
     read, tokens, owners = [], [], []
@@ -113,6 +128,7 @@ def lay_out(
             at = np.concatenate([np.arange(shared), np.arange(start, end)])
             input_ids[r, at] = ids
             position_ids[r, at] = np.arange(len(ids))
+            num_question[r, at] = candidate.num_question
             branch[r, :shared], branch[r, start:end] = 0, c + 1
             low, high = candidate.pooled
             if label in POOLED_LABELS:
@@ -129,6 +145,7 @@ def lay_out(
         input_ids=input_ids,
         position_ids=position_ids,
         branch=branch,
+        num_question=num_question,
         is_packed=is_packed,
         read_at=read_at,
         token_ids=np.concatenate(tokens)[order],

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from steering_core.hook_points import HookPoint, Site, hook_point_of_layer
+from steering_core.interventions import Operation, Positions
 
 ProtocolName = Literal["as_published", "aligned"]
 Pooling = Literal["all_positions", "candidate"]
 Scoring = Literal["as_published", "aligned"]
-Positions = Literal["all"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,13 +19,14 @@ class Protocol:
 
     Attributes:
         read: site of block ``layer - 1`` where states are pooled.
-        apply: site of block ``layer - 1`` where ``coeff * vector`` is added.
+        apply: site of block ``layer - 1`` that is steered.
+        operation: what is done there with vector and coefficient (``interventions.intervene``).
         pooling: ``all_positions``: mean over every position of the right-padded row of three
             sequences (BOS, question, candidate, pads); ``candidate``: mean over the candidate's
             own tokens.
         scoring: ``as_published``: the candidate encoded alone with BOS, token k read at position
             ``q - 1 + k``; ``aligned``: the continuation in context, read where it is predicted.
-        positions: where the vector is added; ``all``: at every position, pads too.
+        positions: which positions are steered; ``all``: every one, pads too.
         folds: 1 for vectors from the rows they steer; more for cross-fitting by target term.
     """
 
@@ -34,6 +35,7 @@ class Protocol:
     pooling: Pooling = "all_positions"
     scoring: Scoring = "as_published"
     positions: Positions = "all"
+    operation: Operation = "add"
     folds: int = 1
 
     def read_at(self, layer: int) -> HookPoint:

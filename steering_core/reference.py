@@ -5,7 +5,7 @@ No packing, no fork, no batch. What the fast path computes is compared with this
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -13,7 +13,8 @@ from torch import Tensor
 
 from steering_core.encoding import EncodedCandidate, EncodedExample
 from steering_core.hook_points import HookPoint
-from steering_core.hooks import add, capture
+from steering_core.hooks import capture, change
+from steering_core.interventions import Operation, Positions, intervene, positions_slice
 from steering_core.models import LoadedModel
 from steering_core.pooled import POOLED_LABELS
 
@@ -21,19 +22,41 @@ from steering_core.pooled import POOLED_LABELS
 def reference_scores(
     model: LoadedModel,
     row: EncodedExample,
-    addition: tuple[HookPoint, np.ndarray, float] | None = None,
+    steering: tuple[HookPoint, np.ndarray, float] | None = None,
+    *,
+    operation: Operation = "add",
+    positions: Positions = "all",
 ) -> np.ndarray:
-    """Mean nats per scored token [3] float64 of one example, steered by ``addition`` if given.
+    """Mean nats per scored token [3] float64 of one example, steered where asked.
 
     Args:
-        addition: (hook point, vector [D] float32, coeff).
+        steering: (hook point, vector [D] float32, coeff).
     """
-    additions = []
-    if addition is not None:
-        point, vector, coeff = addition
-        additions = [(point, torch.as_tensor(vector, device=model.device), coeff)]
-    with torch.inference_mode(), add(model.layout, additions):
-        return np.asarray([_mean_log_prob(model, c) for c in row.candidates])
+    if steering is None:
+        with torch.inference_mode():
+            return np.asarray([_mean_log_prob(model, c) for c in row.candidates])
+    point, values, coeff = steering
+    vector = torch.as_tensor(values, device=model.device)
+    scores = []
+    for candidate in row.candidates:
+        at = positions_slice(positions, candidate.num_question)
+        action = _changed_at(at, operation, vector, coeff)
+        with torch.inference_mode(), change(model.layout, [(point, action)]):
+            scores.append(_mean_log_prob(model, candidate))
+    return np.asarray(scores)
+
+
+def _changed_at(
+    at: slice, operation: Operation, vector: Tensor, coeff: float
+) -> Callable[[Tensor], Tensor]:
+    """An action on streams [1, S, D] that changes some positions."""
+
+    def action(resid_1SD: Tensor) -> Tensor:
+        changed_1SD = resid_1SD.clone()
+        changed_1SD[:, at] = intervene(operation, resid_1SD[:, at], vector, coeff)
+        return changed_1SD
+
+    return action
 
 
 def reference_difference(model: LoadedModel, row: EncodedExample, point: HookPoint) -> np.ndarray:

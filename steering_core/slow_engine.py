@@ -66,7 +66,13 @@ class SlowEngine:
             return reference_scores(self._model, row)
         assert vector is not None, f"{cell} has no vector"
         point = self._protocol.apply_at(cell.layer)
-        return reference_scores(self._model, row, (point, vector, cell.coeff))
+        return reference_scores(
+            self._model,
+            row,
+            (point, vector, cell.coeff),
+            operation=self._protocol.operation,
+            positions=self._protocol.positions,
+        )
 
     def row_states(self, row: EncodedExample, layers: Sequence[int]) -> np.ndarray:
         """Pooled states [2, L, D] float64 of one row, by ``POOLED_LABELS``."""

@@ -5,7 +5,7 @@ Shapes: R sequences, S positions, D width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -65,26 +65,26 @@ def fork(
     trunk: Trunk,
     batch: Batch,
     stream: int,
-    addition_R1D: Tensor | None = None,
+    steer: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """What the last block leaves [R, S, D], right at the positions that the batch reads.
 
-    ``addition`` is added to a stream, and only the blocks above it run. The last block is computed
-    the same way whether something was added or not, so adding 0 changes no bit. Where the stream
-    is the last block's own output, the trunk must have kept the one below it.
+    ``steer`` changes a stream [R, S, D], and only the blocks above it run. The last block is
+    computed the same way whether something was changed or not, so adding 0 changes no bit. Where
+    the stream is the last block's own output, the trunk must have kept the one below it.
     """
     layout = model.layout
     below = min(stream, layout.num_blocks - 1)
     resid_RSD = trunk.streams[below]
-    if addition_R1D is not None and stream == below:
-        resid_RSD = resid_RSD + addition_R1D.to(resid_RSD)
+    if steer is not None and stream == below:
+        resid_RSD = steer(resid_RSD)
     with _attention(layout, batch):
         for block, call in zip(layout.blocks[below:-1], trunk.calls[below:-1], strict=True):
             resid_RSD = replay(block, call, resid_RSD)
         with only_at(layout.last_mlp, torch.as_tensor(batch.read_at)):
             resid_RSD = replay(layout.blocks[-1], trunk.calls[-1], resid_RSD)
-    if addition_R1D is not None and stream != below:
-        resid_RSD = resid_RSD + addition_R1D.to(resid_RSD)
+    if steer is not None and stream != below:
+        resid_RSD = steer(resid_RSD)
     return resid_RSD
 
 
@@ -123,7 +123,8 @@ def can_pack(model: LoadedModel, max_tokens: int | None) -> bool:
     ids = rng.integers(0, int(model.layout.config.vocab_size), prefix + sum(_PROBE_BRANCHES))
     branches = np.split(ids[prefix:], np.cumsum(_PROBE_BRANCHES)[:-1])
     a, b, c = (
-        EncodedCandidate((*ids[:prefix], *own), (prefix,), (0,), (0, prefix)) for own in branches
+        EncodedCandidate((*ids[:prefix], *own), (prefix,), (0,), (0, prefix), prefix)
+        for own in branches
     )
     text = Example("probe", "", "", "", "", ("", "", ""), (LABELS[0], LABELS[1], LABELS[2]))
     row = EncodedExample(text, prefix, (a, b, c))

@@ -252,6 +252,8 @@ def _task(
                 "scoring": protocol.scoring,
                 "positions": protocol.positions,
                 "folds": protocol.folds,
+                # Absent where it is the default, which is older than the key.
+                **({} if protocol.operation == "add" else {"operation": protocol.operation}),
             },
             "group": str(group),
             "tables": tables,

@@ -96,6 +96,7 @@ class Sweep:
             "vectors.folds": protocol.folds,
             "steering.apply": protocol.apply,
             "steering.positions": protocol.positions,
+            "steering.operation": protocol.operation,
             "scoring": protocol.scoring,
         }
         for name, model in self.models.items():
@@ -110,7 +111,8 @@ class Sweep:
 
 def recorded_identity(record: Mapping[str, Any]) -> dict[str, Any]:
     """The identity in a run's record, with what keys meant before they were there."""
-    return {"vectors.method": "mean_difference", **record["identity"]}
+    before = {"vectors.method": "mean_difference", "steering.operation": "add"}
+    return {**before, **record["identity"]}
 
 
 def resolve(spec: StereoSetSpec, device: str | None = None) -> Sweep:

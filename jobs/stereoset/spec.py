@@ -12,7 +12,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, StrictInt
 from jobs.identity import decimal_text
 from jobs.spec import ComputeSpec, ModelSpec, SpecModel, StorageOptions, role
 from steering_core.hook_points import Site
-from steering_core.protocol import PROTOCOLS, Pooling, Positions, Protocol, ProtocolName, Scoring
+from steering_core.interventions import Operation, Positions
+from steering_core.protocol import PROTOCOLS, Pooling, Protocol, ProtocolName, Scoring
 from steering_core.stereoset import BIAS_TYPES, SPLITS
 from steering_core.vectors import Method
 
@@ -110,12 +111,24 @@ class SteeringSpec(SpecModel):
         json_schema_extra=role("grid"),
     )
     coeffs: Annotated[tuple[Coeff, ...], AfterValidator(_distinct)] = Field(
-        min_length=1, description="Multipliers of the vector", json_schema_extra=role("grid")
+        min_length=1,
+        description="Multipliers of the vector, or what the operation takes",
+        json_schema_extra=role("grid"),
     )
     apply: Site | None = Field(
         None, description="Site of block layer - 1", json_schema_extra=role("identity")
     )
-    positions: Positions | None = Field(None, json_schema_extra=role("identity"))
+    positions: Positions | None = Field(
+        None,
+        description="Which positions are steered; last: the question's last token",
+        json_schema_extra=role("identity"),
+    )
+    operation: Operation = Field(
+        "add",
+        description="add: coeff times the vector; project_out: coeff times the projection, away; "
+        "cap_above, cap_below: the projection is at most, at least coeff",
+        json_schema_extra=role("identity"),
+    )
 
 
 Tolerance = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -177,5 +190,6 @@ class StereoSetSpec(SpecModel):
             pooling=self.vectors.pooling or preset.pooling,
             scoring=self.scoring or preset.scoring,
             positions=self.steering.positions or preset.positions,
+            operation=self.steering.operation,
             folds=self.vectors.folds or preset.folds,
         )

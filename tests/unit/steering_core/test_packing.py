@@ -35,6 +35,7 @@ def random_rows(num_rows: int, seed: int) -> list[EncodedExample]:
                     tuple(scored),
                     tuple(rng.integers(1, 99, len(scored)).tolist()),
                     (low, int(rng.integers(low + 1, len(ids) + 1))),
+                    num_shared,
                 )
             )
         labels = [LABELS[i] for i in rng.permutation(3)]

@@ -1,0 +1,120 @@
+"""Operations against their formulas in numpy, and the positions that they touch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from steering_core.engine import Cell, Engine
+from steering_core.interventions import OPERATIONS, Operation, intervene
+from steering_core.packing import batches
+from steering_core.protocol import PROTOCOLS
+from steering_core.slow_engine import SlowEngine
+from steering_core.vectors import SteeringVectors
+from tests.support.golden import encode_group, golden_model
+
+STREAM = np.random.default_rng(0).normal(size=(4, 7, 16)).astype(np.float32)
+VECTOR = (3 * np.random.default_rng(1).normal(size=16)).astype(np.float32)
+POSITIONS = ("all", "question", "candidate", "last")
+
+
+def _steered(operation: Operation, coeff: float, vector: np.ndarray = VECTOR) -> np.ndarray:
+    return intervene(operation, torch.tensor(STREAM), torch.tensor(vector), coeff).numpy()
+
+
+def _projection(stream: np.ndarray) -> np.ndarray:
+    return stream.astype(np.float64) @ (VECTOR.astype(np.float64) / np.linalg.norm(VECTOR))
+
+
+def test_add_moves_by_the_vector() -> None:
+    np.testing.assert_allclose(_steered("add", -2.5), STREAM - 2.5 * VECTOR, atol=1e-5)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_projecting_out_leaves_the_rest_of_the_projection(share: float) -> None:
+    after = _steered("project_out", share)
+    np.testing.assert_allclose(_projection(after), (1 - share) * _projection(STREAM), atol=1e-5)
+    _only_along_the_vector(after)
+
+
+@pytest.mark.parametrize("limit", [-0.5, 0.0, 0.7])
+@pytest.mark.parametrize(
+    ("operation", "cap"), [("cap_above", np.minimum), ("cap_below", np.maximum)]
+)
+def test_a_cap_bounds_the_projection_and_leaves_the_rest(
+    operation: Operation, cap: np.ufunc, limit: float
+) -> None:
+    after = _steered(operation, limit)
+    np.testing.assert_allclose(_projection(after), cap(_projection(STREAM), limit), atol=1e-5)
+    _only_along_the_vector(after)
+    inside = np.isclose(cap(_projection(STREAM), limit), _projection(STREAM))
+    assert inside.any()
+    assert not inside.all()
+    np.testing.assert_array_equal(after[inside], STREAM[inside])
+
+
+def _only_along_the_vector(after: np.ndarray) -> None:
+    unit = VECTOR / np.linalg.norm(VECTOR)
+    change = after - STREAM
+    np.testing.assert_allclose(change - (change @ unit)[..., None] * unit, 0.0, atol=1e-5)
+
+
+def test_the_caps_are_each_other_with_the_sign_turned() -> None:
+    np.testing.assert_allclose(
+        _steered("cap_below", 0.4), _steered("cap_above", -0.4, -VECTOR), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_dtype_and_input_stay_and_a_vector_of_zero_changes_nothing(operation: Operation) -> None:
+    stream = torch.tensor(STREAM).bfloat16()
+    before = stream.clone()
+    after = intervene(operation, stream, torch.zeros(16), 1.0)
+    assert after.dtype == torch.bfloat16
+    torch.testing.assert_close(stream, before, rtol=0, atol=0)
+    torch.testing.assert_close(after, before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("is_packed", [True, False], ids=["packed", "separate"])
+@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize(
+    ("operation", "coeff"),
+    [("add", 3.0), ("project_out", 1.0), ("cap_below", 2.0), ("cap_above", -2.0)],
+)
+def test_the_engine_steers_as_one_by_one(
+    operation: Operation, coeff: float, positions: str, is_packed: bool
+) -> None:
+    """On rows of several lengths, and each operation moves the scores."""
+    base = PROTOCOLS["as_published"]
+    protocol = replace(base, operation=operation, positions=positions)
+    model, rows = (
+        golden_model("gemma2-tiny"),
+        encode_group("gemma2-tiny", "intersentence", "race", base),
+    )
+    width = model.layout.config.hidden_size
+    vector = np.random.default_rng(2).normal(size=width).astype(np.float32)
+    vectors = SteeringVectors(dict.fromkeys((1, 4, 6), vector), {})
+    engine, slow = Engine(model, protocol, is_packed=is_packed), SlowEngine(model, protocol)
+    unsteered, _ = engine.baseline(rows, 1024)
+    cells = [Cell(layer, coeff) for layer in vectors.whole]
+    folds = [0] * len(rows)
+    found = engine.steered(rows, 1024, cells, vectors, folds)
+    wanted = slow.steered(rows, cells, vectors, folds)
+    for ours, theirs in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(ours.scores, theirs.scores, rtol=0, atol=1e-5)
+    assert np.abs(found[0].scores - unsteered.scores).max() > 1e-3
+
+
+def test_positions_of_a_row_do_not_overlap_and_cover_it() -> None:
+    """Steering the question alone and the candidate alone are two different things."""
+    rows = encode_group("gemma2-tiny", "intersentence", "race", PROTOCOLS["as_published"])
+    (batch,) = batches(rows, 4096)
+    is_token = batch.branch >= 0
+    question, candidate = batch.steered_at("question"), batch.steered_at("candidate")
+    assert not (question & candidate & is_token).any()
+    assert ((question | candidate) | ~is_token).all()
+    assert (batch.steered_at("last") & ~question & is_token).sum() == 0
+    assert (batch.steered_at("last") & is_token).any(axis=1).all()
