@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 # Before transformers is imported: a test that would ask a hub fails, here and in its children.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -12,6 +13,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("RAY_ADDRESS", "local")
 
 from tests.support.s3 import BUCKET, S3Server, faulty_s3_server
+
+# Hypothesis draws the same examples each time, so that a change fails for what it changed; to look
+# for more, HYPOTHESIS_PROFILE=default.
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
 @pytest.fixture(scope="session")

@@ -79,7 +79,10 @@ class Sessions:
         entries = stopwatch.read(self._log)
         result.num_done_again = stopwatch.num_done_again(entries)
         for kind, when in self._marks:
-            took = stopwatch.recovered_after(entries, when)
+            # The other replicas go on: what a lost one costs is the time to the next.
+            is_replica = kind == "kill replica"
+            after = stopwatch.replaced_after if is_replica else stopwatch.recovered_after
+            took = after(entries, when)
             if took is not None:
                 result.recovery_s.setdefault(kind, []).append(took)
         return result

@@ -48,6 +48,11 @@ def pids(entries: list[Entry]) -> list[int]:
     return list(dict.fromkeys(e.pid for e in reversed(entries)))
 
 
+def replaced_after(entries: list[Entry], fault: float) -> float | None:
+    """Seconds from a fault to the next replica that begins to load its model."""
+    return next((e.time - fault for e in entries if e.what == "load" and e.time > fault), None)
+
+
 def recovered_after(entries: list[Entry], fault: float) -> float | None:
     """Seconds from a fault to the end of the first task that was started after it."""
     started: dict[tuple[int, str], float] = {}

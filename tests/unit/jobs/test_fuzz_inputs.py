@@ -41,7 +41,9 @@ SCALARS = (
     | st.integers()
     | st.floats()
     | st.text(max_size=20)
-    | st.sampled_from(["auto", "", " ", "../x", "s3://", "1e400", "\x85", "\ud800", *LABELS])
+    | st.sampled_from(
+        ["auto", "", " ", "../x", "s3://", "1e400", "\x85", "x\x1ey", "\ud800", *LABELS]
+    )
 )
 VALUES = st.recursive(
     SCALARS,
