@@ -95,7 +95,8 @@ class Sessions:
         driver = self._start()
         begun = time.monotonic()
         while driver.is_alive():
-            if self._left and time.monotonic() - begun >= self._left[0].after_s:
+            is_due = self._left and time.monotonic() - begun >= self._left[0].after_s
+            if is_due and self._can(self._left[0]):
                 self._do(self._left.pop(0), driver)
                 begun = time.monotonic()
             if time.monotonic() - begun > HANG_S:
@@ -167,6 +168,10 @@ class Sessions:
             self.result.most_done_again += allowed
             if allowed:
                 self._marks.append((fault.kind, now))
+
+    def _can(self, fault: Fault) -> bool:
+        """A replica can be killed once there is one."""
+        return fault.kind != "kill replica" or any(is_running(pid) for pid in self.replicas())
 
     def _kill(self, pid: int | None) -> bool:
         assert pid is not None
