@@ -138,6 +138,7 @@ class Sessions:
     def _do(self, fault: Fault, driver: BaseProcess) -> None:
         num_slots = self._machines.num_slots
         allowed = num_slots
+        num_up = sum(is_running(pid) for pid in self.replicas())
         now = time.monotonic()
         match fault.kind:
             case "kill driver":
@@ -166,7 +167,8 @@ class Sessions:
         if done:
             self.result.faults_done[fault.kind] += 1
             self.result.most_done_again += allowed
-            if allowed:
+            # While replicas are being started anyway, the next one is not this one's successor.
+            if allowed and (fault.kind != "kill replica" or num_up == num_slots):
                 self._marks.append((fault.kind, now))
 
     def _can(self, fault: Fault) -> bool:

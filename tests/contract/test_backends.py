@@ -547,7 +547,10 @@ def test_a_replica_that_rays_monitor_kills_for_memory_is_done_without(
         text=True,
         timeout=120,
     )
-    assert finished.stdout.split("\n")[:2] == ["lost memory", "complete True replicas 1"]
+    # The monitor may kill the next replica before the first one's memory is given back.
+    *losses, end = finished.stdout.splitlines()
+    assert end == "complete True replicas 1"
+    assert set(losses) == {"lost memory"}
 
 
 ORPHAN = """
