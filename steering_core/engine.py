@@ -6,21 +6,26 @@ Shapes: N rows of a task, R sequences and S positions of a batch, D width.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from steering_core.batch_steering import BatchSteering, steering_of
 from steering_core.encoding import EncodedExample
-from steering_core.interventions import intervene
+from steering_core.hook_points import HookPoint
+from steering_core.interventions import Intervention
 from steering_core.models import LoadedModel
 from steering_core.packing import NUM_CANDIDATES, Batch, batches, lay_out
+from steering_core.placing import PlacedBatch, place
 from steering_core.pooled import PooledStates
+from steering_core.pooling import pool, store
+from steering_core.prefix_reuse import fork_behind_prefix, run_prefix_trunk
 from steering_core.protocol import Protocol
 from steering_core.scoring import mean_scores, scored_log_probs
-from steering_core.trunk import fork, run_trunk
+from steering_core.trunk import fork, fork_point, run_trunk
 from steering_core.vectors import SteeringVectors
 
 
@@ -45,18 +50,41 @@ class Scores:
         shape = (num_rows, NUM_CANDIDATES)
         return cls(np.full(shape, np.nan), np.zeros(shape, np.int64))
 
+    def fill(self, batch: Batch, log_probs_T: np.ndarray) -> None:
+        """Take in the log-probabilities of a batch's scored tokens."""
+        self.scores[batch.rows] = mean_scores(log_probs_T, batch)
+        self.num_scored[batch.rows] = batch.num_scored
+
+
+Finish = Callable[[], None]
+"""Fetches what a batch's passes have left on the device, and stores it by row."""
+
 
 class Engine:
     """Scores the rows of a task, unsteered and steered, on one model replica.
 
+    The device is waited for once a batch, when the passes of the next one are under way.
+
     Args:
-        is_packed: whether rows run as trees (see ``trunk.can_pack``).
+        is_packed: whether rows run as trees (see ``probes.can_pack``).
+        reuses_prefix: whether what lies before the first steered position is left as the trunk
+            has it (see ``probes.can_reuse_prefix``); only where the protocol leaves the prefix
+            alone.
     """
 
-    def __init__(self, model: LoadedModel, protocol: Protocol, *, is_packed: bool = True) -> None:
+    def __init__(
+        self,
+        model: LoadedModel,
+        protocol: Protocol,
+        *,
+        is_packed: bool = True,
+        reuses_prefix: bool = False,
+    ) -> None:
         self._model = model
         self._protocol = protocol
-        self._is_packed = is_packed
+        self.is_packed = is_packed
+        self.reuses_prefix = reuses_prefix and is_packed and protocol.leaves_prefix_alone
+        self._num_blocks = model.layout.num_blocks
         self._most_positions = sys.maxsize
 
     def baseline(
@@ -78,17 +106,25 @@ class Engine:
         Returns:
             Scores and pooled states, in the order of ``rows``.
         """
-        read = {layer: self._protocol.read_at(layer).stream for layer in layers}
-        below_last = self._model.layout.num_blocks - 1
+        read = [self._protocol.read_at(layer) for layer in layers]
+        below_last = HookPoint(self._num_blocks - 1, "resid_pre")
         scores = Scores.empty(len(rows))
         width = self._model.layout.config.hidden_size
         pooled = PooledStates.empty(layers, len(rows), width, with_states=with_states)
 
-        def run(batch: Batch) -> None:
-            trunk = run_trunk(self._model, batch, {below_last, *read.values()})
-            self._score(fork(self._model, trunk, batch, below_last), batch, scores)
-            for index, layer in enumerate(layers):
-                _pool(trunk.streams[read[layer]], batch, pooled, index)
+        def run(batch: PlacedBatch) -> Finish:
+            trunk = run_trunk(self._model, batch, {below_last, *read})
+            log_probs_T = self._log_probs(fork(self._model, trunk, batch, {}), batch)
+            sums = [
+                pool(trunk.states[point], batch.host, with_states=with_states) for point in read
+            ]
+
+            def finish() -> None:
+                scores.fill(batch.host, log_probs_T.cpu().numpy())
+                for index, of_layer in enumerate(sums):
+                    store(of_layer, batch.host, pooled, index)
+
+            return finish
 
         self._for_each_batch(run, rows, tokens_per_batch)
         return scores, pooled
@@ -105,28 +141,86 @@ class Engine:
 
         The trunk runs once for a batch; each cell runs the blocks above its hook point only.
         """
-        apply = {cell.layer: self._protocol.apply_at(cell.layer).stream for cell in cells}
-        below_last = self._model.layout.num_blocks - 1
-        keep = {min(stream, below_last) for stream in apply.values()}
-        fold_N = np.asarray(folds or [0] * len(rows))
+        folds = folds or [0] * len(rows)
         scores = [Scores.empty(len(rows)) for _ in cells]
+        points = {self._protocol.apply_at(cell.layer) for cell in cells}
+        keep = {fork_point(point, self._num_blocks) for point in points}
 
-        def run(batch: Batch) -> None:
-            trunk = run_trunk(self._model, batch, keep)
-            fold_R = fold_N[batch.rows[batch.sequence_row]]
-            for cell, into in zip(cells, scores, strict=True):
-                steer = self._steering(cell, self._vectors(vectors, cell.layer, fold_R), batch)
-                self._score(fork(self._model, trunk, batch, apply[cell.layer], steer), batch, into)
+        def run(batch: PlacedBatch) -> Finish:
+            forked = self._forked(batch, keep)
+
+            def log_probs(cell: Cell) -> Tensor:
+                own = [
+                    self._protocol.intervention(
+                        cell.layer, cell.coeff, vectors.for_fold(cell.layer, folds[n])
+                    )
+                    for n in batch.host.rows
+                ]
+                return self._log_probs(forked(own), batch)
+
+            cells_CT = torch.stack([log_probs(cell) for cell in cells])
+
+            def finish() -> None:
+                for into, log_probs_T in zip(scores, cells_CT.cpu().numpy(), strict=True):
+                    into.fill(batch.host, log_probs_T)
+
+            return finish
+
+        if cells:
+            self._for_each_batch(run, rows, tokens_per_batch)
+        return scores
+
+    def side_by_side(
+        self,
+        rows: Sequence[EncodedExample],
+        tokens_per_batch: int,
+        interventions: Sequence[Intervention],
+    ) -> Scores:
+        """Scores of the rows, each under an intervention of its own, in the order of ``rows``.
+
+        Rows of one batch may be steered at different points, by different operations, along
+        different vectors, at different positions: one pass through the blocks serves them all.
+        """
+        scores = Scores.empty(len(rows))
+
+        def run(batch: PlacedBatch) -> Finish:
+            own = [interventions[n] for n in batch.host.rows]
+            start = min(fork_point(i.point, self._num_blocks) for i in own)
+            trunk = run_trunk(self._model, batch, {start})
+            changes = steering_of(_of_sequences(own, batch.host), batch.host, self._model.device)
+            log_probs_T = self._log_probs(fork(self._model, trunk, batch, changes), batch)
+            return lambda: scores.fill(batch.host, log_probs_T.cpu().numpy())
 
         self._for_each_batch(run, rows, tokens_per_batch)
         return scores
 
+    def _forked(
+        self, batch: PlacedBatch, keep: set[HookPoint]
+    ) -> Callable[[Sequence[Intervention]], Tensor]:
+        """Run the trunk; gives what the last block leaves [R, S, D] under interventions by row."""
+        model = self._model
+
+        def changes(own: Sequence[Intervention]) -> dict[HookPoint, BatchSteering]:
+            return steering_of(_of_sequences(own, batch.host), batch.host, model.device)
+
+        if self.reuses_prefix:
+            behind = run_prefix_trunk(model, batch, keep, self._protocol.positions)
+            return lambda own: fork_behind_prefix(model, behind, batch, changes(own))
+        trunk = run_trunk(model, batch, keep)
+        return lambda own: fork(model, trunk, batch, changes(own))
+
+    def _log_probs(self, resid_RSD: Tensor, batch: PlacedBatch) -> Tensor:
+        return scored_log_probs(self._model.layout, resid_RSD, batch)
+
     def _for_each_batch(
-        self, run: Callable[[Batch], None], rows: Sequence[EncodedExample], tokens_per_batch: int
+        self,
+        run: Callable[[PlacedBatch], Finish],
+        rows: Sequence[EncodedExample],
+        tokens_per_batch: int,
     ) -> None:
         """Run every batch of the rows, in halves where the device's memory does not hold it.
 
-        ``run`` stores what it finds by row, so that a batch may run again in part. What did not fit
+        What ``run`` finds is stored by row, so that a batch may run again in part. What did not fit
         once is not tried again by this engine. Scores of a halved batch differ from those of the
         whole one by rounding alone.
 
@@ -134,68 +228,37 @@ class Engine:
             torch.OutOfMemoryError: a single row does not fit.
         """
         with torch.inference_mode():
-            for batch in batches(rows, tokens_per_batch, is_packed=self._is_packed):
-                self._in_parts(run, rows, batch)
+            finish: Finish | None = None
+            for batch in batches(rows, tokens_per_batch, is_packed=self.is_packed):
+                for following in self._in_parts(run, rows, batch):
+                    if finish is not None:
+                        finish()
+                    finish = following
+            if finish is not None:
+                finish()
 
     def _in_parts(
-        self, run: Callable[[Batch], None], rows: Sequence[EncodedExample], batch: Batch
-    ) -> None:
+        self, run: Callable[[PlacedBatch], Finish], rows: Sequence[EncodedExample], batch: Batch
+    ) -> Iterator[Finish]:
         is_alone = len(batch.rows) == 1
         if is_alone or batch.input_ids.size <= self._most_positions:
             try:
-                run(batch)
-                return
+                finish = run(place(batch, self._model.device))
             except torch.OutOfMemoryError:
                 if is_alone:
                     raise
                 self._most_positions = batch.input_ids.size // 2
+            else:
+                yield finish
+                return
         # Behind the handler: the error held on to the tensors of the batch that failed.
         if self._model.device.type == "cuda":
             torch.cuda.empty_cache()
         for half in np.array_split(batch.rows, 2):
-            self._in_parts(run, rows, lay_out(rows, half.tolist(), is_packed=self._is_packed))
-
-    def _steering(self, cell: Cell, vector_R1D: Tensor, batch: Batch) -> Callable[[Tensor], Tensor]:
-        """What a cell does to the stream [R, S, D] at its hook point."""
-        operation, positions = self._protocol.operation, self._protocol.positions
-        if positions == "all":
-            return lambda resid_RSD: intervene(operation, resid_RSD, vector_R1D, cell.coeff)
-        at_RS1 = torch.as_tensor(batch.steered_at(positions))[:, :, None]
-
-        def steer(resid_RSD: Tensor) -> Tensor:
-            changed_RSD = intervene(operation, resid_RSD, vector_R1D, cell.coeff)
-            return torch.where(at_RS1.to(resid_RSD.device), changed_RSD, resid_RSD)
-
-        return steer
-
-    def _vectors(self, vectors: SteeringVectors, layer: int, fold_R: np.ndarray) -> Tensor:
-        """Float32 vectors [R, 1, D], each sequence with that of its fold."""
-        stacked = np.stack([vectors.for_fold(layer, int(fold)) for fold in fold_R])
-        return torch.as_tensor(stacked, device=self._model.device)[:, None]
-
-    def _score(self, resid_RSD: Tensor, batch: Batch, into: Scores) -> None:
-        log_probs = scored_log_probs(self._model.layout, resid_RSD, batch).cpu().numpy()
-        into.scores[batch.rows] = mean_scores(log_probs, batch)
-        into.num_scored[batch.rows] = batch.num_scored
+            part = lay_out(rows, half.tolist(), is_packed=self.is_packed)
+            yield from self._in_parts(run, rows, part)
 
 
-def _pool(resid_RSD: Tensor, batch: Batch, into: PooledStates, layer_index: int) -> None:
-    """Pool a batch's states in float64; on the CPU where a device has no float64."""
-    has_float64 = resid_RSD.device.type in ("cpu", "cuda")
-    resid_RSD = (resid_RSD if has_float64 else resid_RSD.cpu()).double()
-    # One sum, not the difference of two pooled states: the bits of vectors hang on it.
-    differences_ND = _weighted(resid_RSD, batch.difference_weights, batch)
-    into.differences[layer_index, batch.rows] = differences_ND
-    if into.states is not None:
-        for label, weights_RS in enumerate(batch.pooling_weights):
-            states_ND = _weighted(resid_RSD, weights_RS, batch)
-            into.states[label, layer_index, batch.rows] = states_ND
-
-
-def _weighted(resid_RSD: Tensor, weights_RS: np.ndarray, batch: Batch) -> np.ndarray:
-    """Weighted sums [N, D] float64 over the positions of each row."""
-    weights = torch.as_tensor(weights_RS, device=resid_RSD.device)
-    summed_RD = torch.einsum("rs,rsd->rd", weights, resid_RSD).cpu().numpy()
-    summed_ND = np.zeros((len(batch.rows), summed_RD.shape[1]))
-    np.add.at(summed_ND, batch.sequence_row, summed_RD)
-    return summed_ND
+def _of_sequences(own: Sequence[Intervention], batch: Batch) -> list[Intervention]:
+    """Those of rows [N], for each of the batch's sequences [R]."""
+    return [own[n] for n in batch.sequence_row]

@@ -1,4 +1,11 @@
-"""Places in the residual stream: a block's number (0-based) and the site before or after it."""
+"""Places in a model where states are read and changed: a block's number (0-based) and a site.
+
+::
+
+    resid_pre --+--> attention --> attn_out --+--> MLP --> mlp_out --+--> resid_post
+                |                             |                      |
+                +-----------------------------+----------------------+   (residual stream)
+"""
 
 from __future__ import annotations
 
@@ -8,17 +15,19 @@ from typing import Literal, get_args
 
 from steering_core.errors import InputError
 
-Site = Literal["resid_pre", "resid_post"]
+Site = Literal["resid_pre", "attn_out", "mlp_out", "resid_post"]
 SITES: tuple[Site, ...] = get_args(Site)
 
-_TEXT = re.compile(r"blocks\.(\d+)\.(resid_pre|resid_post)")
+_TEXT = re.compile(rf"blocks\.(\d+)\.({'|'.join(SITES)})")
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class HookPoint:
-    """The residual stream entering (``resid_pre``) or leaving (``resid_post``) a block.
+    """A place in a block; points are in the order in which a forward pass comes to them.
 
-    ``resid_post`` of the last block is before the final norm, as in TransformerLens.
+    ``resid_pre`` and ``resid_post`` are the residual stream entering and leaving the block;
+    ``attn_out`` and ``mlp_out`` are what attention and MLP add to it, behind any norm or factor of
+    their own, as in TransformerLens. ``resid_post`` of the last block is before the final norm.
     """
 
     block: int
@@ -27,9 +36,15 @@ class HookPoint:
     def __str__(self) -> str:
         return f"blocks.{self.block}.{self.site}"
 
+    def __lt__(self, other: HookPoint) -> bool:
+        return (self.block, SITES.index(self.site)) < (other.block, SITES.index(other.site))
+
     @property
     def stream(self) -> int:
-        """Index 0..N of the stream: s is what block s reads, N what the last block leaves."""
+        """Index 0..N of the last stream that a change here leaves alone, or changes itself.
+
+        s is what block s reads, N what the last block leaves.
+        """
         return self.block + (self.site == "resid_post")
 
     @classmethod
@@ -40,7 +55,7 @@ class HookPoint:
             raise InputError(
                 f"hook point {text!r} is not of the form blocks.<block>.<{'|'.join(SITES)}>"
             )
-        site: Site = "resid_pre" if match[2] == "resid_pre" else "resid_post"
+        site = next(site for site in SITES if site == match[2])
         return cls(int(match[1]), site)
 
 

@@ -1,4 +1,4 @@
-"""Capture and add at hook points, as context managers that leave no hook behind."""
+"""Capture and change states at hook points, as context managers that leave no hook behind."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from steering_core.layout import ModelLayout, hidden_of, with_hidden
 
 @contextmanager
 def capture(layout: ModelLayout, points: Iterable[HookPoint]) -> Iterator[dict[HookPoint, Tensor]]:
-    """While open, every forward stores the stream [B, S, D] at each hook point.
+    """While open, every forward stores the state [B, S, D] at each hook point.
 
     Yields a dict that each forward overwrites; the tensors are the model's own, not copies.
 
     Raises:
-        InputError: a hook point beyond the model's blocks; no hook is set then.
+        InputError: a hook point that the model does not have; no hook is set then.
     """
     states: dict[HookPoint, Tensor] = {}
 
@@ -45,8 +45,8 @@ def add(
             multiplied in their own dtype, then cast to the stream's.
 
     Raises:
-        InputError: a hook point beyond the model's blocks, or a vector of another width; no hook is
-            set then.
+        InputError: a hook point that the model does not have, or a vector of another width; no hook
+            is set then.
     """
     width = layout.config.hidden_size
     for point, vector, _coeff in additions:
@@ -66,21 +66,18 @@ def add(
 def change(
     layout: ModelLayout, actions: Sequence[tuple[HookPoint, Callable[[Tensor], Tensor | None]]]
 ) -> Iterator[None]:
-    """While open, each action changes the stream at its hook point; None leaves it as it is.
+    """While open, each action changes the state [B, S, D] at its hook point; None leaves it.
 
     Raises:
-        InputError: a hook point beyond the model's blocks; no hook is set then.
+        InputError: a hook point that the model does not have; no hook is set then.
     """
-    for point, _action in actions:
-        if not 0 <= point.block < layout.num_blocks:
-            raise InputError(f"{point}: the model has blocks 0..{layout.num_blocks - 1}")
+    places = [(layout.module_at(point), point, action) for point, action in actions]
     with ExitStack() as stack:
-        for point, action in actions:
-            block = layout.blocks[point.block]
+        for module, point, action in places:
             if point.site == "resid_pre":
-                handle = block.register_forward_pre_hook(_before(action), with_kwargs=True)
+                handle = module.register_forward_pre_hook(_before(action), with_kwargs=True)
             else:
-                handle = block.register_forward_hook(_after(action))
+                handle = module.register_forward_hook(_after(action))
             stack.callback(handle.remove)
         yield
 

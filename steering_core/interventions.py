@@ -5,10 +5,14 @@ Shapes: D width; streams and vectors [..., D] broadcast against each other.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from steering_core.hook_points import HookPoint
 
 Operation = Literal["add", "project_out", "cap_above", "cap_below"]
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
@@ -16,6 +20,22 @@ OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 Positions = Literal["all", "question", "candidate", "last"]
 """``all``: every position, pads too; ``question``: up to the question's last token; ``candidate``:
 behind it; ``last``: the question's last token alone, which predicts the candidate's first."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Intervention:
+    """One configuration of steering: where, along which vector, how far, how, at which positions.
+
+    Attributes:
+        vector: [D] float32.
+        coeff: what the operation takes, see ``intervene``.
+    """
+
+    point: HookPoint
+    vector: np.ndarray
+    coeff: float
+    operation: Operation = "add"
+    positions: Positions = "all"
 
 
 def intervene(operation: Operation, resid: Tensor, vector: Tensor, coeff: float) -> Tensor:

@@ -16,7 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from steering_core.block_outputs import BlockOutputs, found_block_outputs
 from steering_core.errors import InputError
+from steering_core.hook_points import HookPoint
 
 _PROBE_IDS = (1, 3, 2, 5, 4)
 
@@ -32,6 +34,7 @@ class ModelLayout:
         head: the output embedding, hidden states to logits.
         last_mlp: the position-wise module that holds most of the last block's work, or None where
             none was found: it is then computed at every position.
+        outputs: of each block, the modules that add to the stream, None where they were not found.
         blocks_return_tuples: whether blocks return more than their output stream.
         logit_scale: factor on the logits; 1.0 for most models.
         logit_softcap: c of ``c * tanh(logits / c)`` on the scaled logits, or None.
@@ -42,6 +45,7 @@ class ModelLayout:
     final: tuple[nn.Module, ...]
     head: nn.Module
     last_mlp: nn.Module | None = None
+    outputs: tuple[BlockOutputs | None, ...] = ()
     blocks_return_tuples: bool = False
     logit_scale: float = 1.0
     logit_softcap: float | None = None
@@ -50,6 +54,24 @@ class ModelLayout:
     @property
     def num_blocks(self) -> int:
         return len(self.blocks)
+
+    def module_at(self, point: HookPoint) -> nn.Module:
+        """The module that reads the stream at a hook point, or whose output is what is there.
+
+        Raises:
+            InputError: the model has no such block, or its block no such output.
+        """
+        if not 0 <= point.block < self.num_blocks:
+            raise InputError(f"{point}: the model has blocks 0..{self.num_blocks - 1}")
+        if point.site in ("resid_pre", "resid_post"):
+            return self.blocks[point.block]
+        outputs = self.outputs[point.block] if self.outputs else None
+        if outputs is None:
+            raise InputError(
+                f"{point}: no two modules of the model's block {point.block} add up to what it "
+                "adds to the residual stream; choose resid_pre or resid_post"
+            )
+        return outputs.attn_out if point.site == "attn_out" else outputs.mlp_out
 
     def logits(self, resid_MD: Tensor) -> Tensor:
         """Float32 logits [M, V] of streams [M, D] as the last block leaves them."""
@@ -108,6 +130,7 @@ def find_layout(model: nn.Module, name: str = "model") -> ModelLayout:
         final=traced.final,
         head=head,
         last_mlp=traced.last_mlp,
+        outputs=traced.outputs,
         blocks_return_tuples=traced.returns_tuple,
         logit_scale=_logit_scale(config),
         logit_softcap=getattr(config, "final_logit_softcapping", None),
@@ -125,6 +148,7 @@ class _Traced:
     logits: Tensor
     final: tuple[nn.Module, ...]
     last_mlp: nn.Module | None
+    outputs: tuple[BlockOutputs | None, ...]
     returns_tuple: bool
 
 
@@ -198,18 +222,22 @@ def _trace(
         )
         device = next(model.parameters()).device
         ids = torch.tensor([_PROBE_IDS], device=device) % int(text_config(model.config).vocab_size)
-        with torch.inference_mode():
+        with torch.inference_mode(), found_block_outputs(blocks) as outputs:
             logits = model(input_ids=ids, use_cache=False).logits
     if not followed or not ends or not _same(ends[-1], followed[-1]):
         raise InputError(
             f"{name}: looked for a chain of modules from the last block's output to the decoder's "
             f"last_hidden_state, got as far as {[type(m).__name__ for m in chain]}"
         )
+    last_mlp, last_outputs = _position_wise(parts, blocks[-1]), outputs[-1]
+    if last_mlp and last_outputs and last_outputs.mlp_out in list(last_mlp.modules())[1:]:
+        last_mlp = None  # what is steered inside of it must be there at every position
     return _Traced(
         last_resid=followed[0],
         logits=logits,
         final=tuple(chain),
-        last_mlp=_position_wise(parts, blocks[-1]),
+        last_mlp=last_mlp,
+        outputs=tuple(outputs),
         returns_tuple=shapes[0],
     )
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from steering_core.hook_points import HookPoint, Site, hook_point_of_layer
-from steering_core.interventions import Operation, Positions
+from steering_core.interventions import Intervention, Operation, Positions
 
 ProtocolName = Literal["as_published", "aligned"]
 Pooling = Literal["all_positions", "candidate"]
@@ -45,6 +47,21 @@ class Protocol:
     def apply_at(self, layer: int) -> HookPoint:
         """Where the vector of a 1-based ``layer`` is added."""
         return hook_point_of_layer(layer, self.apply)
+
+    def intervention(self, layer: int, coeff: float, vector: np.ndarray) -> Intervention:
+        """What a 1-based ``layer`` and a coefficient do with a vector [D] float32."""
+        return Intervention(
+            point=self.apply_at(layer),
+            vector=vector,
+            coeff=coeff,
+            operation=self.operation,
+            positions=self.positions,
+        )
+
+    @property
+    def leaves_prefix_alone(self) -> bool:
+        """Whether the question's states, but for its last token's, are never steered."""
+        return self.positions in ("candidate", "last")
 
     @property
     def needs_pad(self) -> bool:

@@ -14,46 +14,37 @@ from torch import Tensor
 from steering_core.encoding import EncodedCandidate, EncodedExample
 from steering_core.hook_points import HookPoint
 from steering_core.hooks import capture, change
-from steering_core.interventions import Operation, Positions, intervene, positions_slice
+from steering_core.interventions import Intervention, intervene, positions_slice
 from steering_core.models import LoadedModel
 from steering_core.pooled import POOLED_LABELS
 
 
 def reference_scores(
-    model: LoadedModel,
-    row: EncodedExample,
-    steering: tuple[HookPoint, np.ndarray, float] | None = None,
-    *,
-    operation: Operation = "add",
-    positions: Positions = "all",
+    model: LoadedModel, row: EncodedExample, intervention: Intervention | None = None
 ) -> np.ndarray:
-    """Mean nats per scored token [3] float64 of one example, steered where asked.
-
-    Args:
-        steering: (hook point, vector [D] float32, coeff).
-    """
-    if steering is None:
+    """Mean nats per scored token [3] float64 of one example, steered where asked."""
+    if intervention is None:
         with torch.inference_mode():
             return np.asarray([_mean_log_prob(model, c) for c in row.candidates])
-    point, values, coeff = steering
-    vector = torch.as_tensor(values, device=model.device)
     scores = []
     for candidate in row.candidates:
-        at = positions_slice(positions, candidate.num_question)
-        action = _changed_at(at, operation, vector, coeff)
-        with torch.inference_mode(), change(model.layout, [(point, action)]):
+        at = positions_slice(intervention.positions, candidate.num_question)
+        action = _changed_at(at, intervention, model.device)
+        with torch.inference_mode(), change(model.layout, [(intervention.point, action)]):
             scores.append(_mean_log_prob(model, candidate))
     return np.asarray(scores)
 
 
 def _changed_at(
-    at: slice, operation: Operation, vector: Tensor, coeff: float
+    at: slice, intervention: Intervention, device: torch.device
 ) -> Callable[[Tensor], Tensor]:
-    """An action on streams [1, S, D] that changes some positions."""
+    """An action on states [1, S, D] that changes some positions."""
+    vector = torch.as_tensor(intervention.vector, device=device)
+    operation, coeff = intervention.operation, intervention.coeff
 
-    def action(resid_1SD: Tensor) -> Tensor:
-        changed_1SD = resid_1SD.clone()
-        changed_1SD[:, at] = intervene(operation, resid_1SD[:, at], vector, coeff)
+    def action(state_1SD: Tensor) -> Tensor:
+        changed_1SD = state_1SD.clone()
+        changed_1SD[:, at] = intervene(operation, state_1SD[:, at], vector, coeff)
         return changed_1SD
 
     return action

@@ -19,10 +19,8 @@ BlockCall = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 @contextmanager
-def recorded_calls(
-    layout: ModelLayout, on_call: Callable[[int, Tensor], None], num_run: int
-) -> Iterator[list[BlockCall]]:
-    """While open, each block's call is recorded and its input stream handed to ``on_call``.
+def recorded_calls(layout: ModelLayout, num_run: int) -> Iterator[list[BlockCall]]:
+    """While open, each block's call is recorded.
 
     Only the first ``num_run`` blocks run; those above are called too, since their calls are needed,
     but hand on the stream they get (where blocks return a bare tensor; elsewhere they run as well).
@@ -35,12 +33,10 @@ def recorded_calls(
 
     def record(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if args:
-            stream, rest, named = args[0], args[1:], kwargs
+            calls.append((args[1:], kwargs))
         else:
-            named = dict(kwargs)
-            stream, rest = named.pop("hidden_states"), ()
-        on_call(len(calls), stream)
-        calls.append((rest, named))
+            named = {name: value for name, value in kwargs.items() if name != "hidden_states"}
+            calls.append(((), named))
 
     with ExitStack() as stack:
         for block in layout.blocks:

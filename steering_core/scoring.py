@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from steering_core.layout import ModelLayout
 from steering_core.packing import NUM_CANDIDATES, Batch
+from steering_core.placing import PlacedBatch
 
 _LOGITS_AT_ONCE = {"cpu": 2**18}
 _LOGITS_ON_ACCELERATOR = 2**25
@@ -16,22 +17,22 @@ _FEWEST_COLUMNS = 1024
 """Of the head's matrix in one product; fewer would make it slow."""
 
 
-def scored_log_probs(layout: ModelLayout, resid_RSD: Tensor, batch: Batch) -> Tensor:
+def scored_log_probs(layout: ModelLayout, resid_RSD: Tensor, batch: PlacedBatch) -> Tensor:
     """Float32 log-probabilities [T] of a batch's scored tokens, in nats.
 
     Only the M positions that are read go through the final norm and the head. The logits of all
     of them are never held at once: their log-sum-exp is taken a slice of the vocabulary at a time,
     and a scored token's own logit is one dot product.
     """
-    read_at = torch.as_tensor(batch.read_at, device=resid_RSD.device)
+    read_at = batch.read_at.to(resid_RSD.device)
     hidden_MD = layout.final_hidden(resid_RSD.reshape(-1, resid_RSD.shape[-1])[read_at])
     head = layout.head
     if type(head) is not nn.Linear:
-        return _by_positions(layout, hidden_MD, batch)
+        return _by_positions(layout, hidden_MD, batch.host)
     # A model that is spread over devices has its head elsewhere than its last block.
     hidden_MD = hidden_MD.to(head.weight)
-    slot_T = torch.as_tensor(batch.token_slot, device=hidden_MD.device)
-    token_T = torch.as_tensor(batch.token_ids, device=hidden_MD.device)
+    slot_T = batch.token_slot.to(hidden_MD.device)
+    token_T = batch.token_ids.to(hidden_MD.device)
     picked_T = torch.linalg.vecdot(hidden_MD[slot_T].float(), head.weight[token_T].float())
     if head.bias is not None:
         picked_T += head.bias[token_T]

@@ -65,14 +65,8 @@ class SlowEngine:
         if cell is None:
             return reference_scores(self._model, row)
         assert vector is not None, f"{cell} has no vector"
-        point = self._protocol.apply_at(cell.layer)
-        return reference_scores(
-            self._model,
-            row,
-            (point, vector, cell.coeff),
-            operation=self._protocol.operation,
-            positions=self._protocol.positions,
-        )
+        intervention = self._protocol.intervention(cell.layer, cell.coeff, vector)
+        return reference_scores(self._model, row, intervention)
 
     def row_states(self, row: EncodedExample, layers: Sequence[int]) -> np.ndarray:
         """Pooled states [2, L, D] float64 of one row, by ``POOLED_LABELS``."""

@@ -5,99 +5,117 @@ Shapes: R sequences, S positions, D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from steering_core.attention import capped_attention
-from steering_core.encoding import EncodedCandidate, EncodedExample
 from steering_core.hook_points import HookPoint
-from steering_core.hooks import capture
+from steering_core.hooks import capture, change
 from steering_core.layout import ModelLayout
 from steering_core.models import LoadedModel
-from steering_core.packing import Batch, lay_out, tree_mask
+from steering_core.packing import tree_mask
+from steering_core.placing import PlacedBatch
 from steering_core.replay import BlockCall, only_at, recorded_calls, replay
-from steering_core.stereoset import LABELS, Example
+
+Change = Callable[[Tensor], Tensor]
+"""What becomes of a state [R, S, D]."""
 
 
 @dataclass(frozen=True)
 class Trunk:
-    """One unsteered pass: the streams [R, S, D] that were kept, and each block's call."""
+    """One unsteered pass: the states [R, S, D] that were kept, and each block's call."""
 
-    streams: Mapping[int, Tensor]
+    states: Mapping[HookPoint, Tensor]
     calls: Sequence[BlockCall]
 
 
-def run_trunk(model: LoadedModel, batch: Batch, keep: set[int]) -> Trunk:
-    """Run the blocks without steering up to the last stream (0..N) that is to be kept."""
-    layout, device = model.layout, model.device
-    position_RS = torch.as_tensor(batch.position_ids, device=device)
-    inputs: dict[str, object] = {"input_ids": torch.as_tensor(batch.input_ids, device=device)}
-    if batch.is_packed:
-        branch_RS = torch.as_tensor(batch.branch, device=device)
-        longest = int(batch.position_ids.max()) + 1
-        inputs["attention_mask"] = _masks(model, branch_RS, position_RS, longest)
-        inputs["position_ids"] = position_RS
-    last = HookPoint(layout.num_blocks - 1, "resid_post")
-    streams: dict[int, Tensor] = {}
+def fork_point(point: HookPoint, num_blocks: int) -> HookPoint:
+    """Where a fork starts that changes something at this point: what a trunk must keep for it.
 
-    def on_call(stream: int, resid_RSD: Tensor) -> None:
-        if stream in keep:
-            streams[stream] = resid_RSD
+    The stream that a block reads is what the block below leaves, which need not run again.
+    """
+    return HookPoint(min(point.stream, num_blocks - 1), "resid_pre")
 
+
+def run_trunk(
+    model: LoadedModel,
+    batch: PlacedBatch,
+    keep: Collection[HookPoint],
+    **inputs: object,
+) -> Trunk:
+    """Run the blocks without steering up to the last state that is to be kept.
+
+    Args:
+        inputs: more for the decoder, for instance a cache of keys and values.
+    """
+    layout = model.layout
+    num_run = 1 + max(p.block - (p.site == "resid_pre") for p in keep)
     with (
-        _attention(layout, batch),
-        recorded_calls(layout, on_call, max(keep)) as calls,
-        capture(layout, [last]) as captured,
+        our_attention(layout, batch),
+        recorded_calls(layout, num_run) as calls,
+        capture(layout, keep) as states,
     ):
-        layout.decoder(**inputs, use_cache=False)
-    if last.stream in keep:
-        streams[last.stream] = captured[last]
-    return Trunk(streams, calls)
+        layout.decoder(**_decoder_inputs(model, batch), **inputs, use_cache=False)
+    return Trunk(states, calls)
 
 
 def fork(
     model: LoadedModel,
     trunk: Trunk,
-    batch: Batch,
-    stream: int,
-    steer: Callable[[Tensor], Tensor] | None = None,
+    batch: PlacedBatch,
+    changes: Mapping[HookPoint, Change],
 ) -> Tensor:
     """What the last block leaves [R, S, D], right at the positions that the batch reads.
 
-    ``steer`` changes a stream [R, S, D], and only the blocks above it run. The last block is
-    computed the same way whether something was changed or not, so adding 0 changes no bit. Where
-    the stream is the last block's own output, the trunk must have kept the one below it.
+    Only the blocks above the lowest change run. The last block is computed the same way whether
+    something was changed or not, so adding 0 changes no bit.
     """
     layout = model.layout
-    below = min(stream, layout.num_blocks - 1)
-    resid_RSD = trunk.streams[below]
-    if steer is not None and stream == below:
-        resid_RSD = steer(resid_RSD)
-    with _attention(layout, batch):
-        for block, call in zip(layout.blocks[below:-1], trunk.calls[below:-1], strict=True):
+    with our_attention(layout, batch), only_at(layout.last_mlp, batch.read_at):
+        return run_fork(layout, trunk.states, trunk.calls, changes)
+
+
+def run_fork(
+    layout: ModelLayout,
+    states: Mapping[HookPoint, Tensor],
+    calls: Sequence[BlockCall],
+    changes: Mapping[HookPoint, Change],
+) -> Tensor:
+    """The blocks from the lowest change up, on the stream that was kept there."""
+    last = HookPoint(layout.num_blocks - 1, "resid_post")
+    start = min(fork_point(p, layout.num_blocks) for p in changes or (last,))
+    resid_RSD = states[start]
+    # The stream is changed as the block reads it; the block that left it does not run.
+    read = [
+        (p if p.site != "resid_post" or p == last else HookPoint(p.block + 1, "resid_pre"), action)
+        for p, action in sorted(changes.items())
+    ]
+    with change(layout, read):
+        for block, call in zip(layout.blocks[start.block :], calls[start.block :], strict=True):
             resid_RSD = replay(block, call, resid_RSD)
-        with only_at(layout.last_mlp, torch.as_tensor(batch.read_at)):
-            resid_RSD = replay(layout.blocks[-1], trunk.calls[-1], resid_RSD)
-    if steer is not None and stream != below:
-        resid_RSD = steer(resid_RSD)
     return resid_RSD
 
 
-def _attention(layout: ModelLayout, batch: Batch) -> AbstractContextManager[None]:
+def our_attention(layout: ModelLayout, batch: PlacedBatch) -> AbstractContextManager[None]:
     """Our own attention where the masks are our own."""
-    return capped_attention(layout) if batch.is_packed else nullcontext()
+    return capped_attention(layout) if batch.host.is_packed else nullcontext()
 
 
-def _masks(
-    model: LoadedModel, branch_RS: Tensor, position_RS: Tensor, longest: int
-) -> Tensor | dict[str, Tensor]:
+def _decoder_inputs(model: LoadedModel, batch: PlacedBatch) -> dict[str, object]:
+    inputs: dict[str, object] = {"input_ids": batch.input_ids}
+    if batch.host.is_packed:
+        inputs["attention_mask"] = masks(model, batch)
+        inputs["position_ids"] = batch.position_ids
+    return inputs
+
+
+def masks(model: LoadedModel, batch: PlacedBatch) -> Tensor | dict[str, Tensor]:
     """The tree mask; one for each kind of attention where a window is shorter than a sequence."""
-    config = model.layout.config
+    config, branch_RS, position_RS = model.layout.config, batch.branch, batch.position_ids
+    longest = int(batch.host.position_ids.max()) + 1
     window = getattr(config, "sliding_window", None)
     whole = tree_mask(branch_RS, position_RS, model.dtype)
     kinds = set(getattr(config, "layer_types", None) or ["sliding_attention"])
@@ -107,34 +125,3 @@ def _masks(
     if kinds == {"sliding_attention"}:
         return windowed
     return {"full_attention": whole, "sliding_attention": windowed}
-
-
-_PROBE_PREFIX, _PROBE_BRANCHES = 280, (9, 7, 8)
-
-
-def can_pack(model: LoadedModel, max_tokens: int | None) -> bool:
-    """Whether a packed row gives what its sequences give one by one, tried on random tokens.
-
-    False for architectures whose attention does not go by mask and position ids (ALiBi, windows by
-    index, recurrences); they run as separate sequences.
-    """
-    rng = np.random.default_rng(0)
-    prefix = min(_PROBE_PREFIX, (max_tokens or _PROBE_PREFIX + 9) - max(_PROBE_BRANCHES))
-    ids = rng.integers(0, int(model.layout.config.vocab_size), prefix + sum(_PROBE_BRANCHES))
-    branches = np.split(ids[prefix:], np.cumsum(_PROBE_BRANCHES)[:-1])
-    a, b, c = (
-        EncodedCandidate((*ids[:prefix], *own), (prefix,), (0,), (0, prefix), prefix)
-        for own in branches
-    )
-    text = Example("probe", "", "", "", "", ("", "", ""), (LABELS[0], LABELS[1], LABELS[2]))
-    row = EncodedExample(text, prefix, (a, b, c))
-    last = model.layout.num_blocks
-    with torch.inference_mode():
-        try:
-            packed = run_trunk(model, lay_out([row], [0]), {last}).streams[last]
-        except Exception:  # an unknown architecture may refuse a tree mask in any way
-            return False
-        apart = run_trunk(model, lay_out([row], [0], is_packed=False), {last}).streams[last]
-    wanted = torch.cat([apart[i, prefix : prefix + len(own)] for i, own in enumerate(branches)])
-    gap = (packed[0, prefix:] - wanted).float().norm() / wanted.float().norm()
-    return bool(gap < (1e-3 if model.dtype == torch.float32 else 0.1))

@@ -24,8 +24,8 @@ from steering_core.models import (
     resolve_device,
     resolve_dtype,
 )
+from steering_core.probes import engine_for
 from steering_core.protocol import PROTOCOLS, ProtocolName
-from steering_core.trunk import can_pack
 from steering_core.vectors import SteeringVectors, fit_mean_difference
 
 _Number = TypeVar("_Number", int, float)
@@ -154,8 +154,7 @@ def load_subject(options: BenchOptions) -> Subject:
     layers = options.layers or tuple(range(1, num_blocks + 1, 2))
     check_layers(layers, num_blocks, model.name)
     max_tokens = getattr(model.layout.config, "max_position_embeddings", None)
-    is_packed = can_pack(model, max_tokens)
-    engine = Engine(model, PROTOCOLS[name], is_packed=is_packed)
+    engine = engine_for(model, PROTOCOLS[name])
     pool = encode(chosen, tokenizer, PROTOCOLS[name], max_tokens)
     if not pool:
         raise InputError(f"no row is within the {max_tokens} positions of {model.name}")
@@ -164,7 +163,7 @@ def load_subject(options: BenchOptions) -> Subject:
     return Subject(
         model=model,
         engine=engine,
-        is_packed=is_packed,
+        is_packed=engine.is_packed,
         protocol_name=name,
         pool=pool,
         cells=[Cell(layer, coeff) for layer in layers for coeff in options.coeffs],

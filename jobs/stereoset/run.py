@@ -198,6 +198,7 @@ class _Session:
                     {
                         "source": model.source,
                         "protocol": sweep.protocol,
+                        "layers": sweep.spec.steering.layers,
                         "device": sweep.device,
                         "dtype": model.dtype,
                         "num_threads": compute.cpus_per_replica,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -18,12 +18,12 @@ from jobs.stereoset.non_finite import counted, require_finite
 from jobs.stereoset.spec import CertificateSpec
 from jobs.stereoset.tables import rows_table, states_table, sums_table
 from steering_core.encoding import ExampleEncoder
-from steering_core.engine import Cell, Engine
+from steering_core.engine import Cell
 from steering_core.errors import InputError
 from steering_core.models import ModelSource, load_model, load_tokenizer
+from steering_core.probes import engine_for
 from steering_core.protocol import Protocol
 from steering_core.stereoset import Example
-from steering_core.trunk import can_pack
 from steering_core.vectors import SteeringVectors, from_safetensors
 
 
@@ -62,13 +62,14 @@ class StereoSetWorker:
         *,
         source: ModelSource,
         protocol: Protocol,
+        layers: Sequence[int],
         device: str,
         dtype: str,
         num_threads: int,
         storage: StorageSpec,
         certificate: CertificateSpec,
     ) -> None:
-        self._source, self._protocol = source, protocol
+        self._source, self._protocol, self._layers = source, protocol, layers
         self._device, self._dtype = device, dtype
         self._num_threads = num_threads
         self._storage = storage.open()
@@ -80,7 +81,8 @@ class StereoSetWorker:
         """Load model and tokenizer once; facts for the log.
 
         Raises:
-            UserActionError: the model cannot be loaded or its layout is not understood.
+            UserActionError: the model cannot be loaded, its layout is not understood, or it lacks a
+                hook point of the grid.
         """
         if self._facts is None:
             try:
@@ -97,9 +99,10 @@ class StereoSetWorker:
         tokenizer = load_tokenizer(self._source)
         self._encoder = ExampleEncoder(tokenizer, self._protocol, self._source.path)
         model = load_model(self._source, device=self._device, dtype=self._dtype)
-        max_tokens = getattr(model.layout.config, "max_position_embeddings", None)
-        is_packed = can_pack(model, max_tokens)
-        self._engine = Engine(model, self._protocol, is_packed=is_packed)
+        for layer in self._layers:
+            model.layout.module_at(self._protocol.read_at(layer))
+            model.layout.module_at(self._protocol.apply_at(layer))
+        self._engine = engine_for(model, self._protocol)
         self._certifier = Certifier(
             model, self._protocol, self._certificate_spec, self._source.path
         )
@@ -107,7 +110,7 @@ class StereoSetWorker:
             "host": platform.node(),
             "device": str(model.device),
             "dtype": str(model.dtype).removeprefix("torch."),
-            "rows": "packed" if is_packed else "separate sequences",
+            "rows": "packed" if self._engine.is_packed else "separate sequences",
         }
 
     def run(self, payload: Payload) -> Mapping[str, pa.Table]:

@@ -19,9 +19,8 @@ import torch
 from cluster.parts import check_part, commit_part, read_part
 from cluster.storage import StorageSpec
 from jobs.resources import local_path
-from jobs.stereoset import worker
 from jobs.stereoset.worker import Payload, StereoSetWorker
-from steering_core import packing, trunk
+from steering_core import packing, probes, trunk
 from steering_core.engine import Engine
 from steering_core.hook_points import HookPoint
 from steering_core.models import LoadedModel, ModelSource, load_tokenizer
@@ -138,7 +137,7 @@ def _patch_engine(
     def faulty(model: LoadedModel, protocol: Protocol, **options: Any) -> Engine:
         return Engine(*change(model, protocol), **options)
 
-    monkeypatch.setattr(worker, "Engine", faulty)
+    monkeypatch.setattr(probes, "Engine", faulty)
 
 
 def _branches_see_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +208,7 @@ def _attention_cap_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
             with without_caps(self._of):
                 return super().steered(*arguments, **options)
 
-    monkeypatch.setattr(worker, "Engine", Uncapped)
+    monkeypatch.setattr(probes, "Engine", Uncapped)
 
 
 def _stale_vectors(monkeypatch: pytest.MonkeyPatch) -> None:

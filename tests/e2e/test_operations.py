@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jobs.resources import local_path
+from steering_core.models import ModelSource, load_tokenizer
 from tests.support.sweeps import read_rows, steersweep, write_spec
+from tests.support.tiny_models import save_model
 
 SCORES = ["score_stereotype", "score_anti_stereotype", "score_unrelated"]
 STEERED = {
@@ -16,6 +19,8 @@ STEERED = {
     "question": {"coeffs": [5], "positions": "question"},
     "candidate": {"coeffs": [5], "positions": "candidate"},
     "last": {"coeffs": [5], "positions": "last"},
+    "attn_out": {"coeffs": [0.5], "operation": "project_out", "apply": "attn_out"},
+    "mlp_out": {"coeffs": [0.5], "operation": "project_out", "apply": "mlp_out"},
     "project_out": {"coeffs": [1], "operation": "project_out"},
     "cap_below": {"coeffs": [1], "operation": "cap_below"},
     "cap_above": {"coeffs": [-1], "operation": "cap_above", "positions": "candidate"},
@@ -86,3 +91,14 @@ def test_an_unknown_operation_is_one_line(tmp_path: Path) -> None:
     assert "subtract" in refused.err
     assert "Traceback" not in refused.err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_site_that_the_model_lacks_is_one_line(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(ModelSource(local_path("embedded:gemma2-tiny")))
+    save_model(tmp_path / "opt", "opt", tokenizer)
+    path = _spec(tmp_path, {"layers": [1], "coeffs": [1], "apply": "attn_out"})
+    refused = steersweep("run", str(path), "--set", f"models.tiny.path={tmp_path / 'opt'}")
+    assert refused.code == 2, refused
+    assert "blocks.0.attn_out" in refused.err
+    assert "choose resid_pre or resid_post" in refused.err
+    assert refused.err.strip().count("\n") == 0

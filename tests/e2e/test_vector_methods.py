@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
-from jobs.stereoset import worker
+from steering_core import probes
 from steering_core.engine import Engine
 from steering_core.hook_points import HookPoint
 from steering_core.protocol import Protocol
@@ -255,7 +255,7 @@ def test_wrong_states_are_noticed_and_those_of_the_slow_path_are_stored(
 ) -> None:
     steering = STEERING | {"layers": [1, 3]}
     with monkeypatch.context() as patched:
-        patched.setattr(worker, "Engine", engine)
+        patched.setattr(probes, "Engine", engine)
         finished = steersweep("run", str(_spec(tmp_path, "whitened", steering=steering)))
     assert finished.code == 0, finished
     summary = json.loads((tmp_path / "out" / "certificate.json").read_text())["overall"]
@@ -279,7 +279,7 @@ class _SameStatesEngine(Engine):
 def test_a_group_without_a_direction_stops_the_run_with_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "Engine", _SameStatesEngine)
+    monkeypatch.setattr(probes, "Engine", _SameStatesEngine)
     finished = steersweep("run", str(_spec(tmp_path, "pca", certificate={"rows_per_task": 0})))
     assert finished.code == 2, finished
     assert finished.err.startswith("error: ")

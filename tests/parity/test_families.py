@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -10,12 +11,13 @@ import pytest
 
 from steering_core.encoding import EncodedExample, ExampleEncoder
 from steering_core.engine import Cell, Engine
+from steering_core.hook_points import SITES
 from steering_core.models import LoadedModel
+from steering_core.probes import can_pack, engine_for
 from steering_core.protocol import PROTOCOLS, ProtocolName
 from steering_core.reference import reference_difference, reference_scores, reference_states
 from steering_core.slow_engine import SlowEngine
-from steering_core.trunk import can_pack
-from steering_core.vectors import fit_mean_difference
+from steering_core.vectors import SteeringVectors, fit_mean_difference
 from tests.support.golden import golden_examples, on_cpu
 from tests.support.tiny_models import FAMILIES, NOT_PACKED, random_model, train_tokenizer
 
@@ -96,18 +98,40 @@ def test_engine_agrees_with_the_slow_path(
     cells = [Cell(layer, COEFF) for layer in LAYERS]
     steered = engine.steered(rows, TOKENS_PER_BATCH, cells, vectors, folds)
     for cell, found in zip(cells, steered, strict=True):
-        point = protocol.apply_at(cell.layer)
+        own = [
+            protocol.intervention(cell.layer, cell.coeff, vectors.for_fold(cell.layer, fold))
+            for fold in folds
+        ]
         slow_steered = np.stack(
-            [
-                reference_scores(
-                    model, row, (point, vectors.for_fold(cell.layer, fold), cell.coeff)
-                )
-                for row, fold in zip(rows, folds, strict=True)
-            ]
+            [reference_scores(model, row, i) for row, i in zip(rows, own, strict=True)]
         )
         np.testing.assert_allclose(found.scores, slow_steered, rtol=0, atol=TOLERANCE)
         # A cell that changed nothing would agree with anything.
         assert np.abs(found.scores - scores.scores).max() > 1e-3
+
+
+WITHOUT_BLOCK_OUTPUTS = ("opt", "mamba")
+"""OPT flattens what its MLP leaves; a Mamba block has no attention beside its mixer."""
+
+
+@families
+def test_every_site_is_steered_as_on_the_slow_path(family: str) -> None:
+    """Behind a prefix that is left alone, where the family allows that."""
+    model, _ = model_of(family)
+    has_outputs = family not in WITHOUT_BLOCK_OUTPUTS
+    assert all((o is not None) == has_outputs for o in model.layout.outputs)
+    rows = encode("aligned")
+    vector = np.random.default_rng(0).normal(size=model.layout.config.hidden_size)
+    vectors = SteeringVectors(dict.fromkeys(LAYERS, vector.astype(np.float32)), {})
+    cells, folds = [Cell(layer, COEFF) for layer in LAYERS], [0] * len(rows)
+    for site in SITES if has_outputs else ("resid_pre", "resid_post"):
+        protocol = replace(PROTOCOLS["aligned"], apply=site, positions="candidate")
+        engine = engine_for(model, protocol)
+        assert engine.reuses_prefix == (family not in NOT_PACKED)
+        found = engine.steered(rows, TOKENS_PER_BATCH, cells, vectors, folds)
+        wanted = SlowEngine(model, protocol).steered(rows, cells, vectors, folds)
+        for ours, theirs in zip(found, wanted, strict=True):
+            np.testing.assert_allclose(ours.scores, theirs.scores, rtol=0, atol=TOLERANCE)
 
 
 def test_cross_fitted_rows_are_steered_by_the_vector_of_their_own_fold() -> None:

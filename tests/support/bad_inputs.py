@@ -341,7 +341,7 @@ CASES = [
     Case("unknown device", _set("compute.device", "tpu"), ("tpu", "xla")),
     Case("unknown method", _set("vectors.method", "magic"), ("vectors.method", "magic")),
     Case("unknown pooling", _set("vectors.pooling", "max"), ("vectors.pooling", "max")),
-    Case("unknown site", _set("vectors.read", "attn_out"), ("vectors.read", "resid_post")),
+    Case("unknown site", _set("vectors.read", "attn"), ("vectors.read", "attn_out")),
     Case("unknown place to steer", _set("steering.apply", "here"), ("steering.apply", "here")),
     Case("unknown positions", _set("steering.positions", "first"), ("positions", "first", "last")),
     Case("unknown operation", _set("steering.operation", "scale"), ("operation", "cap_above")),

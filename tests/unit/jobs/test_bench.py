@@ -27,6 +27,7 @@ from jobs.bench.subject import BenchOptions, Subject, load_subject, numbers
 from steering_core.encoding import EncodedCandidate, EncodedExample
 from steering_core.engine import Cell
 from steering_core.errors import InputError
+from steering_core.interventions import Intervention
 from steering_core.reference import reference_scores
 from steering_core.stereoset import LABELS, Example
 from tests.support.golden import model_path
@@ -73,7 +74,7 @@ def made() -> tuple[EncodedExample, EncodedExample]:
 
 def reference(subject: Subject, row: EncodedExample, cell: Cell) -> np.ndarray:
     point, vector, coeff = subject.steering(cell)
-    return reference_scores(subject.model, row, (point, vector.numpy(), coeff))
+    return reference_scores(subject.model, row, Intervention(point, vector.numpy(), coeff))
 
 
 @pytest.mark.parametrize("cell", [Cell(1, 20.0), Cell(3, -4.0)])

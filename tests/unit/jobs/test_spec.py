@@ -291,7 +291,10 @@ def test_a_required_key_left_out_is_named(spec_file: Path, key: str) -> None:
         ("steering.layers=[1, 1]", "steering.layers: 1 stands twice"),
         ("steering.layers=[1, x]", "steering.layers.1: must be a valid integer, got 'x'"),
         ("steering.coeffs=[]", "steering.coeffs: needs at least 1 entry"),
-        ("steering.apply=resid_mid", "steering.apply: must be 'resid_pre' or 'resid_post', got"),
+        (
+            "steering.apply=resid_mid",
+            "steering.apply: must be 'resid_pre', 'attn_out', 'mlp_out' or 'resid_post', got",
+        ),
         (
             "vectors.method=ica",
             "vectors.method: must be 'mean_difference', 'pca', 'logistic' or 'whitened', got 'ica'",

@@ -1,24 +1,30 @@
-"""Operations against their formulas in numpy, and the positions that they touch."""
+"""Operations against their formulas in numpy, where they act, and the positions they touch."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from steering_core.encoding import EncodedExample
 from steering_core.engine import Cell, Engine
-from steering_core.interventions import OPERATIONS, Operation, intervene
+from steering_core.hook_points import SITES, HookPoint, Site
+from steering_core.interventions import OPERATIONS, Intervention, Operation, Positions, intervene
 from steering_core.packing import batches
-from steering_core.protocol import PROTOCOLS
+from steering_core.protocol import PROTOCOLS, Protocol
+from steering_core.reference import reference_scores
 from steering_core.slow_engine import SlowEngine
 from steering_core.vectors import SteeringVectors
 from tests.support.golden import encode_group, golden_model
 
 STREAM = np.random.default_rng(0).normal(size=(4, 7, 16)).astype(np.float32)
 VECTOR = (3 * np.random.default_rng(1).normal(size=16)).astype(np.float32)
-POSITIONS = ("all", "question", "candidate", "last")
+POSITIONS: tuple[Positions, ...] = ("all", "question", "candidate", "last")
 
 
 def _steered(operation: Operation, coeff: float, vector: np.ndarray = VECTOR) -> np.ndarray:
@@ -78,34 +84,105 @@ def test_dtype_and_input_stay_and_a_vector_of_zero_changes_nothing(operation: Op
     torch.testing.assert_close(after, before, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("is_packed", [True, False], ids=["packed", "separate"])
-@pytest.mark.parametrize("positions", POSITIONS)
-@pytest.mark.parametrize(
-    ("operation", "coeff"),
-    [("add", 3.0), ("project_out", 1.0), ("cap_below", 2.0), ("cap_above", -2.0)],
-)
-def test_the_engine_steers_as_one_by_one(
-    operation: Operation, coeff: float, positions: str, is_packed: bool
-) -> None:
-    """On rows of several lengths, and each operation moves the scores."""
-    base = PROTOCOLS["as_published"]
-    protocol = replace(base, operation=operation, positions=positions)
-    model, rows = (
-        golden_model("gemma2-tiny"),
-        encode_group("gemma2-tiny", "intersentence", "race", base),
-    )
-    width = model.layout.config.hidden_size
-    vector = np.random.default_rng(2).normal(size=width).astype(np.float32)
-    vectors = SteeringVectors(dict.fromkeys((1, 4, 6), vector), {})
-    engine, slow = Engine(model, protocol, is_packed=is_packed), SlowEngine(model, protocol)
+WAYS = {
+    "packed": {},
+    "prefix reused": {"reuses_prefix": True},
+    "separate": {"is_packed": False},
+}
+SOME_OPERATIONS: list[tuple[Operation, float]] = [
+    ("add", 3.0),
+    ("project_out", 1.0),
+    ("cap_below", 2.0),
+    ("cap_above", -2.0),
+]
+
+
+def _published(**changes: Any) -> tuple[Protocol, tuple[EncodedExample, ...]]:
+    """A protocol, and rows of several lengths."""
+    protocol = replace(PROTOCOLS["as_published"], **changes)
+    return protocol, encode_group("gemma2-tiny", "intersentence", "race", protocol)
+
+
+def _vectors(layers: Sequence[int]) -> SteeringVectors:
+    rng = np.random.default_rng(2)
+    width = golden_model("gemma2-tiny").layout.config.hidden_size
+    return SteeringVectors({n: rng.normal(size=width).astype(np.float32) for n in layers}, {})
+
+
+def _assert_as_one_by_one(protocol: Protocol, coeff: float, way: str) -> None:
+    model, (_, rows) = golden_model("gemma2-tiny"), _published()
+    vectors, folds = _vectors((1, 4, 6)), [0] * len(rows)
+    engine, slow = Engine(model, protocol, **WAYS[way]), SlowEngine(model, protocol)
     unsteered, _ = engine.baseline(rows, 1024)
     cells = [Cell(layer, coeff) for layer in vectors.whole]
-    folds = [0] * len(rows)
-    found = engine.steered(rows, 1024, cells, vectors, folds)
+    # Each cell twice: what one leaves behind must not reach the next.
+    found = engine.steered(rows, 1024, [*cells, *cells], vectors, folds)
     wanted = slow.steered(rows, cells, vectors, folds)
-    for ours, theirs in zip(found, wanted, strict=True):
+    for ours, theirs in zip(found, [*wanted, *wanted], strict=True):
         np.testing.assert_allclose(ours.scores, theirs.scores, rtol=0, atol=1e-5)
-    assert np.abs(found[0].scores - unsteered.scores).max() > 1e-3
+        assert np.abs(ours.scores - unsteered.scores).max() > 1e-3
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize(("operation", "coeff"), SOME_OPERATIONS)
+def test_the_engine_steers_as_one_by_one(
+    operation: Operation, coeff: float, positions: str, way: str
+) -> None:
+    protocol, _ = _published(operation=operation, positions=positions)
+    _assert_as_one_by_one(protocol, coeff, way)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize(("operation", "coeff"), SOME_OPERATIONS)
+def test_the_engine_steers_at_any_site_as_one_by_one(
+    operation: Operation, coeff: float, site: Site, way: str
+) -> None:
+    protocol, _ = _published(operation=operation, apply=site, positions="candidate")
+    _assert_as_one_by_one(protocol, coeff, way)
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_states_are_pooled_at_any_site(site: Site) -> None:
+    protocol, rows = _published(read=site)
+    model = golden_model("gemma2-tiny")
+    _, pooled = Engine(model, protocol).baseline(rows, 1024, [1, 6])
+    _, wanted = SlowEngine(model, protocol).baseline(rows, [1, 6])
+    np.testing.assert_allclose(pooled.differences, wanted.differences, rtol=0, atol=1e-4)
+    assert np.abs(wanted.differences).max() > 0.01
+
+
+def _mixed(num: int) -> list[Intervention]:
+    """Interventions of which no two are alike."""
+    rng = np.random.default_rng(3)
+    width = golden_model("gemma2-tiny").layout.config.hidden_size
+    kinds = list(product(SOME_OPERATIONS, SITES, POSITIONS))
+    return [
+        Intervention(
+            point=HookPoint(int(rng.integers(6)), site),
+            vector=rng.normal(size=width).astype(np.float32),
+            coeff=coeff * float(rng.uniform(0.5, 1.5)),
+            operation=operation,
+            positions=positions,
+        )
+        for (operation, coeff), site, positions in (
+            kinds[k] for k in rng.permutation(len(kinds))[:num]
+        )
+    ]
+
+
+@pytest.mark.parametrize("is_packed", [True, False], ids=["packed", "separate"])
+def test_each_row_of_a_batch_is_steered_in_its_own_way(is_packed: bool) -> None:
+    model, (protocol, rows) = golden_model("gemma2-tiny"), _published()
+    rows = rows * 4
+    mixed = _mixed(len(rows))
+    found = Engine(model, protocol, is_packed=is_packed).side_by_side(rows, 4096, mixed)
+    wanted = np.stack([reference_scores(model, r, i) for r, i in zip(rows, mixed, strict=True)])
+    np.testing.assert_allclose(found.scores, wanted, rtol=0, atol=1e-5)
+    unsteered = np.stack([reference_scores(model, row) for row in rows])
+    # A cap may find nothing beyond it.
+    assert (np.abs(wanted - unsteered).max(axis=1) > 1e-4).mean() > 0.9
 
 
 def test_positions_of_a_row_do_not_overlap_and_cover_it() -> None:

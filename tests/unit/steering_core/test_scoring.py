@@ -78,18 +78,18 @@ def test_log_probs_do_not_depend_on_the_slice(
     known.requires_grad_(False).weight.copy_(layout.head.weight)
     layout = replace(layout, head=known)
     resid = torch.randn(2, 6, 64, generator=torch.Generator().manual_seed(0))
-    batch = batch_of(
-        [],
-        [],
-        read_at=np.array([1, 2, 5, 7, 11]),
-        token_slot=np.array([0, 0, 1, 2, 2, 2, 3, 4]),
-        token_ids=np.array([7, 299, 0, 7, 8, 9, 250, 3]),
-    )
+    arrays = {
+        "read_at": np.array([1, 2, 5, 7, 11]),
+        "token_slot": np.array([0, 0, 1, 2, 2, 2, 3, 4]),
+        "token_ids": np.array([7, 299, 0, 7, 8, 9, 250, 3]),
+    }
+    batch = batch_of([], [], **arrays)
+    placed: Any = SimpleNamespace(host=batch, **{k: torch.tensor(v) for k, v in arrays.items()})
     logits = layout.logits(resid.reshape(12, 64)).double()
     at = batch.read_at[batch.token_slot]
     wanted = torch.log_softmax(logits, dim=-1)[at, batch.token_ids]
     monkeypatch.setattr(scoring, "_LOGITS_AT_ONCE", {"cpu": at_once})
     monkeypatch.setattr(scoring, "_FEWEST_COLUMNS", 1)
-    found = scored_log_probs(layout, resid, batch)
+    found = scored_log_probs(layout, resid, placed)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.double(), wanted, rtol=0, atol=1e-5)

@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from steering_core.engine import Cell, Engine
+from steering_core.hook_points import SITES, HookPoint
+from steering_core.interventions import OPERATIONS, Intervention, Positions
 from steering_core.layout import find_layout
 from steering_core.packing import batches
+from steering_core.prefix_reuse import steered_and_behind
 from steering_core.protocol import PROTOCOLS
 from steering_core.vectors import fit_mean_difference
 from tests.support.golden import encode_group, golden_model, on_cpu
@@ -81,6 +86,44 @@ def test_the_last_mlp_and_the_head_see_only_positions_that_are_read() -> None:
     assert counts["head"][0] == 2 * len(batch.read_at)
     assert len(batch.read_at) < batch.input_ids.size / 2
     assert counts["mlp"][NUM_BLOCKS - 2] == 2 * batch.input_ids.size
+
+
+@pytest.mark.parametrize("positions", ["candidate", "last"])
+def test_behind_a_prefix_that_is_not_steered_only_the_rest_is_computed(
+    positions: Positions,
+) -> None:
+    model, rows = golden_model("gemma2-tiny"), _rows()
+    protocol = replace(PUBLISHED, positions=positions)
+    _, pooled = Engine(model, protocol).baseline(rows, ALL_IN_ONE_BATCH, [3])
+    vectors = fit_mean_difference(pooled.sums(), 1)
+    (batch,) = batches(rows, ALL_IN_ONE_BATCH)
+    computed = steered_and_behind(batch, positions).size
+    engine = Engine(model, protocol, reuses_prefix=True)
+    with counted(model.module) as counts:
+        engine.steered(rows, ALL_IN_ONE_BATCH, [Cell(3, 1.0), Cell(3, 2.0)], vectors)
+    whole = batch.input_ids.size
+    wanted = {b: whole + 2 * computed * (b >= 2) for b in range(NUM_BLOCKS)}
+    assert counts["mlp"] == Counter(wanted)
+    assert computed < 0.6 * whole
+
+
+def test_mixed_interventions_cost_what_equal_ones_cost() -> None:
+    """One pass through the blocks, however many configurations share the batch."""
+    model, rows = golden_model("gemma2-tiny"), _rows()
+    vector = np.ones(model.layout.config.hidden_size, np.float32)
+    equal = [Intervention(HookPoint(0, "resid_pre"), vector, 1.0)] * len(rows)
+    mixed = [
+        Intervention(HookPoint(n % NUM_BLOCKS, SITES[n % 4]), vector * n, n, OPERATIONS[n % 4])
+        for n in range(len(rows))
+    ]
+    assert len({i.point for i in mixed}) > 2
+    seen = []
+    for interventions in (equal, mixed):
+        with counted(model.module) as counts:
+            Engine(model, PUBLISHED).side_by_side(rows, ALL_IN_ONE_BATCH, interventions)
+        seen.append(counts)
+    assert seen[0] == seen[1]
+    assert seen[1]["attention"] == Counter(dict.fromkeys(range(NUM_BLOCKS), 1))
 
 
 def test_pooling_at_the_last_layer_runs_its_block_in_the_trunk_too() -> None:
