@@ -21,7 +21,7 @@ _PRINTED = ("s2a", "u2a", "s2u", "flow_s2a", "flow_u2a", "flow_s2u", "lms", "ss"
 
 
 def report(storage: Storage) -> Summary:
-    """Write ``summary/cells``, ``summary/baseline`` (Parquet and CSV) and ``certificate.json``.
+    """Write the tables of ``summary/`` (Parquet and CSV) and ``certificate.json``.
 
     Prints the cells and a line of the certificate.
 
@@ -30,7 +30,8 @@ def report(storage: Storage) -> Summary:
     """
     inventory = take_inventory(storage)
     summary = summarise(storage, inventory)
-    for name, table in (("cells", summary.cells), ("baseline", summary.baseline)):
+    for name in ("cells", "pooled", "baseline"):
+        table = getattr(summary, name)
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd")
         storage.replace(f"summary/{name}.parquet", sink.getvalue().to_pybytes())

@@ -1,194 +1,162 @@
-"""One row for each steered cell of a group, from the rows that are in storage."""
+"""Estimates with intervals and tests: of each steered cell, and of cells pooled.
+
+Every sum is kept of all examples and of each resample, in which all cells of a group count the same
+examples equally often. Pooling adds sums, so a pooled interval resamples within its groups. For
+StereoSet's metrics the unit is the target term.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
-from cluster.errors import UserActionError
-from cluster.parts import read_part
 from cluster.storage import Storage
 from jobs.stereoset.inventory import Inventory
-from jobs.stereoset.plan import Group
-from steering_core.metrics import (
-    anti_ratio,
-    choice_flows,
-    log_likelihood_changes,
-    stereoset_scores,
+from jobs.stereoset.scored_rows import GroupRows, complete_groups
+from jobs.stereoset.summary_keys import SummaryKey, planned_keys
+from jobs.stereoset.summary_sums import CellSums, ModelSums, TermSums, examples_drawn, terms_drawn
+from jobs.stereoset.summary_tables import (
+    BASELINE_SCHEMA,
+    CELLS_SCHEMA,
+    SHARES,
+    TESTED,
 )
-from steering_core.stereoset import LABELS
-
-_SCORES = [f"score_{label.replace('-', '_')}" for label in LABELS]
-_READERS = 8
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Aligned rows of some examples: ids and targets [N], scores [N, 3], choices [N]."""
-
-    example_ids: np.ndarray
-    targets: np.ndarray
-    scores: np.ndarray
-    choices: np.ndarray
-
-    @classmethod
-    def of(cls, table: pa.Table) -> _Rows:
-        index = {label: number for number, label in enumerate(LABELS)}
-        return cls(
-            example_ids=np.asarray(table["example_id"].to_pylist()),
-            targets=np.asarray(table["target"].to_pylist()),
-            scores=np.column_stack([table[name].to_numpy() for name in _SCORES]),
-            choices=np.asarray([index.get(c, -1) for c in table["choice"].to_pylist()]),
-        )
-
-    @classmethod
-    def joined(cls, parts: list[_Rows]) -> _Rows:
-        return cls(
-            *(
-                np.concatenate([getattr(part, name) for part in parts])
-                for name in ("example_ids", "targets", "scores", "choices")
-            )
-        )
+from steering_core.metrics import CHANGES, EXAMPLE_SUMS, estimates, stereoset_estimates, term_counts
+from steering_core.resampling import benjamini_hochberg, interval, mcnemar
 
 
 @dataclass(frozen=True)
 class Summary:
-    """The two tables of a summary, and what they could not cover.
+    """The tables of a summary, and what they could not cover.
 
     Attributes:
         cells: one row per (model, split, bias_type, layer, coeff).
+        pooled: the same over bias types, splits and layers, where there are several and all of
+            them are complete; ``split`` and ``bias_type`` are then ``all``, ``layer`` is null.
         baseline: one row per (model, split, bias_type): the unsteered scores.
         num_missing: cells of a group that are planned and not complete.
     """
 
     cells: pa.Table
+    pooled: pa.Table
     baseline: pa.Table
     num_missing: int
 
 
 def summarise(storage: Storage, inventory: Inventory) -> Summary:
-    """Metrics of every cell whose rows are complete (``steering_core.metrics`` defines them)."""
-    num_examples: dict[Group, int] = defaultdict(int)
-    planned_cells: dict[Group, set[tuple[int, float]]] = defaultdict(set)
-    for task in inventory.planned:
-        if "baseline" in task.tables:
-            num_examples[task.group] += len(task.example_ids)
-        planned_cells[task.group] |= {(cell.layer, cell.coeff) for cell in task.typed_cells()}
-    baseline_rows, cell_rows = [], []
-    for group, shards in sorted(_baseline(storage, inventory).items()):
-        before = _Rows.joined([shards[s] for s in sorted(shards)])
-        if len(before.example_ids) < num_examples[group]:
-            continue
-        baseline_rows.append(_names(group) | _of_scores(before))
-        cells = _steered(storage, inventory, group, shards)
-        for (layer, coeff), pairs in sorted(cells.items()):
-            rows = [_Rows.joined(list(side)) for side in zip(*pairs, strict=True)]
-            if len(rows[0].example_ids) == num_examples[group]:
-                metrics = _of_cell(rows[0], rows[1])
-                cell_rows.append({**_names(group), "layer": layer, "coeff": coeff, **metrics})
-    num_planned = sum(len(cells) for cells in planned_cells.values())
+    """Estimates of every cell whose rows are complete (``steering_core.metrics`` defines them)."""
+    planned = planned_keys(inventory.planned)
+    sums: dict[str, ModelSums] = {}
+    baseline_rows: list[dict[str, object]] = []
+    cell_rows: list[dict[str, object]] = []
+    pooled_rows: list[dict[str, object]] = []
+    for rows in complete_groups(storage, inventory):
+        of_model = sums.setdefault(rows.group.model, ModelSums())
+        of_model.take_in(rows)
+        baseline_rows.append(_baseline_row(rows))
+    for model in list(sums):
+        of_model = sums.pop(model)
+        for key, num_cells in sorted(planned.get(model, {}).items(), key=_order):
+            found = of_model.cell(key)
+            if found is not None and found.num_cells == num_cells:
+                row = {
+                    "model": model,
+                    **key._asdict(),
+                    "num_examples": of_model.num_examples(key),
+                    **_of_cell(found, *of_model.terms(key)),
+                    **(_tests(found.whole) if key.layer is not None else _NOT_TESTED),
+                }
+                (cell_rows if key.is_cell else pooled_rows).append(row)
+    for made in (cell_rows, pooled_rows):
+        _adjust(made)
+    num_planned = sum(key.is_cell for of_model in planned.values() for key in of_model)
     return Summary(
         cells=pa.Table.from_pylist(cell_rows, schema=CELLS_SCHEMA),
+        pooled=pa.Table.from_pylist(pooled_rows, schema=CELLS_SCHEMA),
         baseline=pa.Table.from_pylist(baseline_rows, schema=BASELINE_SCHEMA),
         num_missing=num_planned - len(cell_rows),
     )
 
 
-def _baseline(storage: Storage, inventory: Inventory) -> dict[Group, dict[int, _Rows]]:
-    parts = inventory.parts_done("baseline")
-    shards: dict[Group, dict[int, _Rows]] = defaultdict(dict)
-    with ThreadPoolExecutor(_READERS) as pool:
-        tables = pool.map(lambda part: read_part(storage, part[2], part[1]), parts)
-        for (task, _, _), table in zip(parts, tables, strict=True):
-            shards[task.group][task.shard] = _Rows.of(table)
-    return shards
+def _order(entry: tuple[SummaryKey, int]) -> tuple[str, str, int, float]:
+    key = entry[0]
+    return key.split, key.bias_type, key.layer or 0, key.coeff
 
 
-def _steered(
-    storage: Storage, inventory: Inventory, group: Group, shards: dict[int, _Rows]
-) -> dict[tuple[int, float], list[tuple[_Rows, _Rows]]]:
-    """(baseline rows, steered rows) of each shard, by cell; a group is held at a time."""
-    parts = [p for p in inventory.parts_done("steered") if p[0].group == group]
-    cells: dict[tuple[int, float], list[tuple[_Rows, _Rows]]] = defaultdict(list)
-    with ThreadPoolExecutor(_READERS) as pool:
-        tables = pool.map(lambda part: read_part(storage, part[2], part[1]), parts)
-        for (task, _, key), table in zip(parts, tables, strict=True):
-            if task.shard not in shards:
-                continue
-            before = shards[task.shard]
-            for cell, rows in _split(table, len(task.cells)):
-                if not np.array_equal(rows.example_ids, before.example_ids):
-                    raise UserActionError(
-                        f"{storage.uri_of(key)} holds other examples than its baseline; delete it "
-                        "to have it made again"
-                    )
-                cells[cell].append((before, rows))
-    return cells
+def _of_cell(cell: CellSums, before: TermSums, after: TermSums) -> dict[str, object]:
+    whole = _estimates(cell.whole, before.whole, after.whole)
+    drawn = _estimates(cell.drawn, before.drawn, after.drawn)
+    return {"num_non_finite": cell.num_non_finite, **_with_intervals(whole, drawn)}
 
 
-def _split(table: pa.Table, num_cells: int) -> Iterator[tuple[tuple[int, float], _Rows]]:
-    """The cells of a steered part, which stand one behind the other."""
-    size = table.num_rows // num_cells
-    for number in range(num_cells):
-        rows = table.slice(number * size, size)
-        yield (rows["layer"][0].as_py(), rows["coeff"][0].as_py()), _Rows.of(rows)
+def _estimates(
+    examples: np.ndarray, before: np.ndarray, after: np.ndarray
+) -> dict[str, np.ndarray]:
+    """By name of ``summary_tables.CELL_ESTIMATES``, from sums over examples and over terms."""
+    steered, unsteered = stereoset_estimates(after), stereoset_estimates(before)
+    changes = {f"{name}_change": steered[name] - unsteered[name] for name in steered}
+    return {**estimates(examples), **steered, **changes}
 
 
-def _of_scores(rows: _Rows) -> dict[str, object]:
-    shares = {
-        f"share_{label.replace('-', '_')}": float(np.mean(rows.choices == index))
-        for index, label in enumerate(LABELS)
-    }
+def _with_intervals(
+    whole: Mapping[str, np.ndarray], drawn: Mapping[str, np.ndarray]
+) -> dict[str, float | None]:
+    low, high = interval(np.column_stack([drawn[name] for name in whole]))
+    row: dict[str, float | None] = {}
+    for index, (name, value) in enumerate(whole.items()):
+        ends = (("", value), ("_low", low[index]), ("_high", high[index]))
+        row |= {f"{name}{end}": float(number) for end, number in ends}
+    if np.isnan(whole.get("anti_ratio", 0.0)):  # nothing was chosen before, so there is no ratio
+        row |= dict.fromkeys(("anti_ratio", "anti_ratio_low", "anti_ratio_high"))
+    return row
+
+
+def _tests(whole_E: np.ndarray) -> dict[str, float]:
+    """McNemar's p-value of each net flow."""
+    of = dict(zip(EXAMPLE_SUMS, whole_E, strict=True))
+    ways = [name.split("2") for name in CHANGES]
+    there = np.asarray([of[f"{source}_{sink}"] for source, sink in ways])
+    back = np.asarray([of[f"{sink}_{source}"] for source, sink in ways])
+    return {f"{name}_p": float(p) for name, p in zip(TESTED, mcnemar(there, back), strict=True)}
+
+
+_NOT_TESTED = dict.fromkeys(f"{name}_p" for name in TESTED)
+"""Over layers, an example would be counted as several that move independently."""
+
+
+def _adjust(rows: list[dict[str, object]]) -> None:
+    """Add q-values: Benjamini-Hochberg over all flows and rows of a model."""
+    for model in {row["model"] for row in rows}:
+        of_model = [row for row in rows if row["model"] == model]
+        p = np.asarray([[row[f"{name}_p"] for name in TESTED] for row in of_model], float)
+        q = benjamini_hochberg(p.ravel()).reshape(p.shape)
+        for row, values in zip(of_model, q, strict=True):
+            row |= {
+                f"{name}_q": None if np.isnan(value) else float(value)
+                for name, value in zip(TESTED, values, strict=True)
+            }
+
+
+def _baseline_row(rows: GroupRows) -> dict[str, object]:
+    group, before = rows.group, rows.before
+    num = len(before.example_ids)
+    chosen_N3 = (before.choices[:, None] == np.arange(3)).astype(float)
+    _, term_N = np.unique(before.targets, return_inverse=True)
+    counts_T3 = term_counts(before.scores, term_N, term_N.max() + 1)
+    terms = TermSums.of(counts_T3, terms_drawn(len(counts_T3), group.bias_type))
+    shares = dict(zip(SHARES, chosen_N3.mean(axis=0), strict=True))
+    shares_B = dict(zip(SHARES, (examples_drawn(rows) @ chosen_N3 / num).T, strict=True))
     return {
-        "num_examples": len(rows.example_ids),
-        "num_non_finite": int((~np.isfinite(rows.scores)).any(axis=1).sum()),
-        **stereoset_scores(rows.scores, rows.targets.tolist()),
-        **shares,
+        "model": group.model,
+        "split": group.split,
+        "bias_type": group.bias_type,
+        "num_examples": num,
+        "num_non_finite": before.num_non_finite,
+        **_with_intervals(
+            {**stereoset_estimates(terms.whole), **shares},
+            {**stereoset_estimates(terms.drawn), **shares_B},
+        ),
     }
-
-
-def _of_cell(before: _Rows, after: _Rows) -> dict[str, object]:
-    scores = _of_scores(after)
-    return {
-        "num_examples": scores["num_examples"],
-        "num_non_finite": scores["num_non_finite"],
-        **log_likelihood_changes(before.scores, after.scores),
-        **choice_flows(before.choices, after.choices),
-        "anti_ratio": anti_ratio(before.choices, after.choices),
-        **{name: scores[name] for name in ("lms", "ss", "icat")},
-    }
-
-
-def _names(group: Group) -> dict[str, object]:
-    return {"model": group.model, "split": group.split, "bias_type": group.bias_type}
-
-
-_GROUP_FIELDS = [(name, pa.string()) for name in ("model", "split", "bias_type")]
-_COUNT_FIELDS = [("num_examples", pa.int64()), ("num_non_finite", pa.int64())]
-_ESTIMATES = [
-    *("s2a", "u2a", "s2u", "flow_s2a", "flow_u2a", "flow_s2u"),
-    *(f"flow_{a}_{b}" for a in "sau" for b in "sau"),
-    *("anti_ratio", "lms", "ss", "icat"),
-]
-CELLS_SCHEMA = pa.schema(
-    [
-        *_GROUP_FIELDS,
-        ("layer", pa.int32()),
-        ("coeff", pa.float64()),
-        *_COUNT_FIELDS,
-        *((name, pa.float64()) for name in _ESTIMATES),
-    ]
-)
-BASELINE_SCHEMA = pa.schema(
-    [
-        *_GROUP_FIELDS,
-        *_COUNT_FIELDS,
-        *((name, pa.float64()) for name in ("lms", "ss", "icat")),
-        *((f"share_{label.replace('-', '_')}", pa.float64()) for label in LABELS),
-    ]
-)

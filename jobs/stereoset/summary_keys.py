@@ -1,0 +1,58 @@
+"""What a summary has a row for: cells, and cells pooled over bias types, splits and layers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import product
+from typing import NamedTuple
+
+from jobs.stereoset.plan import PlannedTask
+
+POOLED = "all"
+"""Stands for the split or the bias type where rows are pooled over it; a layer is None then."""
+
+
+class SummaryKey(NamedTuple):
+    """A cell of a group, or several pooled."""
+
+    split: str
+    bias_type: str
+    layer: int | None
+    coeff: float
+
+    @property
+    def is_cell(self) -> bool:
+        """Whether it is one cell of one group."""
+        return POOLED not in (self.split, self.bias_type) and self.layer is not None
+
+    def and_pooled(self) -> Iterator[SummaryKey]:
+        """The key of a cell, and of everything that the cell is pooled into."""
+        axes = (self.split, POOLED), (self.bias_type, POOLED), (self.layer, None)
+        for split, bias_type, layer in product(*axes):
+            yield SummaryKey(split, bias_type, layer, self.coeff)
+
+
+def planned_keys(planned: Iterable[PlannedTask]) -> Mapping[str, Counter[SummaryKey]]:
+    """By model, the keys of its summary, and how many cells each stands for.
+
+    Where a sweep has one split, bias type or layer only, pooling over it would say nothing new.
+    """
+    cells: dict[str, set[SummaryKey]] = {}
+    for task in planned:
+        group = task.group
+        cells.setdefault(group.model, set()).update(
+            SummaryKey(group.split, group.bias_type, cell.layer, cell.coeff)
+            for cell in task.typed_cells()
+        )
+    return {model: _counted(of_model) for model, of_model in sorted(cells.items())}
+
+
+def _counted(cells: set[SummaryKey]) -> Counter[SummaryKey]:
+    has_several = [len({cell[axis] for cell in cells}) > 1 for axis in range(3)]
+    return Counter(
+        key
+        for cell in cells
+        for key in cell.and_pooled()
+        if all(several or key[axis] == cell[axis] for axis, several in enumerate(has_several))
+    )
