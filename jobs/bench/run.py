@@ -22,7 +22,6 @@ from jobs.bench.measure import (
     matmul_flops_per_s,
     peak_memory_bytes,
     reset_peak_memory,
-    seconds,
 )
 from jobs.bench.plain import batched, num_positions_batched, num_positions_one_by_one, one_by_one
 from jobs.bench.report import BenchResult, Loop, Machine, table
@@ -33,6 +32,8 @@ from steering_core.encoding import EncodedExample
 from steering_core.engine import Scores
 from steering_core.errors import InputError
 from steering_core.packing import batches
+from steering_core.timing import seconds
+from steering_core.tuning import Tuning
 
 _SEARCH_SHARE, _MATMUL_SHARE = 0.2, 0.05
 """Of the time: finding batch sizes; large matrix products, before and after all else."""
@@ -112,9 +113,9 @@ def measure(subject: Subject, options: BenchOptions) -> BenchResult:
     matmul_s = options.seconds * _MATMUL_SHARE / 2
     rate = matmul_flops_per_s(device, model.dtype, matmul_s)
     batch, plain_rates = best_plain_batch(subject, by_length, search_s)
-    tokens, engine_rates = options.tokens_per_batch, dict[int, float]()
-    if tokens is None:
-        tokens, engine_rates = best_engine_tokens(subject, by_length, search_s)
+    given = options.tokens_per_batch
+    tuning = Tuning(given, {}) if given else best_engine_tokens(subject, by_length, search_s)
+    tokens = tuning.tokens_per_batch
     draw, repeats = _draw(subject, by_length, options, batch, plain_rates[batch], tokens)
 
     plain_scores = np.full((len(draw.rows), 3), np.nan)
@@ -178,7 +179,7 @@ def measure(subject: Subject, options: BenchOptions) -> BenchResult:
         plain_rows_per_batch=batch,
         plain_batch_rates=plain_rates,
         engine_tokens_per_batch=tokens,
-        engine_token_rates=engine_rates,
+        engine_token_rates=tuning.rows_per_s,
         engine_padding_share=_padding_share(draw.rows, tokens, subject.is_packed),
         needed_flops_per_row_cell=_needed(subject, draw.rows),
         plain_flops_per_row_cell=_dense(subject, [draw.rows[i] for i in draw.alone]),
