@@ -6,44 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from jobs.bench.loops import Loop
+from jobs.bench.machine import Machine
 from jobs.bench.scaling import Scaling
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Where it ran; ``matmul_flops_per_s`` is the best rate of square products in the dtype."""
-
-    device: str
-    device_name: str
-    dtype: str
-    threads: int
-    torch: str
-    transformers: str
-    attention: str
-    float32_matmul_precision: str
-    date: str
-    matmul_flops_per_s: float
-
-
-@dataclass(frozen=True)
-class Loop:
-    """One of the three ways to score.
-
-    Attributes:
-        num_rows, num_rows_cells: distinct rows, and (row, cell) pairs, of one repeat.
-        took_s: wall time of each repeat; the rate is that of the median.
-        block_tokens_per_row_cell: positions times blocks that they went through, padding included.
-        head_tokens_per_row_cell: positions that went through the head.
-        peak_memory_bytes: CUDA: most allocated; else most resident in the process, all included.
-    """
-
-    rows_cells_per_s: float
-    num_rows: int
-    num_rows_cells: int
-    took_s: tuple[float, ...]
-    block_tokens_per_row_cell: float
-    head_tokens_per_row_cell: float
-    peak_memory_bytes: int
 
 
 @dataclass(frozen=True)

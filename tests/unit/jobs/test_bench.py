@@ -19,9 +19,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from jobs.bench.counts import counted
+from jobs.bench.draw import neighbours, spread
 from jobs.bench.flops import Costs, RowNeeds, costs_of, needed_flops, needs_of, plain_flops
 from jobs.bench.plain import batched, num_positions_batched, num_positions_one_by_one, one_by_one
-from jobs.bench.run import bench, neighbours, spread
+from jobs.bench.run import bench
 from jobs.bench.shapes import SHAPES, build_shape
 from jobs.bench.subject import BenchOptions, Subject, load_subject, numbers
 from steering_core.encoding import EncodedCandidate, EncodedExample
