@@ -18,6 +18,7 @@ from jobs.bench.draw import MATMUL_SHARE, SEARCH_SHARE, draw_rows
 from jobs.bench.flops import costs_of, needed_flops, needs_of, plain_flops
 from jobs.bench.machine import machine_of
 from jobs.bench.measure import matmul_flops_per_s
+from jobs.bench.noise import measure_noise
 from jobs.bench.report import BenchResult, table
 from jobs.bench.scaling import Scaling, measure_scaling
 from jobs.bench.search import best_engine_tokens, best_plain_batch
@@ -109,6 +110,7 @@ def measure(subject: Subject, options: BenchOptions) -> BenchResult:
         plain_batched_gap=_gap(together.scores, ours_together),
         steering_effect=_gap(engine.scores, unsteered.scores[None]),
         changed_choices=int((alone.scores.argmax(1) != ours_alone.argmax(1)).sum()),
+        noise=measure_noise(subject, draw, alone.scores, ours_alone),
         scaling=scaling,
     )
 
