@@ -75,6 +75,9 @@ class Replica:
                     self._log = StoredLog(self._storage, _log_key())
                     logging.getLogger().addHandler(self._log)
                     logger.setLevel(logging.INFO)
+                    # The worker's own package too, but no library.
+                    package = type(self._worker).__module__.partition(".")[0]
+                    logging.getLogger(package).setLevel(logging.INFO)
             facts = dict(self._worker.load())
         except Exception as error:  # the worker is the caller's code: it may raise anything
             return self._failed(_kind_of_start_error(error), error)

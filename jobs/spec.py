@@ -70,7 +70,10 @@ class ComputeSpec(SpecModel):
     )
     tokens_per_batch: Literal["auto"] | AtLeastOne = Field(
         "auto",
-        description="Positions of one forward pass; fixed when an output is started",
+        description=(
+            "Positions of one forward pass; fixed when an output is started. auto: the best of a "
+            "few, measured for each model by the first replica that holds it"
+        ),
         json_schema_extra=role("runtime"),
     )
     examples_per_task: Literal["auto"] | AtLeastOne = Field(

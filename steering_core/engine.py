@@ -87,6 +87,15 @@ class Engine:
         self._num_blocks = model.layout.num_blocks
         self._most_positions = sys.maxsize
 
+    def anew(self) -> Engine:
+        """The same engine, to which every batch size is new."""
+        return Engine(
+            self._model,
+            self._protocol,
+            is_packed=self.is_packed,
+            reuses_prefix=self.reuses_prefix,
+        )
+
     def baseline(
         self,
         rows: Sequence[EncodedExample],

@@ -1,35 +1,18 @@
-"""Clocks and gauges: seconds, peak memory, and the rate of large matrix products."""
+"""Gauges of a machine: peak and free memory, and the rate of large matrix products."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from steering_core.timing import seconds
+
 _MATMUL_SIZES = {"cpu": (1024, 2048), "cuda": (4096, 8192, 16384)}
 _SELF = Path("/proc/self")
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait for everything that was given to the device."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
-
-
-def seconds(work: Callable[[], Any], device: torch.device) -> float:
-    """Wall time of the work, from an idle device to an idle device."""
-    synchronize(device)
-    start = time.perf_counter()
-    work()
-    synchronize(device)
-    return time.perf_counter() - start
 
 
 def reset_peak_memory(device: torch.device) -> None:

@@ -6,44 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from jobs.bench.loops import Loop
+from jobs.bench.machine import Machine
+from jobs.bench.noise import Noise
 from jobs.bench.scaling import Scaling
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Where it ran; ``matmul_flops_per_s`` is the best rate of square products in the dtype."""
-
-    device: str
-    device_name: str
-    dtype: str
-    threads: int
-    torch: str
-    transformers: str
-    attention: str
-    float32_matmul_precision: str
-    date: str
-    matmul_flops_per_s: float
-
-
-@dataclass(frozen=True)
-class Loop:
-    """One of the three ways to score.
-
-    Attributes:
-        num_rows, num_rows_cells: distinct rows, and (row, cell) pairs, of one repeat.
-        took_s: wall time of each repeat; the rate is that of the median.
-        block_tokens_per_row_cell: positions times blocks that they went through, padding included.
-        head_tokens_per_row_cell: positions that went through the head.
-        peak_memory_bytes: CUDA: most allocated; else most resident in the process, all included.
-    """
-
-    rows_cells_per_s: float
-    num_rows: int
-    num_rows_cells: int
-    took_s: tuple[float, ...]
-    block_tokens_per_row_cell: float
-    head_tokens_per_row_cell: float
-    peak_memory_bytes: int
 
 
 @dataclass(frozen=True)
@@ -61,6 +27,7 @@ class BenchResult:
             those of the plain loops.
         steering_effect: largest change that steering makes to a score: what the gaps are held to.
         changed_choices: rows of the plain loop for which the engine chooses another candidate.
+        noise: of a dtype other than float32, where memory holds the weights in both.
     """
 
     machine: Machine
@@ -87,6 +54,7 @@ class BenchResult:
     plain_batched_gap: float
     steering_effect: float
     changed_choices: int
+    noise: Noise | None
     scaling: Scaling | None
 
     @property
@@ -104,9 +72,11 @@ class BenchResult:
         details = asdict(self)
         machine = details.pop("machine")
         plain, plain_batched, engine = self.plain, self.plain_batched, self.engine
+        float32 = None if self.noise is None else self.noise.plain_float32
         return {
             "plain_rows_cells_per_s": plain.rows_cells_per_s,
             "plain_batched_rows_cells_per_s": plain_batched.rows_cells_per_s,
+            "plain_float32_rows_cells_per_s": None if float32 is None else float32.rows_cells_per_s,
             "engine_rows_cells_per_s": engine.rows_cells_per_s,
             "engine_vs_plain": engine.rows_cells_per_s / plain.rows_cells_per_s,
             "engine_vs_plain_batched": engine.rows_cells_per_s / plain_batched.rows_cells_per_s,
@@ -141,6 +111,7 @@ def table(result: BenchResult) -> str:
                 "peak memory",
             ],
             [
+                *_float32_line(result),
                 _loop_line("(a) plain loop", result.plain, engine),
                 _loop_line(
                     f"(b) plain, {result.plain_rows_per_batch} rows a batch",
@@ -167,8 +138,15 @@ def table(result: BenchResult) -> str:
         f"{result.plain_batched_gap:.2g} to (b); steering moves them by up to "
         f"{result.steering_effect:.2g}; {result.changed_choices} of {result.plain.num_rows} "
         "choices differ from (a)",
+        *_noise_lines(result),
     ]
     return "\n".join([*lines, *_scaling_lines(result.scaling)])
+
+
+def _float32_line(result: BenchResult) -> list[list[str]]:
+    if result.noise is None:
+        return []
+    return [_loop_line("(a32) plain loop, float32", result.noise.plain_float32, result.engine)]
 
 
 def _loop_line(name: str, loop: Loop, engine: Loop) -> list[str]:
@@ -180,6 +158,23 @@ def _loop_line(name: str, loop: Loop, engine: Loop) -> list[str]:
         f"{loop.block_tokens_per_row_cell:,.0f}",
         f"{loop.head_tokens_per_row_cell:,.1f}",
         f"{loop.peak_memory_bytes / 2**20:,.0f} MiB",
+    ]
+
+
+def _noise_lines(result: BenchResult) -> list[str]:
+    noise = result.noise
+    if noise is None:
+        return []
+    return [
+        "",
+        f"scores of {result.machine.dtype} against (a32), {noise.num_pairs} rows at a cell each",
+        *_grid(
+            ["", "largest difference", "mean difference", "choices changed"],
+            [
+                [name, f"{d.largest:.2g} nats", f"{d.mean:.2g} nats", f"{d.changed_choices}"]
+                for name, d in (("(a) plain loop", noise.plain), ("(c) engine", noise.engine))
+            ],
+        ),
     ]
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jobs.bench.measure import seconds
 from jobs.bench.subject import Subject
 from steering_core.encoding import EncodedExample
 from steering_core.engine import Cell
+from steering_core.timing import seconds
 
 _NUM_COEFFS = (1, 2, 4, 8)
 _TIMES = (1, 2, 4)

@@ -15,6 +15,7 @@ from cluster.ledger import Ledger
 from cluster.storage import Storage, StorageSpec
 from jobs.console import say
 from jobs.identity import changed_keys
+from jobs.stereoset.batch_size import TUNING
 from jobs.stereoset.inventory import Inventory, take_inventory
 from jobs.stereoset.manifest import from_tables, to_table
 from jobs.stereoset.plan import PlannedTask, packing_for, plan_missing, would_plan
@@ -33,6 +34,7 @@ _OURS = (
     "states/",
     "steered/",
     "vectors/",
+    TUNING,
     "summary/",
     "log/",
     "figures/",

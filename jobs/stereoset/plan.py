@@ -44,7 +44,7 @@ class PlannedTask:
         layers: layers pooled, of a phase 1 task.
         cells: (layer, coeff as decimal text) pairs, of a steered task.
         cost: number of rows times the share of blocks that runs, over all its passes.
-        tokens_per_batch: positions of one forward pass.
+        tokens_per_batch: positions of one forward pass; None: what was measured for its model.
     """
 
     plan_id: str
@@ -55,7 +55,7 @@ class PlannedTask:
     layers: tuple[int, ...]
     cells: tuple[tuple[int, str], ...]
     cost: float
-    tokens_per_batch: int
+    tokens_per_batch: int | None
 
     @property
     def is_steered(self) -> bool:
@@ -95,11 +95,12 @@ class Packing:
     """How work is cut; fixed when an output is started.
 
     Attributes:
-        tokens_per_batch: positions of one forward pass, padding included.
+        tokens_per_batch: positions of one forward pass, padding included; ``None``: measured for
+            each model once a replica holds it.
         examples_per_task: at most so many examples in a shard; ``None``: by each model's size.
     """
 
-    tokens_per_batch: int
+    tokens_per_batch: int | None
     examples_per_task: int | None
 
 
@@ -107,17 +108,14 @@ _TASK_SECONDS = 30.0
 _FLOPS_PER_S = {"cpu": 2e10, "mps": 2e12, "cuda": 1e14, "xla": 1e14}
 _TOKENS_PER_ROW = 200
 _MOST_EXAMPLES, _FEWEST_EXAMPLES = 256, 8
-_TOKENS_PER_BATCH = {"cpu": 1024}
-_TOKENS_PER_BATCH_ACCELERATOR = 16384
 
 
 def packing_for(sweep: Sweep) -> Packing:
-    """The packing of a new output: the spec's, or fitting the device."""
+    """The packing of a new output, as the spec has it."""
     compute = sweep.spec.compute
     tokens, examples = compute.tokens_per_batch, compute.examples_per_task
-    default = _TOKENS_PER_BATCH.get(sweep.device, _TOKENS_PER_BATCH_ACCELERATOR)
     return Packing(
-        tokens_per_batch=default if tokens == "auto" else tokens,
+        tokens_per_batch=None if tokens == "auto" else tokens,
         examples_per_task=None if examples == "auto" else examples,
     )
 
@@ -261,7 +259,7 @@ def _task(
             "folds": [fold_of[i] for i in example_ids],
             "layers": layers,
             "cells": cells,
-            "tokens_per_batch": packing.tokens_per_batch,
+            "tokens_per_batch": packing.tokens_per_batch or "auto",
         }
     )
     passes = 1 + sum(_share_of_blocks(sweep, model, layer) for layer, _ in cells)

@@ -21,6 +21,7 @@ from cluster.tasks import Event, Pool, Receipt, ReplicaReady, Task, WorkerFactor
 from jobs.console import RunProgress, say, warn
 from jobs.executor import Executor
 from jobs.signals import StopSignals
+from jobs.stereoset.batch_size import tuning_key
 from jobs.stereoset.inventory import Inventory
 from jobs.stereoset.output import LOCK_KEY, Output, beside
 from jobs.stereoset.plan import PlannedTask
@@ -204,6 +205,7 @@ class _Session:
                         "num_threads": compute.cpus_per_replica,
                         "storage": self._storage_spec,
                         "certificate": sweep.spec.certificate,
+                        "tuning_key": tuning_key(name),
                     },
                 ),
                 cpus_per_replica=compute.cpus_per_replica,

@@ -9,8 +9,8 @@ from cluster.lease import LeaseContent
 from cluster.ledger import Ledger
 from cluster.storage import Storage
 from jobs.console import print_table, say, warn
+from jobs.stereoset import batch_size, non_finite
 from jobs.stereoset.inventory import take_inventory
-from jobs.stereoset.non_finite import described
 from jobs.stereoset.output import LOCK_KEY
 
 
@@ -52,7 +52,9 @@ def status(storage: Storage) -> None:
             for key in sorted(total)
         ],
     )
-    for line in described(inventory):
+    for line in batch_size.described(storage, inventory):
+        say(line)
+    for line in non_finite.described(inventory):
         warn(line)
     sessions = record.get("sessions") or [{}]
     for task in sessions[-1].get("set_aside", []):

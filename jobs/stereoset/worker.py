@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import pyarrow as pa
 import torch
@@ -13,6 +14,7 @@ import transformers
 
 from cluster.errors import UserActionError
 from cluster.storage import StorageSpec
+from jobs.stereoset.batch_size import shared_tokens_per_batch
 from jobs.stereoset.certifier import Certifier, TaskRows
 from jobs.stereoset.non_finite import counted, require_finite
 from jobs.stereoset.spec import CertificateSpec
@@ -24,6 +26,7 @@ from steering_core.models import ModelSource, load_model, load_tokenizer
 from steering_core.probes import engine_for
 from steering_core.protocol import Protocol
 from steering_core.stereoset import Example
+from steering_core.tuning import Tuning, tune
 from steering_core.vectors import SteeringVectors, from_safetensors
 
 
@@ -35,8 +38,8 @@ class Payload:
         task_id: written into every row.
         tables: which of ``sums``, ``states``, ``baseline``, ``steered`` to compute.
         folds: fold of each example.
-        tokens_per_batch: positions of one forward pass; part of the task, so that a task's batches
-            are the same on every replica.
+        tokens_per_batch: positions of one forward pass, the same on every replica: part of the task
+            or, where None, what the output holds for the model.
         layers: 1-based layers to pool, for ``sums`` and ``states``.
         cells: the cells, for ``steered``.
         vectors_key: where the group's vectors are stored, for ``steered``.
@@ -47,7 +50,7 @@ class Payload:
     tables: tuple[str, ...]
     examples: tuple[Example, ...]
     folds: tuple[int, ...]
-    tokens_per_batch: int
+    tokens_per_batch: int | None
     layers: tuple[int, ...] = ()
     cells: tuple[Cell, ...] = ()
     vectors_key: str = ""
@@ -68,12 +71,15 @@ class StereoSetWorker:
         num_threads: int,
         storage: StorageSpec,
         certificate: CertificateSpec,
+        tuning_key: str,
     ) -> None:
         self._source, self._protocol, self._layers = source, protocol, layers
         self._device, self._dtype = device, dtype
         self._num_threads = num_threads
         self._storage = storage.open()
         self._certificate_spec = certificate
+        self._tuning_key = tuning_key
+        self._shared_tokens: int | None = None
         self._facts: Mapping[str, str] | None = None
         self._vectors: dict[str, SteeringVectors] = {}
 
@@ -102,7 +108,7 @@ class StereoSetWorker:
         for layer in self._layers:
             model.layout.module_at(self._protocol.read_at(layer))
             model.layout.module_at(self._protocol.apply_at(layer))
-        self._engine = engine_for(model, self._protocol)
+        self._model, self._engine = model, engine_for(model, self._protocol)
         self._certifier = Certifier(
             model, self._protocol, self._certificate_spec, self._source.path
         )
@@ -117,7 +123,8 @@ class StereoSetWorker:
         """The tables that the payload names; the last one carries the certificate.
 
         Raises:
-            UserActionError: past the certificate's tolerance, where the spec says stop.
+            UserActionError: past the certificate's tolerance, where the spec says stop; or a
+                damaged batch size in the output.
             InputError: an example cannot be encoded, or its hidden states are not finite.
         """
         if payload.tables == ("steered",):
@@ -125,7 +132,7 @@ class StereoSetWorker:
         rows = self._rows(payload)
         scores, pooled = self._engine.baseline(
             rows.encoded,
-            payload.tokens_per_batch,
+            self._tokens_per_batch(payload, rows),
             payload.layers,
             with_states="states" in payload.tables,
         )
@@ -149,9 +156,8 @@ class StereoSetWorker:
     def _steered(self, payload: Payload) -> pa.Table:
         rows = self._rows(payload)
         vectors = self._load_vectors(payload)
-        scores = self._engine.steered(
-            rows.encoded, payload.tokens_per_batch, payload.cells, vectors, payload.folds
-        )
+        tokens = self._tokens_per_batch(payload, rows)
+        scores = self._engine.steered(rows.encoded, tokens, payload.cells, vectors, payload.folds)
         scores, certificate = self._certifier.steered(
             rows, payload.cells, scores, self._read_vectors(payload)
         )
@@ -171,6 +177,25 @@ class StereoSetWorker:
         ]
         table = counted(pa.concat_tables(tables).combine_chunks())
         return table if certificate is None else certificate.attached_to(table)
+
+    def _tokens_per_batch(self, payload: Payload, rows: TaskRows) -> int:
+        if payload.tokens_per_batch is not None:
+            return payload.tokens_per_batch
+        if self._shared_tokens is None:
+            measure = partial(self._tune, payload, rows)
+            self._shared_tokens = shared_tokens_per_batch(self._storage, self._tuning_key, measure)
+        return self._shared_tokens
+
+    def _tune(self, payload: Payload, rows: TaskRows) -> Tuning:
+        """Time unsteered passes that keep as many streams as the task does."""
+        engine = self._engine.anew()
+        layers = payload.layers or tuple(sorted({cell.layer for cell in payload.cells}))
+        return tune(
+            lambda batch, tokens: engine.baseline(batch, tokens, layers),
+            self._model,
+            rows.encoded,
+            is_packed=self._engine.is_packed,
+        )
 
     def _load_vectors(self, payload: Payload) -> SteeringVectors:
         key = payload.vectors_key

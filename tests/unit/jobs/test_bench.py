@@ -18,10 +18,13 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from jobs.bench import noise
 from jobs.bench.counts import counted
+from jobs.bench.draw import neighbours, spread
 from jobs.bench.flops import Costs, RowNeeds, costs_of, needed_flops, needs_of, plain_flops
+from jobs.bench.noise import Distance, distance, float32_copy
 from jobs.bench.plain import batched, num_positions_batched, num_positions_one_by_one, one_by_one
-from jobs.bench.run import bench, neighbours, spread
+from jobs.bench.run import bench
 from jobs.bench.shapes import SHAPES, build_shape
 from jobs.bench.subject import BenchOptions, Subject, load_subject, numbers
 from steering_core.encoding import EncodedCandidate, EncodedExample
@@ -231,6 +234,7 @@ KEYS = {
     *("engine_vs_plain", "engine_vs_plain_batched", "needed_flops_per_s", "matmul_flops_per_s"),
     *("device", "device_name", "dtype", "shape", "threads", "torch", "transformers", "date"),
     *("matmul_share", "engine_padding_share", "plain_gap", "plain_batched_gap", "scaling"),
+    *("noise", "plain_float32_rows_cells_per_s"),
 }
 
 
@@ -254,6 +258,7 @@ def test_a_bench_reports_what_it_measured(tmp_path: Path) -> None:
     assert written["plain_batched_gap"] < 1e-5
     assert written["steering_effect"] > 1e-2
     assert written["changed_choices"] == 0
+    assert written["noise"] is written["plain_float32_rows_cells_per_s"] is None
     assert list(written["scaling"]["seconds_per_row_cell"]) == ["1", "2", "4", "8"]
     assert 0 <= written["engine_padding_share"] < 0.5
     # The plain loops cannot be compared but for what they computed.
@@ -265,6 +270,72 @@ def test_a_bench_reports_what_it_measured(tmp_path: Path) -> None:
     assert "(a) plain loop" in text
     assert "(c) engine" in text
     assert "ms per row and cell" in text
+
+
+# Half precision
+
+
+def test_half_precision_is_held_against_float32(tmp_path: Path) -> None:
+    said: list[str] = []
+    file = tmp_path / "bench.json"
+    options = BenchOptions(
+        shape="tiny", rows=6, seconds=2, repeats=1, device="cpu", dtype="bfloat16",
+        json=str(file), layers=(2, 4), coeffs=(5.0,), threads=1, tokens_per_batch=1024,
+    )  # fmt: skip
+    bench(options, said.append)
+    written = json.loads(file.read_text())
+    found = written["noise"]
+    assert set(found) == {"plain_float32", "num_pairs", "plain", "engine"}
+    assert found["num_pairs"] == written["plain"]["num_rows_cells"] > 1
+    for side in ("plain", "engine"):
+        assert 1e-5 < found[side]["mean"] < found[side]["largest"] < 0.5
+        assert 0 <= found[side]["changed_choices"] <= found["num_pairs"]
+    assert found["plain"] != found["engine"]
+    # Both are as far from float32 as they are from each other, about.
+    assert written["plain_gap"] <= found["plain"]["largest"] + found["engine"]["largest"]
+    float32 = found["plain_float32"]
+    assert written["plain_float32_rows_cells_per_s"] == float32["rows_cells_per_s"] > 0
+    assert len(float32["took_s"]) == 1
+    keys = ("num_rows", "num_rows_cells", "block_tokens_per_row_cell", "head_tokens_per_row_cell")
+    assert [float32[key] for key in keys] == [written["plain"][key] for key in keys]
+    for words in ("(a32) plain loop, float32", "scores of bfloat16 against (a32)"):
+        assert words in said[-1]
+
+
+def test_a_float32_copy_has_the_same_weights_and_leaves_the_model_alone() -> None:
+    model = build_shape("tiny", torch.device("cpu"), torch.bfloat16)
+    before = {name: p.clone() for name, p in model.module.named_parameters()}
+    made = float32_copy(model)
+    assert made is not None
+    assert made.dtype == torch.float32
+    for (name, ours), theirs in zip(
+        model.module.named_parameters(), made.module.parameters(), strict=True
+    ):
+        assert (ours.dtype, theirs.dtype) == (torch.bfloat16, torch.float32)
+        assert torch.equal(ours, before[name])
+        assert torch.equal(ours.float(), theirs)
+    tokens = torch.tensor([[2, 9, 8, 7]])
+    with torch.inference_mode():
+        apart = (model.module(tokens).logits.float() - made.module(tokens).logits).abs().max()
+    assert 1e-4 < apart < 0.5
+
+
+def test_there_is_no_copy_of_float32_or_where_memory_is_short(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert float32_copy(tiny().model) is None
+    model = build_shape("tiny", torch.device("cpu"), torch.bfloat16)
+    num_bytes = sum(4 * p.numel() for p in model.module.parameters())
+    monkeypatch.setattr(noise, "available_memory_bytes", lambda _: 2 * num_bytes)
+    assert float32_copy(model) is not None
+    monkeypatch.setattr(noise, "available_memory_bytes", lambda _: 2 * num_bytes - 1)
+    assert float32_copy(model) is None
+
+
+def test_a_distance_by_hand() -> None:
+    found = np.array([[-1.0, -2.0, -3.0], [-1.0, -2.0, -3.0]])
+    wanted = np.array([[-1.0, -2.5, -3.0], [-2.0, -1.5, -3.0]])
+    assert distance(found, wanted) == Distance(largest=1.0, mean=2.0 / 6, changed_choices=1)
 
 
 def test_a_model_folder_is_benched_with_its_own_tokenizer() -> None:
