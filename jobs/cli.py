@@ -164,7 +164,8 @@ def bench(
     seconds: Annotated[float, typer.Option(help="Wall time to aim at")] = 60.0,
     repeats: Annotated[int, typer.Option(help="The median of these counts")] = 3,
     scaling: Annotated[
-        bool, typer.Option("--scaling", help="Also time more coefficients and more examples")
+        bool,
+        typer.Option("--scaling", help="Also time how the cost grows"),
     ] = False,
 ) -> None:
     """Measure this machine: plain hooked loops beside the engine, on the same rows.

@@ -183,6 +183,8 @@ def _scaling_lines(scaling: Scaling | None) -> list[str]:
         return []
     by_coeffs = scaling.seconds_per_row_cell
     by_rows = scaling.seconds_by_rows
+    different = scaling.seconds_per_row_by_different
+    positions = scaling.seconds_per_row_cell_by_positions
     return [
         "",
         *_grid(
@@ -196,6 +198,16 @@ def _scaling_lines(scaling: Scaling | None) -> list[str]:
                 ["seconds", *(f"{s:.3g}" for s in by_rows.values())],
                 ["ms per example", *(f"{1e3 * s / n:.3g}" for n, s in by_rows.items())],
             ],
+        ),
+        "",
+        *_grid(
+            ["different interventions, a row each", *map(str, different)],
+            [["ms per row", *(f"{1e3 * s:.3g}" for s in different.values())]],
+        ),
+        "",
+        *_grid(
+            ["steered positions", *positions],
+            [["ms per row and cell", *(f"{1e3 * s:.3g}" for s in positions.values())]],
         ),
     ]
 

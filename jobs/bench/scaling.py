@@ -1,17 +1,25 @@
-"""How the engine's cost grows: per cell as coefficients are added, in all as examples are."""
+"""How the engine's cost grows, and what does not make it grow."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from jobs.bench.subject import Subject
 from steering_core.encoding import EncodedExample
 from steering_core.engine import Cell
+from steering_core.hook_points import SITES, HookPoint
+from steering_core.interventions import OPERATIONS, Intervention, Positions
+from steering_core.probes import engine_for
+from steering_core.protocol import PROTOCOLS
 from steering_core.timing import seconds
 
 _NUM_COEFFS = (1, 2, 4, 8)
 _TIMES = (1, 2, 4)
+_NUM_DIFFERENT = (1, 2, 4, 8, 16)
+_POSITIONS: tuple[Positions, ...] = ("all", "candidate", "last")
 
 
 @dataclass(frozen=True)
@@ -21,11 +29,16 @@ class Scaling:
     Attributes:
         seconds_per_row_cell: by number of coefficients at each layer.
         seconds_by_rows: by number of examples, one coefficient at each layer.
+        seconds_per_row_by_different: by how many different interventions the rows of a batch are
+            steered by, one each (``Engine.side_by_side``).
+        seconds_per_row_cell_by_positions: by which positions are steered, one coefficient.
     """
 
     num_rows: int
     seconds_per_row_cell: dict[int, float]
     seconds_by_rows: dict[int, float]
+    seconds_per_row_by_different: dict[int, float]
+    seconds_per_row_cell_by_positions: dict[str, float]
 
 
 def measure_scaling(
@@ -35,28 +48,61 @@ def measure_scaling(
     rows_cells_per_s: float,
     budget_s: float,
 ) -> Scaling:
-    """Both tables, on as many of the rows as about ``budget_s`` seconds allow.
+    """All tables, on as many of the rows as about ``budget_s`` seconds allow.
 
     Args:
         rows: by length; those taken are evenly spread over it.
         rows_cells_per_s: the engine's rate, for planning.
     """
-    device = subject.model.device
     layers = list(dict.fromkeys(cell.layer for cell in subject.cells))
     coeff = subject.cells[0].coeff
 
+    def best(work: Callable[[], object]) -> float:
+        return min(seconds(work, subject.model.device) for _ in "ab")
+
     def took(some: Sequence[EncodedExample], num_coeffs: int) -> float:
         cells = [Cell(layer, coeff * (1 + k)) for layer in layers for k in range(num_coeffs)]
-        run = subject.engine.steered
-        return min(seconds(lambda: run(some, tokens, cells, subject.vectors), device) for _ in "ab")
+        return best(lambda: subject.engine.steered(some, tokens, cells, subject.vectors))
 
-    per_row_s = 2 * len(layers) / rows_cells_per_s
-    most = int(budget_s / (per_row_s * (sum(_NUM_COEFFS) + sum(_TIMES))))
-    num = min(len(rows), max(2, most))
+    def took_mixed(num_different: int) -> float:
+        different = _different(subject, num_different)
+        own = [different[n % num_different] for n in range(len(picked))]
+        return best(lambda: subject.engine.side_by_side(picked, tokens, own))
+
+    def took_at(positions: Positions) -> float:
+        protocol = replace(PROTOCOLS[subject.protocol_name], positions=positions)
+        engine = engine_for(subject.model, protocol)
+        cells = [Cell(layer, coeff) for layer in layers]
+        return best(lambda: engine.steered(picked, tokens, cells, subject.vectors))
+
+    passes = sum(_NUM_COEFFS) + sum(_TIMES) + len(_POSITIONS)
+    per_row_s = 2 * (len(layers) * passes + len(_NUM_DIFFERENT)) / rows_cells_per_s
+    num = min(len(rows), max(2, int(budget_s / per_row_s)))
     picked = [rows[i * len(rows) // num] for i in range(num)]
     # The same rows again: N, 2N and 4N rows with the same lengths.
     return Scaling(
         num_rows=num,
         seconds_per_row_cell={k: took(picked, k) / (num * len(layers) * k) for k in _NUM_COEFFS},
         seconds_by_rows={n * num: took(picked * n, 1) for n in _TIMES},
+        seconds_per_row_by_different={k: took_mixed(k) / num for k in _NUM_DIFFERENT if k <= num},
+        seconds_per_row_cell_by_positions={
+            positions: took_at(positions) / (num * len(layers)) for positions in _POSITIONS
+        },
     )
+
+
+def _different(subject: Subject, count: int) -> list[Intervention]:
+    """Interventions of which no two share a vector, from the first block up."""
+    rng = np.random.default_rng(0)
+    width, num_blocks = subject.model.layout.config.hidden_size, subject.model.layout.num_blocks
+    has_all_sites = None not in subject.model.layout.outputs
+    sites = SITES if has_all_sites else ("resid_pre", "resid_post")
+    return [
+        Intervention(
+            point=HookPoint(num_blocks * k // count, sites[k % len(sites)]),
+            vector=rng.normal(size=width).astype(np.float32),
+            coeff=1.0 + k / count,
+            operation=OPERATIONS[k % len(OPERATIONS)],
+        )
+        for k in range(count)
+    ]

@@ -260,6 +260,10 @@ def test_a_bench_reports_what_it_measured(tmp_path: Path) -> None:
     assert written["changed_choices"] == 0
     assert written["noise"] is written["plain_float32_rows_cells_per_s"] is None
     assert list(written["scaling"]["seconds_per_row_cell"]) == ["1", "2", "4", "8"]
+    assert list(written["scaling"]["seconds_per_row_by_different"])[:2] == ["1", "2"]
+    by_positions = written["scaling"]["seconds_per_row_cell_by_positions"]
+    assert list(by_positions) == ["all", "candidate", "last"]
+    assert all(s > 0 for s in by_positions.values())
     assert 0 <= written["engine_padding_share"] < 0.5
     # The plain loops cannot be compared but for what they computed.
     plain, engine = written["plain"], written["engine"]
