@@ -40,11 +40,12 @@ class PooledStates:
         states = np.zeros((len(POOLED_LABELS), *shape), np.float32) if with_states else None
         return cls(tuple(layers), np.zeros(shape), states)
 
-    def sums(self, folds: Sequence[int] = ()) -> list[FoldSums]:
+    def sums(self, folds: Sequence[int] = (), signs: np.ndarray | None = None) -> list[FoldSums]:
         """Float64 sums of the differences, ordered by layer, then fold.
 
         Args:
             folds: [N] fold of each row; all 0 where left out.
+            signs: [N] of shuffled labels, where those are to be summed, too.
         """
         num_rows = self.differences.shape[1]
-        return sums_by_fold(self.layers, self.differences, folds or [0] * num_rows)
+        return sums_by_fold(self.layers, self.differences, folds or [0] * num_rows, signs)

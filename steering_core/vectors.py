@@ -28,21 +28,28 @@ class FoldSums:
     Attributes:
         total: [D] float64, sum of (pooled anti-stereotype - pooled stereotype).
         num_examples: examples in the sum.
+        shuffled: [D] float64, the same with labels shuffled (``nulls.label_signs``); None where
+            it was not summed.
     """
 
     layer: int
     fold: int
     total: np.ndarray
     num_examples: int
+    shuffled: np.ndarray | None = None
 
 
 def sums_by_fold(
-    layers: Sequence[int], differences_LND: np.ndarray, folds: Sequence[int]
+    layers: Sequence[int],
+    differences_LND: np.ndarray,
+    folds: Sequence[int],
+    signs: np.ndarray | None = None,
 ) -> list[FoldSums]:
     """Float64 sums of pooled differences [L, N, D], ordered by layer, then fold.
 
     Args:
         folds: [N] fold of each row.
+        signs: [N] of shuffled labels, where those are to be summed, too.
     """
     fold_N = np.asarray(folds)
     return [
@@ -51,6 +58,7 @@ def sums_by_fold(
             fold=int(fold),
             total=of_layer[fold_N == fold].sum(axis=0),
             num_examples=int((fold_N == fold).sum()),
+            shuffled=None if signs is None else signs[fold_N == fold] @ of_layer[fold_N == fold],
         )
         for layer, of_layer in zip(layers, differences_LND, strict=True)
         for fold in np.unique(fold_N)

@@ -6,10 +6,12 @@ import logging
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 
+from cluster.errors import UserActionError
 from cluster.parts import read_part
 from cluster.storage import Storage
 from jobs.stereoset.plan import PlannedTask
@@ -58,6 +60,31 @@ def fit_vectors(
             took_s = time.monotonic() - start
             logger.info("%s: %s vectors of layer %d, %.1f s", group, method, layer, took_s)
     return SteeringVectors(whole, folds)
+
+
+def fit_shuffled(
+    storage: Storage, tasks: Sequence[PlannedTask], layers: Sequence[int], num_folds: int
+) -> SteeringVectors:
+    """Mean differences of one group with labels shuffled, whatever the method of its vectors.
+
+    Args:
+        tasks, layers: see ``fit_vectors``.
+
+    Raises:
+        UserActionError: phase 1 was computed by a version that did not shuffle.
+    """
+    tasks = [task for task in tasks if set(layers) & set(task.layers)]
+    sums = []
+    for part in _parts(storage, tasks, "sums"):
+        for entry in fold_sums(part):
+            if entry.shuffled is None:
+                raise UserActionError(
+                    f"{storage.uri} was started before `nulls: [shuffled]` was there; leave it "
+                    "out, or use --new to start beside it"
+                )
+            if entry.layer in layers:
+                sums.append(replace(entry, total=entry.shuffled))
+    return fit_mean_difference(sums, num_folds)
 
 
 def _parts(storage: Storage, tasks: Sequence[PlannedTask], table: str) -> Iterator[pa.Table]:

@@ -11,8 +11,7 @@ from cluster.errors import CorruptPartError, ObjectNotFoundError, UserActionErro
 from cluster.ledger import Ledger
 from cluster.storage import Storage, StoredObject
 from jobs.stereoset.manifest import from_tables
-from jobs.stereoset.plan import Group, PlannedTask
-from jobs.stereoset.tables import vectors_key
+from jobs.stereoset.plan import PlannedTask, VectorSet
 from steering_core.errors import InputError
 from steering_core.vectors import SteeringVectors, from_safetensors
 
@@ -22,14 +21,14 @@ class Inventory:
     """Planned tasks of an output, its vectors, and which tasks are done.
 
     Attributes:
-        vectors: fitted vectors of each group that has any.
+        vectors: the sets of vectors that are there.
         task_ids: plan id to task id; a steered task has one only once its vectors are fitted.
         metadata: plan id to the metadata of a done task's last part.
         parts: every part of a task that is done, by its key.
     """
 
     planned: tuple[PlannedTask, ...]
-    vectors: Mapping[Group, SteeringVectors]
+    vectors: Mapping[VectorSet, SteeringVectors]
     task_ids: Mapping[str, str]
     metadata: Mapping[str, Mapping[str, str]]
     parts: Mapping[str, CheckedPart]
@@ -66,24 +65,23 @@ def take_inventory(storage: Storage, planned: Sequence[PlannedTask] | None = Non
         if not planned:
             raise UserActionError(f"{storage.uri} holds no run of steersweep")
     vectors = {
-        group: found
-        for group in sorted({task.group for task in planned})
-        if (found := read_vectors(storage, group)) is not None
+        of: found
+        for of in dict.fromkeys(task.vector_set for task in planned)
+        if (found := read_vectors(storage, of)) is not None
     }
     task_ids = {}
     for task in planned:
-        task_id = task_id_with(task, vectors.get(task.group))
+        task_id = task_id_with(task, vectors.get(task.vector_set))
         if task_id is not None:
             task_ids[task.plan_id] = task_id
     metadata, parts = _done(storage, planned, task_ids)
     return Inventory(tuple(planned), vectors, task_ids, metadata, parts)
 
 
-def read_vectors(storage: Storage, group: Group) -> SteeringVectors | None:
-    """A group's vectors, or None where there are none yet; raises UserActionError if damaged."""
-    key = vectors_key(group.model, group.split, group.bias_type)
+def read_vectors(storage: Storage, of: VectorSet) -> SteeringVectors | None:
+    """Vectors of a set, or None where there are none yet; raises UserActionError if damaged."""
     try:
-        return from_safetensors(storage.read(key), storage.uri_of(key))
+        return from_safetensors(storage.read(of.key), storage.uri_of(of.key))
     except ObjectNotFoundError:
         return None
     except InputError as error:
@@ -104,7 +102,7 @@ def _done(
     storage: Storage, planned: Iterable[PlannedTask], task_ids: Mapping[str, str]
 ) -> tuple[dict[str, Mapping[str, str]], dict[str, CheckedPart]]:
     present: dict[str, StoredObject] = {}
-    for table in ("sums", "states", "baseline", "steered"):
+    for table in ("sums", "states", "baseline", "steered", "nulls"):
         present.update((entry.key, entry) for entry in storage.list(f"{table}/"))
     keys_by_plan: dict[str, dict[str, str]] = defaultdict(dict)
     for task in planned:

@@ -33,6 +33,7 @@ _OURS = (
     "sums/",
     "states/",
     "steered/",
+    "nulls/",
     "vectors/",
     TUNING,
     "summary/",
@@ -150,6 +151,7 @@ def _lost(sweep: Sweep, known: Iterable[PlannedTask]) -> list[str]:
         "data.bias_types": set(spec.data.bias_types),
         "steering.layers": set(spec.steering.layers),
         "steering.coeffs": {float(c) for c in spec.steering.coeffs},
+        "nulls": set(spec.nulls),
     }
     held: dict[str, set[Any]] = {key: set() for key in wanted}
     for task in known:
@@ -158,6 +160,7 @@ def _lost(sweep: Sweep, known: Iterable[PlannedTask]) -> list[str]:
         held["data.bias_types"].add(task.group.bias_type)
         held["steering.layers"].update(layer for layer, _ in task.cells)
         held["steering.coeffs"].update(float(coeff) for _, coeff in task.cells)
+        held["nulls"].update({task.vector_set.null} - {None})
     return [
         f"{key}: {', '.join(f'{v:g}' if isinstance(v, float) else str(v) for v in gone)} is gone"
         for key in wanted

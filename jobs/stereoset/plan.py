@@ -11,11 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 from jobs.identity import decimal_text, digest
 from jobs.stereoset.resolve import Sweep, SweepModel
-from jobs.stereoset.tables import part_key
+from jobs.stereoset.tables import part_key, steered_table, vectors_key
 from steering_core.engine import Cell
+from steering_core.nulls import NULLS, Null
 from steering_core.stereoset import examples_digest
 from steering_core.vector_fits import METHODS
 
@@ -32,6 +34,19 @@ class Group:
         return f"{self.model}/{self.split}/{self.bias_type}"
 
 
+class VectorSet(NamedTuple):
+    """The vectors that a task is steered with: its group's own, or a null's in their place."""
+
+    group: Group
+    null: Null | None = None
+
+    @property
+    def key(self) -> str:
+        """Where they are stored."""
+        g = self.group
+        return vectors_key(g.model, g.split, g.bias_type, self.null)
+
+
 @dataclass(frozen=True)
 class PlannedTask:
     """A task as the manifest holds it.
@@ -39,8 +54,8 @@ class PlannedTask:
     Attributes:
         plan_id: digest of everything that changes the task's numbers and is known beforehand; the
             id of a phase 1 task. A steered task's id also covers its vectors (``steered_id``).
-        tables: ``("sums", "baseline")``, ``("sums",)`` or ``("steered",)``; behind ``sums`` also
-            ``states``, where the vectors' method needs them.
+        tables: ``("sums", "baseline")``, ``("sums",)``, ``("steered",)`` or a null's table; behind
+            ``sums`` also ``states``, where the vectors' method needs them.
         layers: layers pooled, of a phase 1 task.
         cells: (layer, coeff as decimal text) pairs, of a steered task.
         cost: number of rows times the share of blocks that runs, over all its passes.
@@ -59,7 +74,19 @@ class PlannedTask:
 
     @property
     def is_steered(self) -> bool:
-        return self.tables == ("steered",)
+        return bool(self.cells)
+
+    @property
+    def phase(self) -> str:
+        """``baseline``, ``steered``, or a null, in words."""
+        null = self.vector_set.null
+        return f"null: {null}" if null else "steered" if self.is_steered else "baseline"
+
+    @property
+    def vector_set(self) -> VectorSet:
+        """The vectors that a steered task needs."""
+        null = next((n for n in NULLS if self.tables == (steered_table(n),)), None)
+        return VectorSet(self.group, null)
 
     @property
     def num_rows_cells(self) -> int:
@@ -172,10 +199,13 @@ def _plan_group(
     grid = sweep.spec.steering
     cells = [(layer, decimal_text(c)) for layer in sorted(grid.layers) for c in grid.coeffs]
     have_layers = {layer for task in known for layer in task.layers}
-    have_cells = {cell for task in known for cell in task.cells}
     layers = tuple(layer for layer in sorted(grid.layers) if layer not in have_layers)
-    missing = tuple(cell for cell in cells if cell not in have_cells)
-    if not layers and not missing:
+    missing = {
+        null: tuple(cell for cell in cells if cell not in have)
+        for null in (None, *sweep.spec.nulls)
+        for have in [_cells_of(known, null)]
+    }
+    if not layers and not any(missing.values()):
         return []
     shards = {task.shard: task.example_ids for task in known} or dict(
         enumerate(_cut(sweep, model, group, packing))
@@ -187,11 +217,17 @@ def _plan_group(
             pooled = ("sums", "states") if needs_states else ("sums",)
             tables = pooled if known else (*pooled, "baseline")
             made.append(_task(sweep, model, group, tables, shard, example_ids, layers, (), packing))
-        if missing:
-            made.append(
-                _task(sweep, model, group, ("steered",), shard, example_ids, (), missing, packing)
-            )
+        for null, lacking in missing.items():
+            if lacking:
+                table = (steered_table(null),)
+                made.append(
+                    _task(sweep, model, group, table, shard, example_ids, (), lacking, packing)
+                )
     return made
+
+
+def _cells_of(tasks: Sequence[PlannedTask], null: Null | None) -> set[tuple[int, str]]:
+    return {cell for task in tasks if task.vector_set.null == null for cell in task.cells}
 
 
 def _cut(sweep: Sweep, model: SweepModel, group: Group, packing: Packing) -> list[tuple[str, ...]]:

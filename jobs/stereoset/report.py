@@ -30,8 +30,10 @@ def report(storage: Storage) -> Summary:
     """
     inventory = take_inventory(storage)
     summary = summarise(storage, inventory)
-    for name in ("cells", "pooled", "baseline"):
+    for name in ("cells", "pooled", "nulls", "baseline"):
         table = getattr(summary, name)
+        if name == "nulls" and not table.num_rows:
+            continue
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd")
         storage.replace(f"summary/{name}.parquet", sink.getvalue().to_pybytes())

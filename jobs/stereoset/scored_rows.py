@@ -15,6 +15,8 @@ from cluster.parts import read_part
 from cluster.storage import Storage
 from jobs.stereoset.inventory import Inventory
 from jobs.stereoset.plan import Group
+from jobs.stereoset.tables import steered_table
+from steering_core.nulls import Null
 from steering_core.stereoset import LABELS
 
 SCORE_COLUMNS = [f"score_{label.replace('-', '_')}" for label in LABELS]
@@ -76,8 +78,13 @@ class GroupRows:
     after: Mapping[CellKey, ScoredRows]
 
 
-def complete_groups(storage: Storage, inventory: Inventory) -> Iterator[GroupRows]:
+def complete_groups(
+    storage: Storage, inventory: Inventory, null: Null | None = None
+) -> Iterator[GroupRows]:
     """Every group whose baseline is complete, one held at a time.
+
+    Args:
+        null: take the rows steered with a null's vectors instead.
 
     Raises:
         UserActionError: a part that holds other examples than its baseline.
@@ -94,7 +101,7 @@ def complete_groups(storage: Storage, inventory: Inventory) -> Iterator[GroupRow
         if len(shards) < num_shards[group]:
             continue
         cells: dict[CellKey, dict[int, ScoredRows]] = defaultdict(dict)
-        for (shard, key), table in _tables(storage, inventory, group, "steered"):
+        for (shard, key), table in _tables(storage, inventory, group, steered_table(null)):
             for cell, rows in _split(table):
                 if not np.array_equal(rows.example_ids, shards[shard].example_ids):
                     raise UserActionError(

@@ -13,6 +13,7 @@ from jobs.identity import decimal_text
 from jobs.spec import ComputeSpec, ModelSpec, SpecModel, StorageOptions, role
 from steering_core.hook_points import Site
 from steering_core.interventions import Operation, Positions
+from steering_core.nulls import Null
 from steering_core.protocol import PROTOCOLS, Pooling, Protocol, ProtocolName, Scoring
 from steering_core.stereoset import BIAS_TYPES, SPLITS
 from steering_core.vectors import Method
@@ -172,6 +173,12 @@ class StereoSetSpec(SpecModel):
     vectors: VectorsSpec = VectorsSpec()  # type: ignore[call-arg]
     steering: SteeringSpec
     scoring: Scoring | None = Field(None, json_schema_extra=role("identity"))
+    nulls: Annotated[tuple[Null, ...], AfterValidator(_distinct)] = Field(
+        (),
+        description="Also steer with vectors that mean nothing, of the same norm: random "
+        "directions, mean differences with shuffled labels",
+        json_schema_extra=role("grid"),
+    )
     compute: ComputeSpec = ComputeSpec()  # type: ignore[call-arg]
     certificate: CertificateSpec = CertificateSpec()  # type: ignore[call-arg]
     storage: StorageOptions = StorageOptions()  # type: ignore[call-arg]

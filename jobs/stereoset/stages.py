@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from cluster.storage import Storage
 from cluster.tasks import Task
 from jobs import __version__
-from jobs.stereoset.fitting import fit_vectors
+from jobs.stereoset.fitting import fit_shuffled, fit_vectors
 from jobs.stereoset.inventory import Inventory, task_id_with
-from jobs.stereoset.plan import Group, PlannedTask
+from jobs.stereoset.plan import Group, PlannedTask, VectorSet
 from jobs.stereoset.resolve import Sweep
-from jobs.stereoset.tables import vectors_key
 from jobs.stereoset.worker import Payload
+from steering_core.nulls import random_vectors, with_norms_of
 from steering_core.vector_fits import METHODS
 from steering_core.vectors import SteeringVectors, to_safetensors
 
@@ -24,6 +24,7 @@ class Stages:
         self._sweep = sweep
         self._inventory = inventory
         self._storage = storage
+        self._known = dict(inventory.vectors)
         self._by_group: dict[Group, list[PlannedTask]] = {}
         for task in inventory.planned:
             self._by_group.setdefault(task.group, []).append(task)
@@ -68,24 +69,43 @@ class Stages:
         ]
         if not missing:
             return []
-        vectors = self._vectors(group)
-        return [self._task(task, str(task_id_with(task, vectors)), vectors) for task in missing]
+        vectors = {of: self._vectors(of) for of in {task.vector_set for task in missing}}
+        return [
+            self._task(task, str(task_id_with(task, own)), own)
+            for task in missing
+            for own in [vectors[task.vector_set]]
+        ]
 
-    def _vectors(self, group: Group) -> SteeringVectors:
-        """The group's vectors; those of a planned layer that lacks them are fitted first."""
-        held = self._inventory.vectors.get(group) or SteeringVectors({}, {})
-        phase_1 = [task for task in self._by_group[group] if not task.is_steered]
+    def _vectors(self, of: VectorSet) -> SteeringVectors:
+        """The vectors of a set; those of a planned layer that lacks them are made first."""
+        held = self._known.get(of) or SteeringVectors({}, {})
+        phase_1 = [task for task in self._by_group[of.group] if not task.is_steered]
         layers = {layer for task in phase_1 for layer in task.layers} - set(held.whole)
         if not layers:
             return held
-        method, num_folds = self._sweep.spec.vectors.method, self._sweep.protocol.folds
-        fitted = fit_vectors(self._storage, phase_1, sorted(layers), method, num_folds)
-        vectors = SteeringVectors({**held.whole, **fitted.whole}, {**held.folds, **fitted.folds})
-        key = vectors_key(group.model, group.split, group.bias_type)
-        self._storage.replace(key, to_safetensors(vectors, self._provenance(group, vectors)))
+        made = self._make(of, phase_1, sorted(layers))
+        vectors = SteeringVectors({**held.whole, **made.whole}, {**held.folds, **made.folds})
+        self._storage.replace(of.key, to_safetensors(vectors, self._provenance(of, vectors)))
+        self._known[of] = vectors
         return vectors
 
-    def _provenance(self, group: Group, vectors: SteeringVectors) -> dict[str, str]:
+    def _make(
+        self, of: VectorSet, phase_1: Sequence[PlannedTask], layers: Sequence[int]
+    ) -> SteeringVectors:
+        method, num_folds = self._sweep.spec.vectors.method, self._sweep.protocol.folds
+        if of.null is None:
+            return fit_vectors(self._storage, phase_1, layers, method, num_folds)
+        whole = self._vectors(VectorSet(of.group))
+        like = SteeringVectors(
+            {layer: whole.whole[layer] for layer in layers},
+            {layer: whole.folds[layer] for layer in layers if layer in whole.folds},
+        )
+        if of.null == "random":
+            return random_vectors(like, str(of.group))
+        return with_norms_of(fit_shuffled(self._storage, phase_1, layers, num_folds), like)
+
+    def _provenance(self, of: VectorSet, vectors: SteeringVectors) -> dict[str, str]:
+        group = of.group
         model, protocol = self._sweep.models[group.model], self._sweep.protocol
         examples, _ = self._sweep.groups[group.split, group.bias_type]
         method = self._sweep.spec.vectors.method
@@ -93,6 +113,7 @@ class Stages:
         return {
             "created_by": f"steersweep {__version__}",
             "method": method,
+            **({} if of.null is None else {"null": of.null}),
             "formula": METHODS[method].formula,
             "source": METHODS[method].source,
             "model": self._sweep.spec.models[group.model].path,
@@ -122,7 +143,7 @@ class Stages:
             tokens_per_batch=planned.tokens_per_batch,
             layers=planned.layers,
             cells=planned.typed_cells(),
-            vectors_key=vectors_key(group.model, group.split, group.bias_type),
+            vectors_key=planned.vector_set.key,
             vector_digests=None
             if vectors is None
             else {layer: vectors.digest(layer) for layer, _ in planned.cells},

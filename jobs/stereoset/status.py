@@ -30,7 +30,7 @@ def status(storage: Storage) -> None:
     rows: Counter[tuple[str, str]] = Counter()
     rows_done: Counter[tuple[str, str]] = Counter()
     for task in inventory.planned:
-        key = (task.group.model, "steered" if task.is_steered else "baseline")
+        key = (task.group.model, task.phase)
         total[key] += 1
         rows[key] += task.num_rows_cells
         if task.plan_id in inventory.done:

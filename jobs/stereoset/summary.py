@@ -21,10 +21,12 @@ from jobs.stereoset.summary_sums import CellSums, ModelSums, TermSums, examples_
 from jobs.stereoset.summary_tables import (
     BASELINE_SCHEMA,
     CELLS_SCHEMA,
+    NULLS_SCHEMA,
     SHARES,
     TESTED,
 )
 from steering_core.metrics import CHANGES, EXAMPLE_SUMS, estimates, stereoset_estimates, term_counts
+from steering_core.nulls import NULLS, Null
 from steering_core.resampling import benjamini_hochberg, interval, mcnemar
 
 
@@ -36,49 +38,67 @@ class Summary:
         cells: one row per (model, split, bias_type, layer, coeff).
         pooled: the same over bias types, splits and layers, where there are several and all of
             them are complete; ``split`` and ``bias_type`` are then ``all``, ``layer`` is null.
+        nulls: both of these steered with vectors that mean nothing, named by ``null``.
         baseline: one row per (model, split, bias_type): the unsteered scores.
         num_missing: cells of a group that are planned and not complete.
     """
 
     cells: pa.Table
     pooled: pa.Table
+    nulls: pa.Table
     baseline: pa.Table
     num_missing: int
 
 
+_Row = dict[str, object]
+
+
 def summarise(storage: Storage, inventory: Inventory) -> Summary:
     """Estimates of every cell whose rows are complete (``steering_core.metrics`` defines them)."""
-    planned = planned_keys(inventory.planned)
+    baseline_rows: list[_Row] = []
+    cells, pooled, num_missing = _steered(storage, inventory, None, baseline_rows)
+    null_rows: list[_Row] = []
+    for null in NULLS:
+        of_cells, of_pooled, missing = _steered(storage, inventory, null, [])
+        null_rows += [{"null": null, **row} for row in (*of_cells, *of_pooled)]
+        num_missing += missing
+    return Summary(
+        cells=pa.Table.from_pylist(cells, schema=CELLS_SCHEMA),
+        pooled=pa.Table.from_pylist(pooled, schema=CELLS_SCHEMA),
+        nulls=pa.Table.from_pylist(null_rows, schema=NULLS_SCHEMA),
+        baseline=pa.Table.from_pylist(baseline_rows, schema=BASELINE_SCHEMA),
+        num_missing=num_missing,
+    )
+
+
+def _steered(
+    storage: Storage, inventory: Inventory, null: Null | None, baseline_rows: list[_Row]
+) -> tuple[list[_Row], list[_Row], int]:
+    """Rows of cells and of pooled cells, and how many cells are missing; fills the baseline's."""
+    planned = planned_keys(inventory.planned, null)
     sums: dict[str, ModelSums] = {}
-    baseline_rows: list[dict[str, object]] = []
-    cell_rows: list[dict[str, object]] = []
-    pooled_rows: list[dict[str, object]] = []
-    for rows in complete_groups(storage, inventory):
-        of_model = sums.setdefault(rows.group.model, ModelSums())
-        of_model.take_in(rows)
+    for rows in complete_groups(storage, inventory, null) if planned or null is None else ():
+        sums.setdefault(rows.group.model, ModelSums()).take_in(rows)
         baseline_rows.append(_baseline_row(rows))
+    cells: list[_Row] = []
+    pooled: list[_Row] = []
     for model in list(sums):
         of_model = sums.pop(model)
         for key, num_cells in sorted(planned.get(model, {}).items(), key=_order):
             found = of_model.cell(key)
             if found is not None and found.num_cells == num_cells:
-                row = {
+                row: _Row = {
                     "model": model,
                     **key._asdict(),
                     "num_examples": of_model.num_examples(key),
                     **_of_cell(found, *of_model.terms(key)),
                     **(_tests(found.whole) if key.layer is not None else _NOT_TESTED),
                 }
-                (cell_rows if key.is_cell else pooled_rows).append(row)
-    for made in (cell_rows, pooled_rows):
+                (cells if key.is_cell else pooled).append(row)
+    for made in (cells, pooled):
         _adjust(made)
     num_planned = sum(key.is_cell for of_model in planned.values() for key in of_model)
-    return Summary(
-        cells=pa.Table.from_pylist(cell_rows, schema=CELLS_SCHEMA),
-        pooled=pa.Table.from_pylist(pooled_rows, schema=CELLS_SCHEMA),
-        baseline=pa.Table.from_pylist(baseline_rows, schema=BASELINE_SCHEMA),
-        num_missing=num_planned - len(cell_rows),
-    )
+    return cells, pooled, num_planned - len(cells)
 
 
 def _order(entry: tuple[SummaryKey, int]) -> tuple[str, str, int, float]:

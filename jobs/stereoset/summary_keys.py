@@ -8,6 +8,7 @@ from itertools import product
 from typing import NamedTuple
 
 from jobs.stereoset.plan import PlannedTask
+from steering_core.nulls import Null
 
 POOLED = "all"
 """Stands for the split or the bias type where rows are pooled over it; a layer is None then."""
@@ -33,13 +34,17 @@ class SummaryKey(NamedTuple):
             yield SummaryKey(split, bias_type, layer, self.coeff)
 
 
-def planned_keys(planned: Iterable[PlannedTask]) -> Mapping[str, Counter[SummaryKey]]:
-    """By model, the keys of its summary, and how many cells each stands for.
+def planned_keys(
+    planned: Iterable[PlannedTask], null: Null | None = None
+) -> Mapping[str, Counter[SummaryKey]]:
+    """By model, the keys of its summary, or of a null's, and how many cells each stands for.
 
     Where a sweep has one split, bias type or layer only, pooling over it would say nothing new.
     """
     cells: dict[str, set[SummaryKey]] = {}
     for task in planned:
+        if task.vector_set.null != null:
+            continue
         group = task.group
         cells.setdefault(group.model, set()).update(
             SummaryKey(group.split, group.bias_type, cell.layer, cell.coeff)

@@ -35,6 +35,7 @@ CELLS_SCHEMA = pa.schema(
         *((f"{name}{end}", pa.float64()) for name in TESTED for end in ("_p", "_q")),
     ]
 )
+NULLS_SCHEMA = pa.schema([("null", pa.string()), *CELLS_SCHEMA])
 BASELINE_SCHEMA = pa.schema(
     [
         *_GROUP_FIELDS,

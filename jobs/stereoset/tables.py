@@ -42,9 +42,11 @@ SUMS_SCHEMA = pa.schema(
         ("fold", pa.int32()),
         ("num_examples", pa.int64()),
         ("total", pa.list_(pa.float64())),
+        ("shuffled", pa.list_(pa.float64())),
     ]
 )
-"""Columns of ``sums``: float64 sums [d_model] of pooled differences of one task."""
+"""Columns of ``sums``: float64 sums [d_model] of pooled differences of one task, with labels as
+they are and shuffled."""
 
 STATES_SCHEMA = pa.schema(
     [
@@ -63,9 +65,15 @@ def part_key(table: str, model: str, split: str, bias_type: str, task_id: str) -
     return f"{table}/model={model}/split={split}/bias_type={bias_type}/{task_id}.parquet"
 
 
-def vectors_key(model: str, split: str, bias_type: str) -> str:
-    """Storage key of a group's steering vectors."""
-    return f"vectors/{model}/{split}/{bias_type}.safetensors"
+def vectors_key(model: str, split: str, bias_type: str, null: str | None = None) -> str:
+    """Storage key of a group's steering vectors, or of those of a null."""
+    folder = "vectors" if null is None else f"vectors/null={null}"
+    return f"{folder}/{model}/{split}/{bias_type}.safetensors"
+
+
+def steered_table(null: str | None = None) -> str:
+    """The table of rows steered with a group's own vectors, or with those of a null."""
+    return "steered" if null is None else f"nulls/null={null}"
 
 
 def rows_table(
@@ -117,6 +125,7 @@ def sums_table(sums: Sequence[FoldSums]) -> pa.Table:
             "fold": [s.fold for s in sums],
             "num_examples": [s.num_examples for s in sums],
             "total": [s.total.tolist() for s in sums],
+            "shuffled": [None if s.shuffled is None else s.shuffled.tolist() for s in sums],
         },
         schema=SUMS_SCHEMA,
     )
@@ -125,7 +134,14 @@ def sums_table(sums: Sequence[FoldSums]) -> pa.Table:
 def fold_sums(table: pa.Table) -> list[FoldSums]:
     """The sums in a ``sums`` table, in its order."""
     return [
-        FoldSums(row["layer"], row["fold"], np.asarray(row["total"]), row["num_examples"])
+        FoldSums(
+            row["layer"],
+            row["fold"],
+            np.asarray(row["total"]),
+            row["num_examples"],
+            # Absent from outputs that are older than the column.
+            None if row.get("shuffled") is None else np.asarray(row["shuffled"]),
+        )
         for row in table.to_pylist()
     ]
 

@@ -204,7 +204,7 @@ def _verify_row(
     cell, vector = None, None
     if task.is_steered:
         cell = Cell(stored["layer"], stored["coeff"])
-        vector = inventory.vectors[group].for_fold(cell.layer, folds[at])
+        vector = inventory.vectors[task.vector_set].for_fold(cell.layer, folds[at])
     wanted = slow.row_scores(model.encode((examples[at],))[0], cell, vector)
     choice = -1 if stored["choice_index"] is None else stored["choice_index"]
     return Certificate.of_scores(

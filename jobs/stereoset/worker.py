@@ -23,6 +23,7 @@ from steering_core.encoding import ExampleEncoder
 from steering_core.engine import Cell
 from steering_core.errors import InputError
 from steering_core.models import ModelSource, load_model, load_tokenizer
+from steering_core.nulls import label_signs
 from steering_core.probes import engine_for
 from steering_core.protocol import Protocol
 from steering_core.stereoset import Example
@@ -36,13 +37,14 @@ class Payload:
 
     Attributes:
         task_id: written into every row.
-        tables: which of ``sums``, ``states``, ``baseline``, ``steered`` to compute.
+        tables: which of ``sums``, ``states``, ``baseline`` to compute; or the one table of steered
+            rows.
         folds: fold of each example.
         tokens_per_batch: positions of one forward pass, the same on every replica: part of the task
             or, where None, what the output holds for the model.
         layers: 1-based layers to pool, for ``sums`` and ``states``.
-        cells: the cells, for ``steered``.
-        vectors_key: where the group's vectors are stored, for ``steered``.
+        cells: the cells of steered rows.
+        vectors_key: where the vectors that steer them are stored.
         vector_digests: digest that each steered layer's vectors must have.
     """
 
@@ -127,8 +129,9 @@ class StereoSetWorker:
                 damaged batch size in the output.
             InputError: an example cannot be encoded, or its hidden states are not finite.
         """
-        if payload.tables == ("steered",):
-            return {"steered": self._steered(payload)}
+        if payload.cells:
+            (table,) = payload.tables
+            return {table: self._steered(payload)}
         rows = self._rows(payload)
         scores, pooled = self._engine.baseline(
             rows.encoded,
@@ -138,8 +141,9 @@ class StereoSetWorker:
         )
         scores, pooled, certificate = self._certifier.baseline(rows, scores, pooled)
         require_finite(pooled, payload.examples, str(self._dtype))
+        signs = label_signs([e.example_id for e in payload.examples])
         made = {
-            "sums": sums_table(pooled.sums(payload.folds)),
+            "sums": sums_table(pooled.sums(payload.folds, signs)),
             "baseline": counted(rows_table(payload.examples, scores, payload.task_id)),
         }
         if pooled.states is not None:
