@@ -719,11 +719,14 @@ class TestS3:
                 storage.check_reachable()
             assert time.monotonic() - start_s < 5
 
+    @pytest.mark.parametrize(
+        ("ignored", "name"), [([False, True], "If-None-Match"), ([False, False, True], "If-Match")]
+    )
     def test_store_that_ignores_conditions_is_named(
-        self, s3: S3Storage, s3_faults: S3Server
+        self, s3: S3Storage, s3_faults: S3Server, ignored: list[bool], name: str
     ) -> None:
-        s3_faults.faults.append(Fault("PUT", ignore_conditions=True, times=2))
-        with pytest.raises(StorageUnavailableError, match="ignores If-None-Match"):
+        s3_faults.faults += [Fault("PUT", ignore_conditions=each) for each in ignored]
+        with pytest.raises(StorageUnavailableError, match=f"ignores {name},"):
             s3.check_writable()
         assert everything_below(s3) == set()
 
