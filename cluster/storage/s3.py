@@ -182,7 +182,7 @@ class S3Storage(Storage):
         return num_deleted
 
     def hasten(self) -> None:
-        """Later requests wait for seconds; those under way keep their patience."""
+        """Wait for seconds; a request under way gives up when its present try has failed."""
         with self._client_lock:
             self._patience_s = CHECK_PATIENCE_S
             self._read_timeout_s = CHECK_READ_TIMEOUT_S
@@ -204,7 +204,7 @@ class S3Storage(Storage):
             fn,
             action=action,
             endpoint_url=self._s3().meta.endpoint_url,
-            patience_s=self._patience_s,
+            patience_s=lambda: self._patience_s,
             tolerate=tolerate,
         )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +12,7 @@ import pyarrow as pa
 from cluster.errors import UserActionError
 from cluster.parts import read_part
 from cluster.storage import Storage
+from cluster.threads import thread_pool
 from jobs.stereoset.inventory import Inventory
 from jobs.stereoset.plan import Group
 from steering_core.metrics import (
@@ -102,7 +102,7 @@ def summarise(storage: Storage, inventory: Inventory) -> Summary:
 def _baseline(storage: Storage, inventory: Inventory) -> dict[Group, dict[int, _Rows]]:
     parts = inventory.parts_done("baseline")
     shards: dict[Group, dict[int, _Rows]] = defaultdict(dict)
-    with ThreadPoolExecutor(_READERS) as pool:
+    with thread_pool(_READERS) as pool:
         tables = pool.map(lambda part: read_part(storage, part[2], part[1]), parts)
         for (task, _, _), table in zip(parts, tables, strict=True):
             shards[task.group][task.shard] = _Rows.of(table)
@@ -115,7 +115,7 @@ def _steered(
     """(baseline rows, steered rows) of each shard, by cell; a group is held at a time."""
     parts = [p for p in inventory.parts_done("steered") if p[0].group == group]
     cells: dict[tuple[int, float], list[tuple[_Rows, _Rows]]] = defaultdict(list)
-    with ThreadPoolExecutor(_READERS) as pool:
+    with thread_pool(_READERS) as pool:
         tables = pool.map(lambda part: read_part(storage, part[2], part[1]), parts)
         for (task, _, key), table in zip(parts, tables, strict=True):
             if task.shard not in shards:

@@ -684,6 +684,19 @@ class TestS3:
         s3_faults.faults.clear()
         assert s3.read("k") == b"data"
 
+    def test_hastened_a_request_under_way_gives_up(
+        self, s3: S3Storage, s3_faults: S3Server
+    ) -> None:
+        away = Fault("GET", status=503, times=1000)
+        s3_faults.faults.append(away)
+        with ThreadPoolExecutor(1) as pool:
+            reading = pool.submit(s3.read, "k")
+            while away.num_done < 2:
+                time.sleep(0.01)
+            s3.hasten()
+            with pytest.raises(TransientStorageError):
+                reading.result(timeout=20)
+
     def test_missing_bucket(self, s3_endpoint: str) -> None:
         storage = open_storage("s3://no-such-bucket-here/x")
         for action in (
