@@ -5,7 +5,6 @@ kilobytes, and read without this project.
 """
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -15,6 +14,7 @@ import pyarrow.parquet as pq
 from cluster.errors import CorruptPartError, NewerPartError, ObjectNotFoundError
 from cluster.storage.base import PutOutcome, Storage
 from cluster.table_digest import table_digest
+from cluster.threads import thread_pool
 
 SCHEMA_VERSION = 1
 _OWN = "steersweep."
@@ -146,7 +146,7 @@ def check_parts(
     chunks = [keys[at : at + _KEYS_PER_CALL] for at in range(0, len(keys), _KEYS_PER_CALL)]
     good: dict[str, PartInfo] = {}
     bad: dict[str, CorruptPartError] = {}
-    with ThreadPoolExecutor(max_threads) as pool:
+    with thread_pool(max_threads) as pool:
         found = chain.from_iterable(pool.map(check_some, chunks))
         for key, info in zip(keys, found, strict=True):
             if isinstance(info, PartInfo):

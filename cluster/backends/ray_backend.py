@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 import time
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -40,10 +41,7 @@ _PID = re.compile(r"\bpid: (\d+)")
 _REASON = re.compile(r"The actor (?:is dead|died) because (.*)")
 _NODE_DIED = "because its node has died"
 _OWNER_DIED = "because its owner has died"
-_NO_NODE = (
-    "the Ray node that this driver was connected to is gone; when Ray is up, run the same "
-    "command again"
-)
+_NODE_CHECK_S = 2.0
 
 
 @dataclass
@@ -61,6 +59,7 @@ class RayBackend:
     def __init__(self, storage_spec: StorageSpec, lease: LeaseToken | None = None) -> None:
         """`lease`: what each replica must find in its storage before it is given work."""
         self._storage_spec, self._lease = storage_spec, lease
+        self._own_node = _OwnNode()
         self._actors: dict[int, _Actor] = {}
         self._queued: list[Event] = []
 
@@ -105,6 +104,8 @@ class RayBackend:
     def poll(self, timeout_s: float) -> list[Event]:
         """See `Backend.poll`."""
         events, self._queued = self._queued, []
+        if self._own_node.is_dead:
+            return events + [self._lost(slot, _no_node()) for slot in list(self._actors)]
         slots = {actor.call: slot for slot, actor in self._actors.items() if actor.call is not None}
         if not slots:
             if not events:
@@ -119,6 +120,7 @@ class RayBackend:
 
     def close(self) -> None:
         """See `Backend.close`."""
+        self._own_node.close()
         for slot in list(self._actors):
             self.stop(slot)
 
@@ -143,19 +145,51 @@ class RayBackend:
         if isinstance(result, Failure):
             if task_id is not None and result.kind not in REPLICA_IS_LOST:
                 return TaskFailed(slot, task_id, result)
-            self.stop(slot)
-            return ReplicaLost(slot, result)
+            return self._lost(slot, result)
         if task_id is None:
             return ReplicaReady(slot, result)
         return TaskFinished(slot, result)
+
+    def _lost(self, slot: int, failure: Failure) -> ReplicaLost:
+        self.stop(slot)
+        return ReplicaLost(slot, failure)
+
+
+class _OwnNode:
+    """Watches the node that this process is connected to.
+
+    When it dies, Ray places nothing of this driver any more, and says so only for actors that were
+    placed before: a start would be waited for until its deadline. In a thread, since a question to
+    a head that is gone as well takes a minute.
+    """
+
+    def __init__(self) -> None:
+        self.is_dead = False
+        self._node_id = ray.get_runtime_context().get_node_id()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="own-node", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ask no more; before Ray is disconnected."""
+        self._closed.set()
+        self._thread.join(_NODE_CHECK_S)
+
+    def _watch(self) -> None:
+        while not (self.is_dead or self._closed.wait(_NODE_CHECK_S)):
+            try:
+                nodes = ray.nodes()
+            except Exception as error:  # no answer is no news of the node
+                logger.warning("could not ask Ray for its nodes: %s", error)
+                continue
+            self.is_dead = any(n["NodeID"] == self._node_id and not n["Alive"] for n in nodes)
 
 
 def classify(error: Exception) -> Failure:
     """What an exception of `ray.get` on a replica's call says about who is at fault."""
     if isinstance(error, ray_errors.RayActorError):
         if _OWNER_DIED in str(error):
-            # The driver goes on, but nothing that it starts from now on would ever be placed.
-            return Failure(FailureKind.RUN, _NO_NODE, str(error), user_must_act=True)
+            return _no_node(str(error))
         # Ray tells a node that died from a process that died in its text alone.
         if error.preempted or _NODE_DIED in str(error):
             return _actor_failure(FailureKind.PREEMPTED, error)
@@ -173,6 +207,14 @@ def classify(error: Exception) -> Failure:
         kind = FailureKind.RUN if missing_module else FailureKind.TASK
         return _traceback_failure(kind, error)
     return Failure.from_exception(FailureKind.REPLICA, error)
+
+
+def _no_node(details: str = "") -> Failure:
+    message = (
+        "the Ray node that this driver was connected to is gone; when Ray is up, run the same "
+        "command again"
+    )
+    return Failure(FailureKind.RUN, message, details, user_must_act=True)
 
 
 def _out_of_memory(error: Exception) -> Failure:

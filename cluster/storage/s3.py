@@ -37,6 +37,11 @@ _NUM_PUTS = 5
 _PRECONDITION_FAILED = 412
 _MISSING = 404
 _EMPTY_RANGE = 416
+# Of an object that is there: results rest on the first, the lease and the record on the second.
+_FALSE_CONDITIONS = {
+    "If-None-Match": {"IfNoneMatch": "*"},
+    "If-Match": {"IfMatch": '"00000000000000000000000000000000"'},
+}
 
 
 class S3Storage(Storage):
@@ -138,16 +143,17 @@ class S3Storage(Storage):
         return _age_s(found)
 
     def check_writable(self) -> None:
-        """Put a probe twice under one key: the second must be refused. Then delete it."""
+        """Put a probe, then again on conditions that must both be refused. Then delete it."""
         hasty = self._hasty()
         probe = temporary_name("steersweep-probe", uuid.uuid4().hex)
         try:
             hasty._put(probe, b"", {"attempt": "first"}, IfNoneMatch="*")
-            if hasty._put(probe, b"", {"attempt": "second"}, IfNoneMatch="*"):
-                raise StorageUnavailableError(
-                    f"cannot write to {self.uri}: this store ignores If-None-Match, so one attempt "
-                    "could overwrite another; use a store with conditional puts"
-                )
+            for name, condition in _FALSE_CONDITIONS.items():
+                if hasty._put(probe, b"", {"attempt": "second"}, **condition):
+                    raise StorageUnavailableError(
+                        f"cannot write to {self.uri}: this store ignores {name}, so one writer "
+                        "could overwrite another; use a store with conditional puts"
+                    )
         except StorageUnavailableError:
             with suppress(StorageUnavailableError):  # the first error says more
                 hasty._delete(probe)  # the put may have happened even so
@@ -176,7 +182,7 @@ class S3Storage(Storage):
         return num_deleted
 
     def hasten(self) -> None:
-        """Later requests wait for seconds; those under way keep their patience."""
+        """Wait for seconds; a request under way gives up when its present try has failed."""
         with self._client_lock:
             self._patience_s = CHECK_PATIENCE_S
             self._read_timeout_s = CHECK_READ_TIMEOUT_S
@@ -198,7 +204,7 @@ class S3Storage(Storage):
             fn,
             action=action,
             endpoint_url=self._s3().meta.endpoint_url,
-            patience_s=self._patience_s,
+            patience_s=lambda: self._patience_s,
             tolerate=tolerate,
         )
 

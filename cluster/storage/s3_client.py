@@ -78,13 +78,13 @@ def request(
     *,
     action: str,
     endpoint_url: str,
-    patience_s: float,
+    patience_s: Callable[[], float],
     tolerate: Collection[int] = (),
 ) -> T | None:
     """Return `fn()`, or None when the store answers with one of the statuses in `tolerate`.
 
-    `fn` is repeated with jitter after transient failures until `patience_s` has passed, so it must
-    be safe to repeat after an unknown outcome. `action` reads on after "cannot". Raises
+    `fn` is repeated with jitter after transient failures until `patience_s()` has passed, so it
+    must be safe to repeat after an unknown outcome. `action` reads on after "cannot". Raises
     `TransientStorageError` when the patience is over, `StorageUnavailableError` for a refusal.
     """
     start = time.monotonic()
@@ -99,7 +99,7 @@ def request(
             delay = random.uniform(0, most)  # noqa: S311  jitter, not a secret
             waited = time.monotonic() - start
             is_transient = _is_transient(error)
-            if not is_transient or waited + delay > patience_s:
+            if not is_transient or waited + delay > patience_s():
                 kind = TransientStorageError if is_transient else StorageUnavailableError
                 reason = _reason(error, endpoint_url, waited)
                 raise kind(f"cannot {action}: {reason}") from error

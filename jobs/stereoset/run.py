@@ -50,7 +50,11 @@ def run(spec: StereoSetSpec, *, new: bool = False) -> int:
     with StopSignals() as signals:
         try:
             with ExitStack() as stack:
-                return _run(spec, storage_spec, storage, stack, signals)
+                try:
+                    return _run(spec, storage_spec, storage, stack, signals)
+                except KeyboardInterrupt:
+                    storage.hasten()  # a user is waiting while the stack is closed
+                    raise
         except KeyboardInterrupt:
             say(INTERRUPTED)
             return signals.exit_code

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +12,7 @@ import pyarrow as pa
 from cluster.errors import UserActionError
 from cluster.parts import read_part
 from cluster.storage import Storage
+from cluster.threads import thread_pool
 from jobs.stereoset.inventory import Inventory
 from jobs.stereoset.plan import Group
 from jobs.stereoset.tables import steered_table
@@ -126,7 +126,7 @@ def _tables(
 ) -> Iterator[tuple[tuple[int, str], pa.Table]]:
     """((shard, storage key), table) of each part of a group that is done."""
     parts = [part for part in inventory.parts_done(table) if part[0].group == group]
-    with ThreadPoolExecutor(_READERS) as pool:
+    with thread_pool(_READERS) as pool:
         tables = pool.map(lambda part: read_part(storage, part[2], part[1]), parts)
         for (task, _, key), found in zip(parts, tables, strict=True):
             yield (task.shard, key), found

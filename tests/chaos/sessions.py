@@ -239,5 +239,5 @@ class Sessions:
         if "Traceback" in text:
             last = text.strip().rpartition("\n")[2]
             self.result.problems.append(f"exit {driver.exitcode} with a traceback: {last}")
-        elif driver.exitcode in (1, 2) and "error: " not in text and "warning: " not in text:
+        elif driver.exitcode not in (1, 2) or ("error: " not in text and "warning: " not in text):
             self.result.problems.append(f"exit {driver.exitcode} without a word: {text[-200:]!r}")

@@ -609,3 +609,44 @@ def test_a_replica_ends_when_its_raylet_is_gone(
         except subprocess.TimeoutExpired:
             driver.kill()
             driver.communicate()
+
+
+CUT_OFF = """
+import psutil, sys
+from cluster.backends.ray_backend import RayBackend
+from cluster.backends.ray_session import ray_session
+from cluster.storage import StorageSpec
+from cluster.tasks import Pool, WorkerFactory
+with ray_session():
+    factory = WorkerFactory("tests.support.workers:ScriptedWorker")
+    with RayBackend(StorageSpec(sys.argv[1])) as backend:
+        backend.start(0, Pool("a", factory, cpus_per_replica=10**6))  # nobody has room for it
+        assert not backend.poll(1.0)
+        raylet, = [p for p in psutil.Process().children() if p.name() == "raylet"]
+        raylet.kill()
+        events = []
+        while not events:
+            events = backend.poll(1.0)
+        event, = events
+        print(type(event).__name__, event.failure.kind, event.failure.message, flush=True)
+        assert not backend.poll(0.1)
+"""
+
+
+@pytest.mark.ray
+def test_a_driver_whose_node_dies_while_a_replica_starts_is_told(
+    ray_folder: Path, tmp_path: Path
+) -> None:
+    """Ray says nothing: the actor was not placed yet, and never will be."""
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "RAY_TMPDIR": str(ray_folder)}
+    environment["RAY_ADDRESS"] = "local"
+    finished = subprocess.run(
+        [sys.executable, "-c", CUT_OFF, str(tmp_path / "out")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        timeout=120,
+        env=environment,
+    )
+    said = finished.stdout.splitlines()[-1]  # Ray tells in its own words, too
+    assert said.startswith("ReplicaLost run the Ray node that this driver was connected to is gone")

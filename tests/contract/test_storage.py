@@ -684,6 +684,19 @@ class TestS3:
         s3_faults.faults.clear()
         assert s3.read("k") == b"data"
 
+    def test_hastened_a_request_under_way_gives_up(
+        self, s3: S3Storage, s3_faults: S3Server
+    ) -> None:
+        away = Fault("GET", status=503, times=1000)
+        s3_faults.faults.append(away)
+        with ThreadPoolExecutor(1) as pool:
+            reading = pool.submit(s3.read, "k")
+            while away.num_done < 2:
+                time.sleep(0.01)
+            s3.hasten()
+            with pytest.raises(TransientStorageError):
+                reading.result(timeout=20)
+
     def test_missing_bucket(self, s3_endpoint: str) -> None:
         storage = open_storage("s3://no-such-bucket-here/x")
         for action in (
@@ -719,11 +732,14 @@ class TestS3:
                 storage.check_reachable()
             assert time.monotonic() - start_s < 5
 
+    @pytest.mark.parametrize(
+        ("ignored", "name"), [([False, True], "If-None-Match"), ([False, False, True], "If-Match")]
+    )
     def test_store_that_ignores_conditions_is_named(
-        self, s3: S3Storage, s3_faults: S3Server
+        self, s3: S3Storage, s3_faults: S3Server, ignored: list[bool], name: str
     ) -> None:
-        s3_faults.faults.append(Fault("PUT", ignore_conditions=True, times=2))
-        with pytest.raises(StorageUnavailableError, match="ignores If-None-Match"):
+        s3_faults.faults += [Fault("PUT", ignore_conditions=each) for each in ignored]
+        with pytest.raises(StorageUnavailableError, match=f"ignores {name},"):
             s3.check_writable()
         assert everything_below(s3) == set()
 

@@ -22,6 +22,7 @@ from cluster.lease import Lease
 from cluster.parts import read_part
 from cluster.storage import StorageSpec
 from jobs.resources import local_path
+from tests.support.s3 import Fault, S3Server
 from tests.support.sweeps import part_keys, read_rows, steersweep, write_spec
 
 STEERING = {"layers": [1, 4], "coeffs": [-3, 400]}
@@ -159,6 +160,25 @@ def test_a_second_ctrl_c_leaves_at_once_and_nothing_behind(when: str, tmp_path: 
     for key in part_keys(str(output)):
         read_part(storage, key)
     assert steersweep("run", str(spec), "--set", "compute.executor=in_process").code == 0
+
+
+def test_ctrl_c_while_the_store_is_away_ends_within_seconds(
+    s3_uri: str, s3_faults: S3Server, tmp_path: Path
+) -> None:
+    """Before anything runs, too: the lock that is given back then is asked for in haste."""
+
+    def go_away(*_: object) -> None:
+        away = [Fault(method, status=503, times=10**6) for method in ("GET", "HEAD", "PUT")]
+        s3_faults.faults += away
+        raise KeyboardInterrupt
+
+    spec = write_spec(tmp_path / "sweep.yaml", steering=STEERING, output=s3_uri)
+    with mock.patch("jobs.stereoset.output.write_checked", go_away):
+        start = time.monotonic()
+        finished = steersweep("run", str(spec))
+    assert finished.code == 130, finished
+    assert "interrupted" in finished.out
+    assert time.monotonic() - start < 30
 
 
 def _num_tasks_done(kept: dict[str, int]) -> int:
