@@ -32,6 +32,9 @@ from cluster.storage.base import PutOutcome, Storage, VersionedObject
 _LOG = logging.getLogger(__name__)
 _NUM_TRIES = 20
 _RENEWALS_PER_TTL = 6
+LEASE_S = 60.0
+"""A lease that is not renewed for so long has ended."""
+
 _STOP_WAIT_S = 5.0
 
 
@@ -112,7 +115,7 @@ class Lease:
         self._thread = threading.Thread(target=self._renew_on, name="lease", daemon=True)
 
     @classmethod
-    def acquire(cls, storage: Storage, key: str = "driver.lock", *, ttl_s: float = 60) -> Self:
+    def acquire(cls, storage: Storage, key: str = "driver.lock", *, ttl_s: float = LEASE_S) -> Self:
         """Return the lease, held and being renewed.
 
         A lock left by a dead process of this machine is taken over at once; any other when it was
@@ -145,7 +148,7 @@ class Lease:
         return lease
 
     @staticmethod
-    def check_free(storage: Storage, key: str = "driver.lock", *, ttl_s: float = 60) -> None:
+    def check_free(storage: Storage, key: str = "driver.lock", *, ttl_s: float = LEASE_S) -> None:
         """Raise `LeaseHeldError` where `acquire` would, without writing anything."""
         try:
             found = storage.read_versioned(key)

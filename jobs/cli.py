@@ -79,16 +79,29 @@ def run(
 
 
 @app.command()
-def status(uri: UriArgument, endpoint_url: EndpointOption = None) -> None:
+def status(
+    uri: UriArgument,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show it again and again while a driver is at it")
+    ] = False,
+    every: Annotated[float, typer.Option(min=1, help="Seconds between two looks")] = 10.0,
+    endpoint_url: EndpointOption = None,
+) -> None:
     """Show the progress of a run, live or finished, from its output alone.
 
-    Example:
+    Examples:
 
         steersweep status runs/gemma2
-    """
-    from jobs.stereoset.status import status as show
 
-    show(_open(uri, endpoint_url))
+        steersweep status s3://bucket/gemma2 --watch
+    """
+    from jobs.stereoset import status as shown
+
+    storage = _open(uri, endpoint_url)
+    if watch:
+        shown.watch(storage, every)
+    else:
+        shown.status(storage)
 
 
 @app.command()

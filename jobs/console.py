@@ -50,6 +50,11 @@ def show_bug(error: BaseException) -> None:
     err.print(Text(redact("".join(traceback.format_exception(error)).rstrip())))
 
 
+def clear() -> None:
+    """Start at the top of the terminal again; nothing where the output is none."""
+    out.clear()
+
+
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table whose columns are left-aligned text or right-aligned numbers."""
     table = Table(title=title, title_justify="left", header_style="bold")

@@ -21,19 +21,28 @@ Verdict = Literal["holds", "broken", "not checked"]
 
 def write_certificate(storage: Storage, inventory: Inventory) -> None:
     """Write ``certificate.json`` from the footers of the parts that are done, and say it."""
+    content = _content(inventory)
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    storage.replace(CERTIFICATE_KEY, text.encode())
+    _tell(content["overall"], storage.uri_of(CERTIFICATE_KEY))
+
+
+def tell_certificate(storage: Storage, inventory: Inventory) -> None:
+    """Say what the certificates of the parts that are done come to; write nothing."""
+    _tell(_content(inventory)["overall"], storage.uri_of(CERTIFICATE_KEY))
+
+
+def _content(inventory: Inventory) -> dict[str, Any]:
     by_model: dict[str, list[TaskCertificate | None]] = {}
     for task in inventory.tasks_done():
         of_model = by_model.setdefault(task.group.model, [])
         of_model.append(TaskCertificate.from_footer(inventory.metadata[task.plan_id]))
     everything = [task for tasks in by_model.values() for task in tasks]
-    content: dict[str, Any] = {
+    return {
         "certificate_version": CERTIFICATE_VERSION,
         "overall": _summary(everything),
         "models": {model: _summary(tasks) for model, tasks in sorted(by_model.items())},
     }
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    storage.replace(CERTIFICATE_KEY, text.encode())
-    _tell(content["overall"], storage.uri_of(CERTIFICATE_KEY))
 
 
 def verdict_of(tasks: Iterable[TaskCertificate]) -> Verdict:

@@ -42,6 +42,11 @@ class Inventory:
         """The tasks that are done."""
         return [task for task in self.planned if task.plan_id in self.done]
 
+    @property
+    def num_rows_done(self) -> int:
+        """Cell rows of the tasks that are done."""
+        return sum(task.num_rows_cells for task in self.tasks_done())
+
     def parts_done(self, table: str) -> list[tuple[PlannedTask, str, str]]:
         """(task, task id, storage key) of every done task's part of a table."""
         return [

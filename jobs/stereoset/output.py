@@ -109,7 +109,7 @@ class Output:
         """
         self.storage.check_writable()
         lease = stack.enter_context(Lease.acquire(self.storage, LOCK_KEY))
-        self.record.write("running")
+        self.record.write("running", rows_before=self.inventory.num_rows_done)
         self.storage.clean_temporaries(_OLD_TEMPORARY_S)
         write_checked(self.storage, self.inventory.parts)
         if self.added:

@@ -111,7 +111,7 @@ class _Session:
         self._stages = Stages(sweep, output.inventory, output.storage)
         self._progress = RunProgress(
             sum(task.num_rows_cells for task in output.inventory.planned),
-            sum(task.num_rows_cells for task in output.inventory.tasks_done()),
+            output.inventory.num_rows_done,
         )
 
     def execute(self, backend: Backend, scheduler: Scheduler) -> Outcome:

@@ -2,76 +2,131 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
+from collections.abc import Callable, Hashable, Mapping
+from datetime import UTC, datetime
+from typing import Any
 
 from cluster.errors import ObjectNotFoundError
-from cluster.lease import LeaseContent
+from cluster.lease import LEASE_S, LeaseContent
 from cluster.ledger import Ledger
 from cluster.storage import Storage
-from jobs.console import print_table, say, warn
+from jobs.console import clear, print_table, say, warn
 from jobs.stereoset import batch_size, non_finite
-from jobs.stereoset.inventory import take_inventory
+from jobs.stereoset.certificate_file import tell_certificate
+from jobs.stereoset.inventory import Inventory, take_inventory
 from jobs.stereoset.output import LOCK_KEY
+from jobs.stereoset.plan import PlannedTask
+
+_MOST_GROUPS = 40
 
 
-def status(storage: Storage) -> None:
-    """Print progress by model and phase, and what the last driver said.
+def watch(storage: Storage, every_s: float) -> None:
+    """``status`` again and again, until nothing is left to compute or no driver is there."""
+    while True:
+        clear()
+        if not status(storage):
+            return
+        time.sleep(every_s)
+
+
+def status(storage: Storage) -> bool:
+    """Print progress by model, phase and group, and what the last driver said.
+
+    Returns:
+        Whether a driver is at it.
 
     Raises:
         UserActionError: no run at this place, or damaged parts.
     """
     record = Ledger(storage).read_record() or {}
+    state, is_running = _state(storage, record)
     if record and not Ledger(storage).read_manifest():
-        say(f"{storage.uri}: {_state(storage, record)}; nothing is planned yet")
-        return
+        say(f"{storage.uri}: {state}; nothing is planned yet")
+        return is_running
     inventory = take_inventory(storage)
-    total: Counter[tuple[str, str]] = Counter()
-    done: Counter[tuple[str, str]] = Counter()
-    rows: Counter[tuple[str, str]] = Counter()
-    rows_done: Counter[tuple[str, str]] = Counter()
-    for task in inventory.planned:
-        key = (task.group.model, task.phase)
-        total[key] += 1
-        rows[key] += task.num_rows_cells
-        if task.plan_id in inventory.done:
-            done[key] += 1
-            rows_done[key] += task.num_rows_cells
-    say(f"{storage.uri}: {_state(storage, record)}")
-    print_table(
-        "progress",
-        ["model", "phase", "tasks", "of", "cell rows", "of", "done"],
-        [
-            [
-                *key,
-                f"{done[key]:,}",
-                f"{total[key]:,}",
-                f"{rows_done[key]:,}",
-                f"{rows[key]:,}",
-                f"{100 * done[key] / total[key]:.0f}%",
-            ]
-            for key in sorted(total)
-        ],
-    )
+    say(f"{storage.uri}: {state}")
+    session = (record.get("sessions") or [{}])[-1]
+    say(_progress(inventory, session, is_running=is_running))
+    _table("progress", ["model", "phase"], inventory, lambda t: (t.group.model, t.phase))
+    if len({task.group for task in inventory.planned}) <= _MOST_GROUPS:
+        _table("by group", ["group"], inventory, lambda t: (str(t.group),))
     for line in batch_size.described(storage, inventory):
         say(line)
+    if inventory.done:
+        tell_certificate(storage, inventory)
     for line in non_finite.described(inventory):
         warn(line)
-    sessions = record.get("sessions") or [{}]
-    for task in sessions[-1].get("set_aside", []):
+    for task in session.get("set_aside", []):
         say(
             f"set aside: {task['group']}, shard {task['shard']} ({task['table']}): {task['reason']}"
         )
+    return is_running
 
 
-def _state(storage: Storage, record: dict[str, object]) -> str:
+def _progress(inventory: Inventory, session: Mapping[str, Any], *, is_running: bool) -> str:
+    """How much is done and, while a driver is at it, how fast and for how long still."""
+    total = sum(task.num_rows_cells for task in inventory.planned)
+    done = inventory.num_rows_done
+    line = f"{done:,} of {total:,} cell rows, {100 * done / max(1, total):.0f}%"
+    if not is_running:
+        rate = session.get("rows_per_s")
+        return line + (f"; {rate:,.0f} rows per second in the last session" if rate else "")
+    took_s = (datetime.now(UTC) - datetime.fromisoformat(session["started"])).total_seconds()
+    rate = (done - session.get("rows_before", 0)) / max(1.0, took_s)
+    if rate <= 0:
+        return f"{line}; nothing finished yet in {_duration(took_s)}"
+    left = _duration((total - done) / rate)
+    return f"{line}; {rate:,.1f} rows per second in {_duration(took_s)}, about {left} left"
+
+
+def _duration(seconds: float) -> str:
+    hours, minutes = int(seconds // 3600), int(seconds % 3600 // 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {int(seconds % 60):02} s"
+
+
+def _table(
+    title: str,
+    columns: list[str],
+    inventory: Inventory,
+    key_of: Callable[[PlannedTask], tuple[str, ...]],
+) -> None:
+    tasks, tasks_done, rows, rows_done = (Counter[Hashable]() for _ in range(4))
+    keys = sorted({key_of(task) for task in inventory.planned})
+    for task in inventory.planned:
+        key = key_of(task)
+        tasks[key] += 1
+        rows[key] += task.num_rows_cells
+        if task.plan_id in inventory.done:
+            tasks_done[key] += 1
+            rows_done[key] += task.num_rows_cells
+    print_table(
+        title,
+        [*columns, "tasks", "of", "cell rows", "of", "done"],
+        [
+            [
+                *key,
+                *(f"{counter[key]:,}" for counter in (tasks_done, tasks, rows_done, rows)),
+                f"{100 * tasks_done[key] / tasks[key]:.0f}%",
+            ]
+            for key in keys
+        ],
+    )
+
+
+def _state(storage: Storage, record: Mapping[str, Any]) -> tuple[str, bool]:
+    """What the lock and the last record say, and whether a driver is at it."""
     try:
         found = storage.read_versioned(LOCK_KEY)
     except ObjectNotFoundError:
         outcome, ended = record.get("outcome", "unknown"), record.get("ended")
         if outcome == "running":
-            return "no driver; the last one ended without a word"
-        return f"{outcome}" + (f", ended {ended}" if ended else "")
+            return "no driver; the last one ended without a word", False
+        return f"{outcome}" + (f", ended {ended}" if ended else ""), False
     holder = LeaseContent.parse(found.data)
     if holder is None:
-        return "locked by an unknown driver"
-    return f"driver on {holder.host}, process {holder.pid}, heard of {found.age_s:.0f} s ago"
+        return "locked by an unknown driver", False
+    heard = f"driver on {holder.host}, process {holder.pid}, heard of {found.age_s:.0f} s ago"
+    is_running = found.age_s < LEASE_S
+    return heard + ("" if is_running else ": it may be gone"), is_running
