@@ -33,11 +33,11 @@ def interval(resampled_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     tail = (1 - LEVEL) / 2
     if np.isnan(resampled_B).any():
         defined = ~np.isnan(resampled_B).all(axis=0)
-        low, high = np.full((2, *resampled_B.shape[1:]), np.nan)
-        low[defined], high[defined] = np.nanquantile(
-            resampled_B[:, defined], [tail, 1 - tail], axis=0
-        )
-        return low, high
+        bounds = np.full((2, *resampled_B.shape[1:]), np.nan)
+        if defined.any():
+            some = resampled_B[:, defined]
+            bounds[:, defined] = np.nanquantile(some, [tail, 1 - tail], axis=0)
+        return bounds[0], bounds[1]
     low, high = np.quantile(resampled_B, [tail, 1 - tail], axis=0)
     return low, high
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from steering_core import metrics
 from steering_core.engine import Cell, Engine, Scores
+from steering_core.metrics import estimates, example_sums
 from steering_core.protocol import PROTOCOLS
 from steering_core.scoring import choose
 from steering_core.stereoset import LABELS
@@ -38,12 +38,23 @@ class Computed:
     vectors: SteeringVectors
     steered: dict[tuple[int, float], np.ndarray]
 
-    def by_label(self, values_N3: np.ndarray) -> np.ndarray:
+    def estimates(self, layer: int, coeff: float) -> dict[str, float]:
+        """What a summary says of one cell."""
+        before, after = self.baseline.scores, self.steered[layer, coeff]
+        sums = example_sums(
+            self._by_label(before),
+            self._by_label(after),
+            self._chosen_labels(before),
+            self._chosen_labels(after),
+        )
+        return {name: float(value) for name, value in estimates(sums.sum(axis=0)).items()}
+
+    def _by_label(self, values_N3: np.ndarray) -> np.ndarray:
         """Columns from the data file's order to that of LABELS, as ``metrics`` wants them."""
         order = [[row.index(label) for label in LABELS] for row in self.wanted["labels"]]
         return np.take_along_axis(values_N3, np.array(order), axis=1)
 
-    def chosen_labels(self, scores_N3: np.ndarray) -> np.ndarray:
+    def _chosen_labels(self, scores_N3: np.ndarray) -> np.ndarray:
         """Indices [N] into LABELS of the chosen candidates."""
         rows = zip(self.wanted["labels"], choose(scores_N3), strict=True)
         return np.array([LABELS.index(labels[choice]) for labels, choice in rows])
@@ -109,17 +120,13 @@ def test_steered_scores_and_choices_are_the_notebooks(computed: Computed) -> Non
 
 
 def test_log_likelihood_changes_and_net_flows_are_the_notebooks(computed: Computed) -> None:
-    before_scores = computed.by_label(computed.baseline.scores)
-    before = computed.chosen_labels(computed.baseline.scores)
     for cell in computed.wanted["cells"]:
-        scores = computed.steered[cell["layer"], cell["coeff"]]
-        changes = metrics.log_likelihood_changes(before_scores, computed.by_label(scores))
-        flows = metrics.choice_flows(before, computed.chosen_labels(scores))
+        found = computed.estimates(cell["layer"], cell["coeff"])
         for name in ("S2A", "U2A", "S2U"):
             change = cell["log_likelihood_change"][name]
-            assert changes[name.lower()] == pytest.approx(change, rel=0, abs=TOLERANCE)
+            assert found[name.lower()] == pytest.approx(change, rel=0, abs=TOLERANCE)
             flow = cell["net_flow"][name]
-            assert flows[f"flow_{name.lower()}"] == pytest.approx(flow, rel=0, abs=TOLERANCE)
+            assert found[f"flow_{name.lower()}"] == pytest.approx(flow, rel=0, abs=TOLERANCE)
 
 
 def test_anti_stereotype_ratio_averaged_over_layers_is_the_notebooks(computed: Computed) -> None:
@@ -128,14 +135,12 @@ def test_anti_stereotype_ratio_averaged_over_layers_is_the_notebooks(computed: C
     It fails, which the golden file writes as null, where anti-stereotype is never chosen: before
     steering, or after it at any one of the layers.
     """
-    before = computed.chosen_labels(computed.baseline.scores)
     for coeff, wanted in computed.wanted["anti_stereotype_ratio_mean_over_layers"].items():
-        after = [computed.chosen_labels(computed.steered[la, float(coeff)]) for la in LAYERS]
-        ratios = [metrics.anti_ratio(before, choices) for choices in after]
+        ratios = [computed.estimates(layer, float(coeff))["anti_ratio"] for layer in LAYERS]
         if wanted is None:
-            assert not all(ratios)
+            assert any(np.isnan(ratio) or ratio == 0.0 for ratio in ratios)
         else:
-            assert np.mean([float(r or 0.0) for r in ratios]) == pytest.approx(wanted, abs=1e-12)
+            assert np.mean(ratios) == pytest.approx(wanted, abs=1e-12)
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -105,6 +105,7 @@ def test_an_interval_leaves_out_what_is_not_there() -> None:
     low, high = interval(values)
     assert (low[0], high[0]) == pytest.approx((2.5, 97.5))
     assert np.isnan([low[1], high[1]]).all()
+    assert np.isnan(interval(values[:, 1:])).all()
 
 
 def test_mcnemar_is_the_exact_binomial_test() -> None:
