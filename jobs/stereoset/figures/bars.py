@@ -65,7 +65,6 @@ def _figure(cells: pd.DataFrame, split: str, coeff: float) -> Figure:
 def _draw(axes: Axes, cells: pd.DataFrame, layers: list[int]) -> None:
     if cells.empty:
         blank(axes)
-        return
     at = {layer: index for index, layer in enumerate(layers)}
     x = np.asarray([at[layer] for layer in cells["layer"]], float)
     for number, (name, colour) in enumerate(CHANGE_COLOURS.items()):
@@ -84,9 +83,9 @@ def _draw(axes: Axes, cells: pd.DataFrame, layers: list[int]) -> None:
     label_ticks(axes.xaxis, range(len(layers)), [str(layer) for layer in layers], "x")
 
 
-def _rectangles(x_N: np.ndarray, height_N: np.ndarray, colour: str, name: str) -> PolyCollection:  # noqa: N803
+def _rectangles(x: np.ndarray, heights: np.ndarray, colour: str, name: str) -> PolyCollection:
     """Bars as one artist: hundreds of patches would take seconds."""
-    left_N, right_N, zero_N = x_N - _BAR / 2, x_N + _BAR / 2, np.zeros_like(x_N)  # noqa: N806
-    corners = ((left_N, zero_N), (left_N, height_N), (right_N, height_N), (right_N, zero_N))
-    vertices_N42 = np.stack([np.stack(corner, axis=-1) for corner in corners], axis=1)  # noqa: N806
-    return PolyCollection(list(vertices_N42), facecolor=colour, linewidth=0, gid=name)
+    left, right, zero = x - _BAR / 2, x + _BAR / 2, np.zeros_like(x)
+    corners = ((left, zero), (left, heights), (right, heights), (right, zero))
+    vertices = np.stack([np.stack(corner, axis=-1) for corner in corners], axis=1)
+    return PolyCollection(list(vertices), facecolor=colour, linewidth=0, gid=name)

@@ -101,6 +101,8 @@ def _diagram(axes: Axes, left: float, row: pd.Series, kind: _Kind, most: float) 
         x, y, align = _LABEL_AT[name]
         axes.text(left + x, y, kind.text(value), ha=align, va="center", size=SMALL_PT)
         if pd.isna(value) or value == 0:
+            ends = [nodes[node] for node in name.split("2")]
+            axes.plot(*zip(*ends, strict=True), ":", color=FAINT, linewidth=0.8, zorder=0)
             continue
         source, sink = name.split("2") if value > 0 else reversed(name.split("2"))
         is_clear = row[f"{column}_low"] > 0 or row[f"{column}_high"] < 0

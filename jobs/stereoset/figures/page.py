@@ -133,8 +133,7 @@ def row_title(axes: Axes, text: str) -> None:
 
 
 def blank(axes: Axes) -> None:
-    """An empty panel that says why."""
-    axes.set_axis_off()
+    """Say why a panel is empty."""
     axes.text(
         0.5, 0.5, "not complete", ha="center", va="center", color=GREY, transform=axes.transAxes
     )

@@ -46,6 +46,8 @@ _SETTINGS: dict[str, Any] = {
     "axes.spines.right": False,
     "axes.titlelocation": "left",
     "axes.titlepad": 4.0,
+    "axes.formatter.useoffset": False,
+    "axes.formatter.limits": (-5, 6),
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
     "xtick.major.size": 2.5,

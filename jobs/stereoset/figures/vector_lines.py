@@ -102,6 +102,7 @@ def _figure(lines: Mapping[tuple[str, str], Lines], title: str, unit: str) -> Fi
             of = lines.get((model, split))
             if not of:
                 blank(panel)
+                panel.set_axis_off()
                 continue
             for label, values in of.items():
                 marker = "o" if len(values) <= 30 else None

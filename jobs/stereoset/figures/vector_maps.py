@@ -40,6 +40,7 @@ def _figure(vectors: pd.DataFrame, model: str) -> Figure:
             of = vectors[chosen].sort_values("layer")
             if of.empty:
                 blank(panel)
+                panel.set_axis_off()
                 continue
             image = panel.imshow(
                 cosines(np.stack(list(of["vector"]))),
