@@ -106,7 +106,9 @@ def status(
 
 @app.command()
 def report(uri: UriArgument, endpoint_url: EndpointOption = None) -> None:
-    """Make the summary tables from the results alone, and print them.
+    """Make tables and figures from the results alone, and print the tables.
+
+    Writes `summary/` (Parquet, CSV), `figures/` (PNG, PDF) and `certificate.json` into the output.
 
     Example:
 

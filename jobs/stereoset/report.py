@@ -1,4 +1,4 @@
-"""Tables made from the results alone: written beside them, and printed."""
+"""Tables and figures made from the results alone: written beside them; tables are printed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cluster.errors import ObjectNotFoundError
 from cluster.storage import Storage
 from jobs.console import print_table, say, warn
 from jobs.stereoset.certificate_file import write_certificate
-from jobs.stereoset.inventory import take_inventory
+from jobs.stereoset.inventory import Inventory, take_inventory
 from jobs.stereoset.non_finite import described
 from jobs.stereoset.summary import Summary, summarise
 
@@ -21,7 +21,7 @@ _PRINTED = ("s2a", "u2a", "s2u", "flow_s2a", "flow_u2a", "flow_s2u", "lms", "ss"
 
 
 def report(storage: Storage) -> Summary:
-    """Write the tables of ``summary/`` (Parquet and CSV) and ``certificate.json``.
+    """Write the tables of ``summary/`` (Parquet and CSV), ``certificate.json`` and ``figures/``.
 
     Prints the cells and a line of the certificate.
 
@@ -51,7 +51,19 @@ def report(storage: Storage) -> Summary:
     write_certificate(storage, inventory)
     write_checked(storage, inventory.parts)
     say(f"tables: {storage.uri_of('summary')}")
+    _draw(storage, inventory, summary)
     return summary
+
+
+def _draw(storage: Storage, inventory: Inventory, summary: Summary) -> None:
+    # matplotlib takes a second to load, and only figures need it.
+    from jobs.stereoset.figures.make import FIGURES, make_figures, what_is_drawn, write_figures
+    from jobs.stereoset.frames import vectors_frame
+
+    cells, pooled = summary.cells.to_pandas(), summary.pooled.to_pandas()
+    figures = make_figures(cells, pooled, vectors_frame(inventory.vectors))
+    write_figures(storage, figures)
+    say(f"figures: {storage.uri_of(FIGURES)} ({what_is_drawn(figures, cells)})")
 
 
 def show(storage: Storage) -> bool:

@@ -1,0 +1,61 @@
+"""The main estimates over layer and coefficient, as colours about zero."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+
+from jobs.stereoset.figures.page import Layout, label_ticks, page, row_title
+from jobs.stereoset.figures.pooling import over_bias_types
+from jobs.stereoset.figures.selection import largest, ordered
+from jobs.stereoset.figures.style import DIVERGING, FAINT, FAMILIES, LABELS, LEGEND_OF_LABELS
+
+
+def heat_maps(cells: pd.DataFrame, pooled: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
+    """A figure per model and split with several cells, pooled over bias types."""
+    for (model, split), of in over_bias_types(cells, pooled).groupby(["model", "split"]):
+        if len(of) > 1:
+            yield f"heat-map-{model}-{split}", _figure(of, str(model), str(split))
+
+
+def _figure(rows: pd.DataFrame, model: str, split: str) -> Figure:
+    layers, coeffs = ordered(rows["layer"]), ordered(rows["coeff"])
+    figure, axes = page(
+        (len(FAMILIES), 3),
+        Layout(width=1.65, height=min(3.2, max(1.1, 0.13 * len(layers))), right=0.75),
+        f"Estimates by layer and coefficient, {split}",
+        f"{model}, over all bias types. {LEGEND_OF_LABELS}. Grey: not complete.",
+    )
+    for panels, (family, names) in zip(axes, FAMILIES.items(), strict=True):
+        row_title(panels[0], family)
+        limit = largest(rows, names) or 1.0
+        image: AxesImage | None = None
+        for panel, name in zip(panels, names, strict=True):
+            values = rows.pivot(index="layer", columns="coeff", values=name)
+            image = panel.imshow(
+                values.reindex(index=layers, columns=coeffs),
+                cmap=DIVERGING,
+                vmin=-limit,
+                vmax=limit,
+                aspect="auto",
+                origin="lower",
+                interpolation="nearest",
+                gid=name,
+            )
+            panel.set_facecolor(FAINT)
+            panel.set_title(LABELS[name])
+            label_ticks(panel.xaxis, range(len(coeffs)), [f"{c:g}" for c in coeffs], "x")
+            label_ticks(panel.yaxis, range(len(layers)), [str(layer) for layer in layers], "y")
+            panel.tick_params(labelleft=panel is panels[0])
+        panels[0].set_ylabel("layer")
+        box = panels[-1].get_position()
+        inch = 1 / figure.get_figwidth()
+        bar = figure.add_axes((box.x1 + 0.1 * inch, box.y0, 0.1 * inch, box.height))
+        assert image is not None
+        figure.colorbar(image, cax=bar)
+    for panel in axes[-1]:
+        panel.set_xlabel("coefficient")
+    return figure

@@ -1,0 +1,70 @@
+"""How all figures look: sizes of type, colours that colour-blind readers tell apart, plain text."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.style
+
+OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Colours of categories (Okabe & Ito 2008)."""
+LINE_STYLES = ("-", "--", ":", "-.")
+DIVERGING, SEQUENTIAL = "PuOr_r", "viridis"
+GREY, FAINT = "#666666", "#C8C8C8"
+
+CHANGE_COLOURS = {"s2a": OKABE_ITO[0], "u2a": OKABE_ITO[2], "s2u": OKABE_ITO[1]}
+LABELS = {
+    "s2a": "S → A",
+    "u2a": "U → A",
+    "s2u": "S → U",
+    "lms_change": "LMS",
+    "ss_change": "SS",
+    "icat_change": "ICAT",
+} | {f"flow_{pair}": f"{pair[0].upper()} → {pair[2].upper()}" for pair in CHANGE_COLOURS}
+LEGEND_OF_LABELS = "S stereotype, A anti-stereotype, U unrelated"
+
+FAMILIES = {
+    "change in log-likelihood (nats per token)": ("s2a", "u2a", "s2u"),
+    "net flow of choices (share)": ("flow_s2a", "flow_u2a", "flow_s2u"),
+    "change in StereoSet scores (points)": ("lms_change", "ss_change", "icat_change"),
+}
+"""Estimates that share a unit, and with it a scale."""
+
+TEXT_PT, SMALL_PT = 8.0, 7.0
+_SETTINGS: dict[str, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": TEXT_PT,
+    "axes.titlesize": TEXT_PT,
+    "axes.labelsize": TEXT_PT,
+    "xtick.labelsize": SMALL_PT,
+    "ytick.labelsize": SMALL_PT,
+    "legend.fontsize": SMALL_PT,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.titlepad": 4.0,
+    "axes.formatter.useoffset": False,
+    "axes.formatter.limits": (-5, 6),
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "lines.linewidth": 1.1,
+    "lines.markersize": 2.5,
+    "text.parse_math": False,  # a `$` in a name is a dollar sign
+    "pdf.fonttype": 42,  # type that printers and editors take
+}
+
+
+def styled() -> AbstractContextManager[None]:
+    """The style, for making and for writing figures; what the process had is back afterwards."""
+    return mpl.style.context(["default", _SETTINGS])
+
+
+def category_style(index: int) -> dict[str, str]:
+    """Colour and line style of the index-th of several categories: 28 that differ."""
+    dash, colour = divmod(index, len(OKABE_ITO))
+    return {"color": OKABE_ITO[colour], "linestyle": LINE_STYLES[dash % len(LINE_STYLES)]}

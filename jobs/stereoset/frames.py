@@ -1,0 +1,62 @@
+"""What an output holds as pandas frames: its rows, its vectors, its summary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import chain
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from cluster.errors import UserActionError
+from cluster.parts import read_part
+from cluster.storage import Storage
+from jobs.stereoset.inventory import Inventory
+from jobs.stereoset.plan import VectorSet
+from jobs.stereoset.tables import ROWS_SCHEMA
+from steering_core.vectors import SteeringVectors
+
+_GROUP = ("model", "split", "bias_type")
+
+
+def rows_frame(storage: Storage, inventory: Inventory, table: str) -> pd.DataFrame:
+    """Rows of every finished part of ``baseline`` or ``steered``, partition columns last.
+
+    Raises:
+        UserActionError: a part that holds other examples than were planned.
+        CorruptPartError: a damaged part.
+    """
+    schema = pa.schema([*ROWS_SCHEMA, *((name, pa.string()) for name in _GROUP)])
+    tables = [schema.empty_table()]
+    for task, task_id, key in inventory.parts_done(table):
+        rows = read_part(storage, key, task_id)
+        num_cells = max(1, len(task.cells))
+        if rows["example_id"].to_pylist() != list(task.example_ids) * num_cells:
+            raise UserActionError(
+                f"{storage.uri_of(key)} holds other examples than were planned; delete it to have "
+                "it made again"
+            )
+        for name in _GROUP:
+            rows = rows.append_column(name, pa.repeat(getattr(task.group, name), len(rows)))
+        tables.append(rows.cast(schema))
+    frame: pd.DataFrame = pa.concat_tables(tables).to_pandas()
+    return frame
+
+
+def vectors_frame(vectors: Mapping[VectorSet, SteeringVectors]) -> pd.DataFrame:
+    """A row per fitted vector: its group, layer, fold (null: of all examples), float32 [D].
+
+    The vectors of nulls, which were not fitted to the labels, are left out.
+    """
+    rows = [
+        (*(getattr(of.group, name) for name in _GROUP), layer, fold, vector)
+        for of, of_group in vectors.items()
+        if of.null is None
+        for layer in sorted(of_group.whole)
+        for fold, vector in chain(
+            [(None, of_group.whole[layer])], enumerate(of_group.folds.get(layer, ()))
+        )
+    ]
+    frame = pd.DataFrame(rows, columns=[*_GROUP, "layer", "fold", "vector"])
+    return frame.astype({"layer": np.int32, "fold": "Int32"})

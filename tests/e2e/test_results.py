@@ -1,0 +1,105 @@
+"""Results of a run as a notebook gets them, and the figures that a run leaves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from pandas.testing import assert_frame_equal
+from safetensors.numpy import load_file
+
+from cluster.errors import CorruptPartError, UserActionError
+from cluster.storage import StorageSpec
+from jobs.results import Results, load
+from tests.support.sweeps import steersweep, write_spec
+
+GROUP = ["model", "split", "bias_type"]
+ROW = [*GROUP, "layer", "coeff", "example_id"]
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("results")
+    spec = write_spec(
+        folder / "sweep.yaml",
+        data={"path": "embedded:examples.json", "splits": ["intersentence"]},
+        vectors={"folds": 2},
+    )
+    finished = steersweep("run", str(spec))
+    assert finished.code == 0, finished
+    assert f"figures: {folder / 'out' / 'figures'} (" in finished.out
+    return folder / "out"
+
+
+def copied(output: Path, uri: str, without: str = "none of it") -> str:
+    storage = StorageSpec(uri).open()
+    for path in output.rglob("*.*"):
+        key = path.relative_to(output).as_posix()
+        if path.is_file() and not key.startswith(without):
+            storage.replace(key, path.read_bytes())
+    return uri
+
+
+@pytest.fixture(params=["local", "s3"])
+def results(request: pytest.FixtureRequest, output: Path) -> Results:
+    if request.param == "local":
+        return load(str(output))
+    return load(copied(output, request.getfixturevalue("s3_uri")),
+                request.getfixturevalue("s3_endpoint"))  # fmt: skip
+
+
+def test_rows_and_tables_are_those_that_are_stored(output: Path, results: Results) -> None:
+    for name in ("baseline", "steered"):
+        stored = pd.read_parquet(output / name).astype(dict.fromkeys(GROUP, "str"))
+        found = getattr(results, name)
+        assert list(found.columns) == list(stored.columns)
+        found, stored = (f.sort_values(ROW, ignore_index=True) for f in (found, stored))
+        assert_frame_equal(found, stored, check_dtype=False)
+    for name in ("cells", "pooled"):
+        stored = pd.read_parquet(output / "summary" / f"{name}.parquet")
+        assert_frame_equal(getattr(results, name), stored)
+
+
+def test_vectors_are_those_of_the_files(output: Path, results: Results) -> None:
+    vectors = results.vectors
+    num_found = 0
+    for (model, split, bias_type), rows in vectors.groupby(GROUP):
+        tensors = load_file(output / "vectors" / model / split / f"{bias_type}.safetensors")
+        for row in rows.itertuples():
+            fold = "" if pd.isna(row.fold) else f".fold.{row.fold}"
+            assert row.vector.dtype == np.float32
+            np.testing.assert_array_equal(row.vector, tensors[f"layer.{row.layer}{fold}"])
+            num_found += 1
+        assert len(rows) == len(tensors)
+    assert num_found == 4 * 2 * 3  # bias types, layers, the whole and two folds
+
+
+def test_a_summary_that_is_not_there_is_computed(output: Path, tmp_path: Path) -> None:
+    found = load(copied(output, str(tmp_path / "bare"), without="summary/"))
+    assert_frame_equal(found.cells, load(str(output)).cells)
+    assert_frame_equal(found.pooled, load(str(output)).pooled)
+    assert not (tmp_path / "bare" / "summary").exists()
+
+
+def test_rows_are_checked(output: Path, tmp_path: Path) -> None:
+    uri = copied(output, str(tmp_path / "damaged"))
+    part = next((tmp_path / "damaged" / "steered").rglob("*.parquet"))
+    table = pq.ParquetFile(part).read()
+    scores = pc.add(table["score_unrelated"], 1e-9)
+    column = table.schema.get_field_index("score_unrelated")
+    pq.write_table(table.set_column(column, "score_unrelated", scores), part)
+    with pytest.raises(CorruptPartError, match="rows with digest"):
+        load(uri)
+    with pytest.raises(UserActionError, match="holds no run"):
+        load(str(tmp_path / "nothing"))
+
+
+def test_a_run_leaves_its_figures(output: Path) -> None:
+    names = {path.stem for path in (output / "figures").glob("*.png")}
+    assert names == {path.stem for path in (output / "figures").glob("*.pdf")}
+    assert {"bars-intersentence-coeff400", "flows-intersentence-coeff-3", "curves-intersentence",
+            "heat-map-tiny-intersentence", "vectors-folds"} <= names  # fmt: skip
