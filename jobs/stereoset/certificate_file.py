@@ -19,8 +19,11 @@ CERTIFICATE_VERSION = 1
 Verdict = Literal["holds", "broken", "not checked"]
 
 
-def write_certificate(storage: Storage, inventory: Inventory) -> None:
-    """Write ``certificate.json`` from the footers of the parts that are done, and say it."""
+def write_certificate(storage: Storage, inventory: Inventory) -> dict[str, Any]:
+    """Write ``certificate.json`` from the footers of the parts that are done, and say it.
+
+    Returns what it holds.
+    """
     by_model: dict[str, list[TaskCertificate | None]] = {}
     for task in inventory.tasks_done():
         of_model = by_model.setdefault(task.group.model, [])
@@ -34,6 +37,7 @@ def write_certificate(storage: Storage, inventory: Inventory) -> None:
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     storage.replace(CERTIFICATE_KEY, text.encode())
     _tell(content["overall"], storage.uri_of(CERTIFICATE_KEY))
+    return content
 
 
 def verdict_of(tasks: Iterable[TaskCertificate]) -> Verdict:
