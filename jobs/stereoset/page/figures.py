@@ -13,6 +13,7 @@ from typing import Any, Literal
 from jobs.stereoset.page.estimate import coefficient
 from jobs.stereoset.page.words import ARROW, name_of
 from jobs.stereoset.summary import Summary
+from jobs.stereoset.summary_keys import POOLED
 from steering_core.metrics import FLOW_PAIRS
 
 AXES = ("model", "split", "bias_type", "layer", "coeff")
@@ -84,7 +85,7 @@ MEASURES = (
 _IN_PERCENT = (*MEASURES[1].columns, *(f"flow_{pair}" for pair in FLOW_PAIRS))
 NAMES = {
     **{
-        f"{prefix}{name}": f"{name.replace('2', ARROW)} {'intended' if name == 's2a' else 'side'}"
+        f"{prefix}{name}": name.replace("2", ARROW) + (" intended" if name == "s2a" else "")
         for prefix in ("", "flow_")
         for name in _CHANGES
     },
@@ -124,7 +125,7 @@ def drawn(summary: Summary, coeff: float | None) -> Drawn:
 def _values(axis: str, rows: Iterable[Mapping[str, Any]]) -> list[Any]:
     """What is found on an axis: pooled first, then in order."""
     found = {row[axis] for row in rows}
-    pooled = [value for value in ("all", None) if value in found and axis not in ("model",)]
+    pooled = [] if axis == "model" else [value for value in (POOLED, None) if value in found]
     return [*pooled, *sorted(value for value in found if value not in pooled)]
 
 
@@ -158,8 +159,9 @@ def _figures(found: Mapping[str, list[Any]]) -> Iterable[Figure]:
         )
     yield Figure(
         "flows",
-        "By coefficient, side by side",
-        "Whiskers are 95 % intervals. The intended bar should stand out; it often does not.",
+        "Intended and side effects",
+        f"s{ARROW}a is what steering is meant to move, u{ARROW}a and s{ARROW}u are side effects; "
+        "whiskers are 95 % intervals.",
         "bars",
         "coeff",
         "measure",

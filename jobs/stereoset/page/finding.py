@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.stereoset.page.estimate import Estimate, coefficient
-from jobs.stereoset.page.words import FLOWS, INTENDED, name_of, way
+from jobs.stereoset.page.words import FLOWS, INTENDED, PERCENT, name_of, way
 from jobs.stereoset.summary import Summary
 from jobs.stereoset.summary_keys import POOLED
 
@@ -24,11 +24,17 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Finding:
-    """Sentences on all models together, and on each, and the coefficient that they speak of."""
+    """Sentences on all models together and on each.
+
+    Attributes:
+        coeff: the coefficient that they speak of.
+        note: why it is this one, where there are several.
+    """
 
     lead: str | None
     of_model: Mapping[str, tuple[str, ...]]
     coeff: float | None
+    note: str | None
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,9 @@ class _Flow:
 
     @property
     def measured(self) -> str:
-        return f"{self.share.text()} % of examples (95 % interval {self.share.range()})"
+        return (
+            f"{self.share.text()}{PERCENT} of examples (95{PERCENT} interval {self.share.range()})"
+        )
 
 
 def finding(summary: Summary) -> Finding:
@@ -63,12 +71,17 @@ def finding(summary: Summary) -> Finding:
         for model, of_model in rows.items()
     }
     tests = {model: _tests(summary, model) for model in rows}
+    coeffs = {row["coeff"] for of_model in rows.values() for row in of_model}
     return Finding(
         lead=_lead(chosen) if len(chosen) > 1 else None,
         of_model={
             model: (*_sentences(row, rows[model]), tests[model]) for model, row in chosen.items()
         },
         coeff=coeff,
+        note=f"Of {len(coeffs):,} coefficients, {coefficient(coeff)} moved the most choices on "
+        "balance; the table has them all."
+        if coeff is not None and len(coeffs) > 1
+        else None,
     )
 
 
@@ -121,14 +134,16 @@ def _lead(chosen: Mapping[str, Row | None]) -> str | None:
         return None
     first, *others = largest.values()
     if all(flow.way == first.way for flow in others):
-        shares = _listed([f"{flow.share.text()} % in {model}" for model, flow in largest.items()])
+        shares = _listed(
+            [f"{flow.share.text()}{PERCENT} in {model}" for model, flow in largest.items()]
+        )
         return (
             f"The largest net flow of choices is {first.way}, {first.role}, in each of these "
             f"models: {shares}.{_most(largest)}"
         )
     ways = _listed(
         [
-            f"{flow.way} in {model} ({flow.role}, {flow.share.text()} %)"
+            f"{flow.way} in {model} ({flow.role}, {flow.share.text()}{PERCENT})"
             for model, flow in largest.items()
         ]
     )
@@ -187,20 +202,21 @@ def _against_side_effects(flows: Sequence[_Flow]) -> str:
     for flow in flows:
         if flow is not intended:
             how = intended.share.size.compared(flow.share.size)
-            compared.setdefault(how, []).append(
-                f"{flow.way} ({flow.share.text()} %, {flow.share.range()})"
+            measured = (
+                "" if flow is flows[0] else f" ({flow.share.text()}{PERCENT}, {flow.share.range()})"
             )
+            compared.setdefault(how, []).append(f"{flow.way}{measured}")
     words = {
         "larger": "larger than",
         "smaller": "smaller than",
         "unclear": "not clearly larger or smaller than",
     }
-    relations = "; ".join(f"{words[how]} {_listed(which)}" for how, which in compared.items())
+    relations = " and ".join(f"{words[how]} {_listed(which)}" for how, which in compared.items())
     if intended is flows[0]:
         return f"It is {relations}."
-    against = ", went the other way" if intended.is_reversed else ""
+    went = ", went the other way:" if intended.is_reversed else ", is"
     return (
-        f"The intended flow, {way(INTENDED, is_reversed=False)}{against}: {intended.measured}, "
+        f"The intended flow, {way(INTENDED, is_reversed=False)}{went} {intended.measured}, "
         f"{relations}."
     )
 
@@ -208,17 +224,16 @@ def _against_side_effects(flows: Sequence[_Flow]) -> str:
 def _lms(row: Row) -> str:
     after, change = Estimate.of(row, "lms"), Estimate.of(row, "lms_change")
     if after is None or change is None:
-        return "LMS, the share of meaningful sentences preferred, is not defined here."
+        return "LMS is not defined here."
     if not change.is_clear:
         return (
-            f"LMS, the share of meaningful sentences preferred, did not clearly change: "
-            f"{change.text()} points (95 % interval {change.range()})."
+            f"LMS did not clearly change: {change.text()} points "
+            f"(95{PERCENT} interval {change.range()})."
         )
     before = Estimate(after.value - change.value, 0, 0)
     return (
-        f"LMS, the share of meaningful sentences preferred, "
-        f"{'rose' if change.value > 0 else 'fell'} by {change.size.text()} points (95 % interval "
-        f"{change.size.range()}), from {before.text()} to {after.text()}."
+        f"LMS {'rose' if change.value > 0 else 'fell'} by {change.size.text()} points (95{PERCENT} "
+        f"interval {change.size.range()}), from {before.text()} to {after.text()}."
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from jobs.stereoset.page import words
-from jobs.stereoset.page.estimate import coefficient
+from jobs.stereoset.page.estimate import MINUS, coefficient
 from jobs.stereoset.page.facts import Facts
 from steering_core.stereoset import LABELS
 
@@ -88,19 +88,21 @@ def _protocol(spec: Mapping[str, Any]) -> list[tuple[str, str]]:
         (
             "Vectors",
             f"{words.METHODS[vectors.get('method', 'mean_difference')]}, {from_rows}; pooled over "
-            f"{words.POOLING[vectors['pooling']]}; read at blocks.{{L-1}}.{vectors['read']}, "
-            f"{words.SITES[vectors['read']]}",
+            f"{words.POOLING[vectors['pooling']]}; read at {_hook_point(vectors['read'])}",
         ),
         (
             "Steering",
             f"{words.OPERATIONS[steering.get('operation', 'add')]}, at "
-            f"{words.POSITIONS[steering['positions']]}, at blocks.{{L-1}}.{steering['apply']}, "
-            f"{words.SITES[steering['apply']]}",
+            f"{words.POSITIONS[steering['positions']]}, at {_hook_point(steering['apply'])}",
         ),
         ("Scores", f"mean log-probability of the scored tokens: {words.SCORING[spec['scoring']]}"),
         ("Layers L", f"{_listed(steering['layers'])} (1 is the stream after the first block)"),
         ("Coefficients", _listed([coefficient(float(c)) for c in steering["coeffs"]])),
     ]
+
+
+def _hook_point(site: str) -> str:
+    return f"blocks.{{L{MINUS}1}}.{site}, {words.SITES[site]}"
 
 
 def _counts(facts: Facts) -> list[tuple[str, str]]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from jobs.stereoset.page.estimate import Estimate, coefficient, number
 from jobs.stereoset.page.finding import SIGNIFICANT, widest_rows
 from jobs.stereoset.page.words import ARROW, FLOWS, name_of
 from jobs.stereoset.summary import Summary
 
-_MOST_ROWS = 1000
+_MOST_ROWS = 2000
+_FEW_ROWS = 20
+
+_Entry = TypeVar("_Entry")
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,29 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     note: str = ""
 
+    @property
+    def is_long(self) -> bool:
+        """Whether it scrolls in a box of its own."""
+        return len(self.rows) > _FEW_ROWS
+
+    def condensed(self) -> Table:
+        """Without the columns of words that are the same in every row: the caption says them."""
+        same = [
+            index
+            for index, column in enumerate(self.columns)
+            if not column.is_number and len({row[index].text for row in self.rows}) == 1
+        ]
+        return replace(
+            self,
+            caption=", ".join([self.caption, *(self.rows[0][index].text for index in same)]),
+            columns=_without(self.columns, same),
+            rows=tuple(_without(row, same) for row in self.rows),
+        )
+
+
+def _without(entries: Sequence[_Entry], indices: Sequence[int]) -> tuple[_Entry, ...]:
+    return tuple(entry for index, entry in enumerate(entries) if index not in indices)
+
 
 _MISSING = Cell("\N{EN DASH}", None)
 _SHARE = "% of examples"
@@ -78,7 +104,7 @@ def glance(summary: Summary) -> Table:
             )
             for row in rows[:_MOST_ROWS]
         ),
-    )
+    ).condensed()
 
 
 def baseline(summary: Summary) -> Table:
@@ -102,7 +128,7 @@ def baseline(summary: Summary) -> Table:
             )
             for row in summary.baseline.to_pylist()
         ),
-    )
+    ).condensed()
 
 
 def cells(summary: Summary) -> Table:
@@ -138,7 +164,7 @@ def cells(summary: Summary) -> Table:
             for row in summary.cells.slice(0, _MOST_ROWS).to_pylist()
         ),
         note,
-    )
+    ).condensed()
 
 
 def _place(row: Mapping[str, Any]) -> str:

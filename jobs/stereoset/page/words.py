@@ -8,6 +8,7 @@ LABELS = {"s": "stereotype", "a": "anti-stereotype", "u": "unrelated"}
 INTENDED = "flow_s2a"
 FLOWS = ("flow_s2a", "flow_u2a", "flow_s2u")
 ARROW = "\N{RIGHTWARDS ARROW}"
+PERCENT = "\N{NO-BREAK SPACE}%"
 
 ALL = {"split": "all splits", "bias_type": "all bias types", "layer": "all layers"}
 SITES = {
@@ -49,7 +50,7 @@ def way(flow: str, *, is_reversed: bool) -> str:
     """A flow's direction in words: ``unrelated -> anti-stereotype``."""
     ends = flow.removeprefix("flow_").split("2")
     source, sink = reversed(ends) if is_reversed else ends
-    return f"{LABELS[source]} {ARROW} {LABELS[sink]}"
+    return f"{LABELS[source]}\N{NO-BREAK SPACE}{ARROW} {LABELS[sink]}"
 
 
 def name_of(axis: str, value: str | int | None) -> str:

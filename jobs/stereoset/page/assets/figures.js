@@ -6,7 +6,7 @@
   const AXES = ["model", "split", "bias_type", "layer", "coeff"];
   const TITLES = {
     model: "model", split: "split", bias_type: "bias type", layer: "layer", coeff: "coefficient",
-    measure: "shown", column: "shown",
+    measure: "measure", column: "measure",
   };
   const single = measures.flatMap((m) => m.columns.map((column) => ({ column, ...m, columns: [column] })));
   const rowAt = new Map(columns.model.map((_, row) => [AXES.map((a) => columns[a][row]).join(), row]));
