@@ -93,7 +93,7 @@ def status(uri: UriArgument, endpoint_url: EndpointOption = None) -> None:
 
 @app.command()
 def report(uri: UriArgument, endpoint_url: EndpointOption = None) -> None:
-    """Make the summary tables from the results alone, and print them.
+    """Make the summary tables and report.html from the results alone, and print the tables.
 
     Example:
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from jobs.stereoset.page.estimate import Estimate, coefficient
+from jobs.stereoset.page.estimate import Estimate, coefficient, counted
 from jobs.stereoset.page.facts import Facts
 
 FEW_EXAMPLES = 30
@@ -46,20 +46,20 @@ def _certificate(facts: Facts) -> Iterator[Caution]:
         yield Caution("No row was computed again, so nothing certifies these numbers.")
     if num := found["num_changed_choices"]:
         yield Caution(
-            f"{num:,} of {found['num_rows_checked']:,} rows computed again choose another "
+            f"Of {counted(found['num_rows_checked'], 'row')} computed again, {num:,} chose another "
             "candidate on the slow path."
         )
     if num := found["num_tasks_fell_back"]:
         yield Caution(
-            f"{num:,} of {found['num_tasks']:,} tasks were past the tolerance and were computed "
-            "on the slow path as a whole."
+            f"Past the tolerance, and computed on the slow path as a whole: {num:,} of "
+            f"{counted(found['num_tasks'], 'task')}."
         )
 
 
 def _missing(facts: Facts) -> Iterator[Caution]:
     if facts.set_aside:
         yield Caution.of(
-            f"{len(facts.set_aside):,} tasks failed and were set aside.",
+            f"Failed and set aside: {counted(len(facts.set_aside), 'task')}.",
             [
                 f"{task['group']}, shard {task['shard']} ({task['table']}): {task['reason']}"
                 for task in facts.set_aside
@@ -68,7 +68,7 @@ def _missing(facts: Facts) -> Iterator[Caution]:
     if facts.incomplete:
         num = sum(group.num_missing for group in facts.incomplete)
         yield Caution.of(
-            f"{num:,} cells are not complete and are left out.",
+            f"Not complete, and left out: {counted(num, 'cell')}.",
             [f"{g.group}: {g.num_missing:,} of {g.num_planned:,}" for g in facts.incomplete],
         )
     if not facts.record:
@@ -80,7 +80,7 @@ def _numbers(facts: Facts) -> Iterator[Caution]:
         yield Caution.of("Some scores are not finite.", list(facts.non_finite))
     if broken := _broken_down(facts):
         yield Caution.of(
-            f"In {len(broken):,} cells LMS fell by more than {LMS_FALL:g} points: the text broke "
+            f"In {counted(len(broken), 'cell')} LMS fell by more than {LMS_FALL:g} points: the text broke "
             "down there, and a flow says little about stereotypes. Largest falls first:",
             broken,
         )

@@ -62,6 +62,11 @@ def number(value: float, digits: int) -> str:
     return text.replace("-", MINUS)
 
 
+def counted(num: int, noun: str) -> str:
+    """``1 cell``, ``2 cells``."""
+    return f"{num:,} {noun}{'' if num == 1 else 's'}"
+
+
 def coefficient(value: float) -> str:
     """A coefficient as short as it can be written."""
     return f"{value:.12g}".replace("-", MINUS)

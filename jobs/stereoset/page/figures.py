@@ -7,7 +7,7 @@ of the rows that fit. So each number is in the page once, however many views the
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from jobs.stereoset.page.estimate import coefficient
@@ -40,6 +40,7 @@ class Figure:
         series: ``measure``: a line for each column of the chosen measure; ``model``: a line for
             each model, of a single column.
         choices: what the reader chooses.
+        is_wide: whether it takes the width of the page.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Figure:
     x: str
     series: Literal["measure", "model"]
     choices: tuple[str, ...]
+    is_wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,11 @@ class Drawn:
 
     def plain(self) -> dict[str, Any]:
         """As plain data that JSON holds."""
-        return asdict(self)
+        return {
+            **vars(self),  # not copied: the columns are most of the page
+            "figures": [asdict(figure) for figure in self.figures],
+            "measures": [asdict(measure) for measure in self.measures],
+        }
 
 
 _CHANGES = ("s2a", "u2a", "s2u")
@@ -112,7 +118,7 @@ def drawn(summary: Summary, coeff: float | None) -> Drawn:
     for pair in FLOW_PAIRS:
         columns[f"flow_{pair}"] = [_number(row[f"flow_{pair}"], 100) for row in rows]
     return Drawn(
-        figures=tuple(_figures(found)),
+        figures=_in_pairs(list(_figures(found))),
         measures=MEASURES,
         names=NAMES,
         values={axis: tuple(_label(axis, v) for v in values) for axis, values in found.items()},
@@ -142,6 +148,13 @@ def _number(value: float | None, times: float) -> float | None:
     return float(f"{times * value:.{_ROW_DIGITS}g}")
 
 
+def _in_pairs(figures: list[Figure]) -> tuple[Figure, ...]:
+    """The figures, with none beside an empty place."""
+    if sum(not figure.is_wide for figure in figures) % 2:
+        figures[-1] = replace(figures[-1], is_wide=True)
+    return tuple(figures)
+
+
 def _figures(found: Mapping[str, list[Any]]) -> Iterable[Figure]:
     num_layers = sum(layer is not None for layer in found["layer"])
     num_coeffs = len(found["coeff"])
@@ -156,6 +169,18 @@ def _figures(found: Mapping[str, list[Any]]) -> Iterable[Figure]:
             "layer",
             "measure",
             ("measure", "model", "split", "bias_type", "coeff"),
+            is_wide=True,
+        )
+    if num_layers > 1 and num_coeffs > 1:
+        yield Figure(
+            "grid",
+            "Layers and coefficients",
+            "Blue is below 0, orange above, and what is close to the background is close to 0.",
+            "heat",
+            "layer",
+            "measure",
+            ("column", "model", "split", "bias_type"),
+            is_wide=True,
         )
     yield Figure(
         "flows",
@@ -186,16 +211,6 @@ def _figures(found: Mapping[str, list[Any]]) -> Iterable[Figure]:
             "coeff",
             "measure",
             ("measure", "model", "split", "bias_type", "layer"),
-        )
-    if num_layers > 1 and num_coeffs > 1:
-        yield Figure(
-            "grid",
-            "Layers and coefficients",
-            "Blue is below 0, orange above, and what is close to the background is close to 0.",
-            "heat",
-            "coeff",
-            "measure",
-            ("column", "model", "split", "bias_type"),
         )
     if len(found["model"]) > 1:
         by_layer = num_layers > 1

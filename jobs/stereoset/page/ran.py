@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from jobs.stereoset.page import words
-from jobs.stereoset.page.estimate import MINUS, coefficient
+from jobs.stereoset.page.estimate import MINUS, coefficient, counted
 from jobs.stereoset.page.facts import Facts
 from steering_core.stereoset import LABELS
 
@@ -116,8 +116,9 @@ def _counts(facts: Facts) -> list[tuple[str, str]]:
     return [
         (
             "Size",
-            f"{max(examples.values(), default=0):,} examples of each model; {cells} cells (model, "
-            f"split, bias type, layer, coefficient) complete; {facts.num_rows_done:,} scored rows",
+            f"{counted(max(examples.values(), default=0), 'example')} of each model; cells (model, "
+            f"split, bias type, layer, coefficient) complete: {cells}; "
+            f"{counted(facts.num_rows_done, 'scored row')}",
         ),
     ]
 

@@ -134,12 +134,10 @@ def baseline(summary: Summary) -> Table:
 def cells(summary: Summary) -> Table:
     """Every complete cell, as many as a page holds."""
     num_rows = summary.cells.num_rows
-    note = f"* q < {SIGNIFICANT}. All columns are in summary/cells.csv and summary/pooled.csv."
-    if num_rows > _MOST_ROWS:
-        note = f"The first {_MOST_ROWS:,} of {num_rows:,} cells. {note}"
+    is_whole = num_rows <= _MOST_ROWS
     return Table(
         "cells",
-        "Every cell",
+        "Every cell" if is_whole else f"The first {_MOST_ROWS:,} of {num_rows:,} cells",
         (
             *_group_columns(),
             Column("layer"),
@@ -163,7 +161,7 @@ def cells(summary: Summary) -> Table:
             )
             for row in summary.cells.slice(0, _MOST_ROWS).to_pylist()
         ),
-        note,
+        f"* q < {SIGNIFICANT}. All columns are in summary/cells.csv and summary/pooled.csv.",
     ).condensed()
 
 

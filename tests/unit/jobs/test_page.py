@@ -183,7 +183,14 @@ def test_warnings_name_their_places() -> None:
     facts.certificate["overall"].update(num_changed_choices=2, verdict="broken")
     found = cautions(facts)
     text = "\n".join([c.title + " ".join(c.places) for c in found])
-    for words in ("is broken", "2 of 128 rows", "no memory", "3 of 9", "In 10 cells LMS", "y: 29"):
+    for words in (
+        "is broken",
+        "Of 128 rows computed again, 2",
+        "no memory",
+        "3 of 9",
+        "In 10 cells LMS",
+        "y: 29",
+    ):
         assert words in text
     assert "layer 99" not in text
     assert found[0].is_grave
@@ -239,7 +246,7 @@ def test_figures_hold_each_number_once() -> None:
     summary = synthetic(["base", "tuned"], [1, 3, 5], [-3.0, 20.0])
     made = drawn(summary, 20.0)
     assert [figure.name for figure in made.figures] == [
-        "by-layer", "flows", "moves", "by-coeff", "grid", "models",
+        "by-layer", "grid", "flows", "moves", "by-coeff", "models",
     ]  # fmt: skip
     assert made.values["split"][0] == "all splits"
     assert made.numeric == (None, 1, 3, 5)

@@ -48,11 +48,14 @@
       .filter((point) => point.value !== undefined);
   }
 
-  const hover = {
-    customdata: (points) => points.map((p) => [p.low, p.high]),
-    hovertemplate: "%{y:.3~f}  (%{customdata[0]:.3~f} to %{customdata[1]:.3~f})",
+  const unitOf = (figure, pick) => (figure.choices.includes("column") ? single[pick.column] : measures[pick.measure]).unit;
+  const withInterval = (variable, unit) => {
+    const digits = unit.startsWith("nats") ? ".3f" : ".1f";
+    return `%{${variable}:${digits}}  (%{customdata[0]:${digits}} to %{customdata[1]:${digits}})`;
   };
-  const hovers = (points) => ({ customdata: hover.customdata(points), hovertemplate: hover.hovertemplate });
+  const hovers = (points, unit) => ({
+    customdata: points.map((p) => [p.low, p.high]), hovertemplate: withInterval("y", unit),
+  });
   const whiskers = (points, color) => ({
     type: "data", symmetric: false, color, thickness: 1.5,
     array: points.map((p) => p.high - p.value), arrayminus: points.map((p) => p.value - p.low),
@@ -61,6 +64,7 @@
   function lines(figure, pick) {
     const symbols = ["circle", "square", "diamond", "triangle-up", "x", "cross", "star"];
     const dashes = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "solid"];
+    const unit = unitOf(figure, pick);
     return seriesOf(figure, pick).flatMap((series, n) => {
       const points = pointsOf(figure, series);
       const color = css(`--${series.style}`);
@@ -72,7 +76,7 @@
         hoverinfo: "skip", showlegend: false, legendgroup: series.name,
       };
       const line = {
-        x: xs, y: points.map((p) => p.value), ...hovers(points), name: series.name, legendgroup: series.name,
+        x: xs, y: points.map((p) => p.value), ...hovers(points, unit), name: series.name, legendgroup: series.name,
         type: "scatter", mode: "lines+markers", line: { color, width: 2, dash: dashes[n % 7] },
         marker: { color, size: points.length > 30 ? 5 : 7, symbol: symbols[n % 7] },
       };
@@ -81,10 +85,11 @@
   }
 
   function bars(figure, pick) {
+    const unit = unitOf(figure, pick);
     return seriesOf(figure, pick).map((series) => {
       const points = pointsOf(figure, series);
       return {
-        x: points.map((p) => p.x), y: points.map((p) => p.value), ...hovers(points), name: series.name,
+        x: points.map((p) => p.x), y: points.map((p) => p.value), ...hovers(points, unit), name: series.name,
         type: "bar", marker: { color: css(`--${series.style}`) }, error_y: whiskers(points, css("--text")),
       };
     });
@@ -92,17 +97,16 @@
 
   function heat(figure, pick) {
     const { column, unit } = single[pick.column];
-    const layers = along("layer");
-    const grid = layers.map((layer) =>
-      along(figure.x).map((i) => estimate(column, { ...pick, layer, [figure.x]: i })));
+    const grid = along("coeff").map((coeff) =>
+      along("layer").map((layer) => estimate(column, { ...pick, layer, coeff })));
     const found = grid.flat().filter(Boolean);
     const most = Math.max(1e-9, ...found.map((e) => Math.abs(e.value)));
     return found.length === 0 ? [] : [{
-      type: "heatmap", zmin: -most, zmax: most, xgap: 1, ygap: layers.length > 30 ? 0 : 1,
-      x: along(figure.x).map((i) => place(figure.x, i)), y: layers.map((layer) => String(numeric[layer])),
+      type: "heatmap", zmin: -most, zmax: most, xgap: along("layer").length > 30 ? 0 : 1, ygap: 1,
+      x: along("layer").map((i) => place("layer", i)), y: along("coeff").map((i) => place("coeff", i)),
       z: grid.map((row) => row.map((e) => e?.value ?? null)),
       customdata: grid.map((row) => row.map((e) => [e?.low, e?.high])),
-      hovertemplate: "layer %{y}, coefficient %{x}<br>%{z:.3~f}  (%{customdata[0]:.3~f} to %{customdata[1]:.3~f})<extra></extra>",
+      hovertemplate: `layer %{x}, coefficient %{y}<br>${withInterval("z", unit)}<extra></extra>`,
       colorscale: [[0, css("--below")], [0.5, css("--zero")], [1, css("--above")]],
       colorbar: { title: { text: unit, side: "right" }, thickness: 12, outlinewidth: 0 },
     }];
@@ -139,22 +143,25 @@
     const text = css("--text"), rule = css("--rule");
     const axis = { gridcolor: rule, zerolinecolor: css("--muted"), linecolor: rule, automargin: true };
     const xs = along(figure.x).map((i) => place(figure.x, i));
-    const isNumeric = figure.x === "layer";
-    const ticks = isNumeric && xs.length <= 16 ? { tickvals: xs } : {};
     const isHeat = figure.kind === "heat";
-    const unit = figure.series === "model" ? single[pick.column].unit : measures[pick.measure ?? 0].unit;
+    const isNumeric = figure.x === "layer" && !isHeat;
+    const ticks = isNumeric && xs.length <= 16 ? { tickvals: xs } : {};
     return {
-      height: isHeat ? Math.min(820, 200 + 18 * along("layer").length) : 380,
+      height: isHeat ? 150 + 26 * along("coeff").length : 380,
       margin: { l: 10, r: 10, t: 10, b: 10 },
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { color: text, family: css("--font"), size: 13 },
       xaxis: {
         ...axis, ...ticks, type: isNumeric ? "linear" : "category", zeroline: false,
-        title: { text: TITLES[figure.x] }, tickangle: 0, showgrid: !isHeat,
+        title: { text: TITLES[figure.x] }, unifiedhovertitle: { text: `${TITLES[figure.x]} %{x}` }, showgrid: !isHeat,
       },
-      yaxis: { ...axis, type: isHeat ? "category" : "linear", title: { text: isHeat ? "layer" : unit }, showgrid: !isHeat },
+      yaxis: {
+        ...axis, type: isHeat ? "category" : "linear", rangemode: "tozero", title: { text: isHeat ? "coefficient" : unitOf(figure, pick) },
+        showgrid: !isHeat,
+      },
       legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom" },
       hoverlabel: { bgcolor: css("--surface"), bordercolor: rule, font: { color: text } },
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: css("--muted"), activecolor: text },
       hovermode: figure.kind === "lines" || figure.kind === "bars" ? "x unified" : "closest",
       dragmode: isTouch ? false : "zoom",
       annotations: isEmpty
