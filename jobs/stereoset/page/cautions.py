@@ -80,8 +80,8 @@ def _numbers(facts: Facts) -> Iterator[Caution]:
         yield Caution.of("Some scores are not finite.", list(facts.non_finite))
     if broken := _broken_down(facts):
         yield Caution.of(
-            f"In {counted(len(broken), 'cell')} LMS fell by more than {LMS_FALL:g} points: the text broke "
-            "down there, and a flow says little about stereotypes. Largest falls first:",
+            f"LMS fell by more than {LMS_FALL:g} points in {counted(len(broken), 'cell')}: the "
+            "text broke down, and a flow says little about stereotypes. Largest falls first:",
             broken,
         )
     small = [

@@ -240,7 +240,7 @@ def _lms(row: Row) -> str:
 def _tests(summary: Summary, model: str) -> str:
     q = [
         row[f"{name}_q"]
-        for row in summary.cells.to_pylist()
+        for row in summary.cells.select(["model", *(f"{name}_q" for name in FLOWS)]).to_pylist()
         if row["model"] == model
         for name in FLOWS
         if row[f"{name}_q"] is not None

@@ -188,7 +188,7 @@ def test_warnings_name_their_places() -> None:
         "Of 128 rows computed again, 2",
         "no memory",
         "3 of 9",
-        "In 10 cells LMS",
+        "points in 10 cells",
         "y: 29",
     ):
         assert words in text
