@@ -106,9 +106,10 @@ def status(
 
 @app.command()
 def report(uri: UriArgument, endpoint_url: EndpointOption = None) -> None:
-    """Make tables and figures from the results alone, and print the tables.
+    """Make tables, figures and report.html from the results alone, and print the tables.
 
-    Writes `summary/` (Parquet, CSV), `figures/` (PNG, PDF) and `certificate.json` into the output.
+    Writes `summary/` (Parquet, CSV), `figures/` (PNG, PDF), `report.html` and `certificate.json`
+    into the output.
 
     Example:
 

@@ -19,12 +19,16 @@ CERTIFICATE_VERSION = 1
 Verdict = Literal["holds", "broken", "not checked"]
 
 
-def write_certificate(storage: Storage, inventory: Inventory) -> None:
-    """Write ``certificate.json`` from the footers of the parts that are done, and say it."""
+def write_certificate(storage: Storage, inventory: Inventory) -> dict[str, Any]:
+    """Write ``certificate.json`` from the footers of the parts that are done, and say it.
+
+    Returns what it holds.
+    """
     content = _content(inventory)
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     storage.replace(CERTIFICATE_KEY, text.encode())
     _tell(content["overall"], storage.uri_of(CERTIFICATE_KEY))
+    return content
 
 
 def tell_certificate(storage: Storage, inventory: Inventory) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
@@ -13,6 +16,7 @@ from jobs.console import print_table, say, warn
 from jobs.stereoset.certificate_file import write_certificate
 from jobs.stereoset.inventory import Inventory, take_inventory
 from jobs.stereoset.non_finite import described
+from jobs.stereoset.page.write import PAGE_KEY, write_page
 from jobs.stereoset.summary import Summary, summarise
 
 _CELLS_KEY = "summary/cells.parquet"
@@ -20,10 +24,13 @@ _MOST_ROWS_PRINTED = 40
 _PRINTED = ("s2a", "u2a", "s2u", "flow_s2a", "flow_u2a", "flow_s2u", "lms", "ss", "icat")
 
 
-def report(storage: Storage) -> Summary:
-    """Write the tables of ``summary/`` (Parquet and CSV), ``certificate.json`` and ``figures/``.
+def report(storage: Storage, set_aside: Sequence[Mapping[str, Any]] | None = None) -> Summary:
+    """Write ``summary/`` (Parquet, CSV), ``figures/``, ``certificate.json`` and ``report.html``.
 
     Prints the cells and a line of the certificate.
+
+    Args:
+        set_aside: what failed in the session under way; None: what the last session wrote down.
 
     Raises:
         UserActionError: no run at this place, or damaged parts.
@@ -48,10 +55,11 @@ def report(storage: Storage) -> Summary:
     _print(summary.cells)
     for line in described(inventory):
         warn(line)
-    write_certificate(storage, inventory)
+    certificate = write_certificate(storage, inventory)
+    write_page(storage, inventory, summary, certificate, set_aside)
     write_checked(storage, inventory.parts)
-    say(f"tables: {storage.uri_of('summary')}")
     _draw(storage, inventory, summary)
+    _say_where(storage)
     return summary
 
 
@@ -67,14 +75,21 @@ def _draw(storage: Storage, inventory: Inventory, summary: Summary) -> None:
 
 
 def show(storage: Storage) -> bool:
-    """Print the cells that the last report has left; False where there is none."""
+    """Print the cells that the last report has left; False where it has not left all."""
+    if next(iter(storage.list(PAGE_KEY)), None) is None:
+        return False
     try:
         data = storage.read(_CELLS_KEY)
     except ObjectNotFoundError:
         return False
     _print(pq.read_table(pa.BufferReader(data)))
-    say(f"tables: {storage.uri_of('summary')}")
+    _say_where(storage)
     return True
+
+
+def _say_where(storage: Storage) -> None:
+    say(f"tables: {storage.uri_of('summary')}")
+    say(f"page: {storage.uri_of(PAGE_KEY)}")
 
 
 def _print(cells: pa.Table) -> None:

@@ -177,7 +177,7 @@ class _Session:
         set_aside = [_described(self._stages.planned(e.task.id), e) for e in outcome.set_aside]
         say(f"{rate:,.0f} cell rows per second")
         try:
-            report(self._storage)
+            report(self._storage, set_aside)
         except ClusterError as error:
             self._write_stopped(error)
             raise

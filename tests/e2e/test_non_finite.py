@@ -53,6 +53,9 @@ def test_status_and_report_count_them_by_group(overflown: tuple[Path, Finished])
     for shown in (finished, *(steersweep(c, str(output)) for c in ("status", "report"))):
         assert shown.code == 0, shown
         for group in ("gender", "race"):
+            assert (
+                f"tiny/intersentence/{group}: 6 of 15 rows" in (output / "report.html").read_text()
+            )
             assert f"tiny/intersentence/{group}: 6 of 15 rows" in shown.err
     cells = pd.read_parquet(output / "summary/cells.parquet").set_index(["bias_type", "coeff"])
     assert (cells.loc[(slice(None), 1e6), "num_non_finite"] == 3).all()
@@ -85,3 +88,7 @@ def test_hidden_states_that_are_not_finite_are_the_fault_of_their_task(
     assert "are not finite at layer 1 in float32" in finished.err
     assert groups.count("race") == 2
     assert set(read_rows(str(tmp_path / "out"))["bias_type"]) == {"gender"}
+    page = (tmp_path / "out/report.html").read_text()
+    assert "Failed and set aside: 1 task." in page
+    assert "are not finite at layer 1 in float32" in page
+    assert "tiny/intersentence/race: 4 of 4" in page

@@ -1,0 +1,1 @@
+"""``report.html``: a run for a reader who was not there, in one file that fetches nothing."""

@@ -1,0 +1,216 @@
+// Draws the figures of the page from the one table of numbers in #drawn; see figures.py.
+"use strict";
+(() => {
+  const data = JSON.parse(document.getElementById("drawn").textContent);
+  const { values, columns, measures, names, numeric } = data;
+  const AXES = ["model", "split", "bias_type", "layer", "coeff"];
+  const TITLES = {
+    model: "model", split: "split", bias_type: "bias type", layer: "layer", coeff: "coefficient",
+    measure: "measure", column: "measure",
+  };
+  const single = measures.flatMap((m) => m.columns.map((column) => ({ column, ...m, columns: [column] })));
+  const rowAt = new Map(columns.model.map((_, row) => [AXES.map((a) => columns[a][row]).join(), row]));
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const isTouch = matchMedia("(pointer: coarse)").matches;
+
+  // Plotly reads <b> and the like in labels; names are text.
+  const plain = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
+  const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const seeThrough = (hex) => `rgba(${[1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16))},0.16)`;
+  const range = (n) => Array.from({ length: n }, (_, i) => i);
+
+  function estimate(column, pick) {
+    const row = rowAt.get(AXES.map((axis) => pick[axis]).join());
+    const value = row === undefined ? null : columns[column][row];
+    return value === null
+      ? null
+      : { value, low: columns[`${column}_low`]?.[row], high: columns[`${column}_high`]?.[row] };
+  }
+
+  // Values of an axis that a figure goes along: layers without "all layers".
+  const along = (axis) => range(values[axis].length).filter((i) => axis !== "layer" || numeric[i] !== null);
+  const place = (axis, i) => (axis === "layer" ? numeric[i] : plain(values[axis][i]));
+
+  function seriesOf(figure, pick) {
+    if (figure.series === "measure") {
+      return measures[pick.measure].columns.map((column) => ({
+        column, pick, name: names[column], style: column.replace("flow_", ""),
+      }));
+    }
+    return values.model.map((name, model) => ({
+      column: single[pick.column].column, pick: { ...pick, model }, name: plain(name), style: `series-${model % 7}`,
+    }));
+  }
+
+  function pointsOf(figure, series) {
+    return along(figure.x)
+      .map((i) => ({ x: place(figure.x, i), ...estimate(series.column, { ...series.pick, [figure.x]: i }) }))
+      .filter((point) => point.value !== undefined);
+  }
+
+  const unitOf = (figure, pick) => (figure.choices.includes("column") ? single[pick.column] : measures[pick.measure]).unit;
+  const withInterval = (variable, unit) => {
+    const digits = unit.startsWith("nats") ? ".3f" : ".1f";
+    return `%{${variable}:${digits}}  (%{customdata[0]:${digits}} to %{customdata[1]:${digits}})`;
+  };
+  const hovers = (points, unit) => ({
+    customdata: points.map((p) => [p.low, p.high]), hovertemplate: withInterval("y", unit),
+  });
+  const whiskers = (points, color) => ({
+    type: "data", symmetric: false, color, thickness: 1.5,
+    array: points.map((p) => p.high - p.value), arrayminus: points.map((p) => p.value - p.low),
+  });
+
+  function lines(figure, pick) {
+    const symbols = ["circle", "square", "diamond", "triangle-up", "x", "cross", "star"];
+    const dashes = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "solid"];
+    const unit = unitOf(figure, pick);
+    return seriesOf(figure, pick).flatMap((series, n) => {
+      const points = pointsOf(figure, series);
+      const color = css(`--${series.style}`);
+      const xs = points.map((p) => p.x);
+      const band = {
+        x: [...xs, ...xs.toReversed()],
+        y: [...points.map((p) => p.high), ...points.map((p) => p.low).toReversed()],
+        type: "scatter", mode: "lines", line: { width: 0 }, fill: "toself", fillcolor: seeThrough(color),
+        hoverinfo: "skip", showlegend: false, legendgroup: series.name,
+      };
+      const line = {
+        x: xs, y: points.map((p) => p.value), ...hovers(points, unit), name: series.name, legendgroup: series.name,
+        type: "scatter", mode: "lines+markers", line: { color, width: 2, dash: dashes[n % 7] },
+        marker: { color, size: points.length > 30 ? 5 : 7, symbol: symbols[n % 7] },
+      };
+      return points.length > 1 ? [band, line] : [{ ...line, error_y: whiskers(points, color) }];
+    });
+  }
+
+  function bars(figure, pick) {
+    const unit = unitOf(figure, pick);
+    return seriesOf(figure, pick).map((series) => {
+      const points = pointsOf(figure, series);
+      return {
+        x: points.map((p) => p.x), y: points.map((p) => p.value), ...hovers(points, unit), name: series.name,
+        type: "bar", marker: { color: css(`--${series.style}`) }, error_y: whiskers(points, css("--text")),
+      };
+    });
+  }
+
+  function heat(figure, pick) {
+    const { column, unit } = single[pick.column];
+    const grid = along("coeff").map((coeff) =>
+      along("layer").map((layer) => estimate(column, { ...pick, layer, coeff })));
+    const found = grid.flat().filter(Boolean);
+    const most = Math.max(1e-9, ...found.map((e) => Math.abs(e.value)));
+    return found.length === 0 ? [] : [{
+      type: "heatmap", zmin: -most, zmax: most, xgap: along("layer").length > 30 ? 0 : 1, ygap: 1,
+      x: along("layer").map((i) => place("layer", i)), y: along("coeff").map((i) => place("coeff", i)),
+      z: grid.map((row) => row.map((e) => e?.value ?? null)),
+      customdata: grid.map((row) => row.map((e) => [e?.low, e?.high])),
+      hovertemplate: `layer %{x}, coefficient %{y}<br>${withInterval("z", unit)}<extra></extra>`,
+      colorscale: [[0, css("--below")], [0.5, css("--zero")], [1, css("--above")]],
+      colorbar: { title: { text: unit, side: "right" }, thickness: 12, outlinewidth: 0 },
+    }];
+  }
+
+  function moves(figure, pick) {
+    const ends = [...range(3), ...range(3)];
+    const labels = ["stereotype", "anti-stereotype", "unrelated"];
+    const colors = { sa: "--s2a", ua: "--u2a", su: "--s2u" };
+    const links = range(9)
+      .map((n) => {
+        const pair = `${"sau"[Math.floor(n / 3)]}_${"sau"[n % 3]}`;
+        const share = estimate(`flow_${pair}`, pick)?.value ?? 0;
+        return { source: Math.floor(n / 3), target: 3 + (n % 3), share, color: css(colors[pair.replace("_", "")] ?? "--still") };
+      })
+      .filter((link) => link.share > 0);
+    return links.length === 0 ? [] : [{
+      type: "sankey", arrangement: "fixed", valueformat: ".1f", valuesuffix: " %",
+      node: {
+        label: ends.map((i) => labels[i]), color: css("--muted"), thickness: 12, pad: 18, line: { width: 0 },
+        hovertemplate: "%{label}: %{value}<extra></extra>",
+      },
+      link: {
+        source: links.map((l) => l.source), target: links.map((l) => l.target),
+        value: links.map((l) => l.share), color: links.map((l) => (l.color.length === 7 ? `${l.color}b0` : l.color)),
+        hovertemplate: "%{source.label} → %{target.label}: %{value}<extra></extra>",
+      },
+    }];
+  }
+
+  const TRACES = { lines, bars, heat, moves };
+
+  function layoutOf(figure, pick, isEmpty) {
+    const text = css("--text"), rule = css("--rule");
+    const axis = { gridcolor: rule, zerolinecolor: css("--muted"), linecolor: rule, automargin: true };
+    const xs = along(figure.x).map((i) => place(figure.x, i));
+    const isHeat = figure.kind === "heat";
+    const isNumeric = figure.x === "layer" && !isHeat;
+    const ticks = isNumeric && xs.length <= 16 ? { tickvals: xs } : {};
+    return {
+      height: isHeat ? 150 + 26 * along("coeff").length : 380,
+      margin: { l: 10, r: 10, t: 10, b: 10 },
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      font: { color: text, family: css("--font"), size: 13 },
+      xaxis: {
+        ...axis, ...ticks, type: isNumeric ? "linear" : "category", zeroline: false,
+        title: { text: TITLES[figure.x] }, unifiedhovertitle: { text: `${TITLES[figure.x]} %{x}` }, showgrid: !isHeat,
+      },
+      yaxis: {
+        ...axis, type: isHeat ? "category" : "linear", rangemode: "tozero", title: { text: isHeat ? "coefficient" : unitOf(figure, pick) },
+        showgrid: !isHeat,
+      },
+      legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom" },
+      hoverlabel: { bgcolor: css("--surface"), bordercolor: rule, font: { color: text } },
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: css("--muted"), activecolor: text },
+      hovermode: figure.kind === "lines" || figure.kind === "bars" ? "x unified" : "closest",
+      dragmode: isTouch ? false : "zoom",
+      annotations: isEmpty
+        ? [{ text: "no complete cell here", showarrow: false, xref: "paper", yref: "paper", x: 0.5, y: 0.5 }]
+        : [],
+    };
+  }
+
+  function labelsOf(choice) {
+    if (choice === "measure") return measures.map((m) => m.title);
+    if (choice === "column") return single.map((s) => `${s.title}: ${names[s.column]}`);
+    return values[choice];
+  }
+
+  function chooser(choice, pick, redraw) {
+    const label = document.createElement("label");
+    const select = document.createElement("select");
+    label.append(TITLES[choice], select);
+    labelsOf(choice).forEach((text, n) => select.append(new Option(text, n)));
+    select.value = pick[choice];
+    select.addEventListener("change", () => {
+      pick[choice] = Number(select.value);
+      redraw();
+    });
+    return label;
+  }
+
+  function start(figure) {
+    const element = document.getElementById(figure.name);
+    const plot = element.querySelector(".plot");
+    const pick = { ...data.start, measure: figure.kind === "bars" ? 1 : 0, column: 0 };
+    const draw = () => {
+      const traces = TRACES[figure.kind](figure, pick);
+      const isEmpty = traces.every((trace) => !(trace.x ?? trace.node.label).length);
+      const config = {
+        responsive: true, displaylogo: false, displayModeBar: isTouch ? false : "hover",
+        modeBarButtons: [["toImage", "resetScale2d"]],
+        toImageButtonOptions: { filename: figure.name, scale: 2 },
+      };
+      return Plotly.react(plot, traces, layoutOf(figure, pick, isEmpty), config);
+    };
+    element.querySelector(".choices").append(
+      ...figure.choices.filter((c) => labelsOf(c).length > 1).map((c) => chooser(c, pick, draw)));
+    dark.addEventListener("change", draw);
+    return draw();
+  }
+
+  Promise.all(data.figures.map(start)).then(() => {
+    document.documentElement.dataset.drawn = "yes";
+    performance.mark("drawn");
+  });
+})();

@@ -1,0 +1,106 @@
+"""What the page is made of: everything that it says is in here, and nothing else is asked."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from cluster.ledger import Ledger
+from cluster.redaction import redact_all
+from cluster.storage import Storage
+from jobs.stereoset import non_finite
+from jobs.stereoset.inventory import Inventory
+from jobs.stereoset.plan import Group
+from jobs.stereoset.summary import Summary
+
+
+@dataclass(frozen=True)
+class Incomplete:
+    """Cells of a group that have no result yet."""
+
+    group: str
+    num_missing: int
+    num_planned: int
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A run as the page tells it; free text in it has passed redaction.
+
+    Attributes:
+        record: what ``run.json`` holds; empty where it is lost.
+        certificate: what ``certificate.json`` holds.
+        incomplete: the groups that lack cells.
+        non_finite: a line for each group that has scores which are not finite.
+        set_aside: tasks that failed, as ``run.json`` describes them.
+    """
+
+    summary: Summary
+    record: Mapping[str, Any]
+    certificate: Mapping[str, Any]
+    num_tasks: int
+    num_tasks_done: int
+    num_rows_done: int
+    incomplete: tuple[Incomplete, ...]
+    non_finite: tuple[str, ...]
+    set_aside: tuple[Mapping[str, Any], ...]
+    made: datetime
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names in the order of the spec."""
+        known = self.record["spec"] if self.record else self.certificate
+        return tuple(known["models"])
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every planned task is done."""
+        return self.num_tasks_done == self.num_tasks
+
+
+def gather(
+    storage: Storage,
+    inventory: Inventory,
+    summary: Summary,
+    certificate: Mapping[str, Any],
+    set_aside: Sequence[Mapping[str, Any]] | None,
+) -> Facts:
+    """The facts of an output.
+
+    Args:
+        set_aside: what failed in the session under way; None: what the last session wrote down.
+    """
+    record = Ledger(storage).read_record() or {}
+    if set_aside is None:
+        set_aside = (record.get("sessions") or [{}])[-1].get("set_aside", [])
+    done = inventory.tasks_done()
+    return Facts(
+        summary=summary,
+        record=redact_all(record),
+        certificate=redact_all(certificate),
+        num_tasks=len(inventory.planned),
+        num_tasks_done=len(done),
+        num_rows_done=sum(task.num_rows_cells for task in done),
+        incomplete=_incomplete(inventory, summary),
+        non_finite=tuple(non_finite.described(inventory)),
+        set_aside=tuple(redact_all(entry) for entry in set_aside),
+        made=datetime.now(UTC),
+    )
+
+
+def _incomplete(inventory: Inventory, summary: Summary) -> tuple[Incomplete, ...]:
+    missing: dict[Group, set[tuple[int, float]]] = defaultdict(set)
+    for task in inventory.planned:
+        missing[task.group].update((cell.layer, cell.coeff) for cell in task.typed_cells())
+    num_planned = {group: len(cells) for group, cells in missing.items()}
+    for row in summary.cells.select(["model", "split", "bias_type", "layer", "coeff"]).to_pylist():
+        group = Group(row["model"], row["split"], row["bias_type"])
+        missing[group].discard((row["layer"], row["coeff"]))
+    return tuple(
+        Incomplete(str(group), len(cells), num_planned[group])
+        for group, cells in sorted(missing.items())
+        if cells
+    )

@@ -1,0 +1,225 @@
+"""The figures as plain data: what each shows, and one table of numbers that all are drawn from.
+
+A figure has an axis, its series, and choices for all that is left; the page's script makes traces
+of the rows that fit. So each number is in the page once, however many views there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from jobs.stereoset.page.estimate import coefficient
+from jobs.stereoset.page.words import ARROW, name_of
+from jobs.stereoset.summary import Summary
+from jobs.stereoset.summary_keys import POOLED
+from steering_core.metrics import FLOW_PAIRS
+
+AXES = ("model", "split", "bias_type", "layer", "coeff")
+_ROW_DIGITS = 4
+
+Kind = Literal["lines", "bars", "heat", "moves"]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Columns that share an axis, in one unit."""
+
+    title: str
+    unit: str
+    columns: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure.
+
+    Attributes:
+        x: the horizontal axis.
+        series: ``measure``: a line for each column of the chosen measure; ``model``: a line for
+            each model, of a single column.
+        choices: what the reader chooses.
+        is_wide: whether it takes the width of the page.
+    """
+
+    name: str
+    title: str
+    caption: str
+    kind: Kind
+    x: str
+    series: Literal["measure", "model"]
+    choices: tuple[str, ...]
+    is_wide: bool = False
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Everything that the page's script draws.
+
+    Attributes:
+        values: by axis, the label of each value; rows name values by their number in it.
+        numeric: layers as numbers, None where a row is pooled over them.
+        start: by axis, what is chosen at first.
+        columns: by name, axes and estimates of every row.
+    """
+
+    figures: tuple[Figure, ...]
+    measures: tuple[Measure, ...]
+    names: Mapping[str, str]
+    values: Mapping[str, tuple[str, ...]]
+    numeric: tuple[int | None, ...]
+    start: Mapping[str, int]
+    columns: Mapping[str, list[Any]]
+
+    def plain(self) -> dict[str, Any]:
+        """As plain data that JSON holds."""
+        return {
+            **vars(self),  # not copied: the columns are most of the page
+            "figures": [asdict(figure) for figure in self.figures],
+            "measures": [asdict(measure) for measure in self.measures],
+        }
+
+
+_CHANGES = ("s2a", "u2a", "s2u")
+_SCORES = ("lms_change", "ss_change", "icat_change")
+MEASURES = (
+    Measure("change in log-likelihood", "nats per token", _CHANGES),
+    Measure("net flow of choices", "% of examples", tuple(f"flow_{name}" for name in _CHANGES)),
+    Measure("change of StereoSet scores", "points", _SCORES),
+)
+_IN_PERCENT = (*MEASURES[1].columns, *(f"flow_{pair}" for pair in FLOW_PAIRS))
+NAMES = {
+    **{
+        f"{prefix}{name}": name.replace("2", ARROW) + (" intended" if name == "s2a" else "")
+        for prefix in ("", "flow_")
+        for name in _CHANGES
+    },
+    **{f"{name}_change": name.upper() for name in ("lms", "ss", "icat")},
+}
+
+
+def drawn(summary: Summary, coeff: float | None) -> Drawn:
+    """The figures that a summary has the rows for.
+
+    Args:
+        coeff: the coefficient that is shown first; None: the first there is.
+    """
+    rows = [*summary.pooled.to_pylist(), *summary.cells.to_pylist()]
+    found: dict[str, list[Any]] = {axis: _values(axis, rows) for axis in AXES}
+    number_of = {axis: {v: n for n, v in enumerate(values)} for axis, values in found.items()}
+    columns: dict[str, list[Any]] = {
+        axis: [number_of[axis][row[axis]] for row in rows] for axis in AXES
+    }
+    for name in [column for measure in MEASURES for column in measure.columns]:
+        times = 100 if name in _IN_PERCENT else 1
+        for end in ("", "_low", "_high"):
+            columns[f"{name}{end}"] = [_number(row[f"{name}{end}"], times) for row in rows]
+    for pair in FLOW_PAIRS:
+        columns[f"flow_{pair}"] = [_number(row[f"flow_{pair}"], 100) for row in rows]
+    return Drawn(
+        figures=_in_pairs(list(_figures(found))),
+        measures=MEASURES,
+        names=NAMES,
+        values={axis: tuple(_label(axis, v) for v in values) for axis, values in found.items()},
+        numeric=tuple(found["layer"]),
+        start={axis: number_of[axis].get(coeff, 0) if axis == "coeff" else 0 for axis in AXES},
+        columns=columns,
+    )
+
+
+def _values(axis: str, rows: Iterable[Mapping[str, Any]]) -> list[Any]:
+    """What is found on an axis: pooled first, then in order."""
+    found = {row[axis] for row in rows}
+    pooled = [] if axis == "model" else [value for value in (POOLED, None) if value in found]
+    return [*pooled, *sorted(value for value in found if value not in pooled)]
+
+
+def _label(axis: str, value: Any) -> str:
+    if axis == "coeff":
+        return coefficient(value)
+    return str(value) if axis == "model" else name_of(axis, value)
+
+
+def _number(value: float | None, times: float) -> float | None:
+    """With as many digits as a figure shows; None for what is not a number."""
+    if value is None or value != value:
+        return None
+    return float(f"{times * value:.{_ROW_DIGITS}g}")
+
+
+def _in_pairs(figures: list[Figure]) -> tuple[Figure, ...]:
+    """The figures, with none beside an empty place."""
+    if sum(not figure.is_wide for figure in figures) % 2:
+        figures[-1] = replace(figures[-1], is_wide=True)
+    return tuple(figures)
+
+
+def _figures(found: Mapping[str, list[Any]]) -> Iterable[Figure]:
+    num_layers = sum(layer is not None for layer in found["layer"])
+    num_coeffs = len(found["coeff"])
+    if not num_coeffs:
+        return
+    if num_layers > 1:
+        yield Figure(
+            "by-layer",
+            "By layer",
+            "What steering changed at each layer; bands are 95 % intervals.",
+            "lines",
+            "layer",
+            "measure",
+            ("measure", "model", "split", "bias_type", "coeff"),
+            is_wide=True,
+        )
+    if num_layers > 1 and num_coeffs > 1:
+        yield Figure(
+            "grid",
+            "Layers and coefficients",
+            "Blue is below 0, orange above, and what is close to the background is close to 0.",
+            "heat",
+            "layer",
+            "measure",
+            ("column", "model", "split", "bias_type"),
+            is_wide=True,
+        )
+    yield Figure(
+        "flows",
+        "Intended and side effects",
+        f"s{ARROW}a is what steering is meant to move, u{ARROW}a and s{ARROW}u are side effects; "
+        "whiskers are 95 % intervals.",
+        "bars",
+        "coeff",
+        "measure",
+        ("measure", "model", "split", "bias_type", "layer"),
+    )
+    yield Figure(
+        "moves",
+        "Where choices went",
+        "Choices before steering on the left, after it on the right. Grey did not move, or moved "
+        "back.",
+        "moves",
+        "coeff",
+        "measure",
+        ("model", "split", "bias_type", "layer", "coeff"),
+    )
+    if num_coeffs > 1:
+        yield Figure(
+            "by-coeff",
+            "By coefficient",
+            "Coefficients are equally spaced here, whatever their size; bands are 95 % intervals.",
+            "lines",
+            "coeff",
+            "measure",
+            ("measure", "model", "split", "bias_type", "layer"),
+        )
+    if len(found["model"]) > 1:
+        by_layer = num_layers > 1
+        yield Figure(
+            "models",
+            "Models side by side",
+            "All models have the same examples drawn in each resample, so intervals are paired.",
+            "lines",
+            "layer" if by_layer else "coeff",
+            "model",
+            ("column", "split", "bias_type", "coeff" if by_layer else "layer"),
+        )

@@ -1,0 +1,190 @@
+"""What was run: models, data, protocol in words, grid, when and on what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import yaml
+
+from jobs.stereoset.page import words
+from jobs.stereoset.page.estimate import MINUS, coefficient, counted
+from jobs.stereoset.page.facts import Facts
+from steering_core.stereoset import LABELS
+
+_DIGEST_SHOWN = 16
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What was run, as terms and texts; all of it empty where ``run.json`` is lost.
+
+    Attributes:
+        models: name, path, revision, dtype and digests of each.
+        terms: (term, text) pairs.
+        versions: of the last session.
+        spec: the resolved spec as YAML.
+    """
+
+    models: tuple[Mapping[str, str], ...]
+    terms: tuple[tuple[str, str], ...]
+    versions: Mapping[str, str]
+    spec: str
+
+
+def ran(facts: Facts) -> Ran:
+    """What ``run.json`` and the tables say of it."""
+    if not facts.record:
+        return Ran((), tuple(_counts(facts)), {}, "")
+    spec, identity = facts.record["spec"], facts.record["identity"]
+    models = tuple(
+        {
+            "name": name,
+            "path": model["path"],
+            "revision": model["revision"] or "not pinned",
+            "dtype": identity.get(f"models.{name}.dtype", model["dtype"]),
+            "weights": identity.get(f"models.{name} (weights)", "unknown"),
+            "tokenizer": identity.get(f"models.{name} (tokenizer)", "unknown"),
+        }
+        for name, model in spec["models"].items()
+    )
+    terms = [*_inputs(spec, identity), *_protocol(spec), *_counts(facts), *_when(facts)]
+    sessions = facts.record["sessions"]
+    return Ran(models, tuple(terms), sessions[-1]["versions"], _as_yaml(spec))
+
+
+def short(digest: str) -> str:
+    """The first digits of a digest, as many as tell two apart."""
+    return digest[:_DIGEST_SHOWN]
+
+
+def _inputs(spec: Mapping[str, Any], identity: Mapping[str, Any]) -> list[tuple[str, str]]:
+    data = spec["data"]
+    sample = (
+        f"; a sample of {data['limit']:,} of each, seed {data['seed']}" if data["limit"] else ""
+    )
+    return [
+        (
+            "Data",
+            f"{data['path']} (content {short(identity['data (content)'])}): "
+            f"{_listed(data['splits'])}; {_listed(data['bias_types'])}{sample}",
+        )
+    ]
+
+
+def _protocol(spec: Mapping[str, Any]) -> list[tuple[str, str]]:
+    vectors, steering = spec["vectors"], spec["steering"]
+    folds = vectors["folds"]
+    from_rows = (
+        "from the rows that are then steered"
+        if folds == 1
+        else f"cross-fitted in {folds} folds by target term: no row is steered with a vector "
+        "fitted on it"
+    )
+    return [
+        ("Protocol", spec["protocol"]),
+        (
+            "Vectors",
+            f"{words.METHODS[vectors.get('method', 'mean_difference')]}, {from_rows}; pooled over "
+            f"{words.POOLING[vectors['pooling']]}; read at {_hook_point(vectors['read'])}",
+        ),
+        (
+            "Steering",
+            f"{words.OPERATIONS[steering.get('operation', 'add')]}, at "
+            f"{words.POSITIONS[steering['positions']]}, at {_hook_point(steering['apply'])}",
+        ),
+        ("Scores", f"mean log-probability of the scored tokens: {words.SCORING[spec['scoring']]}"),
+        ("Layers L", f"{_listed(steering['layers'])} (1 is the stream after the first block)"),
+        ("Coefficients", _listed([coefficient(float(c)) for c in steering["coeffs"]])),
+    ]
+
+
+def _hook_point(site: str) -> str:
+    return f"blocks.{{L{MINUS}1}}.{site}, {words.SITES[site]}"
+
+
+def _counts(facts: Facts) -> list[tuple[str, str]]:
+    examples: dict[str, int] = {}
+    for row in facts.summary.baseline.to_pylist():
+        examples[row["model"]] = examples.get(row["model"], 0) + row["num_examples"]
+    num_cells = facts.summary.cells.num_rows
+    cells = f"{num_cells:,}"
+    if facts.summary.num_missing:
+        cells += f" of {num_cells + facts.summary.num_missing:,}"
+    return [
+        (
+            "Size",
+            f"{counted(max(examples.values(), default=0), 'example')} of each model; cells (model, "
+            f"split, bias type, layer, coefficient) complete: {cells}; "
+            f"{counted(facts.num_rows_done, 'scored row')}",
+        ),
+    ]
+
+
+def _when(facts: Facts) -> list[tuple[str, str]]:
+    sessions: Sequence[Mapping[str, Any]] = facts.record["sessions"]
+    made = facts.made.isoformat(timespec="seconds")
+    ended = sessions[-1].get("ended") or ("" if not facts.is_complete else made)
+    times = f"{_readable(facts.record['started'])} to {_readable(ended) if ended else 'now'} UTC"
+    if len(sessions) > 1:
+        times += f", in {len(sessions):,} sessions"
+    machines = _listed(list(dict.fromkeys(f"{s['host']} ({s['device']})" for s in sessions)))
+    return [("When", times), ("On", machines)]
+
+
+def _readable(time: str) -> str:
+    return time[:19].replace("T", " ")
+
+
+def _listed(values: Sequence[Any]) -> str:
+    return ", ".join(str(value) for value in values)
+
+
+def _as_yaml(spec: Mapping[str, Any]) -> str:
+    coeffs = [_plain(Decimal(c)) for c in spec["steering"]["coeffs"]]
+    document = {**spec, "steering": {**spec["steering"], "coeffs": coeffs}}
+    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, default_flow_style=None)
+
+
+def _plain(value: Decimal) -> int | float | str:
+    """A number that YAML writes with the digits of the decimal, or else its text."""
+    if value == value.to_integral_value():
+        return int(value)
+    return float(value) if Decimal(repr(float(value))) == value else str(value)
+
+
+GLOSSARY = (
+    (
+        "s, a, u",
+        f"the three candidates of an example: {LABELS[0]}, {LABELS[1]} and {LABELS[2]}. A model "
+        "chooses the one with the highest score.",
+    ),
+    (
+        "change in log-likelihood",
+        f"steered minus baseline, of the gap between two candidates' scores, in nats per scored "
+        f"token. s{words.ARROW}a is what steering is meant to move; u{words.ARROW}a and "
+        f"s{words.ARROW}u are side effects, and their sum is s{words.ARROW}a.",
+    ),
+    (
+        "net flow",
+        "share of examples whose choice moved that way, minus the share that moved back.",
+    ),
+    (
+        "LMS, SS, ICAT",
+        "StereoSet's scores in percent: LMS, how often a meaningful candidate is preferred to the "
+        "unrelated one (100 is best); SS, how often the stereotype is preferred to the "
+        "anti-stereotype (50 is unbiased); ICAT, both in one (100 is best).",
+    ),
+    (
+        "interval",
+        "95 %, from 2,000 paired bootstrap resamples of the examples, or of the target terms for "
+        "StereoSet's scores.",
+    ),
+    (
+        "q",
+        "p-value of an exact McNemar test of a net flow, adjusted by Benjamini and Hochberg over "
+        "all net flows of the model.",
+    ),
+)

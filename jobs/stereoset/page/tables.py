@@ -1,0 +1,224 @@
+"""The page's tables: cells of text with the value that they are sorted by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from jobs.stereoset.page.estimate import Estimate, coefficient, number
+from jobs.stereoset.page.finding import SIGNIFICANT, widest_rows
+from jobs.stereoset.page.words import ARROW, FLOWS, name_of
+from jobs.stereoset.summary import Summary
+
+_MOST_ROWS = 2000
+_FEW_ROWS = 20
+
+_Entry = TypeVar("_Entry")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A heading; ``hint`` says what the numbers are."""
+
+    title: str
+    hint: str = ""
+    is_number: bool = True
+
+
+@dataclass(frozen=True)
+class Cell:
+    """``sort`` orders rows; None stands last. ``detail`` is the interval."""
+
+    text: str
+    sort: str | float | None
+    detail: str = ""
+    mark: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that its readers sort.
+
+    Attributes:
+        note: what is said under it.
+    """
+
+    name: str
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    note: str = ""
+
+    @property
+    def is_long(self) -> bool:
+        """Whether it scrolls in a box of its own."""
+        return len(self.rows) > _FEW_ROWS
+
+    def condensed(self) -> Table:
+        """Without the columns of words that are the same in every row: the caption says them."""
+        same = [
+            index
+            for index, column in enumerate(self.columns)
+            if not column.is_number and len({row[index].text for row in self.rows}) == 1
+        ]
+        return replace(
+            self,
+            caption=", ".join([self.caption, *(self.rows[0][index].text for index in same)]),
+            columns=_without(self.columns, same),
+            rows=tuple(_without(row, same) for row in self.rows),
+        )
+
+
+def _without(entries: Sequence[_Entry], indices: Sequence[int]) -> tuple[_Entry, ...]:
+    return tuple(entry for index, entry in enumerate(entries) if index not in indices)
+
+
+_MISSING = Cell("\N{EN DASH}", None)
+_SHARE = "% of examples"
+_POINTS = "points"
+
+
+def glance(summary: Summary) -> Table:
+    """Net flows and LMS of each model at each coefficient, pooled as widely as there is."""
+    rows = [row for of_model in widest_rows(summary).values() for row in of_model]
+    return Table(
+        "glance",
+        "Net flows of choices and LMS",
+        (
+            Column("model", is_number=False),
+            Column("where", is_number=False),
+            Column("coefficient"),
+            *_flow_columns(),
+            Column("LMS change", _POINTS),
+            Column("LMS", "%"),
+        ),
+        tuple(
+            (
+                _word(row["model"]),
+                _word(_place(row)),
+                _coeff(row["coeff"]),
+                *_flow_cells(row),
+                _estimate(row, "lms_change"),
+                _estimate(row, "lms"),
+            )
+            for row in rows[:_MOST_ROWS]
+        ),
+    ).condensed()
+
+
+def baseline(summary: Summary) -> Table:
+    """Every group before steering."""
+    shares = ("share_stereotype", "share_anti_stereotype", "share_unrelated")
+    return Table(
+        "baseline",
+        "Before steering",
+        (
+            *_group_columns(),
+            Column("n", "examples"),
+            *(Column(title, "%") for title in ("LMS", "SS", "ICAT")),
+            *(Column(f"chose {which}", _SHARE) for which in ("s", "a", "u")),
+        ),
+        tuple(
+            (
+                *_group_cells(row),
+                _count(row["num_examples"]),
+                *(_estimate(row, name) for name in ("lms", "ss", "icat")),
+                *(_estimate(row, name, times=100) for name in shares),
+            )
+            for row in summary.baseline.to_pylist()
+        ),
+    ).condensed()
+
+
+def cells(summary: Summary) -> Table:
+    """Every complete cell, as many as a page holds."""
+    num_rows = summary.cells.num_rows
+    is_whole = num_rows <= _MOST_ROWS
+    return Table(
+        "cells",
+        "Every cell" if is_whole else f"The first {_MOST_ROWS:,} of {num_rows:,} cells",
+        (
+            *_group_columns(),
+            Column("layer"),
+            Column("coefficient"),
+            Column("n", "examples"),
+            *(Column(f"\N{GREEK CAPITAL LETTER DELTA} {_short(name)}", "nats") for name in FLOWS),
+            *_flow_columns(),
+            Column("LMS change", _POINTS),
+            Column("SS change", _POINTS),
+            Column("ICAT change", _POINTS),
+        ),
+        tuple(
+            (
+                *_group_cells(row),
+                Cell(str(row["layer"]), row["layer"]),
+                _coeff(row["coeff"]),
+                _count(row["num_examples"]),
+                *(_estimate(row, name.removeprefix("flow_"), digits=3) for name in FLOWS),
+                *_flow_cells(row),
+                *(_estimate(row, f"{name}_change") for name in ("lms", "ss", "icat")),
+            )
+            for row in summary.cells.slice(0, _MOST_ROWS).to_pylist()
+        ),
+        f"* q < {SIGNIFICANT}. All columns are in summary/cells.csv and summary/pooled.csv.",
+    ).condensed()
+
+
+def _place(row: Mapping[str, Any]) -> str:
+    layer = name_of("layer", row["layer"])
+    return ", ".join(
+        (
+            name_of("split", row["split"]),
+            name_of("bias_type", row["bias_type"]),
+            layer if row["layer"] is None else f"layer {layer}",
+        )
+    )
+
+
+def _short(flow: str) -> str:
+    return flow.removeprefix("flow_").replace("2", ARROW)
+
+
+def _group_columns() -> tuple[Column, ...]:
+    return tuple(Column(name, is_number=False) for name in ("model", "split", "bias type"))
+
+
+def _group_cells(row: Mapping[str, Any]) -> tuple[Cell, ...]:
+    return tuple(_word(row[name]) for name in ("model", "split", "bias_type"))
+
+
+def _flow_columns() -> tuple[Column, ...]:
+    return tuple(Column(f"flow {_short(name)}", _SHARE) for name in FLOWS)
+
+
+def _flow_cells(row: Mapping[str, Any]) -> tuple[Cell, ...]:
+    return tuple(_estimate(row, name, times=100, q=row[f"{name}_q"]) for name in FLOWS)
+
+
+def _word(text: str) -> Cell:
+    return Cell(text, text)
+
+
+def _count(value: int) -> Cell:
+    return Cell(f"{value:,}", value)
+
+
+def _coeff(value: float) -> Cell:
+    return Cell(coefficient(value), value)
+
+
+def _estimate(
+    row: Mapping[str, Any],
+    name: str,
+    *,
+    digits: int = 1,
+    times: float = 1.0,
+    q: float | None = None,
+) -> Cell:
+    found = Estimate.of(row, name, times)
+    if found is None:
+        return _MISSING
+    detail = f"{number(found.low, digits)} to {number(found.high, digits)}"
+    mark = "*" if q is not None and q < SIGNIFICANT else ""
+    return Cell(found.text(digits), found.value, detail, mark)

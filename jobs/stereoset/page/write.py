@@ -1,0 +1,60 @@
+"""Makes ``report.html`` from facts, and writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cluster.storage import Storage
+from jobs.stereoset.inventory import Inventory
+from jobs.stereoset.page import tables
+from jobs.stereoset.page.cautions import cautions
+from jobs.stereoset.page.facts import Facts, gather
+from jobs.stereoset.page.figures import drawn
+from jobs.stereoset.page.finding import finding
+from jobs.stereoset.page.ran import GLOSSARY, ran
+from jobs.stereoset.page.render import render
+from jobs.stereoset.summary import Summary
+
+PAGE_KEY = "report.html"
+
+
+def write_page(
+    storage: Storage,
+    inventory: Inventory,
+    summary: Summary,
+    certificate: Mapping[str, Any],
+    set_aside: Sequence[Mapping[str, Any]] | None,
+) -> None:
+    """Write ``report.html``.
+
+    Args:
+        certificate: what ``certificate.json`` holds.
+        set_aside: what failed in the session under way; None: what the last session wrote down.
+    """
+    facts = gather(storage, inventory, summary, certificate, set_aside)
+    storage.replace(PAGE_KEY, page_of(facts).encode())
+
+
+def _checked(facts: Facts) -> list[tuple[str, Mapping[str, Any]]]:
+    """(Name, certificate) of each model, and of all where there are several."""
+    models = list(facts.certificate["models"].items())
+    return models if len(models) == 1 else [*models, ("all models", facts.certificate["overall"])]
+
+
+def page_of(facts: Facts) -> str:
+    """The page's HTML."""
+    found = finding(facts.summary)
+    return render(
+        {
+            "facts": facts,
+            "checked": _checked(facts),
+            "ran": ran(facts),
+            "finding": found,
+            "cautions": cautions(facts),
+            "glance": tables.glance(facts.summary),
+            "tables": [tables.baseline(facts.summary), tables.cells(facts.summary)],
+            "drawn": drawn(facts.summary, found.coeff).plain(),
+            "glossary": GLOSSARY,
+        }
+    )

@@ -1,0 +1,169 @@
+"""report.html in a browser: the page of a real run, and of one whose texts are markup."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from jobs.resources import local_path
+from tests.support.sweeps import Finished, steersweep, write_spec
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+
+EVIL = "<script>document.title='owned'</script>\"'&"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@dataclass
+class Opened:
+    """A page that is drawn, and what went on until then."""
+
+    page: Page
+    requests: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
+
+
+def opened(browser: Browser, path: Path, *, width: int = 1280, scheme: Any = "light") -> Opened:
+    page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    result = Opened(page)
+    page.on("request", lambda request: result.requests.append(request.url))
+    page.on("console", lambda message: result.messages.append(message.text))
+    page.on("pageerror", lambda error: result.messages.append(str(error)))
+    page.goto(path.as_uri())
+    page.wait_for_function("document.documentElement.dataset.drawn === 'yes'")
+    return result
+
+
+def check_quiet(result: Opened, path: Path) -> None:
+    assert result.messages == []
+    assert [url for url in result.requests if not url.startswith("data:")] == [path.as_uri()]
+
+
+def size_of_figures(page: Page) -> dict[str, tuple[float, float]]:
+    """Of what each figure has drawn: marks and lines, without axes."""
+    marks = ".trace, .sankey, .hm"
+    found: dict[str, Any] = page.evaluate(
+        "(marks) => Object.fromEntries([...document.querySelectorAll('figure')].map((figure) => {"
+        " const boxes = [...figure.querySelectorAll(marks)].map((m) => m.getBoundingClientRect());"
+        " return [figure.id, [Math.max(0, ...boxes.map((b) => b.width)),"
+        " Math.max(0, ...boxes.map((b) => b.height))]]; }))",
+        marks,
+    )
+    return {name: (box[0], box[1]) for name, box in found.items()}
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Finished]:
+    folder = tmp_path_factory.mktemp("page")
+    spec = write_spec(
+        folder / "sweep.yaml",
+        models={name: {"path": "embedded:gemma2-tiny"} for name in ("tiny", "again")},
+        steering={"layers": [1, 4], "coeffs": [-3, 0.5, 400]},
+    )
+    return folder / "out", steersweep("run", str(spec))
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose model's path, example ids, targets and sentences are markup."""
+    folder = tmp_path_factory.mktemp("hostile")
+    model = folder / EVIL
+    shutil.copytree(local_path("embedded:gemma2-tiny"), model)
+    data = json.loads(Path(local_path("embedded:examples.json")).read_text())
+    for examples in data["data"].values():
+        for example in examples:
+            example["id"] = EVIL + example["id"]
+            example["target"] += EVIL
+            for sentence in example["sentences"]:
+                sentence["sentence"] += EVIL
+    data_file = folder / f"{EVIL.replace('/', '')}.json"
+    data_file.write_text(json.dumps(data))
+    spec = write_spec(
+        folder / "sweep.yaml",
+        models={"tiny": {"path": str(model)}},
+        data={"path": str(data_file), "splits": ["intrasentence"], "bias_types": ["race"]},
+    )
+    finished = steersweep("run", str(spec))
+    assert finished.code == 0, finished
+    return folder / "out/report.html"
+
+
+def test_run_and_report_say_where_the_page_is(output: tuple[Path, Finished]) -> None:
+    folder, finished = output
+    assert finished.code == 0, finished
+    page = folder / "report.html"
+    assert str(page) in finished.out
+    page.unlink()
+    made = steersweep("report", str(folder))
+    assert str(page) in made.out
+    assert page.exists()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_of_a_run_is_drawn_and_fetches_nothing(
+    browser: Browser, output: tuple[Path, Finished], width: int, scheme: str
+) -> None:
+    path = output[0] / "report.html"
+    result = opened(browser, path, width=width, scheme=scheme)
+    check_quiet(result, path)
+    sizes = size_of_figures(result.page)
+    assert set(sizes) == {"by-layer", "flows", "moves", "by-coeff", "grid", "models"}
+    assert all(w > 50 and h > 50 for w, h in sizes.values()), sizes
+    assert result.page.evaluate("document.documentElement.scrollWidth") <= width
+    result.page.close()
+
+
+def test_choices_redraw_a_figure(browser: Browser, output: tuple[Path, Finished]) -> None:
+    page = opened(browser, output[0] / "report.html").page
+    bars = "[...document.querySelectorAll('#flows .plot')].map((p) => p.data.map((t) => t.y))[0]"
+    before = page.evaluate(bars)
+    page.locator("#flows label", has_text="layer").locator("select").select_option("4")
+    assert page.evaluate(bars) != before
+    page.close()
+
+
+def test_a_table_is_sorted_by_the_heading_pressed(
+    browser: Browser, output: tuple[Path, Finished]
+) -> None:
+    page = opened(browser, output[0] / "report.html").page
+    heading = page.locator("#table-cells th", has_text="Δ s→a")
+    column = heading.evaluate("(th) => th.cellIndex")
+    values = (
+        "(column) => [...document.querySelectorAll('#table-cells tbody tr')]"
+        ".map((row) => Number(row.cells[column].dataset.sort))"
+    )
+    before = page.evaluate(values, column)
+    for order, is_reversed in (("ascending", False), ("descending", True)):
+        heading.locator("button").click()
+        assert heading.get_attribute("aria-sort") == order
+        assert page.evaluate(values, column) == sorted(before, reverse=is_reversed)
+    assert len(set(before)) > 10
+    page.close()
+
+
+def test_markup_in_data_and_names_stays_text(browser: Browser, hostile: Path) -> None:
+    result = opened(browser, hostile, width=390)
+    check_quiet(result, hostile)
+    page = result.page
+    assert page.title() == "Steering sweep: tiny"
+    text = page.locator("body").inner_text()
+    assert text.count(EVIL) >= 2  # the model's path, the id of the certificate's worst row
+    assert page.locator("script").count() == 4
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.close()

@@ -1,0 +1,166 @@
+"""Summaries with chosen numbers, and pages of them, for tests and for a look by eye."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from jobs.stereoset.page.facts import Facts
+from jobs.stereoset.summary import Summary
+from jobs.stereoset.summary_tables import BASELINE_SCHEMA, CELLS_SCHEMA
+from steering_core.metrics import FLOW_PAIRS
+from steering_core.stereoset import BIAS_TYPES, OFFICIAL_COUNTS, SPLITS
+
+
+def cell(
+    model: str = "base",
+    split: str = "all",
+    bias_type: str = "all",
+    layer: int | None = None,
+    coeff: float = 20.0,
+    **numbers: Any,
+) -> dict[str, Any]:
+    """A row of ``cells`` or ``pooled`` in which nothing has changed, but for the numbers given.
+
+    A number is a value, whose interval is then itself, or (value, low, high).
+    """
+    row: dict[str, Any] = dict.fromkeys(CELLS_SCHEMA.names, 0.0)
+    row |= {"model": model, "split": split, "bias_type": bias_type, "layer": layer, "coeff": coeff}
+    row |= {"num_examples": 100, "num_non_finite": 0}
+    row |= {f"{name}{end}": None for name in ("flow_s2a", "flow_u2a", "flow_s2u") for end in _TESTS}
+    for name, number in numbers.items():
+        if isinstance(number, tuple):
+            row |= dict(zip((name, f"{name}_low", f"{name}_high"), number, strict=True))
+        elif f"{name}_low" in row:
+            row |= {name: number, f"{name}_low": number, f"{name}_high": number}
+        else:
+            row[name] = number
+    return row
+
+
+_TESTS = ("_p", "_q")
+
+
+def summary_of(
+    cells: Iterable[dict[str, Any]] = (),
+    pooled: Iterable[dict[str, Any]] = (),
+    baseline: Iterable[dict[str, Any]] = (),
+    num_missing: int = 0,
+) -> Summary:
+    """A summary of these rows."""
+    return Summary(
+        cells=pa.Table.from_pylist(list(cells), schema=CELLS_SCHEMA),
+        pooled=pa.Table.from_pylist(list(pooled), schema=CELLS_SCHEMA),
+        baseline=pa.Table.from_pylist(list(baseline), schema=BASELINE_SCHEMA),
+        num_missing=num_missing,
+    )
+
+
+def facts_of(summary: Summary, record: dict[str, Any], **changes: Any) -> Facts:
+    """A finished run with this summary, whose certificate holds."""
+    models = {row["model"] for row in summary.cells.to_pylist()}
+    certified = {
+        "verdict": "holds",
+        "tolerance": 0.1,
+        "num_tasks": 64,
+        "num_tasks_checked": 64,
+        "num_tasks_fell_back": 0,
+        "num_rows_checked": 128,
+        "largest_difference": 0.0312,
+        "num_changed_choices": 0,
+        "worst_row": None,
+    }
+    content = {"overall": certified, "models": dict.fromkeys(sorted(models), certified)}
+    return Facts(
+        **{
+            "summary": summary,
+            "record": record,
+            "certificate": content,
+            "num_tasks": 128,
+            "num_tasks_done": 128,
+            "num_rows_done": 274_885,
+            "incomplete": (),
+            "non_finite": (),
+            "set_aside": (),
+            "made": datetime(2026, 11, 22, 9, 0, tzinfo=UTC),
+            **changes,
+        }
+    )
+
+
+def synthetic(models: Sequence[str], layers: Sequence[int], coeffs: Sequence[float]) -> Summary:
+    """The whole development set with plausible numbers: side effects outgrow what is intended."""
+    random = np.random.default_rng(0)
+    cells, pooled = [], []
+    splits, bias_types = (*SPLITS, "all"), (*BIAS_TYPES, "all")
+    for model, split, bias, layer, coeff in product(
+        models, splits, bias_types, (*layers, None), coeffs
+    ):
+        num = sum(
+            OFFICIAL_COUNTS[s][b]
+            for s, b in product(SPLITS, BIAS_TYPES)
+            if split in (s, "all") and bias in (b, "all")
+        )
+        depth = 0.5 if layer is None else layer / max(layers)
+        is_cell = "all" not in (split, bias) and layer is not None
+        strength = math.copysign(math.log1p(abs(coeff)), coeff) * (1.2 - depth)
+        row = _drawn(random, strength, num, 0.6 if model == models[-1] else 1.0, is_cell)
+        place = cell(model, split, bias, layer, coeff, **row) | {"num_examples": num}
+        (cells if is_cell else pooled).append(place)
+    baseline = [
+        {"model": model, "split": split, "bias_type": bias, "num_non_finite": 0}
+        | {"num_examples": OFFICIAL_COUNTS[split][bias]}
+        | _triples(
+            {"lms": 91.0, "ss": 62.0, "icat": 69.2, "share_stereotype": 0.55}
+            | {"share_anti_stereotype": 0.33, "share_unrelated": 0.12},
+            1 / math.sqrt(OFFICIAL_COUNTS[split][bias]),
+        )
+        for model, split, bias in product(models, SPLITS, BIAS_TYPES)
+    ]
+    return summary_of(cells, pooled, baseline)
+
+
+def _drawn(
+    random: np.random.Generator, strength: float, num: int, share: float, is_cell: bool
+) -> dict[str, Any]:
+    width = 1.0 / math.sqrt(num)
+    noise = random.normal(0, width / 2, 12)
+    u2a = 0.06 * strength * share + noise[0]
+    s2u = 0.02 * strength + noise[1]
+    flows = {
+        "flow_s2a": 0.015 * strength + noise[2] / 2,
+        "flow_u2a": 0.03 * strength + noise[3] / 2,
+    }
+    flows |= {"flow_s2u": 0.008 * strength * share + noise[4] / 2}
+    lms_change = -1.6 * abs(strength) * share + 20 * noise[5]
+    moved = dict(
+        zip(FLOW_PAIRS, (0.5, 0.04, 0.02, 0.02, 0.28, 0.02, 0.02, 0.03, 0.07), strict=True)
+    )
+    moved |= {"s_a": max(0, moved["a_s"] + flows["flow_s2a"])}
+    moved |= {"u_a": max(0, moved["a_u"] + flows["flow_u2a"])}
+    moved |= {"s_u": max(0, moved["u_s"] + flows["flow_s2u"])}
+    total = sum(moved.values())
+    row: dict[str, Any] = _triples({"s2a": u2a + s2u, "u2a": u2a, "s2u": s2u}, 2 * width)
+    row |= _triples(flows, 1.5 * width)
+    row |= _triples({f"flow_{pair}": value / total for pair, value in moved.items()}, width)
+    row |= _triples({"lms": 91 + lms_change, "ss": 62 - 3 * strength, "icat": 66 - strength}, 2)
+    row |= _triples(
+        {"lms_change": lms_change, "ss_change": -3 * strength, "icat_change": -strength}, 60 * width
+    )
+    for name in ("flow_s2a", "flow_u2a", "flow_s2u") if is_cell else ():
+        row[f"{name}_p"] = row[f"{name}_q"] = float(math.exp(-abs(flows[name]) / width))
+    return row
+
+
+def _triples(numbers: dict[str, float], width: float) -> dict[str, float]:
+    return {
+        f"{name}{end}": value + step * width
+        for name, value in numbers.items()
+        for end, step in (("", 0), ("_low", -1), ("_high", 1))
+    }

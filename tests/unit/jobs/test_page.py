@@ -1,0 +1,301 @@
+"""report.html: what it says of the numbers, and that nothing in it is taken for markup."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from jobs.stereoset.page.cautions import cautions
+from jobs.stereoset.page.estimate import MINUS, Estimate, coefficient, number
+from jobs.stereoset.page.facts import Facts, Incomplete
+from jobs.stereoset.page.figures import drawn
+from jobs.stereoset.page.finding import finding
+from jobs.stereoset.page.ran import ran
+from jobs.stereoset.page.tables import cells, glance
+from jobs.stereoset.page.write import page_of
+from jobs.stereoset.summary import Summary
+from tests.support.pages import cell, facts_of, summary_of, synthetic
+
+EVIL = "</script><script>document.title = 'owned'</script>\"'><img src=x onerror=alert(1)>"
+
+
+def said(summary: Summary, model: str = "base") -> str:
+    return (
+        " ".join(finding(summary).of_model[model])
+        .replace("\N{NO-BREAK SPACE}", " ")
+        .replace(MINUS, "-")
+    )
+
+
+def flows(s2a: Any, u2a: Any, s2u: Any, **more: Any) -> dict[str, Any]:
+    return {"flow_s2a": s2a, "flow_u2a": u2a, "flow_s2u": s2u, **more}
+
+
+SIDE_EFFECT = flows(
+    (0.05, 0.04, 0.06),
+    (0.12, 0.10, 0.14),
+    (0.01, -0.01, 0.03),
+    lms=(80.0, 78.0, 82.0),
+    lms_change=(-9.5, -11.0, -8.0),
+)
+
+
+def record(**spec: Any) -> dict[str, Any]:
+    """What run.json holds of a small run, with keys of its spec changed."""
+    return {
+        "spec": {
+            "job": "stereoset",
+            "models": {"base": {"path": "google/gemma-2-2b", "revision": None, "dtype": "auto"}},
+            "data": {"path": "dev.json", "splits": ["a"], "bias_types": ["b"]}
+            | {"limit": None, "seed": 0},
+            "protocol": "aligned",
+            "vectors": {"pooling": "candidate", "read": "resid_post", "folds": 5},
+            "steering": {"layers": [1], "coeffs": ["0.1", "400"]}
+            | {"apply": "resid_post", "positions": "all"},
+            "scoring": "aligned",
+            **spec,
+        },
+        "identity": {"data (content)": "0123456789abcdef0123", "models.base (weights)": "fedcba"},
+        "started": "2026-11-22T08:00:00+00:00",
+        "sessions": [
+            {"started": "2026-11-22T08:00:00+00:00", "ended": "2026-11-22T09:00:00+00:00"}
+            | {"host": "node", "device": "cuda", "versions": {"torch": "2.13"}}
+        ],
+    }
+
+
+def test_the_dominant_flow_is_named_with_its_interval() -> None:
+    text = said(summary_of(pooled=[cell(coeff=20, **SIDE_EFFECT)]))
+    assert "At coefficient 20, over all splits, bias types and layers, the largest net flow" in text
+    assert "unrelated → anti-stereotype, a side effect: 12.0 % of examples" in text
+    assert "(95 % interval 10.0 to 14.0)" in text
+    assert (
+        "The intended flow, stereotype → anti-stereotype, is 5.0 % of examples (95 % interval 4.0 "
+        "to 6.0), smaller than unrelated → anti-stereotype and larger than stereotype → unrelated "
+        "(1.0 %, -1.0 to 3.0)."
+    ) in text
+    assert "LMS fell by 9.5 points (95 % interval 8.0 to 11.0), from 89.5 to 80.0." in text
+
+
+def test_the_intended_flow_may_dominate_or_go_the_other_way() -> None:
+    intended = flows((0.2, 0.15, 0.25), (0.05, 0.04, 0.06), (0.1, 0.02, 0.18))
+    text = said(summary_of(pooled=[cell(**intended)]))
+    assert "stereotype → anti-stereotype, as intended: 20.0 %" in text
+    assert "It is not clearly larger or smaller than stereotype → unrelated" in text
+    assert "and larger than unrelated → anti-stereotype" in text
+    backwards = flows((-0.05, -0.06, -0.04), (-0.2, -0.25, -0.15), 0.0)
+    text = said(summary_of(pooled=[cell(**backwards)]))
+    assert (
+        "anti-stereotype → unrelated, a side effect: 20.0 % of examples (95 % interval 15.0" in text
+    )
+    assert "went the other way: 5.0 % of examples (95 % interval 4.0 to 6.0)" in text
+
+
+def test_an_interval_with_0_is_never_called_a_finding() -> None:
+    none = flows((0.03, -0.01, 0.07), (0.02, -0.02, 0.06), 0.0, lms_change=(-1.0, -3.0, 1.0))
+    text = said(summary_of(pooled=[cell(**none)]))
+    assert "no net flow can be told from none" in text
+    assert "and the interval contains 0." in text
+    assert "LMS did not clearly change: -1.0 points" in text
+    one = flows((0.01, 0.005, 0.015), (0.02, -0.02, 0.06), 0.0)
+    assert "even its direction is uncertain" in said(summary_of(pooled=[cell(**one)]))
+
+
+def test_nothing_moved_and_nothing_finite_are_said_as_they_are() -> None:
+    assert "no choice moved on balance" in said(summary_of(pooled=[cell()]))
+    nan = flows(None, None, None)
+    assert "No score is finite" in said(summary_of(pooled=[cell(**nan)]))
+
+
+def test_significance_counts_single_cells() -> None:
+    tested = {"flow_s2a_q": 0.2, "flow_u2a_q": 0.01, "flow_s2u_q": 0.9}
+    some = summary_of(cells=[cell(layer=1, split="x", bias_type="y", **SIDE_EFFECT, **tested)])
+    assert "1 of 3 net flows are significant" in said(some)
+    not_one = tested | {"flow_u2a_q": 0.06}
+    none = summary_of(cells=[cell(layer=1, split="x", bias_type="y", **SIDE_EFFECT, **not_one)])
+    assert "none of 3 net flows has q < 0.05" in said(none)
+
+
+def test_two_models_are_read_at_one_coefficient() -> None:
+    weak = flows(0.01, (0.02, 0.01, 0.03), 0.0)
+    rows = [
+        cell("base", coeff=20, **weak),
+        cell("base", coeff=400, **SIDE_EFFECT),
+        cell("tuned", coeff=20, **weak),
+        cell("tuned", coeff=400, **flows(0.01, (0.05, 0.04, 0.06), 0.0)),
+    ]
+    found = finding(summary_of(pooled=rows))
+    assert found.coeff == 400
+    assert found.lead is not None
+    lead = found.lead.replace("\N{NO-BREAK SPACE}", " ")
+    assert "in each of these models: 12.0 % in base and 5.0 % in tuned" in lead
+    assert lead.endswith("It is largest in base.")
+    assert all("coefficient 400" in sentences[0] for sentences in found.of_model.values())
+    rows[-1] = cell("tuned", coeff=400, **flows((0.08, 0.06, 0.1), 0.01, 0.0))
+    lead = finding(summary_of(pooled=rows)).lead or ""
+    assert "The models differ" in lead
+    assert "in tuned (as intended, 8.0" in lead
+
+
+def test_an_unfinished_run_is_read_by_its_widest_rows() -> None:
+    """Its strongest cell was chosen for being strong, and is said to be."""
+    rows = [
+        cell(split="x", bias_type="y", layer=1, **SIDE_EFFECT),
+        cell(split="x", bias_type="y", layer=3, **flows(0.0, 0.01, 0.0)),
+    ]
+    text = said(summary_of(cells=rows, num_missing=2))
+    assert "x, y, layer 1 (the strongest of 2 such results, so likely overstated)" in text
+    facts = facts_of(
+        summary_of(cells=rows, num_missing=2),
+        record(),
+        num_tasks_done=1,
+        incomplete=(Incomplete("base/x/y", 2, 4),),
+    )
+    page = page_of(facts)
+    assert "This run is not complete: 2 of 4 cells are missing" in page
+    assert "base/x/y: 2 of 4" in page
+    assert "1 of 128 tasks done" in page
+
+
+def test_a_run_without_a_cell_makes_a_page() -> None:
+    page = page_of(facts_of(summary_of(), {}, num_tasks_done=0))
+    assert "nothing to say" in page
+    assert "run.json is lost" in page
+
+
+def test_warnings_name_their_places() -> None:
+    fell = flows(0.0, 0.0, 0.0, lms_change=(-30.0, -35.0, -25.0))
+    unclear = flows(0.0, 0.0, 0.0, lms_change=(-30.0, -65.0, 5.0))
+    summary = summary_of(
+        cells=[cell(split="x", bias_type="y", layer=layer, **fell) for layer in range(1, 11)]
+        + [cell(split="x", bias_type="y", layer=99, **unclear)],
+        baseline=[{"model": "base", "split": "x", "bias_type": "y", "num_examples": 29}],
+    )
+    facts = facts_of(
+        summary,
+        record(),
+        non_finite=("base/x/y: 3 of 9 rows",),
+        set_aside=({"group": "g", "shard": 1, "table": "steered", "reason": "no memory"},),
+    )
+    facts.certificate["overall"].update(num_changed_choices=2, verdict="broken")
+    found = cautions(facts)
+    text = "\n".join([c.title + " ".join(c.places) for c in found])
+    for words in (
+        "is broken",
+        "Of 128 rows computed again, 2",
+        "no memory",
+        "3 of 9",
+        "points in 10 cells",
+        "y: 29",
+    ):
+        assert words in text
+    assert "layer 99" not in text
+    assert found[0].is_grave
+    assert max(len(c.places) for c in found) == 8
+
+
+def hostile() -> Facts:
+    hostile_record = record(models={"base": {"path": EVIL, "revision": EVIL, "dtype": EVIL}})
+    hostile_record["sessions"][0]["host"] = EVIL
+    facts = facts_of(
+        summary_of(
+            cells=[cell(split="x", bias_type=EVIL, layer=1, **SIDE_EFFECT)],
+            baseline=[{"model": "base", "split": "x", "bias_type": EVIL, "num_examples": 3}],
+        ),
+        hostile_record,
+        non_finite=(EVIL,),
+        set_aside=({"group": EVIL, "shard": 1, "table": "steered", "reason": EVIL},),
+    )
+    worst = {"example_id": EVIL, "split": EVIL, "bias_type": EVIL, "layer": 1, "coeff": 1.0}
+    facts.certificate["overall"]["worst_row"] = {**worst, "quantity": "score"}
+    return facts
+
+
+def test_texts_of_data_and_models_stay_text() -> None:
+    page = page_of(hostile())
+    assert "<script>document.title" not in page
+    assert "<img src=x" not in page
+    assert page.count("&lt;script&gt;document.title") > 8
+    # The page's own scripts, and the data of the figures.
+    assert len(re.findall(r"<script[ >]", page.replace(*_library(page)))) == 4
+    data = re.search(r'id="drawn">(.*?)</script>', page, re.DOTALL)
+    assert data is not None
+    assert EVIL in json.loads(data[1])["values"]["bias_type"]
+
+
+def _library(page: str) -> tuple[str, str]:
+    """plotly.js, whose texts name tags, and nothing."""
+    start = page.index("<script>") + len("<script>")
+    return page[start : page.index("</script>\n<script>//", start)], ""
+
+
+def test_the_page_names_nothing_that_would_be_fetched() -> None:
+    page = page_of(facts_of(synthetic(["base"], [1, 3], [20.0, 400.0]), record()))
+    page = page.replace(*_library(page))
+    assert not re.search(r"(?:src|href)\s*=\s*[\"'](?!#|data:)", page)
+    assert "http:" not in page
+    assert "https:" not in page
+    assert "default-src 'none'" in page
+    assert "unsafe-eval" not in page
+
+
+def test_figures_hold_each_number_once() -> None:
+    summary = synthetic(["base", "tuned"], [1, 3, 5], [-3.0, 20.0])
+    made = drawn(summary, 20.0)
+    assert [figure.name for figure in made.figures] == [
+        "by-layer", "grid", "flows", "moves", "by-coeff", "models",
+    ]  # fmt: skip
+    assert made.values["split"][0] == "all splits"
+    assert made.numeric == (None, 1, 3, 5)
+    assert made.values["coeff"][made.start["coeff"]] == "20"
+    rows = [*summary.pooled.to_pylist(), *summary.cells.to_pylist()]
+    assert {len(column) for column in made.columns.values()} == {len(rows)}
+    assert made.columns["flow_u2a"][0] == pytest.approx(100 * rows[0]["flow_u2a"], rel=1e-3)
+    alone = drawn(summary_of(cells=[cell(layer=1, split="x", bias_type="y")]), None)
+    assert [figure.name for figure in alone.figures] == ["flows", "moves"]
+
+
+def test_tables_leave_out_columns_that_say_the_same_in_every_row() -> None:
+    summary = synthetic(["base"], [1, 3], [20.0, 400.0])
+    assert [c.title for c in glance(summary).columns][:2] == ["coefficient", "flow s→a"]
+    assert glance(summary).caption.endswith("base, all splits, all bias types, all layers")
+    table = cells(summary)
+    assert [c.title for c in table.columns][:3] == ["split", "bias type", "layer"]
+    assert len(table.rows) == summary.cells.num_rows
+    assert table.is_long
+
+
+def test_what_was_run_is_told_in_words() -> None:
+    told = ran(facts_of(summary_of(), record()))
+    text = " ".join(text for _, text in told.terms)
+    assert "cross-fitted in 5 folds" in text
+    assert "resid_post, the residual stream as it leaves the block" in text
+    assert "2026-11-22 08:00:00 to 2026-11-22 09:00:00 UTC" in text
+    assert "coeffs: [0.1, 400]" in told.spec
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [
+        (-0.04, 1, "0.0"),
+        (-1234.56, 1, f"{MINUS}1,234.6"),
+        (0.5, 0, "0"),
+        (-2.0, 3, f"{MINUS}2.000"),
+    ],
+)
+def test_numbers_are_written_for_people(value: float, digits: int, text: str) -> None:
+    assert number(value, digits) == text
+
+
+def test_estimates_compare_by_their_intervals() -> None:
+    negative = Estimate(-2.0, -3.0, -1.0)
+    assert negative.is_clear
+    assert negative.size == Estimate(2.0, 1.0, 3.0)
+    assert Estimate(-0.5, -2.0, 1.0).size == Estimate(0.5, 0.0, 2.0)
+    assert negative.size.compared(Estimate(5.0, 4.0, 6.0)) == "smaller"
+    assert negative.size.compared(Estimate(2.0, 1.5, 6.0)) == "unclear"
+    assert coefficient(-0.5) == f"{MINUS}0.5"
+    assert coefficient(400.0) == "400"
