@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from jobs.stereoset.page.facts import Facts
 from jobs.stereoset.summary import Summary
-from jobs.stereoset.summary_tables import BASELINE_SCHEMA, CELLS_SCHEMA
+from jobs.stereoset.summary_tables import BASELINE_SCHEMA, CELLS_SCHEMA, NULLS_SCHEMA
 from steering_core.metrics import FLOW_PAIRS
 from steering_core.stereoset import BIAS_TYPES, OFFICIAL_COUNTS, SPLITS
 
@@ -57,6 +57,7 @@ def summary_of(
     return Summary(
         cells=pa.Table.from_pylist(list(cells), schema=CELLS_SCHEMA),
         pooled=pa.Table.from_pylist(list(pooled), schema=CELLS_SCHEMA),
+        nulls=NULLS_SCHEMA.empty_table(),
         baseline=pa.Table.from_pylist(list(baseline), schema=BASELINE_SCHEMA),
         num_missing=num_missing,
     )
