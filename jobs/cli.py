@@ -6,7 +6,6 @@ import json
 import sys
 from typing import TYPE_CHECKING, Annotated
 
-import click
 import typer
 
 from jobs import __version__
@@ -44,6 +43,13 @@ UriArgument = Annotated[
 EndpointOption = Annotated[
     str | None, typer.Option("--endpoint-url", metavar="URL", help="Of an S3-compatible store")
 ]
+FiguresOption = Annotated[
+    bool,
+    typer.Option(
+        envvar="STEERSWEEP_FIGURES",
+        help="Whether figures/ is drawn, which takes a second for each",
+    ),
+]
 
 
 @app.command()
@@ -56,6 +62,7 @@ def run(
     new: Annotated[
         bool, typer.Option("--new", help="Start afresh beside an output that is there already")
     ] = False,
+    figures: FiguresOption = True,
 ) -> None:
     """Run a sweep, or go on with one.
 
@@ -75,7 +82,8 @@ def run(
     from jobs.stereoset.run import run as run_stereoset
     from jobs.stereoset.spec import StereoSetSpec
 
-    raise typer.Exit(run_stereoset(load_spec(StereoSetSpec, spec, set_ or [], output), new=new))
+    sweep = load_spec(StereoSetSpec, spec, set_ or [], output)
+    raise typer.Exit(run_stereoset(sweep, new=new, figures=figures))
 
 
 @app.command()
@@ -105,7 +113,9 @@ def status(
 
 
 @app.command()
-def report(uri: UriArgument, endpoint_url: EndpointOption = None) -> None:
+def report(
+    uri: UriArgument, endpoint_url: EndpointOption = None, figures: FiguresOption = True
+) -> None:
     """Make tables, figures and report.html from the results alone, and print the tables.
 
     Writes `summary/` (Parquet, CSV), `figures/` (PNG, PDF), `report.html` and `certificate.json`
@@ -117,7 +127,7 @@ def report(uri: UriArgument, endpoint_url: EndpointOption = None) -> None:
     """
     from jobs.stereoset.report import report as make
 
-    make(_open(uri, endpoint_url))
+    make(_open(uri, endpoint_url), figures=figures)
 
 
 @app.command()
@@ -285,15 +295,9 @@ def main() -> None:
     from jobs.console import complain, show_bug
     from steering_core.errors import InputError
 
+    code = 0
     try:
-        code = app(standalone_mode=False)
-    except click.exceptions.Abort:
-        code = 130
-    except KeyboardInterrupt:
-        code = 130
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
+        app()
     except (InputError, UserActionError, CorruptPartError) as error:
         complain(str(error))
         code = 2
@@ -303,7 +307,7 @@ def main() -> None:
     except Exception as error:  # a bug: its traceback may quote what must stay secret
         show_bug(error)
         code = 1
-    sys.exit(code if isinstance(code, int) else 0)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from hypothesis import settings
 os.environ["HF_HUB_OFFLINE"] = "1"
 # What Ray starts for a test ends with it; a cluster that is there for others is left alone.
 os.environ.setdefault("RAY_ADDRESS", "local")
+# Drawing takes longer than a small sweep; a test of figures asks for them.
+os.environ["STEERSWEEP_FIGURES"] = "0"
 
 from tests.support.s3 import BUCKET, S3Server, faulty_s3_server
 

@@ -18,19 +18,26 @@ from jobs.stereoset.inventory import Inventory, take_inventory
 from jobs.stereoset.non_finite import described
 from jobs.stereoset.page.write import PAGE_KEY, write_page
 from jobs.stereoset.summary import Summary, summarise
+from jobs.stereoset.summary_keys import POOLED
 
-_CELLS_KEY = "summary/cells.parquet"
 _MOST_ROWS_PRINTED = 40
+_KEYS = ("model", "split", "bias_type", "layer", "coeff")
 _PRINTED = ("s2a", "u2a", "s2u", "flow_s2a", "flow_u2a", "flow_s2u", "lms", "ss", "icat")
 
 
-def report(storage: Storage, set_aside: Sequence[Mapping[str, Any]] | None = None) -> Summary:
+def report(
+    storage: Storage,
+    set_aside: Sequence[Mapping[str, Any]] | None = None,
+    *,
+    figures: bool = True,
+) -> Summary:
     """Write ``summary/`` (Parquet, CSV), ``figures/``, ``certificate.json`` and ``report.html``.
 
     Prints the cells and a line of the certificate.
 
     Args:
         set_aside: what failed in the session under way; None: what the last session wrote down.
+        figures: whether to draw them.
 
     Raises:
         UserActionError: no run at this place, or damaged parts.
@@ -52,13 +59,14 @@ def report(storage: Storage, set_aside: Sequence[Mapping[str, Any]] | None = Non
             f"{summary.num_missing} of {summary.num_missing + summary.cells.num_rows} cells are "
             "not complete yet and are left out"
         )
-    _print(summary.cells)
+    _print(summary.cells, summary.pooled)
     for line in described(inventory):
         warn(line)
     certificate = write_certificate(storage, inventory)
     write_page(storage, inventory, summary, certificate, set_aside)
     write_checked(storage, inventory.parts)
-    _draw(storage, inventory, summary)
+    if figures:
+        _draw(storage, inventory, summary)
     _say_where(storage)
     return summary
 
@@ -79,10 +87,10 @@ def show(storage: Storage) -> bool:
     if next(iter(storage.list(PAGE_KEY)), None) is None:
         return False
     try:
-        data = storage.read(_CELLS_KEY)
+        tables = [storage.read(f"summary/{name}.parquet") for name in ("cells", "pooled")]
     except ObjectNotFoundError:
         return False
-    _print(pq.read_table(pa.BufferReader(data)))
+    _print(*(pq.read_table(pa.BufferReader(data)) for data in tables))
     _say_where(storage)
     return True
 
@@ -92,38 +100,26 @@ def _say_where(storage: Storage) -> None:
     say(f"page: {storage.uri_of(PAGE_KEY)}")
 
 
-def _print(cells: pa.Table) -> None:
+def _print(cells: pa.Table, pooled: pa.Table) -> None:
     rows = cells.to_pylist()
-    keys = ["model", "split", "bias_type", "layer", "coeff"]
     title = "change in log-likelihood (nats), net flow of choices, StereoSet scores"
     if len(rows) > _MOST_ROWS_PRINTED:
-        keys.remove("bias_type")
-        rows = _pooled(cells, keys)
-        title += "; means over bias types, weighted by examples"
+        over_bias_types = [
+            row
+            for row in pooled.to_pylist()
+            if row["bias_type"] == POOLED and row["split"] != POOLED and row["layer"] is not None
+        ]
+        rows = over_bias_types or rows
     if len(rows) > _MOST_ROWS_PRINTED:
-        title += f" (first {_MOST_ROWS_PRINTED} of {len(rows)} rows, all in summary/cells.csv)"
+        title += f" (first {_MOST_ROWS_PRINTED} of {len(rows)} rows, all in summary/)"
     if rows:
         print_table(
             title,
-            [*keys, "n", *_PRINTED],
+            [*_KEYS, "n", *_PRINTED],
             [
-                [*(f"{row[k]:g}" if k == "coeff" else str(row[k]) for k in keys)]
+                [*(f"{row[k]:g}" if k == "coeff" else str(row[k]) for k in _KEYS)]
                 + [f"{row['num_examples']:,}"]
                 + ["-" if row[name] is None else f"{row[name]:.3f}" for name in _PRINTED]
                 for row in rows[:_MOST_ROWS_PRINTED]
             ],
         )
-
-
-def _pooled(cells: pa.Table, keys: list[str]) -> list[dict[str, object]]:
-    frame = cells.to_pandas()
-    weights = frame["num_examples"]
-    for name in _PRINTED:
-        # A cell without a mean has no weight in it either.
-        frame[f"weight_{name}"] = weights.where(frame[name].notna(), 0)
-        frame[name] = frame[name] * weights
-    columns = ["num_examples", *_PRINTED, *(f"weight_{name}" for name in _PRINTED)]
-    summed = frame.groupby(keys, sort=False)[columns].sum(min_count=1)
-    for name in _PRINTED:
-        summed[name] = summed[name] / summed.pop(f"weight_{name}")
-    return [dict(row) for row in summed.reset_index().to_dict("records")]

@@ -32,11 +32,12 @@ from jobs.stereoset.stages import Stages
 from steering_core.errors import InputError
 
 
-def run(spec: StereoSetSpec, *, new: bool = False) -> int:
+def run(spec: StereoSetSpec, *, new: bool = False, figures: bool = True) -> int:
     """Run a sweep, or what an output lacks of it; returns the exit code.
 
     Args:
         new: start afresh beside an output that is there already.
+        figures: whether the report at the end draws them.
 
     Raises:
         InputError, UserActionError: the user must change something; nothing was written then.
@@ -51,7 +52,7 @@ def run(spec: StereoSetSpec, *, new: bool = False) -> int:
         try:
             with ExitStack() as stack:
                 try:
-                    return _run(spec, storage_spec, storage, stack, signals)
+                    return _run(spec, storage_spec, storage, stack, signals, figures)
                 except KeyboardInterrupt:
                     storage.hasten()  # a user is waiting while the stack is closed
                     raise
@@ -66,6 +67,7 @@ def _run(
     storage: Storage,
     stack: ExitStack,
     signals: StopSignals,
+    figures: bool,
 ) -> int:
     executor = Executor(spec.compute, stack)
     device = executor.device()
@@ -77,16 +79,16 @@ def _run(
         say("nothing left to compute")
         if not output.is_settled:
             output.claim(stack)
-            report(storage)
+            report(storage, figures=figures)
             output.record.write("done")
         elif not show(storage):
-            report(storage)
+            report(storage, figures=figures)
         return 0
     num_replicas = executor.num_replicas(sweep.device, output.num_left)
     signals.install()
     lease = output.claim(stack)
     log = stack.enter_context(_stored_log(storage))
-    session = _Session(sweep, output, lease, storage_spec, log)
+    session = _Session(sweep, output, lease, storage_spec, log, figures)
     scheduler = Scheduler(session.pools(executor), num_replicas)
     backend = executor.backend(storage_spec, lease.token)
     return session.end(session.execute(backend, scheduler), signals)
@@ -105,8 +107,10 @@ class _Session:
         lease: Lease,
         storage_spec: StorageSpec,
         log: StoredLog,
+        figures: bool,
     ) -> None:
         self._sweep, self._storage_spec, self._log = sweep, storage_spec, log
+        self._figures = figures
         self._storage, self._record, self._lease = output.storage, output.record, lease
         self._stages = Stages(sweep, output.inventory, output.storage)
         self._progress = RunProgress(
@@ -177,7 +181,7 @@ class _Session:
         set_aside = [_described(self._stages.planned(e.task.id), e) for e in outcome.set_aside]
         say(f"{rate:,.0f} cell rows per second")
         try:
-            report(self._storage, set_aside)
+            report(self._storage, set_aside, figures=self._figures)
         except ClusterError as error:
             self._write_stopped(error)
             raise

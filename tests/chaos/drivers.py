@@ -115,7 +115,7 @@ def _drive_sweep(settings: Settings) -> None:
     acquire = partial(Lease.acquire, ttl_s=LEASE_TTL_S)
     check_free = partial(Lease.check_free, ttl_s=LEASE_TTL_S)
     with (
-        mock.patch("sys.argv", ["steersweep", "run", settings.spec]),
+        mock.patch("sys.argv", ["steersweep", "run", settings.spec, "--no-figures"]),
         mock.patch("jobs.stereoset.run.WorkerFactory", counted),
         mock.patch.object(Lease, "acquire", acquire),
         mock.patch.object(Lease, "check_free", check_free),

@@ -53,6 +53,23 @@ def test_a_spec_that_is_no_spec_is_refused(text: str, says: str, tmp_path: Path)
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
+        (("rnu",), "No such command 'rnu'"),
+        (("run",), "Missing argument 'SPEC'"),
+        (("run", "demo", "--bogus"), "No such option: --bogus"),
+        (("report", "runs", "--endpoint-url"), "requires an argument"),
+    ],
+    ids=["command", "argument", "option", "value"],
+)
+def test_a_mistyped_command_line_is_no_traceback(arguments: tuple[str, ...], says: str) -> None:
+    finished = steersweep(*arguments)
+    assert finished.code == 2
+    assert says in finished.err
+    assert "Traceback" not in finished.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
         (("run", "nowhere.yaml"), "nowhere.yaml"),
         (("run", "."), "folder"),
         (("status", "nowhere"), "holds no run"),

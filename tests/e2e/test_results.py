@@ -29,7 +29,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
         data={"path": "embedded:examples.json", "splits": ["intersentence"]},
         vectors={"folds": 2},
     )
-    finished = steersweep("run", str(spec))
+    finished = steersweep("run", str(spec), "--figures")
     assert finished.code == 0, finished
     assert f"figures: {folder / 'out' / 'figures'} (" in finished.out
     return folder / "out"
