@@ -114,20 +114,29 @@ def status(
 
 @app.command()
 def report(
-    uri: UriArgument, endpoint_url: EndpointOption = None, figures: FiguresOption = True
+    uri: UriArgument,
+    endpoint_url: EndpointOption = None,
+    figures: FiguresOption = True,
+    compare: Annotated[
+        str | None,
+        typer.Option(metavar="URI", help="Another run, to be shown beside this one"),
+    ] = None,
 ) -> None:
     """Make tables, figures and report.html from the results alone, and print the tables.
 
     Writes `summary/` (Parquet, CSV), `figures/` (PNG, PDF), `report.html` and `certificate.json`
     into the output.
 
-    Example:
+    Examples:
 
         steersweep report runs/gemma2
+
+        steersweep report runs/in-sample --compare runs/cross-fitted
     """
     from jobs.stereoset.report import report as make
 
-    make(_open(uri, endpoint_url), figures=figures)
+    beside = None if compare is None else _open(compare, endpoint_url)
+    make(_open(uri, endpoint_url), figures=figures, beside=beside)
 
 
 @app.command()

@@ -13,6 +13,7 @@ from cluster.storage import Storage, StorageSpec
 from jobs.stereoset.frames import rows_frame, vectors_frame
 from jobs.stereoset.inventory import take_inventory
 from jobs.stereoset.summary import summarise
+from jobs.stereoset.summary_tables import NULLS_SCHEMA
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Results:
 
     Attributes:
         baseline, steered: rows, one for each example and cell; partition columns last.
-        cells, pooled: the summary's tables.
+        cells, pooled, nulls, geometry: the summary's tables.
         vectors: model, split, bias_type, layer, fold (null: of all examples), vector (float32 [D]).
     """
 
@@ -29,6 +30,8 @@ class Results:
     steered: pd.DataFrame
     cells: pd.DataFrame
     pooled: pd.DataFrame
+    nulls: pd.DataFrame
+    geometry: pd.DataFrame
     vectors: pd.DataFrame
 
 
@@ -48,17 +51,18 @@ def load(uri: str, endpoint_url: str | None = None) -> Results:
     storage = StorageSpec(uri, endpoint_url).open()
     storage.check_reachable()
     inventory = take_inventory(storage)
+    names = ("cells", "pooled", "geometry")
     try:
-        cells, pooled = (_stored(storage, name) for name in ("cells", "pooled"))
+        tables = {name: _stored(storage, name) for name in names}
+        tables["nulls"] = _stored_nulls(storage)
     except ObjectNotFoundError:
         summary = summarise(storage, inventory)
-        cells, pooled = summary.cells.to_pandas(), summary.pooled.to_pandas()
+        tables = {name: getattr(summary, name).to_pandas() for name in (*names, "nulls")}
     return Results(
         baseline=rows_frame(storage, inventory, "baseline"),
         steered=rows_frame(storage, inventory, "steered"),
-        cells=cells,
-        pooled=pooled,
         vectors=vectors_frame(inventory.vectors),
+        **tables,
     )
 
 
@@ -66,3 +70,11 @@ def _stored(storage: Storage, name: str) -> pd.DataFrame:
     data = storage.read(f"summary/{name}.parquet")
     frame: pd.DataFrame = pq.read_table(pa.BufferReader(data)).to_pandas()
     return frame
+
+
+def _stored_nulls(storage: Storage) -> pd.DataFrame:
+    try:
+        return _stored(storage, "nulls")
+    except ObjectNotFoundError:  # a sweep without any leaves no table
+        frame: pd.DataFrame = NULLS_SCHEMA.empty_table().to_pandas()
+        return frame

@@ -101,8 +101,6 @@ class Engine:
         rows: Sequence[EncodedExample],
         tokens_per_batch: int,
         layers: Sequence[int] = (),
-        *,
-        with_states: bool = False,
     ) -> tuple[Scores, PooledStates]:
         """Unsteered scores and, at each layer, what is pooled of the rows' states.
 
@@ -110,7 +108,6 @@ class Engine:
             rows: encoded examples of a task.
             tokens_per_batch: positions of one forward pass, padding included.
             layers: 1-based layers whose states are pooled.
-            with_states: whether to keep both pooled states beside their difference.
 
         Returns:
             Scores and pooled states, in the order of ``rows``.
@@ -119,14 +116,12 @@ class Engine:
         below_last = HookPoint(self._num_blocks - 1, "resid_pre")
         scores = Scores.empty(len(rows))
         width = self._model.layout.config.hidden_size
-        pooled = PooledStates.empty(layers, len(rows), width, with_states=with_states)
+        pooled = PooledStates.empty(layers, len(rows), width)
 
         def run(batch: PlacedBatch) -> Finish:
             trunk = run_trunk(self._model, batch, {below_last, *read})
             log_probs_T = self._log_probs(fork(self._model, trunk, batch, {}), batch)
-            sums = [
-                pool(trunk.states[point], batch.host, with_states=with_states) for point in read
-            ]
+            sums = [pool(trunk.states[point], batch.host) for point in read]
 
             def finish() -> None:
                 scores.fill(batch.host, log_probs_T.cpu().numpy())

@@ -24,28 +24,28 @@ class PooledStates:
     Attributes:
         layers: 1-based, in the order of the arrays.
         differences: [L, N, D] float64, pooled anti-stereotype - pooled stereotype.
-        states: [2, L, N, D] float32, both; None where not asked for.
+        states: [2, L, N, D] float32, both.
     """
 
     layers: tuple[int, ...]
     differences: np.ndarray
-    states: np.ndarray | None
+    states: np.ndarray
 
     @classmethod
-    def empty(
-        cls, layers: Sequence[int], num_rows: int, width: int, *, with_states: bool
-    ) -> PooledStates:
+    def empty(cls, layers: Sequence[int], num_rows: int, width: int) -> PooledStates:
         """States that are filled batch by batch."""
         shape = (len(layers), num_rows, width)
-        states = np.zeros((len(POOLED_LABELS), *shape), np.float32) if with_states else None
+        states = np.zeros((len(POOLED_LABELS), *shape), np.float32)
         return cls(tuple(layers), np.zeros(shape), states)
 
     def sums(self, folds: Sequence[int] = (), signs: np.ndarray | None = None) -> list[FoldSums]:
-        """Float64 sums of the differences, ordered by layer, then fold.
+        """Float64 sums over examples, ordered by layer, then fold.
 
         Args:
             folds: [N] fold of each row; all 0 where left out.
             signs: [N] of shuffled labels, where those are to be summed, too.
         """
         num_rows = self.differences.shape[1]
-        return sums_by_fold(self.layers, self.differences, folds or [0] * num_rows, signs)
+        return sums_by_fold(
+            self.layers, self.differences, self.states, folds or [0] * num_rows, signs
+        )

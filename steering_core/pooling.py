@@ -16,15 +16,15 @@ from steering_core.placing import upload
 from steering_core.pooled import PooledStates
 
 
-def pool(state_RSD: Tensor, batch: Batch, *, with_states: bool) -> list[Tensor]:
+def pool(state_RSD: Tensor, batch: Batch) -> list[Tensor]:
     """Weighted sums [R, D] float64 of a batch's states, on the CPU where a device has no float64.
 
-    Of the differences and, where they are asked for, of both pooled states.
+    Of the differences, then of both pooled states.
     """
     has_float64 = state_RSD.device.type in ("cpu", "cuda")
     state_RSD = (state_RSD if has_float64 else state_RSD.cpu()).double()
     # One sum, not the difference of two pooled states: the bits of vectors hang on it.
-    weights = [batch.difference_weights, *(batch.pooling_weights if with_states else ())]
+    weights = [batch.difference_weights, *batch.pooling_weights]
     return [
         torch.einsum("rs,rsd->rd", upload(torch.from_numpy(of_RS), state_RSD.device), state_RSD)
         for of_RS in weights
@@ -36,7 +36,6 @@ def store(sums: Sequence[Tensor], batch: Batch, into: PooledStates, layer_index:
     differences_ND, *states = (_of_rows(summed_RD.cpu().numpy(), batch) for summed_RD in sums)
     into.differences[layer_index, batch.rows] = differences_ND
     for label, states_ND in enumerate(states):
-        assert into.states is not None
         into.states[label, layer_index, batch.rows] = states_ND
 
 

@@ -23,14 +23,15 @@ class SlowEngine:
         self._protocol = protocol
 
     def baseline(
-        self, rows: Sequence[EncodedExample], layers: Sequence[int], *, with_states: bool = False
+        self, rows: Sequence[EncodedExample], layers: Sequence[int]
     ) -> tuple[Scores, PooledStates]:
         """As ``Engine.baseline``: unsteered scores, and what is pooled of the rows' states."""
         scores = np.stack([self.row_scores(row) for row in rows])
         states_2LND = np.stack([self.row_states(row, layers) for row in rows], axis=2)
         stereotype_LND, anti_LND = states_2LND
-        kept = states_2LND.astype(np.float32) if with_states else None
-        pooled = PooledStates(tuple(layers), anti_LND - stereotype_LND, kept)
+        pooled = PooledStates(
+            tuple(layers), anti_LND - stereotype_LND, states_2LND.astype(np.float32)
+        )
         return Scores(scores, _num_scored(rows)), pooled
 
     def steered(

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
+from steering_core.anisotropy import StateSums
 from steering_core.errors import InputError
 
 Method = Literal["mean_difference", "pca", "logistic", "whitened"]
@@ -30,6 +31,7 @@ class FoldSums:
         num_examples: examples in the sum.
         shuffled: [D] float64, the same with labels shuffled (``nulls.label_signs``); None where
             it was not summed.
+        states: sums of both pooled states of each example; None where they were not summed.
     """
 
     layer: int
@@ -37,30 +39,40 @@ class FoldSums:
     total: np.ndarray
     num_examples: int
     shuffled: np.ndarray | None = None
+    states: StateSums | None = None
 
 
 def sums_by_fold(
     layers: Sequence[int],
     differences_LND: np.ndarray,
+    states_2LND: np.ndarray,
     folds: Sequence[int],
     signs: np.ndarray | None = None,
 ) -> list[FoldSums]:
-    """Float64 sums of pooled differences [L, N, D], ordered by layer, then fold.
+    """Float64 sums of pooled differences and states, ordered by layer, then fold.
 
     Args:
         folds: [N] fold of each row.
         signs: [N] of shuffled labels, where those are to be summed, too.
     """
     fold_N = np.asarray(folds)
-    return [
-        FoldSums(
+    width = differences_LND.shape[-1]
+
+    def of(layer: int, index: int, fold: int) -> FoldSums:
+        there = fold_N == fold
+        difference_ND = differences_LND[index, there]
+        return FoldSums(
             layer=layer,
-            fold=int(fold),
-            total=of_layer[fold_N == fold].sum(axis=0),
-            num_examples=int((fold_N == fold).sum()),
-            shuffled=None if signs is None else signs[fold_N == fold] @ of_layer[fold_N == fold],
+            fold=fold,
+            total=difference_ND.sum(axis=0),
+            num_examples=len(difference_ND),
+            shuffled=None if signs is None else signs[there] @ difference_ND,
+            states=StateSums.of(states_2LND[:, index, there].reshape(-1, width)),
         )
-        for layer, of_layer in zip(layers, differences_LND, strict=True)
+
+    return [
+        of(layer, index, int(fold))
+        for index, layer in enumerate(layers)
         for fold in np.unique(fold_N)
     ]
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -16,15 +17,18 @@ from steering_core.probes import engine_for
 from steering_core.protocol import PROTOCOLS
 from steering_core.timing import seconds
 
+_NUM_ROUNDS = 3
 _NUM_COEFFS = (1, 2, 4, 8)
 _TIMES = (1, 2, 4)
 _NUM_DIFFERENT = (1, 2, 4, 8, 16)
 _POSITIONS: tuple[Positions, ...] = ("all", "candidate", "last")
 
+_Key = TypeVar("_Key")
+
 
 @dataclass(frozen=True)
 class Scaling:
-    """Best of two runs of the engine each.
+    """Best of a few runs of the engine each.
 
     Attributes:
         seconds_per_row_cell: by number of coefficients at each layer.
@@ -57,36 +61,45 @@ def measure_scaling(
     layers = list(dict.fromkeys(cell.layer for cell in subject.cells))
     coeff = subject.cells[0].coeff
 
-    def best(work: Callable[[], object]) -> float:
-        return min(seconds(work, subject.model.device) for _ in "ab")
+    def in_turn(works: Mapping[_Key, Callable[[], object]]) -> dict[_Key, float]:
+        """Best seconds of each; in turn, as a machine that slows down slows all of them."""
+        rounds = [
+            {key: seconds(work, subject.model.device) for key, work in works.items()}
+            for _ in range(_NUM_ROUNDS)
+        ]
+        return {key: min(of[key] for of in rounds) for key in works}
 
-    def took(some: Sequence[EncodedExample], num_coeffs: int) -> float:
+    def steer(some: Sequence[EncodedExample], num_coeffs: int) -> Callable[[], object]:
         cells = [Cell(layer, coeff * (1 + k)) for layer in layers for k in range(num_coeffs)]
-        return best(lambda: subject.engine.steered(some, tokens, cells, subject.vectors))
+        return lambda: subject.engine.steered(some, tokens, cells, subject.vectors)
 
-    def took_mixed(num_different: int) -> float:
+    def mix(num_different: int) -> Callable[[], object]:
         different = _different(subject, num_different)
         own = [different[n % num_different] for n in range(len(picked))]
-        return best(lambda: subject.engine.side_by_side(picked, tokens, own))
+        return lambda: subject.engine.side_by_side(picked, tokens, own)
 
-    def took_at(positions: Positions) -> float:
+    def steer_at(positions: Positions) -> Callable[[], object]:
         protocol = replace(PROTOCOLS[subject.protocol_name], positions=positions)
         engine = engine_for(subject.model, protocol)
         cells = [Cell(layer, coeff) for layer in layers]
-        return best(lambda: engine.steered(picked, tokens, cells, subject.vectors))
+        return lambda: engine.steered(picked, tokens, cells, subject.vectors)
 
     passes = sum(_NUM_COEFFS) + sum(_TIMES) + len(_POSITIONS)
-    per_row_s = 2 * (len(layers) * passes + len(_NUM_DIFFERENT)) / rows_cells_per_s
+    per_row_s = _NUM_ROUNDS * (len(layers) * passes + len(_NUM_DIFFERENT)) / rows_cells_per_s
     num = min(len(rows), max(2, int(budget_s / per_row_s)))
     picked = [rows[i * len(rows) // num] for i in range(num)]
+    by_coeffs = in_turn({k: steer(picked, k) for k in _NUM_COEFFS})
     # The same rows again: N, 2N and 4N rows with the same lengths.
+    by_rows = in_turn({n * num: steer(picked * n, 1) for n in _TIMES})
+    by_different = in_turn({k: mix(k) for k in _NUM_DIFFERENT if k <= num})
+    by_positions = in_turn({positions: steer_at(positions) for positions in _POSITIONS})
     return Scaling(
         num_rows=num,
-        seconds_per_row_cell={k: took(picked, k) / (num * len(layers) * k) for k in _NUM_COEFFS},
-        seconds_by_rows={n * num: took(picked * n, 1) for n in _TIMES},
-        seconds_per_row_by_different={k: took_mixed(k) / num for k in _NUM_DIFFERENT if k <= num},
+        seconds_per_row_cell={k: s / (num * len(layers) * k) for k, s in by_coeffs.items()},
+        seconds_by_rows=by_rows,
+        seconds_per_row_by_different={k: s / num for k, s in by_different.items()},
         seconds_per_row_cell_by_positions={
-            positions: took_at(positions) / (num * len(layers)) for positions in _POSITIONS
+            positions: s / (num * len(layers)) for positions, s in by_positions.items()
         },
     )
 

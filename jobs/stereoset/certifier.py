@@ -77,20 +77,19 @@ class Certifier:
                 found += self._pooled(rows.encoded[row], pooled, index, row)
         certificate = self._judged(Certificate.joined(found))
         if certificate.path == "reference":
-            scores, pooled = self._slow.baseline(
-                rows.encoded, pooled.layers, with_states=pooled.states is not None
-            )
+            scores, pooled = self._slow.baseline(rows.encoded, pooled.layers)
         return scores, pooled, certificate
 
     def _pooled(
         self, encoded: EncodedExample, pooled: PooledStates, index: int, row: int
     ) -> list[Certificate]:
-        """The row's difference at one layer and, where they are stored, both of its states."""
+        """The row's difference and both of its states at one layer."""
         layer = pooled.layers[index]
         states = self._slow.row_states(encoded, [layer])[:, 0]
-        pairs = [(pooled.differences[index, row], states[1] - states[0])]
-        if pooled.states is not None:
-            pairs.append((pooled.states[:, index, row].ravel(), states.ravel()))
+        pairs = [
+            (pooled.differences[index, row], states[1] - states[0]),
+            (pooled.states[:, index, row].ravel(), states.ravel()),
+        ]
         return [
             Certificate.of_pooled(_name(encoded, layer), found, wanted, self._tolerance)
             for found, wanted in pairs

@@ -14,6 +14,7 @@ from cluster.errors import ObjectNotFoundError
 from cluster.storage import Storage
 from jobs.console import print_table, say, warn
 from jobs.stereoset.certificate_file import write_certificate
+from jobs.stereoset.comparison import COMPARED_SCHEMA, compare
 from jobs.stereoset.inventory import Inventory, take_inventory
 from jobs.stereoset.non_finite import described
 from jobs.stereoset.page.write import PAGE_KEY, write_page
@@ -30,6 +31,7 @@ def report(
     set_aside: Sequence[Mapping[str, Any]] | None = None,
     *,
     figures: bool = True,
+    beside: Storage | None = None,
 ) -> Summary:
     """Write ``summary/`` (Parquet, CSV), ``figures/``, ``certificate.json`` and ``report.html``.
 
@@ -38,22 +40,19 @@ def report(
     Args:
         set_aside: what failed in the session under way; None: what the last session wrote down.
         figures: whether to draw them.
+        beside: another run, to be shown beside this one.
 
     Raises:
-        UserActionError: no run at this place, or damaged parts.
+        UserActionError: no run at this place, or damaged parts; or nothing to compare with.
     """
     inventory = take_inventory(storage)
     summary = summarise(storage, inventory)
-    for name in ("cells", "pooled", "nulls", "baseline"):
-        table = getattr(summary, name)
-        if name == "nulls" and not table.num_rows:
-            continue
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
-        storage.replace(f"summary/{name}.parquet", sink.getvalue().to_pybytes())
-        sink = pa.BufferOutputStream()
-        pa_csv.write_csv(table, sink)
-        storage.replace(f"summary/{name}.csv", sink.getvalue().to_pybytes())
+    comparison = None if beside is None else compare(storage, summary, beside)
+    for name in ("cells", "pooled", "geometry", "baseline"):
+        _write(storage, name, getattr(summary, name))
+    _write(storage, "nulls", summary.nulls, only_with_rows=True)
+    compared = COMPARED_SCHEMA.empty_table() if comparison is None else comparison.rows
+    _write(storage, "compared", compared, only_with_rows=True)
     if summary.num_missing:
         warn(
             f"{summary.num_missing} of {summary.num_missing + summary.cells.num_rows} cells are "
@@ -63,7 +62,7 @@ def report(
     for line in described(inventory):
         warn(line)
     certificate = write_certificate(storage, inventory)
-    write_page(storage, inventory, summary, certificate, set_aside)
+    write_page(storage, inventory, summary, certificate, set_aside, comparison)
     write_checked(storage, inventory.parts)
     if figures:
         _draw(storage, inventory, summary)
@@ -71,13 +70,34 @@ def report(
     return summary
 
 
+def _write(storage: Storage, name: str, table: pa.Table, *, only_with_rows: bool = False) -> None:
+    """Write a table of ``summary/``; what an earlier report left goes where it has no rows now."""
+    keys = {kind: f"summary/{name}.{kind}" for kind in ("parquet", "csv")}
+    if only_with_rows and not table.num_rows:
+        for key in keys.values():
+            storage.delete(key)
+        return
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    storage.replace(keys["parquet"], sink.getvalue().to_pybytes())
+    sink = pa.BufferOutputStream()
+    pa_csv.write_csv(table, sink)
+    storage.replace(keys["csv"], sink.getvalue().to_pybytes())
+
+
 def _draw(storage: Storage, inventory: Inventory, summary: Summary) -> None:
     # matplotlib takes a second to load, and only figures need it.
     from jobs.stereoset.figures.make import FIGURES, make_figures, what_is_drawn, write_figures
     from jobs.stereoset.frames import vectors_frame
 
-    cells, pooled = summary.cells.to_pandas(), summary.pooled.to_pandas()
-    figures = make_figures(cells, pooled, vectors_frame(inventory.vectors))
+    cells = summary.cells.to_pandas()
+    figures = make_figures(
+        cells,
+        summary.pooled.to_pandas(),
+        vectors_frame(inventory.vectors),
+        of_nulls=summary.nulls.to_pandas(),
+        geometry=summary.geometry.to_pandas(),
+    )
     write_figures(storage, figures)
     say(f"figures: {storage.uri_of(FIGURES)} ({what_is_drawn(figures, cells)})")
 

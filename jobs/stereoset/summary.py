@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from cluster.storage import Storage
+from jobs.stereoset.geometry import geometry
 from jobs.stereoset.inventory import Inventory
 from jobs.stereoset.scored_rows import GroupRows, complete_groups
 from jobs.stereoset.summary_keys import SummaryKey, planned_keys
@@ -39,6 +40,8 @@ class Summary:
         pooled: the same over bias types, splits and layers, where there are several and all of
             them are complete; ``split`` and ``bias_type`` are then ``all``, ``layer`` is null.
         nulls: both of these steered with vectors that mean nothing, named by ``null``.
+        geometry: anisotropy of the pooled states, one row per (model, split, bias_type, layer)
+            and pooled as ``pooled`` is.
         baseline: one row per (model, split, bias_type): the unsteered scores.
         num_missing: cells of a group that are planned and not complete.
     """
@@ -46,6 +49,7 @@ class Summary:
     cells: pa.Table
     pooled: pa.Table
     nulls: pa.Table
+    geometry: pa.Table
     baseline: pa.Table
     num_missing: int
 
@@ -66,6 +70,7 @@ def summarise(storage: Storage, inventory: Inventory) -> Summary:
         cells=pa.Table.from_pylist(cells, schema=CELLS_SCHEMA),
         pooled=pa.Table.from_pylist(pooled, schema=CELLS_SCHEMA),
         nulls=pa.Table.from_pylist(null_rows, schema=NULLS_SCHEMA),
+        geometry=geometry(storage, inventory),
         baseline=pa.Table.from_pylist(baseline_rows, schema=BASELINE_SCHEMA),
         num_missing=num_missing,
     )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from steering_core.anisotropy import StateSums
 from steering_core.engine import Scores
 from steering_core.pairs import StateChunk
 from steering_core.pooled import PooledStates
@@ -43,10 +45,14 @@ SUMS_SCHEMA = pa.schema(
         ("num_examples", pa.int64()),
         ("total", pa.list_(pa.float64())),
         ("shuffled", pa.list_(pa.float64())),
+        ("num_states", pa.int64()),
+        ("norm_total", pa.float64()),
+        ("state_total", pa.list_(pa.float64())),
+        ("unit_state_total", pa.list_(pa.float64())),
     ]
 )
-"""Columns of ``sums``: float64 sums [d_model] of pooled differences of one task, with labels as
-they are and shuffled."""
+"""Columns of ``sums``: float64 sums [d_model] of one task: of pooled differences, with labels as
+they are and shuffled; of pooled states, and of these divided by their norms."""
 
 STATES_SCHEMA = pa.schema(
     [
@@ -119,16 +125,25 @@ def stored_scores(rows: pa.Table, examples: Sequence[Example]) -> np.ndarray:
 
 def sums_table(sums: Sequence[FoldSums]) -> pa.Table:
     """The ``sums`` table of one task."""
-    return pa.table(
-        {
-            "layer": [s.layer for s in sums],
-            "fold": [s.fold for s in sums],
-            "num_examples": [s.num_examples for s in sums],
-            "total": [s.total.tolist() for s in sums],
-            "shuffled": [None if s.shuffled is None else s.shuffled.tolist() for s in sums],
-        },
-        schema=SUMS_SCHEMA,
-    )
+    return pa.Table.from_pylist([_sums_row(entry) for entry in sums], schema=SUMS_SCHEMA)
+
+
+def _sums_row(entry: FoldSums) -> dict[str, object]:
+    row: dict[str, object] = {
+        "layer": entry.layer,
+        "fold": entry.fold,
+        "num_examples": entry.num_examples,
+        "total": entry.total,
+        "shuffled": entry.shuffled,
+    }
+    if entry.states is not None:
+        row |= {
+            "num_states": entry.states.num_states,
+            "norm_total": entry.states.norm_total,
+            "state_total": entry.states.total,
+            "unit_state_total": entry.states.unit_total,
+        }
+    return row
 
 
 def fold_sums(table: pa.Table) -> list[FoldSums]:
@@ -139,18 +154,29 @@ def fold_sums(table: pa.Table) -> list[FoldSums]:
             row["fold"],
             np.asarray(row["total"]),
             row["num_examples"],
-            # Absent from outputs that are older than the column.
+            # Absent from outputs that are older than these columns.
             None if row.get("shuffled") is None else np.asarray(row["shuffled"]),
+            _state_sums(row),
         )
         for row in table.to_pylist()
     ]
+
+
+def _state_sums(row: Mapping[str, Any]) -> StateSums | None:
+    if row.get("num_states") is None:
+        return None
+    return StateSums(
+        np.asarray(row["state_total"]),
+        np.asarray(row["unit_state_total"]),
+        row["norm_total"],
+        row["num_states"],
+    )
 
 
 def states_table(
     examples: Sequence[Example], folds: Sequence[int], pooled: PooledStates
 ) -> pa.Table:
     """The ``states`` table of one task, ordered by layer, then example."""
-    assert pooled.states is not None, "the states were not asked for"
     num_layers = len(pooled.layers)
     stereotype, anti_stereotype = (_vectors_column(states) for states in pooled.states)
     return pa.table(

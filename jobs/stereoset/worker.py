@@ -137,7 +137,6 @@ class StereoSetWorker:
             rows.encoded,
             self._tokens_per_batch(payload, rows),
             payload.layers,
-            with_states="states" in payload.tables,
         )
         scores, pooled, certificate = self._certifier.baseline(rows, scores, pooled)
         require_finite(pooled, payload.examples, str(self._dtype))
@@ -146,7 +145,7 @@ class StereoSetWorker:
             "sums": sums_table(pooled.sums(payload.folds, signs)),
             "baseline": counted(rows_table(payload.examples, scores, payload.task_id)),
         }
-        if pooled.states is not None:
+        if "states" in payload.tables:
             made["states"] = states_table(payload.examples, payload.folds, pooled)
         last = payload.tables[-1]
         if certificate is not None:

@@ -59,7 +59,7 @@ def test_rows_and_tables_are_those_that_are_stored(output: Path, results: Result
         assert list(found.columns) == list(stored.columns)
         found, stored = (f.sort_values(ROW, ignore_index=True) for f in (found, stored))
         assert_frame_equal(found, stored, check_dtype=False)
-    for name in ("cells", "pooled"):
+    for name in ("cells", "pooled", "geometry"):
         stored = pd.read_parquet(output / "summary" / f"{name}.parquet")
         assert_frame_equal(getattr(results, name), stored)
 
@@ -82,6 +82,7 @@ def test_a_summary_that_is_not_there_is_computed(output: Path, tmp_path: Path) -
     found = load(copied(output, str(tmp_path / "bare"), without="summary/"))
     assert_frame_equal(found.cells, load(str(output)).cells)
     assert_frame_equal(found.pooled, load(str(output)).pooled)
+    assert_frame_equal(found.geometry, load(str(output)).geometry)
     assert not (tmp_path / "bare" / "summary").exists()
 
 
@@ -102,4 +103,51 @@ def test_a_run_leaves_its_figures(output: Path) -> None:
     names = {path.stem for path in (output / "figures").glob("*.png")}
     assert names == {path.stem for path in (output / "figures").glob("*.pdf")}
     assert {"bars-intersentence-coeff400", "flows-intersentence-coeff-3", "curves-intersentence",
-            "heat-map-tiny-intersentence", "vectors-folds"} <= names  # fmt: skip
+            "heat-map-tiny-intersentence", "vectors-folds", "anisotropy"} <= names  # fmt: skip
+
+
+def test_another_run_is_shown_beside_this_one(output: Path, tmp_path: Path) -> None:
+    own = Path(copied(output, str(tmp_path / "own")))
+    other = write_spec(
+        tmp_path / "sweep.yaml",
+        data={"path": "embedded:examples.json", "splits": ["intersentence"]},
+        steering={"layers": [4], "coeffs": [400]},
+    )
+    assert steersweep("run", str(other)).code == 0
+    made = steersweep("report", str(own), "--compare", str(tmp_path / "out"))
+    assert made.code == 0, made
+    rows = pd.read_parquet(own / "summary" / "compared.parquet")
+    assert set(rows["run"]) == {"vectors.folds 2", "vectors.folds 1"}
+    assert set(zip(rows["layer"], rows["coeff"], strict=True)) == {(4, 400.0)}
+    for run, of in rows.groupby("run"):
+        folder = own if run == "vectors.folds 2" else tmp_path / "out"
+        stored = pd.concat(
+            pd.read_parquet(folder / "summary" / f"{name}.parquet") for name in ("cells", "pooled")
+        )
+        stored = stored.query("layer == 4 and coeff == 400")
+        keys = [*GROUP, "layer", "coeff"]
+        pd.testing.assert_frame_equal(
+            of.drop(columns="run").sort_values(keys, ignore_index=True),
+            stored.sort_values(keys, ignore_index=True),
+            check_dtype=False,
+        )
+    assert "Beside another run" in (own / "report.html").read_text()
+    assert steersweep("report", str(own)).code == 0
+    assert not list((own / "summary").glob("compared.*"))
+
+
+def test_runs_without_a_common_cell_are_not_compared(output: Path, tmp_path: Path) -> None:
+    own = copied(output, str(tmp_path / "own"), without="summary/")
+    other = write_spec(
+        tmp_path / "sweep.yaml",
+        data={"path": "embedded:examples.json", "splits": ["intrasentence"]},
+        steering={"layers": [2], "coeffs": [1]},
+    )
+    assert steersweep("run", str(other)).code == 0
+    refused = steersweep("report", own, "--compare", str(tmp_path / "out"))
+    assert refused.code == 2
+    assert "no cell in common" in refused.err
+    assert not (tmp_path / "own" / "summary").exists()
+    refused = steersweep("report", own, "--compare", str(tmp_path / "nothing"))
+    assert refused.code == 2
+    assert "holds no run" in refused.err

@@ -69,7 +69,7 @@ def test_engine_agrees_with_the_slow_path(
     folds = [row % num_folds for row in range(len(rows))]
     engine = Engine(model, protocol, is_packed=is_packed)
 
-    scores, pooled = engine.baseline(rows, TOKENS_PER_BATCH, LAYERS, with_states=True)
+    scores, pooled = engine.baseline(rows, TOKENS_PER_BATCH, LAYERS)
     sums = pooled.sums(folds)
     slow = np.stack([reference_scores(model, row) for row in rows])
     np.testing.assert_allclose(scores.scores, slow, rtol=0, atol=TOLERANCE)
@@ -87,7 +87,7 @@ def test_engine_agrees_with_the_slow_path(
     assert len(sums) == len(LAYERS) * num_folds
     points = [protocol.read_at(layer) for layer in LAYERS]
     states = np.stack([reference_states(model, row, points) for row in rows], axis=2)
-    _, slow_pooled = SlowEngine(model, protocol).baseline(rows, LAYERS, with_states=True)
+    _, slow_pooled = SlowEngine(model, protocol).baseline(rows, LAYERS)
     for one in (pooled, slow_pooled):
         assert one.states is not None
         assert one.states.dtype == np.float32

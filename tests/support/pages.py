@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from jobs.stereoset.geometry import GEOMETRY_SCHEMA
 from jobs.stereoset.page.facts import Facts
 from jobs.stereoset.summary import Summary
 from jobs.stereoset.summary_tables import BASELINE_SCHEMA, CELLS_SCHEMA, NULLS_SCHEMA
@@ -51,13 +52,16 @@ def summary_of(
     cells: Iterable[dict[str, Any]] = (),
     pooled: Iterable[dict[str, Any]] = (),
     baseline: Iterable[dict[str, Any]] = (),
+    of_nulls: Iterable[dict[str, Any]] = (),
+    geometry: Iterable[dict[str, Any]] = (),
     num_missing: int = 0,
 ) -> Summary:
     """A summary of these rows."""
     return Summary(
         cells=pa.Table.from_pylist(list(cells), schema=CELLS_SCHEMA),
         pooled=pa.Table.from_pylist(list(pooled), schema=CELLS_SCHEMA),
-        nulls=NULLS_SCHEMA.empty_table(),
+        nulls=pa.Table.from_pylist(list(of_nulls), schema=NULLS_SCHEMA),
+        geometry=pa.Table.from_pylist(list(geometry), schema=GEOMETRY_SCHEMA),
         baseline=pa.Table.from_pylist(list(baseline), schema=BASELINE_SCHEMA),
         num_missing=num_missing,
     )

@@ -11,12 +11,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cluster.storage import Storage
+from jobs.stereoset.figures.anisotropy import anisotropy
 from jobs.stereoset.figures.bars import bars
 from jobs.stereoset.figures.curves import curves
 from jobs.stereoset.figures.flows import flows
 from jobs.stereoset.figures.heat_maps import heat_maps
-from jobs.stereoset.figures.models import models
 from jobs.stereoset.figures.selection import drawn_coeffs
+from jobs.stereoset.figures.side_by_side import models, nulls
 from jobs.stereoset.figures.style import styled
 from jobs.stereoset.figures.vector_lines import vector_lines
 from jobs.stereoset.figures.vector_maps import vector_maps
@@ -25,18 +26,25 @@ FIGURES = "figures"
 _DPI = 200
 _METADATA = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Producer": None}}
 """Without times and versions: equal results give equal files."""
-_OURS = re.compile(r"figures/(bars|flows|heat-map|curves|models|vectors)-[^/]*\.(png|pdf)")
+_OURS = re.compile(
+    r"figures/(anisotropy|(bars|flows|heat-map|curves|models|nulls|vectors)-[^/]*)\.(png|pdf)"
+)
 
 
 def make_figures(
-    cells: pd.DataFrame, pooled: pd.DataFrame, vectors: pd.DataFrame
+    cells: pd.DataFrame,
+    pooled: pd.DataFrame,
+    vectors: pd.DataFrame,
+    *,
+    of_nulls: pd.DataFrame | None = None,
+    geometry: pd.DataFrame | None = None,
 ) -> Mapping[str, Figure]:
     """Figures by name, of what is there: a kind without data is left out.
 
     They belong to no pyplot session; ``figure.savefig`` writes one, a notebook displays it.
 
     Args:
-        cells, pooled: tables of the summary.
+        cells, pooled, of_nulls, geometry: tables of the summary.
         vectors: columns model, split, bias_type, layer, fold (null: of all examples), vector.
     """
     with styled():
@@ -49,10 +57,12 @@ def make_figures(
                 heat_maps(cells, pooled),
                 curves(cells, pooled),
                 models(cells, pooled),
+                () if of_nulls is None else nulls(cells, pooled, of_nulls),
             )
         )
         of_vectors = () if vectors.empty else chain(vector_lines(vectors), vector_maps(vectors))
-        return dict(chain(of_cells, of_vectors))
+        of_states = () if geometry is None else anisotropy(geometry)
+        return dict(chain(of_cells, of_vectors, of_states))
 
 
 def what_is_drawn(figures: Mapping[str, Figure], cells: pd.DataFrame) -> str:

@@ -12,6 +12,7 @@ from cluster.ledger import Ledger
 from cluster.redaction import redact_all
 from cluster.storage import Storage
 from jobs.stereoset import non_finite
+from jobs.stereoset.comparison import Comparison
 from jobs.stereoset.inventory import Inventory
 from jobs.stereoset.plan import Group
 from jobs.stereoset.summary import Summary
@@ -36,6 +37,7 @@ class Facts:
         incomplete: the groups that lack cells.
         non_finite: a line for each group that has scores which are not finite.
         set_aside: tasks that failed, as ``run.json`` describes them.
+        comparison: another run beside this one.
     """
 
     summary: Summary
@@ -48,6 +50,7 @@ class Facts:
     non_finite: tuple[str, ...]
     set_aside: tuple[Mapping[str, Any], ...]
     made: datetime
+    comparison: Comparison | None = None
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -67,6 +70,7 @@ def gather(
     summary: Summary,
     certificate: Mapping[str, Any],
     set_aside: Sequence[Mapping[str, Any]] | None,
+    comparison: Comparison | None = None,
 ) -> Facts:
     """The facts of an output.
 
@@ -88,6 +92,7 @@ def gather(
         non_finite=tuple(non_finite.described(inventory)),
         set_aside=tuple(redact_all(entry) for entry in set_aside),
         made=datetime.now(UTC),
+        comparison=comparison,
     )
 
 

@@ -17,6 +17,7 @@ from jobs.stereoset.summary_keys import POOLED
 from steering_core.metrics import FLOW_PAIRS
 
 AXES = ("model", "split", "bias_type", "layer", "coeff")
+_OF_STATES = ("model", "split", "bias_type", "layer")
 _ROW_DIGITS = 4
 
 Kind = Literal["lines", "bars", "heat", "moves"]
@@ -41,6 +42,8 @@ class Figure:
             each model, of a single column.
         choices: what the reader chooses.
         is_wide: whether it takes the width of the page.
+        column: the one column that it shows, where it has no choice of measures.
+        unit: of that column.
     """
 
     name: str
@@ -51,6 +54,8 @@ class Figure:
     series: Literal["measure", "model"]
     choices: tuple[str, ...]
     is_wide: bool = False
+    column: str | None = None
+    unit: str | None = None
 
 
 @dataclass(frozen=True)
@@ -115,10 +120,17 @@ def drawn(summary: Summary, coeff: float | None) -> Drawn:
         times = 100 if name in _IN_PERCENT else 1
         for end in ("", "_low", "_high"):
             columns[f"{name}{end}"] = [_number(row[f"{name}{end}"], times) for row in rows]
+    anisotropy = {
+        tuple(row[axis] for axis in _OF_STATES): row["mean_cosine"]
+        for row in summary.geometry.to_pylist()
+    }
+    columns["mean_cosine"] = [
+        _number(anisotropy.get(tuple(row[axis] for axis in _OF_STATES)), 1) for row in rows
+    ]
     for pair in FLOW_PAIRS:
         columns[f"flow_{pair}"] = [_number(row[f"flow_{pair}"], 100) for row in rows]
     return Drawn(
-        figures=_in_pairs(list(_figures(found))),
+        figures=_in_pairs(list(_figures(found, has_geometry=bool(anisotropy)))),
         measures=MEASURES,
         names=NAMES,
         values={axis: tuple(_label(axis, v) for v in values) for axis, values in found.items()},
@@ -155,7 +167,7 @@ def _in_pairs(figures: list[Figure]) -> tuple[Figure, ...]:
     return tuple(figures)
 
 
-def _figures(found: Mapping[str, list[Any]]) -> Iterable[Figure]:
+def _figures(found: Mapping[str, list[Any]], *, has_geometry: bool) -> Iterable[Figure]:
     num_layers = sum(layer is not None for layer in found["layer"])
     num_coeffs = len(found["coeff"])
     if not num_coeffs:
@@ -222,4 +234,17 @@ def _figures(found: Mapping[str, list[Any]]) -> Iterable[Figure]:
             "layer" if by_layer else "coeff",
             "model",
             ("column", "split", "bias_type", "coeff" if by_layer else "layer"),
+        )
+    if num_layers > 1 and has_geometry:
+        yield Figure(
+            "anisotropy",
+            "Anisotropy of the states",
+            "Mean cosine of a pooled state to the direction of their mean, before steering: 1 "
+            "where all point one way.",
+            "lines",
+            "layer",
+            "model",
+            ("split", "bias_type"),
+            column="mean_cosine",
+            unit="mean cosine",
         )

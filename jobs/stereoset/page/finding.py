@@ -87,8 +87,18 @@ def finding(summary: Summary) -> Finding:
 
 def widest_rows(summary: Summary) -> dict[str, list[Row]]:
     """By model, the rows that are pooled over the most; one for each coefficient in a whole run."""
+    return widest([*summary.pooled.to_pylist(), *summary.cells.to_pylist()])
+
+
+def is_cell(row: Row) -> bool:
+    """Whether a row is not pooled."""
+    return not any(row[axis] in (POOLED, None) for axis in _AXES)
+
+
+def widest(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """As ``widest_rows``, of any rows of cells and pooled cells."""
     by_model: dict[str, dict[int, list[Row]]] = {}
-    for row in [*summary.pooled.to_pylist(), *summary.cells.to_pylist()]:
+    for row in rows:
         num_pooled = sum(row[axis] in (POOLED, None) for axis in _AXES)
         by_model.setdefault(row["model"], {}).setdefault(num_pooled, []).append(row)
     return {model: widths[max(widths)] for model, widths in sorted(by_model.items())}

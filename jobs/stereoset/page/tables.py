@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from jobs.stereoset.comparison import Comparison
 from jobs.stereoset.page.estimate import Estimate, coefficient, number
-from jobs.stereoset.page.finding import SIGNIFICANT, widest_rows
+from jobs.stereoset.page.finding import SIGNIFICANT, is_cell, widest, widest_rows
 from jobs.stereoset.page.words import ARROW, FLOWS, name_of
 from jobs.stereoset.summary import Summary
 
@@ -15,6 +16,7 @@ _MOST_ROWS = 2000
 _FEW_ROWS = 20
 
 _Entry = TypeVar("_Entry")
+_Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class Table:
 
     def condensed(self) -> Table:
         """Without the columns of words that are the same in every row: the caption says them."""
+        if not self.rows:
+            return self
         same = [
             index
             for index, column in enumerate(self.columns)
@@ -105,6 +109,90 @@ def glance(summary: Summary) -> Table:
             for row in rows[:_MOST_ROWS]
         ),
     ).condensed()
+
+
+def nulls(summary: Summary) -> Table:
+    """The fitted vectors beside each null."""
+    of_nulls = summary.nulls.to_pylist()
+    names = sorted({row["null"] for row in of_nulls})
+    fitted = [*summary.pooled.to_pylist(), *summary.cells.to_pylist()] if names else []
+    return _beside(
+        "nulls",
+        "Beside nulls: vectors that mean nothing, steered the same way",
+        "vectors",
+        {"fitted": fitted, **{name: _where(of_nulls, "null", name) for name in names}},
+        "Under a null every net flow is chance: what the fitted vectors move beyond it is theirs.",
+    )
+
+
+def compared(comparison: Comparison | None) -> Table:
+    """This run beside another, over the cells that both have."""
+    rows = [] if comparison is None else comparison.rows.to_pylist()
+    names = () if comparison is None else (comparison.name, comparison.other)
+    return _beside(
+        "compared",
+        "Beside another run",
+        "run",
+        {name: _where(rows, "run", name) for name in names},
+        "Of the cells that both runs have; all of them are in summary/compared.csv.",
+    )
+
+
+def _where(rows: Sequence[_Row], key: str, value: str) -> list[_Row]:
+    return [row for row in rows if row[key] == value]
+
+
+def _beside(
+    name: str, caption: str, what: str, by_name: Mapping[str, Sequence[_Row]], note: str
+) -> Table:
+    """What ``glance`` shows, and how many single cells are significant, of several sets of rows."""
+    entries = sorted(
+        (
+            (model, row["coeff"], order, name, row, _significant(rows, model, row["coeff"]))
+            for order, (name, rows) in enumerate(by_name.items())
+            for model, of_model in widest(rows).items()
+            for row in of_model
+        ),
+        key=lambda entry: entry[:3],
+    )
+    return Table(
+        name,
+        caption,
+        (
+            Column("model", is_number=False),
+            Column("where", is_number=False),
+            Column("coefficient"),
+            Column(what, is_number=False),
+            *_flow_columns(),
+            Column("LMS change", _POINTS),
+            Column(f"q < {SIGNIFICANT}", "flows of single cells"),
+        ),
+        tuple(
+            (
+                _word(model),
+                _word(_place(row)),
+                _coeff(coeff),
+                _word(of),
+                *_flow_cells(row),
+                _estimate(row, "lms_change"),
+                Cell(f"{num_significant:,} of {num_tested:,}", num_significant),
+            )
+            for model, coeff, _, of, row, (num_significant, num_tested) in entries[:_MOST_ROWS]
+        ),
+        note,
+    ).condensed()
+
+
+def _significant(rows: Sequence[Mapping[str, Any]], model: str, coeff: float) -> tuple[int, int]:
+    """Net flows of single cells at a coefficient: those that are significant, and all."""
+    q = [
+        row[f"{name}_q"]
+        for row in rows
+        if row["model"] == model and row["coeff"] == coeff and is_cell(row)
+        for name in FLOWS
+        if row[f"{name}_q"] is not None
+    ]
+    return sum(value < SIGNIFICANT for value in q), len(q)
 
 
 def baseline(summary: Summary) -> Table:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cluster.storage import Storage
+from jobs.stereoset.comparison import Comparison
 from jobs.stereoset.inventory import Inventory
 from jobs.stereoset.page import tables
 from jobs.stereoset.page.cautions import cautions
@@ -25,14 +26,16 @@ def write_page(
     summary: Summary,
     certificate: Mapping[str, Any],
     set_aside: Sequence[Mapping[str, Any]] | None,
+    comparison: Comparison | None = None,
 ) -> None:
     """Write ``report.html``.
 
     Args:
         certificate: what ``certificate.json`` holds.
         set_aside: what failed in the session under way; None: what the last session wrote down.
+        comparison: another run that is to be shown beside this one.
     """
-    facts = gather(storage, inventory, summary, certificate, set_aside)
+    facts = gather(storage, inventory, summary, certificate, set_aside, comparison)
     storage.replace(PAGE_KEY, page_of(facts).encode())
 
 
@@ -40,6 +43,12 @@ def _checked(facts: Facts) -> list[tuple[str, Mapping[str, Any]]]:
     """(Name, certificate) of each model, and of all where there are several."""
     models = list(facts.certificate["models"].items())
     return models if len(models) == 1 else [*models, ("all models", facts.certificate["overall"])]
+
+
+def _tables(facts: Facts) -> Iterator[tables.Table]:
+    yield tables.compared(facts.comparison)
+    for made in (tables.nulls, tables.baseline, tables.cells):
+        yield made(facts.summary)
 
 
 def page_of(facts: Facts) -> str:
@@ -53,7 +62,7 @@ def page_of(facts: Facts) -> str:
             "finding": found,
             "cautions": cautions(facts),
             "glance": tables.glance(facts.summary),
-            "tables": [tables.baseline(facts.summary), tables.cells(facts.summary)],
+            "tables": [table for table in _tables(facts) if table.rows],
             "drawn": drawn(facts.summary, found.coeff).plain(),
             "glossary": GLOSSARY,
         }

@@ -23,6 +23,7 @@ from cluster.storage import StorageSpec
 from jobs.stereoset.figures.make import make_figures, what_is_drawn, write_figures
 from jobs.stereoset.figures.pooling import over_bias_types, over_bias_types_and_layers
 from jobs.stereoset.figures.selection import MOST_BY_COEFF, spread
+from jobs.stereoset.geometry import GEOMETRY_SCHEMA
 from tests.support.summaries import cells_frame, pooled_frame, vectors_frame_of
 
 NO_VECTORS = vectors_frame_of({})
@@ -195,6 +196,34 @@ def test_a_mean_over_complete_bias_types_stands_in_for_a_pooled_row() -> None:
     assert len(base) == len(tuned)
     whole = over_bias_types_and_layers(cells, POOLED)
     assert sorted(whole["s2a"]) == sorted(POOLED[POOLED["layer"].isna()]["s2a"])
+
+
+def test_nulls_are_drawn_beside_the_fitted_vectors() -> None:
+    of_nulls = pd.concat(
+        [frame.assign(null="random", s2a=frame["s2a"] - 9.0) for frame in (CELLS, POOLED)]
+    )
+    drawn = make_figures(CELLS, POOLED, NO_VECTORS, of_nulls=of_nulls)["nulls-base-inter-coeff20"]
+    assert {"fitted vectors", "random"} <= texts(drawn)
+    fitted, random = (line.get_ydata() for line in panels(drawn, "S → A")[0].lines[:2])
+    wanted = over_bias_types(CELLS, POOLED).query("model == 'base' and coeff == 20")["s2a"]
+    assert list(fitted) == list(wanted)
+    assert list(random) == pytest.approx(list(wanted - 9.0))
+
+
+def test_anisotropy_is_drawn_over_bias_types_a_line_for_each_model() -> None:
+    rows = [
+        (model, split, bias_type, layer, 20, 3.0 + layer, 0.1 * layer + shift, 0.05)
+        for model, shift in (("base", 0.2), ("tuned", 0.0))
+        for split in ("inter", "all")
+        for bias_type in ("gender", "race", "all")
+        for layer in (3, 1)
+    ]
+    geometry = pd.DataFrame(rows, columns=GEOMETRY_SCHEMA.names)
+    (drawn,) = make_figures(CELLS.iloc[:0], POOLED.iloc[:0], NO_VECTORS, geometry=geometry).values()
+    (panel,) = panels(drawn, "cosine to the mean direction")
+    lines = {line.get_gid(): line.get_xydata() for line in panel.lines}
+    np.testing.assert_allclose(lines["base"], [[1, 0.3], [3, 0.5]])
+    np.testing.assert_allclose(lines["tuned"], [[1, 0.1], [3, 0.3]])
 
 
 @pytest.mark.parametrize("name", ["a$b$c", "<script>alert(1)</script>", "$\\frac{1}{", "../up"])

@@ -14,7 +14,7 @@ from jobs.stereoset.page.facts import Facts, Incomplete
 from jobs.stereoset.page.figures import drawn
 from jobs.stereoset.page.finding import finding
 from jobs.stereoset.page.ran import ran
-from jobs.stereoset.page.tables import cells, glance
+from jobs.stereoset.page.tables import cells, glance, nulls
 from jobs.stereoset.page.write import page_of
 from jobs.stereoset.summary import Summary
 from tests.support.pages import cell, facts_of, summary_of, synthetic
@@ -299,3 +299,37 @@ def test_estimates_compare_by_their_intervals() -> None:
     assert negative.size.compared(Estimate(2.0, 1.5, 6.0)) == "unclear"
     assert coefficient(-0.5) == f"{MINUS}0.5"
     assert coefficient(400.0) == "400"
+
+
+def test_nulls_stand_beside_the_fitted_vectors_with_what_is_significant() -> None:
+    layers = [cell(layer=n, split="a", bias_type="b", flow_s2a_q=0.01 * n) for n in range(1, 9)]
+    of_nulls = [
+        {"null": null, **row}
+        for null, share in (("shuffled", 0.02), ("random", 0.01))
+        for row in (cell(flow_s2a=(share, 0.0, 0.03)), cell(layer=1, split="a", bias_type="b"))
+    ]
+    summary = summary_of(cells=layers, pooled=[cell(**SIDE_EFFECT)], of_nulls=of_nulls)
+    table = nulls(summary)
+    rows = [[entry.text for entry in row] for row in table.rows]
+    titles = [column.title for column in table.columns]
+    names, shares, significant = (
+        [row[titles.index(title)] for row in rows]
+        for title in ("vectors", "flow s\N{RIGHTWARDS ARROW}a", "q < 0.05")
+    )
+    assert names == ["fitted", "random", "shuffled"]
+    assert shares == ["5.0", "1.0", "2.0"]
+    assert significant == ["4 of 8", "0 of 0", "0 of 0"]
+    assert table.caption in page_of(facts_of(summary, record()))
+    assert not nulls(summary_of(cells=layers)).rows
+
+
+def test_anisotropy_is_drawn_where_it_was_summed() -> None:
+    cells = [cell(layer=n, split="a", bias_type="b") for n in (1, 2)]
+    geometry = [
+        {"model": "base", "split": "a", "bias_type": "b", "layer": n, "mean_cosine": n / 4}
+        for n in (1, 2)
+    ]
+    found = drawn(summary_of(cells=cells, geometry=geometry), 20.0)
+    assert found.columns["mean_cosine"] == [0.25, 0.5]
+    assert "anisotropy" in [figure.name for figure in found.figures]
+    assert "anisotropy" not in [f.name for f in drawn(summary_of(cells=cells), 20.0).figures]

@@ -67,7 +67,7 @@ def peak(rows: Sequence[EncodedExample], cells: Sequence[Cell], vectors: Steerin
     engine, tokens = Engine(model, PUBLISHED), 2 * rows[0].num_packed_tokens
     layers = sorted({cell.layer for cell in cells})
     with gauged(model) as gauge:
-        engine.baseline(rows, tokens, layers, with_states=True)
+        engine.baseline(rows, tokens, layers)
         engine.steered(rows, tokens, cells, vectors)
         gc.collect()
         assert gauge.read() == 0

@@ -57,7 +57,8 @@ def test_shuffled_labels_take_away_what_labels_share() -> None:
     np.testing.assert_array_equal(signs[::-1], label_signs(ids[::-1]))
     differences = np.random.default_rng(0).normal(size=(1, len(ids), WIDTH))
     differences[0, :, 0] += 1.0
-    (entry,) = sums_by_fold([3], differences, [0] * len(ids), signs)
+    states = np.zeros((2, *differences.shape), np.float32)
+    (entry,) = sums_by_fold([3], differences, states, [0] * len(ids), signs)
     assert entry.shuffled is not None
     np.testing.assert_allclose(entry.shuffled, (signs[:, None] * differences[0]).sum(axis=0))
     fitted = fit_mean_difference([entry], 1)

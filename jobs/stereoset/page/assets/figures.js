@@ -38,7 +38,7 @@
       }));
     }
     return values.model.map((name, model) => ({
-      column: single[pick.column].column, pick: { ...pick, model }, name: plain(name), style: `series-${model % 7}`,
+      column: figure.column ?? single[pick.column].column, pick: { ...pick, model }, name: plain(name), style: `series-${model % 7}`,
     }));
   }
 
@@ -48,14 +48,16 @@
       .filter((point) => point.value !== undefined);
   }
 
-  const unitOf = (figure, pick) => (figure.choices.includes("column") ? single[pick.column] : measures[pick.measure]).unit;
+  const unitOf = (figure, pick) =>
+    figure.unit ?? (figure.choices.includes("column") ? single[pick.column] : measures[pick.measure]).unit;
   const withInterval = (variable, unit) => {
     const digits = unit.startsWith("nats") ? ".3f" : ".1f";
     return `%{${variable}:${digits}}  (%{customdata[0]:${digits}} to %{customdata[1]:${digits}})`;
   };
-  const hovers = (points, unit) => ({
-    customdata: points.map((p) => [p.low, p.high]), hovertemplate: withInterval("y", unit),
-  });
+  const hasInterval = (points) => points.some((p) => p.low !== undefined);
+  const hovers = (points, unit) => hasInterval(points)
+    ? { customdata: points.map((p) => [p.low, p.high]), hovertemplate: withInterval("y", unit) }
+    : { hovertemplate: "%{y:.3f}" };
   const whiskers = (points, color) => ({
     type: "data", symmetric: false, color, thickness: 1.5,
     array: points.map((p) => p.high - p.value), arrayminus: points.map((p) => p.value - p.low),
@@ -80,6 +82,7 @@
         type: "scatter", mode: "lines+markers", line: { color, width: 2, dash: dashes[n % 7] },
         marker: { color, size: points.length > 30 ? 5 : 7, symbol: symbols[n % 7] },
       };
+      if (!hasInterval(points)) return [line];
       return points.length > 1 ? [band, line] : [{ ...line, error_y: whiskers(points, color) }];
     });
   }
