@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, KeysView, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from cluster.errors import CorruptPartError, ObjectNotFoundError, UserActionErro
 from cluster.ledger import Ledger
 from cluster.storage import Storage, StoredObject
 from jobs.stereoset.manifest import from_tables
-from jobs.stereoset.plan import PlannedTask, VectorSet
+from jobs.stereoset.plan import Group, PlannedTask, VectorSet
 from steering_core.errors import InputError
 from steering_core.vectors import SteeringVectors, from_safetensors
 
@@ -46,6 +46,17 @@ class Inventory:
     def num_rows_done(self) -> int:
         """Cell rows of the tasks that are done."""
         return sum(task.num_rows_cells for task in self.tasks_done())
+
+    def without_baseline(self) -> list[tuple[Group, int]]:
+        """Groups that have steered rows, and how many parts of their baseline are missing."""
+        missing: Counter[Group] = Counter()
+        steered = set()
+        for task in self.planned:
+            is_done = task.plan_id in self.done
+            missing[task.group] += "baseline" in task.tables and not is_done
+            if task.cells and is_done:
+                steered.add(task.group)
+        return [(group, missing[group]) for group in sorted(steered) if missing[group]]
 
     def parts_done(self, table: str) -> list[tuple[PlannedTask, str, str]]:
         """(task, task id, storage key) of every done task's part of a table."""

@@ -11,12 +11,14 @@ import pyarrow.parquet as pq
 
 from cluster.checked import write_checked
 from cluster.errors import ObjectNotFoundError
+from cluster.ledger import Ledger
 from cluster.storage import Storage
 from jobs.console import print_table, say, warn
 from jobs.stereoset.certificate_file import write_certificate
 from jobs.stereoset.comparison import COMPARED_SCHEMA, compare
 from jobs.stereoset.inventory import Inventory, take_inventory
 from jobs.stereoset.non_finite import described
+from jobs.stereoset.page.facts import gather
 from jobs.stereoset.page.write import PAGE_KEY, write_page
 from jobs.stereoset.summary import Summary, summarise
 from jobs.stereoset.summary_keys import POOLED
@@ -45,6 +47,7 @@ def report(
     Raises:
         UserActionError: no run at this place, or damaged parts; or nothing to compare with.
     """
+    record = Ledger(storage).read_record() or {}
     inventory = take_inventory(storage)
     summary = summarise(storage, inventory)
     comparison = None if beside is None else compare(storage, summary, beside)
@@ -58,11 +61,17 @@ def report(
             f"{summary.num_missing} of {summary.num_missing + summary.cells.num_rows} cells are "
             "not complete yet and are left out"
         )
+    for group, num_missing in inventory.without_baseline():
+        warn(
+            f"{group} has steered rows, but {num_missing} parts of its baseline are missing; "
+            "`steersweep run` with the same spec makes them again"
+        )
     _print(summary.cells, summary.pooled)
     for line in described(inventory):
         warn(line)
     certificate = write_certificate(storage, inventory)
-    write_page(storage, inventory, summary, certificate, set_aside, comparison)
+    facts = gather(inventory, summary, record, certificate, set_aside, comparison)
+    write_page(storage, facts)
     write_checked(storage, inventory.parts)
     if figures:
         _draw(storage, inventory, summary)

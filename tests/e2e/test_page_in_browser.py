@@ -123,7 +123,15 @@ def test_the_page_of_a_run_is_drawn_and_fetches_nothing(
     result = opened(browser, path, width=width, scheme=scheme)
     check_quiet(result, path)
     sizes = size_of_figures(result.page)
-    assert set(sizes) == {"by-layer", "flows", "moves", "by-coeff", "grid", "models"}
+    assert set(sizes) == {
+        "by-layer",
+        "flows",
+        "moves",
+        "by-coeff",
+        "grid",
+        "models",
+        "anisotropy",
+    }
     assert all(w > 50 and h > 50 for w, h in sizes.values()), sizes
     assert result.page.evaluate("document.documentElement.scrollWidth") <= width
     result.page.close()

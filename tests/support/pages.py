@@ -91,6 +91,7 @@ def facts_of(summary: Summary, record: dict[str, Any], **changes: Any) -> Facts:
             "num_tasks_done": 128,
             "num_rows_done": 274_885,
             "incomplete": (),
+            "without_baseline": (),
             "non_finite": (),
             "set_aside": (),
             "made": datetime(2026, 11, 22, 9, 0, tzinfo=UTC),

@@ -71,6 +71,12 @@ def _missing(facts: Facts) -> Iterator[Caution]:
             f"Not complete, and left out: {counted(num, 'cell')}.",
             [f"{g.group}: {g.num_missing:,} of {g.num_planned:,}" for g in facts.incomplete],
         )
+    if facts.without_baseline:
+        yield Caution.of(
+            "Steered rows without a whole baseline, which `steersweep run` with the same spec "
+            "makes again:",
+            list(facts.without_baseline),
+        )
     if not facts.record:
         yield Caution("run.json is lost, so the page cannot say what was run.")
 

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from cluster.ledger import Ledger
 from cluster.redaction import redact_all
-from cluster.storage import Storage
 from jobs.stereoset import non_finite
 from jobs.stereoset.comparison import Comparison
 from jobs.stereoset.inventory import Inventory
@@ -35,6 +33,7 @@ class Facts:
         record: what ``run.json`` holds; empty where it is lost.
         certificate: what ``certificate.json`` holds.
         incomplete: the groups that lack cells.
+        without_baseline: groups that have steered rows and lack some of their baseline.
         non_finite: a line for each group that has scores which are not finite.
         set_aside: tasks that failed, as ``run.json`` describes them.
         comparison: another run beside this one.
@@ -47,6 +46,7 @@ class Facts:
     num_tasks_done: int
     num_rows_done: int
     incomplete: tuple[Incomplete, ...]
+    without_baseline: tuple[str, ...]
     non_finite: tuple[str, ...]
     set_aside: tuple[Mapping[str, Any], ...]
     made: datetime
@@ -65,9 +65,9 @@ class Facts:
 
 
 def gather(
-    storage: Storage,
     inventory: Inventory,
     summary: Summary,
+    record: Mapping[str, Any],
     certificate: Mapping[str, Any],
     set_aside: Sequence[Mapping[str, Any]] | None,
     comparison: Comparison | None = None,
@@ -75,9 +75,11 @@ def gather(
     """The facts of an output.
 
     Args:
+        record: what ``run.json`` holds; empty where it is lost.
+        certificate: what ``certificate.json`` holds.
+        comparison: another run that is to be shown beside this one.
         set_aside: what failed in the session under way; None: what the last session wrote down.
     """
-    record = Ledger(storage).read_record() or {}
     if set_aside is None:
         set_aside = (record.get("sessions") or [{}])[-1].get("set_aside", [])
     done = inventory.tasks_done()
@@ -89,6 +91,7 @@ def gather(
         num_tasks_done=len(done),
         num_rows_done=sum(task.num_rows_cells for task in done),
         incomplete=_incomplete(inventory, summary),
+        without_baseline=tuple(str(group) for group, _ in inventory.without_baseline()),
         non_finite=tuple(non_finite.described(inventory)),
         set_aside=tuple(redact_all(entry) for entry in set_aside),
         made=datetime.now(UTC),

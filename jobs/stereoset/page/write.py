@@ -2,40 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cluster.storage import Storage
-from jobs.stereoset.comparison import Comparison
-from jobs.stereoset.inventory import Inventory
 from jobs.stereoset.page import tables
 from jobs.stereoset.page.cautions import cautions
-from jobs.stereoset.page.facts import Facts, gather
+from jobs.stereoset.page.facts import Facts
 from jobs.stereoset.page.figures import drawn
 from jobs.stereoset.page.finding import finding
 from jobs.stereoset.page.ran import GLOSSARY, ran
 from jobs.stereoset.page.render import render
-from jobs.stereoset.summary import Summary
 
 PAGE_KEY = "report.html"
 
 
-def write_page(
-    storage: Storage,
-    inventory: Inventory,
-    summary: Summary,
-    certificate: Mapping[str, Any],
-    set_aside: Sequence[Mapping[str, Any]] | None,
-    comparison: Comparison | None = None,
-) -> None:
-    """Write ``report.html``.
-
-    Args:
-        certificate: what ``certificate.json`` holds.
-        set_aside: what failed in the session under way; None: what the last session wrote down.
-        comparison: another run that is to be shown beside this one.
-    """
-    facts = gather(storage, inventory, summary, certificate, set_aside, comparison)
+def write_page(storage: Storage, facts: Facts) -> None:
+    """Write ``report.html``."""
     storage.replace(PAGE_KEY, page_of(facts).encode())
 
 

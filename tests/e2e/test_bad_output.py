@@ -1,0 +1,81 @@
+"""A report of an output that is damaged: one clear line, and nothing written over."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.sweeps import steersweep, write_spec
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("damaged")
+    data = {"path": "embedded:examples.json", "bias_types": ["gender", "race"]}
+    spec = write_spec(folder / "sweep.yaml", data=data)
+    assert steersweep("run", str(spec)).code == 0
+    return folder / "out"
+
+
+def _part(output: Path, table: str) -> Path:
+    return min((output / table).rglob("*.parquet"))
+
+
+def _truncate(output: Path) -> None:
+    part = _part(output, "steered")
+    part.write_bytes(part.read_bytes()[:300])
+
+
+def _make_newer(output: Path) -> None:
+    record = json.loads((output / "run.json").read_text())
+    (output / "run.json").write_text(json.dumps(record | {"record_version": 9}))
+
+
+def _make_other(output: Path) -> None:
+    # The part of one task under the name of another.
+    parts = sorted((output / "steered").rglob("*.parquet"))
+    shutil.copy(parts[1], parts[0])
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (_truncate, "is not a whole Parquet file; delete it to have it made again"),
+        (_make_newer, "has record version 9, this steersweep reads up to 1; use the newer version"),
+        (_make_other, "delete it to have it made again"),
+    ],
+)
+def test_a_damaged_output_is_one_line_and_keeps_its_summary(
+    damage: Callable[[Path], None], says: str, finished: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    shutil.copytree(finished, output)
+    shutil.rmtree(output / "summary")
+    damage(output)
+    refused = steersweep("report", str(output))
+    assert refused.code == 2
+    assert refused.err.startswith("error: ")
+    assert refused.err.count("\n") == 1
+    assert says in " ".join(refused.err.split())
+    assert not (output / "summary").exists()
+
+
+def test_a_group_that_lost_its_baseline_is_named_and_the_rest_is_reported(
+    finished: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    shutil.copytree(finished, output)
+    shutil.rmtree(output / "baseline/model=tiny/split=intersentence/bias_type=race")
+    (output / "checked.parquet").unlink()
+    made = steersweep("report", str(output))
+    assert made.code == 0
+    line = "tiny/intersentence/race has steered rows, but 1 parts of its baseline are missing"
+    assert line in " ".join(made.err.split())
+    assert "4 of 16 cells are not complete" in " ".join(made.err.split())
+    page = (output / "report.html").read_text()
+    assert "Steered rows without a whole baseline" in page
+    assert "tiny/intersentence/race" in page
