@@ -132,7 +132,9 @@ def test_the_page_of_a_run_is_drawn_and_fetches_nothing(
         "models",
         "anisotropy",
     }
-    assert all(w > 50 and h > 50 for w, h in sizes.values()), sizes
+    # Lines may be flat: as high as their marks at least.
+    least = {name: 5 if name == "anisotropy" else 50 for name in sizes}
+    assert all(w > 50 and h > least[name] for name, (w, h) in sizes.items()), sizes
     assert result.page.evaluate("document.documentElement.scrollWidth") <= width
     result.page.close()
 
