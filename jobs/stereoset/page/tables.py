@@ -121,8 +121,8 @@ def nulls(summary: Summary) -> Table:
         "Beside nulls: vectors that mean nothing, steered the same way",
         "vectors",
         {"fitted": fitted, **{name: _where(of_nulls, "null", name) for name in names}},
-        "What vectors that mean nothing move is what any push moves; the fitted vectors' own is what "
-        "they move beyond it.",
+        "What vectors that mean nothing move is what any push moves; what is the fitted vectors' "
+        "own is what they move beyond it.",
     )
 
 
