@@ -17,7 +17,11 @@ positions read, C columns of the head at a time, and k kept states::
                (e + 8) L V                           one sequence of L tokens on the slow path
 
 Not in it: what the framework takes for itself (on CUDA several hundred MB, and what its allocator
-keeps), attention that forms all scores where logits are not capped, and on the CPU the process.
+keeps), attention that forms all scores where logits are not capped, on the CPU the process.
+
+Held to the growth of resident memory of a Gemma-2 of 18 blocks and width 512 on the CPU, float32,
+in batches of 2,048 / 4,096 positions: streams and scratch of the baseline with 5 layers 81 / 172
+MiB, measured 76 / 195; steered at 2 layers 67 / 142 MiB, measured 58 / 137. Not held to a GPU yet.
 """
 
 from __future__ import annotations

@@ -177,7 +177,7 @@ def _certificate_row(model: ModelForecast) -> list[str]:
 
 def _show_models(plan: SweepForecast) -> None:
     print_table(
-        "by model; memory is that of one replica, bytes are over the whole run",
+        "by model; memory is that of one replica without its process, bytes are over the whole run",
         [
             *("model", "parameters", "dtype", "tokens a batch", "peak memory", "weights"),
             *("weights read", "vectors read", "sums read", "written", "replica time"),
