@@ -87,6 +87,60 @@ def run(
 
 
 @app.command()
+def plan(
+    spec: SpecArgument,
+    set_: SetOption = None,
+    output: Annotated[
+        str | None, typer.Option(metavar="URI", help="Where the results would go")
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Go by stated rates, not this machine: t4, a100, l4, l40s, h100, h200, tpu-v4, "
+            "tpu-v5e, tpu-v5p, tpu-v6e",
+        ),
+    ] = None,
+    replicas: Annotated[
+        int | None, typer.Option(help="Default: the spec's, or what this machine has room for")
+    ] = None,
+    share: Annotated[
+        float | None,
+        typer.Option(help="Of a --device's stated rate that is reached: an assumption [0.3]"),
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option(help="For measuring each model on this machine; 0: do not")
+    ] = 20.0,
+    json_: Annotated[
+        str | None, typer.Option("--json", metavar="FILE", help="Write the plan there, too")
+    ] = None,
+) -> None:
+    """Tell what a sweep would run, and how long it would take; runs and writes nothing.
+
+    Tasks, passes, tokens x blocks beside those of a plain loop, needed FLOPs, bytes, memory of a
+    replica, time. Where the output holds part of the sweep, what is left is planned, and what
+    earlier sessions planned and did is shown. Time comes from a short measurement where the
+    weights are on this machine, or from the stated rates of a `--device`. Starts no Ray, downloads
+    no weights. Exit code 2: something must be changed, as for `run`.
+
+    Examples:
+
+        steersweep plan sweep.yaml
+
+        steersweep plan sweep.yaml --device h100 --replicas 8 --share 0.4
+
+        steersweep plan sweep.yaml --set data.limit=20 --seconds 0 --json plan.json
+    """
+    from jobs.spec import load_spec
+    from jobs.stereoset.forecast.command import PlanOptions
+    from jobs.stereoset.forecast.command import plan as tell
+    from jobs.stereoset.spec import StereoSetSpec
+
+    options = PlanOptions(device, replicas, share, seconds, json_)
+    tell(load_spec(StereoSetSpec, spec, set_ or [], output), options)
+
+
+@app.command()
 def status(
     uri: UriArgument,
     watch: Annotated[

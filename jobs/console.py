@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,7 @@ from rich.text import Text
 from cluster.redaction import redact
 
 _LINE_EVERY_S = 30.0
+_UNIT = re.compile(r"(%| [kMGTPE]?B?)$")
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -67,6 +69,14 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     Console(highlight=False, width=None if out.is_terminal else 200).print(table)
 
 
+def duration(seconds: float) -> str:
+    """A time in words: 2 h 05 min, 7 min 30 s, 4.2 s."""
+    if seconds < 60:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    hours, minutes = int(seconds // 3600), int(seconds % 3600 // 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {int(seconds % 60):02} s"
+
+
 def _line(message: str) -> str:
     """The message as one line without secrets, and without codes that a terminal would obey."""
     line = redact(" ".join(message.split()))
@@ -75,7 +85,7 @@ def _line(message: str) -> str:
 
 def _is_number(text: str) -> bool:
     try:
-        float(text.replace(",", "").rstrip("%"))
+        float(_UNIT.sub("", text).replace(",", ""))
     except ValueError:
         return text in ("", "-")
     return True
@@ -142,9 +152,14 @@ class RunProgress:
             self._bar.update(self._bar.task_ids[0], description=text)
 
     @property
+    def elapsed_s(self) -> float:
+        """Seconds since this session's first replica was ready."""
+        return time.monotonic() - self._started
+
+    @property
     def rows_per_s(self) -> float:
         """Rows per second since this session's first replica was ready."""
-        elapsed = time.monotonic() - self._started
+        elapsed = self.elapsed_s
         return (self._done - self._start_done) / elapsed if elapsed > 0 else 0.0
 
     def _line(self) -> str:

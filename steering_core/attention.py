@@ -46,6 +46,11 @@ def capped_attention(layout: ModelLayout) -> Iterator[None]:
         config._attn_implementation = before
 
 
+def rows_at_once(scores_per_row: int, device_type: str) -> int:
+    """Rows whose scores are held at a time on a kind of device."""
+    return max(1, _SCORES_AT_ONCE.get(device_type, _SCORES_ON_ACCELERATOR) // scores_per_row)
+
+
 def _attend(
     _module: nn.Module,
     query_RHSW: Tensor,
@@ -60,8 +65,7 @@ def _attend(
     num_rows, num_heads, num_queries, width = query_RHSW.shape
     num_kv, num_keys = key_RKSW.shape[1:3]
     scale = width**-0.5 if scaling is None else scaling
-    most = _SCORES_AT_ONCE.get(query_RHSW.device.type, _SCORES_ON_ACCELERATOR)
-    step = max(1, most // (num_heads * num_queries * num_keys))
+    step = rows_at_once(num_heads * num_queries * num_keys, query_RHSW.device.type)
     output_RSHW = query_RHSW.new_empty(num_rows, num_queries, num_heads, width)
     for low in range(0, num_rows, step):
         rows = slice(low, min(low + step, num_rows))

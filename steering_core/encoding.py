@@ -81,7 +81,7 @@ class ExampleEncoder:
 
     def __init__(self, tokenizer: Any, protocol: Protocol, model: str) -> None:
         self._tokenizer = tokenizer
-        self._protocol = protocol
+        self.protocol = protocol
         needed = {"BOS": protocol.needs_bos, "pad": protocol.needs_pad}
         held = {"BOS": tokenizer.bos_token_id, "pad": tokenizer.pad_token_id}
         missing = [name for name, wanted in needed.items() if wanted and held[name] is None]
@@ -102,7 +102,7 @@ class ExampleEncoder:
         candidates = [text for e in examples for text in candidate_texts(e)]
         contexts = [question_text(e) for e in examples for _ in range(3)]
         sequences = self._ids([f"{q} {c}" for q, c in zip(contexts, candidates, strict=True)])
-        alone = self._ids(candidates) if self._protocol.scoring == "as_published" else None
+        alone = self._ids(candidates) if self.protocol.scoring == "as_published" else None
         encoded = []
         for row, example in enumerate(examples):
             three = slice(3 * row, 3 * row + 3)
@@ -143,7 +143,7 @@ class ExampleEncoder:
             else:
                 positions = range(start - 1, len(sequence) - 1)
                 ids = sequence[start:]
-            padding = [self._pad_id] * (longest - len(sequence)) if self._protocol.needs_pad else []
+            padding = [self._pad_id] * (longest - len(sequence)) if self.protocol.needs_pad else []
             token_ids = [*sequence, *padding]
             if not ids or max(positions) >= len(token_ids):
                 raise InputError(
@@ -151,7 +151,7 @@ class ExampleEncoder:
                     "read as published: encoded alone it is longer than the row, or all pads; set "
                     "`scoring: aligned`"
                 )
-            whole = self._protocol.pooling == "all_positions"
+            whole = self.protocol.pooling == "all_positions"
             candidates.append(
                 EncodedCandidate(
                     token_ids=tuple(token_ids),

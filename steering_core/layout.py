@@ -119,7 +119,7 @@ def find_layout(model: nn.Module, name: str = "model") -> ModelLayout:
             message says what was looked for.
     """
     config = text_config(model.config)
-    decoder, blocks = _find_blocks(model, config, name)
+    decoder, blocks = find_blocks(model, config, name)
     head = model.get_output_embeddings()  # type: ignore[operator]
     if not isinstance(head, nn.Module):
         raise InputError(f"{name}: no output embedding (get_output_embeddings() gave {head!r})")
@@ -157,9 +157,14 @@ def text_config(config: Any) -> Any:
     return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
-def _find_blocks(
+def find_blocks(
     model: nn.Module, config: Any, name: str
 ) -> tuple[nn.Module, tuple[nn.Module, ...]]:
+    """The decoder and its residual blocks, of a model whose weights may be on the meta device.
+
+    Raises:
+        InputError: not one list of as many blocks as the config says.
+    """
     num_layers = getattr(config, "num_hidden_layers", None)
     lists = {
         path: module

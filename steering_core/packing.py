@@ -92,15 +92,21 @@ def batches(
     Depends on the arguments alone. A row longer than the limit gets a batch of its own.
     """
     size = [r.num_packed_tokens if is_packed else NUM_CANDIDATES * r.num_tokens for r in rows]
+    for group in group_by_size(size, tokens_per_batch):
+        yield lay_out(rows, group, is_packed=is_packed)
+
+
+def group_by_size(sizes: Sequence[int], tokens_per_batch: int) -> Iterator[list[int]]:
+    """Indices of the rows of each batch, of rows of these sizes; see ``batches``."""
     group: list[int] = []
-    for row in sorted(range(len(rows)), key=lambda r: (-size[r], r)):
+    for row in sorted(range(len(sizes)), key=lambda r: (-sizes[r], r)):
         # Rows come longest first, so the group's first row sets the width of its batch.
-        if group and (len(group) + 1) * size[group[0]] > tokens_per_batch:
-            yield lay_out(rows, group, is_packed=is_packed)
+        if group and (len(group) + 1) * sizes[group[0]] > tokens_per_batch:
+            yield group
             group = []
         group.append(row)
     if group:
-        yield lay_out(rows, group, is_packed=is_packed)
+        yield group
 
 
 def lay_out(

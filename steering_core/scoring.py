@@ -42,7 +42,7 @@ def scored_log_probs(layout: ModelLayout, resid_RSD: Tensor, batch: PlacedBatch)
 def _log_norms(layout: ModelLayout, head: nn.Linear, hidden_MD: Tensor) -> Tensor:
     """Float32 log-sum-exp [M] over the vocabulary, a slice of it at a time."""
     log_norm_M = hidden_MD.new_full((len(hidden_MD),), -torch.inf, dtype=torch.float32)
-    columns = max(_FEWEST_COLUMNS, _logits_at_once(hidden_MD) // len(hidden_MD))
+    columns = columns_at_once(len(hidden_MD), hidden_MD.device.type)
     for low in range(0, head.out_features, columns):
         bias = None if head.bias is None else head.bias[low : low + columns]
         products = nn.functional.linear(hidden_MD, head.weight[low : low + columns], bias)
@@ -53,7 +53,7 @@ def _log_norms(layout: ModelLayout, head: nn.Linear, hidden_MD: Tensor) -> Tenso
 
 def _by_positions(layout: ModelLayout, hidden_MD: Tensor, batch: Batch) -> Tensor:
     """As ``scored_log_probs``, for a head that only computes whole rows of logits."""
-    rows = max(1, _logits_at_once(hidden_MD) // int(layout.config.vocab_size))
+    rows = max(1, logits_at_once(hidden_MD.device.type) // int(layout.config.vocab_size))
     parts = []
     for low in range(0, len(hidden_MD), rows):
         first, last = np.searchsorted(batch.token_slot, [low, low + rows])
@@ -64,8 +64,14 @@ def _by_positions(layout: ModelLayout, hidden_MD: Tensor, batch: Batch) -> Tenso
     return torch.cat(parts)
 
 
-def _logits_at_once(hidden_MD: Tensor) -> int:
-    return _LOGITS_AT_ONCE.get(hidden_MD.device.type, _LOGITS_ON_ACCELERATOR)
+def columns_at_once(num_positions: int, device_type: str) -> int:
+    """Columns of the head's matrix in one product with so many positions."""
+    return max(_FEWEST_COLUMNS, logits_at_once(device_type) // num_positions)
+
+
+def logits_at_once(device_type: str) -> int:
+    """Logits that are held at a time on a kind of device."""
+    return _LOGITS_AT_ONCE.get(device_type, _LOGITS_ON_ACCELERATOR)
 
 
 def mean_scores(log_probs_T: np.ndarray, batch: Batch) -> np.ndarray:

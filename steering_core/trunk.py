@@ -40,6 +40,11 @@ def fork_point(point: HookPoint, num_blocks: int) -> HookPoint:
     return HookPoint(min(point.stream, num_blocks - 1), "resid_pre")
 
 
+def num_trunk_blocks(keep: Collection[HookPoint]) -> int:
+    """Blocks that a trunk runs to get to the last state that is to be kept."""
+    return 1 + max(p.block - (p.site == "resid_pre") for p in keep)
+
+
 def run_trunk(
     model: LoadedModel,
     batch: PlacedBatch,
@@ -52,7 +57,7 @@ def run_trunk(
         inputs: more for the decoder, for instance a cache of keys and values.
     """
     layout = model.layout
-    num_run = 1 + max(p.block - (p.site == "resid_pre") for p in keep)
+    num_run = num_trunk_blocks(keep)
     with (
         our_attention(layout, batch),
         recorded_calls(layout, num_run) as calls,

@@ -21,7 +21,7 @@ class BenchResult:
         plain_batch_rates: rows per second of each batch size (rows) that was tried.
         engine_token_rates: rows per second, one cell, of each batch size (tokens) that was tried.
         engine_padding_share: positions of the engine's batches that hold no token.
-        needed_flops_per_row_cell: see ``jobs.bench.flops``.
+        needed_flops_per_row_cell: see ``steering_core.flops``.
         plain_flops_per_row_cell: what the plain loop computes, dense attention and full logits.
         plain_gap, plain_batched_gap: largest difference in nats between the engine's scores and
             those of the plain loops.

@@ -15,7 +15,6 @@ import transformers
 from jobs.bench import loops
 from jobs.bench.counts import counted
 from jobs.bench.draw import MATMUL_SHARE, SEARCH_SHARE, draw_rows
-from jobs.bench.flops import costs_of, needed_flops, needs_of, plain_flops
 from jobs.bench.machine import machine_of
 from jobs.bench.measure import matmul_flops_per_s
 from jobs.bench.noise import measure_noise
@@ -25,6 +24,7 @@ from jobs.bench.search import best_engine_tokens, best_plain_batch
 from jobs.bench.subject import BenchOptions, Subject, load_subject
 from steering_core.encoding import EncodedExample
 from steering_core.errors import InputError
+from steering_core.flops import costs_of, needed_flops, needs_of, plain_flops
 from steering_core.packing import batches
 from steering_core.tuning import Tuning
 

@@ -98,18 +98,21 @@ class Output:
         """Tasks that are planned and not done."""
         return len(self.inventory.planned) - len(self.inventory.done)
 
-    def claim(self, stack: ExitStack) -> Lease:
+    def claim(self, stack: ExitStack, **more: Any) -> Lease:
         """Hold the output for as long as the stack is open, and write the plan down.
 
         The record comes first: it says whose the output is before anything else is there, and is
         refused where another driver has written its own since this one looked.
+
+        Args:
+            more: what else the record says of the session.
 
         Raises:
             UserActionError: the storage cannot be written to, or another driver holds it.
         """
         self.storage.check_writable()
         lease = stack.enter_context(Lease.acquire(self.storage, LOCK_KEY))
-        self.record.write("running", rows_before=self.inventory.num_rows_done)
+        self.record.write("running", rows_before=self.inventory.num_rows_done, **more)
         self.storage.clean_temporaries(_OLD_TEMPORARY_S)
         write_checked(self.storage, self.inventory.parts)
         if self.added:

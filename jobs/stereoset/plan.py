@@ -233,13 +233,13 @@ def _cells_of(tasks: Sequence[PlannedTask], null: Null | None) -> set[tuple[int,
 def _cut(sweep: Sweep, model: SweepModel, group: Group, packing: Packing) -> list[tuple[str, ...]]:
     """Shards of a new group: rows of similar length together, in parts of nearly equal size."""
     examples, _ = sweep.groups[group.split, group.bias_type]
-    rows = model.encode(examples)
-    ordered = sorted(rows, key=lambda row: (-row.num_packed_tokens, row.example.example_id))
+    counted = zip(model.counts(examples), examples, strict=True)
+    ordered = sorted((-counts.num_packed, example.example_id) for counts, example in counted)
     limit = packing.examples_per_task or _examples_per_task(sweep, model)
     num_shards = -(-len(ordered) // limit)
     bounds = [len(ordered) * k // num_shards for k in range(num_shards + 1)]
     return [
-        tuple(row.example.example_id for row in ordered[low:high]) for low, high in pairwise(bounds)
+        tuple(example_id for _, example_id in ordered[low:high]) for low, high in pairwise(bounds)
     ]
 
 

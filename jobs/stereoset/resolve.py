@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ from steering_core.models import (
 from steering_core.protocol import Protocol
 from steering_core.stereoset import Example, StereoSet, read_stereoset
 from steering_core.vectors import assign_folds
+from steering_core.work import RowCounts, counts_of
 
 GroupKey = tuple[str, str]
 """A split and a bias type."""
@@ -41,12 +42,20 @@ class SweepModel:
     facts: ModelFacts
     dtype: str
     encoder: ExampleEncoder
+    _counted: dict[Example, RowCounts] = field(default_factory=dict, repr=False, compare=False)
 
     def encode(self, examples: tuple[Example, ...]) -> list[EncodedExample]:
         """Encoded examples; raises InputError for one that the model cannot take."""
         rows = self.encoder.encode(examples)
         check_lengths(rows, max_tokens=self.facts.max_tokens, model=self.source.path)
         return rows
+
+    def counts(self, examples: Sequence[Example]) -> list[RowCounts]:
+        """Token counts of examples, each encoded once and then forgotten; raises as ``encode``."""
+        new = tuple(e for e in dict.fromkeys(examples) if e not in self._counted)
+        for row in self.encode(new):
+            self._counted[row.example] = counts_of(row, self.encoder.protocol)
+        return [self._counted[e] for e in examples]
 
 
 @dataclass(frozen=True)

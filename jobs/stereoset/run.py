@@ -22,6 +22,7 @@ from jobs.console import RunProgress, say, warn
 from jobs.executor import Executor
 from jobs.signals import StopSignals
 from jobs.stereoset.batch_size import tuning_key
+from jobs.stereoset.forecast.session import Tally
 from jobs.stereoset.inventory import Inventory
 from jobs.stereoset.output import LOCK_KEY, Output, beside
 from jobs.stereoset.plan import PlannedTask
@@ -86,9 +87,10 @@ def _run(
         return 0
     num_replicas = executor.num_replicas(sweep.device, output.num_left)
     signals.install()
-    lease = output.claim(stack)
+    tally = Tally(sweep, output.inventory)
+    lease = output.claim(stack, planned=tally.planned)
     log = stack.enter_context(_stored_log(storage))
-    session = _Session(sweep, output, lease, storage_spec, log, figures)
+    session = _Session(sweep, output, tally, lease, storage_spec, log, figures)
     scheduler = Scheduler(session.pools(executor), num_replicas)
     backend = executor.backend(storage_spec, lease.token)
     return session.end(session.execute(backend, scheduler), signals)
@@ -104,13 +106,14 @@ class _Session:
         self,
         sweep: Sweep,
         output: Output,
+        tally: Tally,
         lease: Lease,
         storage_spec: StorageSpec,
         log: StoredLog,
         figures: bool,
     ) -> None:
         self._sweep, self._storage_spec, self._log = sweep, storage_spec, log
-        self._figures = figures
+        self._figures, self._tally = figures, tally
         self._storage, self._record, self._lease = output.storage, output.record, lease
         self._stages = Stages(sweep, output.inventory, output.storage)
         self._progress = RunProgress(
@@ -146,7 +149,7 @@ class _Session:
         if signals.number is not None:
             self._storage.hasten()  # a user is waiting
             with suppress(StorageUnavailableError):
-                self._record.write("interrupted", rows_per_s=self._progress.rows_per_s)
+                self._record.write("interrupted", **self._speed())
             say(INTERRUPTED)
             return signals.exit_code
         if not self._lease.still_held():
@@ -156,8 +159,10 @@ class _Session:
             )
         return self._end(outcome)
 
-    def _on_finished(self, task: Task, _receipt: Receipt) -> Iterable[Task]:
-        self._progress.advance(self._stages.planned(task.id).num_rows_cells)
+    def _on_finished(self, task: Task, receipt: Receipt) -> Iterable[Task]:
+        planned = self._stages.planned(task.id)
+        self._progress.advance(planned.num_rows_cells)
+        self._tally.add(planned, receipt)
         return self._stages.after(task.id)
 
     def _on_event(self, event: Event) -> None:
@@ -165,30 +170,36 @@ class _Session:
             self._progress.begin()
         self._log.write_if_due()
 
+    def _speed(self) -> dict[str, Any]:
+        """What the record says of the session so far."""
+        elapsed_s = self._progress.elapsed_s
+        return {
+            "rows_per_s": self._progress.rows_per_s,
+            "actual": self._tally.actual(elapsed_s),
+        }
+
     def _write_stopped(self, error: Exception) -> None:
         with suppress(ClusterError):  # the error at hand says more
-            self._record.write("stopped", reason=str(error))
+            self._record.write("stopped", reason=str(error), **self._speed())
 
     def _end(self, outcome: Outcome) -> int:
-        rate = self._progress.rows_per_s
+        speed = self._speed()
         if outcome.stop is not None:
             reason = outcome.stop.message
-            self._record.write("stopped", rows_per_s=rate, reason=reason)
+            self._record.write("stopped", reason=reason, **speed)
             if outcome.stop.user_must_act:
                 raise UserActionError(reason)
             warn(f"the run stopped: {reason}; what is finished is kept")
             return 1
         set_aside = [_described(self._stages.planned(e.task.id), e) for e in outcome.set_aside]
-        say(f"{rate:,.0f} cell rows per second")
+        say(f"{speed['rows_per_s']:,.0f} cell rows per second")
         try:
             report(self._storage, set_aside, figures=self._figures)
         except ClusterError as error:
             self._write_stopped(error)
             raise
         # Last, as a run that is done is not reported again.
-        self._record.write(
-            "failed tasks" if set_aside else "done", rows_per_s=rate, set_aside=set_aside
-        )
+        self._record.write("failed tasks" if set_aside else "done", set_aside=set_aside, **speed)
         for entry in set_aside:
             warn(
                 f"set aside: {entry['group']}, shard {entry['shard']} ({entry['table']}): "

@@ -12,7 +12,7 @@ from cluster.errors import ObjectNotFoundError
 from cluster.lease import LEASE_S, LeaseContent
 from cluster.ledger import Ledger
 from cluster.storage import Storage
-from jobs.console import clear, print_table, say, warn
+from jobs.console import clear, duration, print_table, say, warn
 from jobs.stereoset import batch_size, non_finite
 from jobs.stereoset.certificate_file import tell_certificate
 from jobs.stereoset.inventory import Inventory, take_inventory
@@ -76,14 +76,9 @@ def _progress(inventory: Inventory, session: Mapping[str, Any], *, is_running: b
     took_s = (datetime.now(UTC) - datetime.fromisoformat(session["started"])).total_seconds()
     rate = (done - session.get("rows_before", 0)) / max(1.0, took_s)
     if rate <= 0:
-        return f"{line}; nothing finished yet in {_duration(took_s)}"
-    left = _duration((total - done) / rate)
-    return f"{line}; {rate:,.1f} rows per second in {_duration(took_s)}, about {left} left"
-
-
-def _duration(seconds: float) -> str:
-    hours, minutes = int(seconds // 3600), int(seconds % 3600 // 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {int(seconds % 60):02} s"
+        return f"{line}; nothing finished yet in {duration(took_s)}"
+    left = duration((total - done) / rate)
+    return f"{line}; {rate:,.1f} rows per second in {duration(took_s)}, about {left} left"
 
 
 def _table(

@@ -21,7 +21,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from jobs.bench import noise
 from jobs.bench.counts import counted
 from jobs.bench.draw import neighbours, spread
-from jobs.bench.flops import Costs, RowNeeds, costs_of, needed_flops, needs_of, plain_flops
 from jobs.bench.noise import Distance, distance, float32_copy
 from jobs.bench.plain import batched, num_positions_batched, num_positions_one_by_one, one_by_one
 from jobs.bench.run import bench
@@ -30,6 +29,7 @@ from jobs.bench.subject import BenchOptions, Subject, load_subject, numbers
 from steering_core.encoding import EncodedCandidate, EncodedExample
 from steering_core.engine import Cell
 from steering_core.errors import InputError
+from steering_core.flops import Costs, RowNeeds, costs_of, needed_flops, needs_of, plain_flops
 from steering_core.interventions import Intervention
 from steering_core.reference import reference_scores
 from steering_core.stereoset import LABELS, Example

@@ -11,10 +11,13 @@ import torch
 
 from steering_core.encoding import EncodedExample
 from steering_core.engine import Cell, Engine
-from steering_core.models import LoadedModel
+from steering_core.memory import peak_memory
+from steering_core.models import LoadedModel, ModelSource
 from steering_core.protocol import PROTOCOLS
+from steering_core.skeleton import read_skeleton
 from steering_core.vectors import SteeringVectors, fit_mean_difference
-from tests.support.golden import encode_group, golden_model
+from steering_core.work import Batching, batch_shapes, counts_of
+from tests.support.golden import encode_group, golden_model, model_path
 
 PUBLISHED = PROTOCOLS["as_published"]
 
@@ -87,3 +90,17 @@ def test_memory_grows_with_neither_rows_nor_cells(row: EncodedExample) -> None:
     with gauged(model) as gauge:
         Engine(model, PUBLISHED).steered([row] * 4, 4 * row.num_packed_tokens, cells[:2], vectors)
     assert gauge.peak_bytes > 1.5 * least
+
+
+def test_what_is_held_between_blocks_is_within_what_is_forecast(row: EncodedExample) -> None:
+    """Without the weights; what lives inside a block is not seen, and belongs to the scratch."""
+    model = golden_model("gemma2-tiny")
+    _, pooled = Engine(model, PUBLISHED).baseline([row], 4096, [2, 4])
+    vectors = fit_mean_difference(pooled.sums(), 1)
+    held = peak([row] * 8, [Cell(2, 1.0), Cell(4, 1.0)], vectors)
+    skeleton = read_skeleton(ModelSource(str(model_path("gemma2-tiny"))))
+    counts = counts_of(row, PUBLISHED)
+    shapes = batch_shapes([counts] * 2, Batching(2 * row.num_packed_tokens))
+    forecast = peak_memory(skeleton, shapes, "float32", "cpu", num_kept=3, longest=0)
+    assert 0.7 * forecast.streams_bytes < held
+    assert held < forecast.streams_bytes + forecast.scratch_bytes

@@ -14,7 +14,8 @@ logits are scored), N blocks, and for a token at position id p the p + 1 keys th
     last block   = T keys_values + M (linear - keys_values) + keys(M) attention
     cell at s    = (N - s - 1) block(T) + last block + M head        s < N: blocks s .. N-1 run
                  = M head                                            s = N: behind the last block
-    trunk        = (largest s) block(T), once for all cells
+    trunk        = (largest s) block(T), once for all cells; all blocks, where a cell computes
+                   only what lies behind an unsteered prefix
     needed       = mean over cells of cell at s, plus trunk / cells
 
 This is the least that gives exact scores once the three candidates share their prefix: attention
@@ -27,6 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -61,42 +63,61 @@ class RowNeeds:
     num_read: int
     num_keys_read: int
 
+    def __add__(self, other: RowNeeds) -> RowNeeds:
+        return RowNeeds(
+            self.num_tokens + other.num_tokens,
+            self.num_keys + other.num_keys,
+            self.num_read + other.num_read,
+            self.num_keys_read + other.num_keys_read,
+        )
+
+
+NO_NEEDS = RowNeeds(0, 0, 0, 0)
+
 
 def costs_of(layout: ModelLayout) -> Costs:
     """Operations of a decoder's parts, from its weights and its config."""
-    config = layout.config
-    num_heads = int(config.num_attention_heads)
+    return costs_of_parts(layout.blocks, (*layout.final, layout.head), layout.config)
+
+
+def costs_of_parts(blocks: Sequence[nn.Module], behind: Sequence[nn.Module], config: Any) -> Costs:
+    """Operations of blocks, and of the modules behind them; weights may be on the meta device.
+
+    Attention counts as none where the config names no heads.
+    """
+    num_heads = int(getattr(config, "num_attention_heads", None) or 0)
     num_kv_heads = int(getattr(config, "num_key_value_heads", None) or num_heads)
-    head_width = int(getattr(config, "head_dim", None) or config.hidden_size // num_heads)
+    head_width = int(getattr(config, "head_dim", None) or config.hidden_size // max(1, num_heads))
     return Costs(
-        num_blocks=layout.num_blocks,
-        linear=_products(layout.blocks[0]),
+        num_blocks=len(blocks),
+        linear=_products(blocks[0]),
         keys_values=2 * config.hidden_size * 2 * num_kv_heads * head_width,
         attention=4 * num_heads * head_width,
-        head=sum(_products(module) for module in (*layout.final, layout.head)),
+        head=sum(_products(module) for module in behind),
     )
 
 
 def needs_of(rows: Sequence[EncodedExample]) -> RowNeeds:
     """What the scores of these rows depend on, together."""
-    each = [_needs_of_one(row) for row in rows]
-    return RowNeeds(
-        num_tokens=sum(n.num_tokens for n in each),
-        num_keys=sum(n.num_keys for n in each),
-        num_read=sum(n.num_read for n in each),
-        num_keys_read=sum(n.num_keys_read for n in each),
-    )
+    return sum(map(needs_of_row, rows), NO_NEEDS)
 
 
-def needed_flops(costs: Costs, needs: RowNeeds, streams: Sequence[int]) -> float:
+def needed_flops(
+    costs: Costs,
+    needs: RowNeeds,
+    streams: Sequence[int],
+    behind: RowNeeds | None = None,
+) -> float:
     """Operations that the rows need per cell, the trunk shared by all cells.
 
     Args:
         streams: for each cell, the stream (0..N) that its vector is added to.
+        behind: what a cell computes of the rows, where it leaves their prefix to the trunk.
     """
-    block = needs.num_tokens * costs.linear + needs.num_keys * costs.attention
+    of_cell = behind or needs
+    block = _block(costs, of_cell)
     last = (
-        needs.num_tokens * costs.keys_values
+        of_cell.num_tokens * costs.keys_values
         + needs.num_read * (costs.linear - costs.keys_values)
         + needs.num_keys_read * costs.attention
     )
@@ -104,7 +125,8 @@ def needed_flops(costs: Costs, needs: RowNeeds, streams: Sequence[int]) -> float
     for stream in streams:
         if stream < costs.num_blocks:
             cells += (costs.num_blocks - stream - 1) * block + last
-    return (cells + max(streams) * block) / len(streams)
+    trunk = (max(streams) if behind is None else costs.num_blocks) * _block(costs, needs)
+    return (cells + trunk) / len(streams)
 
 
 def plain_flops(costs: Costs, lengths: Sequence[int]) -> int:
@@ -119,22 +141,32 @@ def plain_flops(costs: Costs, lengths: Sequence[int]) -> int:
     )
 
 
-def _products(module: nn.Module) -> int:
-    return sum(2 * p.numel() for p in module.parameters() if p.dim() == 2)
+def needs_of_row(row: EncodedExample, since: int = 0) -> RowNeeds:
+    """What the scores of one row depend on.
 
-
-def _needs_of_one(row: EncodedExample) -> RowNeeds:
+    Args:
+        since: first position id that is computed; what lies before is there already.
+    """
     ends = [max(c.scored_positions) + 1 for c in row.candidates]
     shared = min(row.num_shared, max(ends))
+    since = min(since, shared)
     branches = [max(0, end - shared) for end in ends]
     read = [{p for p in c.scored_positions if p >= shared} for c in row.candidates]
     read_shared = {p for c in row.candidates for p in c.scored_positions if p < shared}
     return RowNeeds(
-        num_tokens=shared + sum(branches),
-        num_keys=_up_to(shared) + sum(n * shared + _up_to(n) for n in branches),
+        num_tokens=shared - since + sum(branches),
+        num_keys=_up_to(shared) - _up_to(since) + sum(n * shared + _up_to(n) for n in branches),
         num_read=len(read_shared) + sum(len(own) for own in read),
         num_keys_read=sum(p + 1 for own in (read_shared, *read) for p in own),
     )
+
+
+def _block(costs: Costs, needs: RowNeeds) -> int:
+    return needs.num_tokens * costs.linear + needs.num_keys * costs.attention
+
+
+def _products(module: nn.Module) -> int:
+    return sum(2 * p.numel() for p in module.parameters() if p.dim() == 2)
 
 
 def _up_to(n: int) -> int:

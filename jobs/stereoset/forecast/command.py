@@ -1,0 +1,212 @@
+"""``steersweep plan``: what a sweep would run, or what is left of it; runs and writes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from cluster.ledger import Ledger
+from cluster.storage import Storage, StorageSpec
+from jobs.spec import ComputeSpec
+from jobs.stereoset.batch_size import read_tokens_per_batch, tuning_key
+from jobs.stereoset.forecast.devices import DEFAULT_SHARE, Device, device_of
+from jobs.stereoset.forecast.measure import Measured, measure, why_not_here
+from jobs.stereoset.forecast.rates import rates_on
+from jobs.stereoset.forecast.show import ModelTime, SweepForecast, show
+from jobs.stereoset.forecast.sweep import ModelForecast, forecast_model
+from jobs.stereoset.inventory import Inventory
+from jobs.stereoset.output import Output
+from jobs.stereoset.plan import PlannedTask
+from jobs.stereoset.resolve import Sweep, resolve
+from jobs.stereoset.spec import StereoSetSpec
+from steering_core.errors import InputError
+from steering_core.skeleton import Skeleton, read_skeleton
+from steering_core.work import Batching
+
+_ASSUMED_TOKENS = {"cpu": 1024}
+_ASSUMED_TOKENS_ACCELERATOR = 16_384
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """How a sweep is planned.
+
+    Attributes:
+        device: name of an accelerator in ``devices.DEVICES``; None: this machine.
+        replicas: how many; None: the spec's, or on this machine as many as there is room for.
+        share: of the device's stated rate that is reached; None: ``DEFAULT_SHARE``.
+        seconds: of the measurement of each model on this machine; 0: none.
+        json: file for the plan.
+    """
+
+    device: str | None = None
+    replicas: int | None = None
+    share: float | None = None
+    seconds: float = 20.0
+    json: str | None = None
+
+    def check(self) -> None:
+        """Raise InputError for what cannot be meant."""
+        if self.device is None and self.share is not None:
+            raise InputError("--share is of the rate of a --device; name one")
+        if self.share is not None and not 0 < self.share <= 1:
+            raise InputError(f"--share must be above 0 and at most 1, got {self.share:g}")
+        if self.replicas is not None and self.replicas < 1:
+            raise InputError(f"--replicas must be at least 1, got {self.replicas}")
+        if not 0 <= self.seconds < float("inf"):
+            raise InputError(f"--seconds must be at least 0, got {self.seconds:g}")
+        if self.json is not None and not self.json_path().parent.is_dir():
+            raise InputError(f"--json {self.json}: there is no folder {self.json_path().parent}")
+
+    def json_path(self) -> Path:
+        return Path(self.json or "").expanduser()
+
+
+def plan(spec: StereoSetSpec, options: PlanOptions) -> SweepForecast:
+    """Print what the sweep has left to do, and write it as JSON where asked; returns it.
+
+    Reads the data, tokenizers, configs and the output, and on this machine measures each model for
+    a few seconds where its weights are here. Starts no Ray.
+
+    Raises:
+        InputError, UserActionError: what ``steersweep run`` would refuse, too.
+    """
+    options.check()
+    device = None if options.device is None else device_of(options.device)
+    storage = StorageSpec(spec.output, spec.storage.endpoint_url, spec.storage.region).open()
+    storage.check_reachable()
+    sweep = resolve(spec, None if device is None else device.kind)
+    if device is not None:
+        for model in sweep.models.values():
+            device.peak_flops_per_s(model.dtype)
+    output = Output.read(storage, sweep)
+    planner = _Planner(sweep, output.inventory, storage, device, options)
+    found = planner.forecast()
+    show(found)
+    if options.json is not None:
+        text = json.dumps(found.as_json(), indent=2, allow_nan=False) + "\n"
+        options.json_path().write_text(text, encoding="utf-8")
+    return found
+
+
+class _Planner:
+    """Plans each model of one sweep in turn."""
+
+    def __init__(
+        self,
+        sweep: Sweep,
+        inventory: Inventory,
+        storage: Storage,
+        device: Device | None,
+        options: PlanOptions,
+    ) -> None:
+        self._sweep, self._inventory, self._storage = sweep, inventory, storage
+        self._device, self._options = device, options
+        self._left = [t for t in inventory.planned if t.plan_id not in inventory.done]
+        self._num_replicas = options.replicas or _num_replicas(
+            sweep.spec.compute, sweep.device, is_here=device is None
+        )
+        self._num_replicas = max(1, min(self._num_replicas, len(self._left)))
+
+    def forecast(self) -> SweepForecast:
+        models, times = [], {}
+        for name in self._sweep.models:
+            left = [task for task in self._left if task.group.model == name]
+            if left:
+                model, times[name] = self._model(name, left)
+                models.append(model)
+        record = Ledger(self._storage).read_record() or {}
+        return SweepForecast(
+            output=self._storage.uri,
+            inventory=self._inventory,
+            models=models,
+            times=times,
+            device_kind=self._sweep.device,
+            device=self._device,
+            share=self._options.share or DEFAULT_SHARE,
+            num_replicas=self._num_replicas,
+            sessions=record.get("sessions", []),
+        )
+
+    def _model(self, name: str, left: Sequence[PlannedTask]) -> tuple[ModelForecast, ModelTime]:
+        model = self._sweep.models[name]
+        skeleton = read_skeleton(model.source)
+        given, tokens_from = self._tokens_per_batch(name, left)
+        measured, reason = self._measured(name, skeleton, left, given)
+        if measured is not None:
+            batching = measured.batching
+            tokens_from = tokens_from if given else "(measured)"
+        else:
+            assumed = _ASSUMED_TOKENS.get(self._sweep.device, _ASSUMED_TOKENS_ACCELERATOR)
+            batching = Batching(
+                tokens_per_batch=given or assumed,
+                reuses_prefix=self._sweep.protocol.leaves_prefix_alone,
+            )
+        found = forecast_model(
+            self._sweep,
+            self._inventory,
+            name,
+            skeleton,
+            batching,
+            self._sweep.device,
+            self._num_replicas,
+        )
+        rates = None if measured is None else measured.rates
+        if self._device is not None:
+            share = self._options.share or DEFAULT_SHARE
+            rates = rates_on(self._device, share, skeleton, model.dtype, found.total)
+        return found, ModelTime(rates, reason, measured, tokens_from)
+
+    def _tokens_per_batch(self, name: str, left: Sequence[PlannedTask]) -> tuple[int | None, str]:
+        """The size of batches where it is decided, and how it is known."""
+        given = left[0].tokens_per_batch
+        if given is not None:
+            return given, "(given)"
+        stored = read_tokens_per_batch(self._storage, tuning_key(name))
+        return (None, "(assumed)") if stored is None else (stored, "(stored)")
+
+    def _measured(
+        self, name: str, skeleton: Skeleton, left: Sequence[PlannedTask], tokens: int | None
+    ) -> tuple[Measured | None, str]:
+        """A measurement, or None, and where the rates come from in words."""
+        if self._device is not None:
+            return None, f"stated rates of {self._device.name}"
+        model = self._sweep.models[name]
+        if self._options.seconds == 0:
+            return None, "not measured (--seconds 0)"
+        why = why_not_here(model, skeleton, self._sweep.device)
+        if why is not None:
+            return None, f"not measured: {why}"
+        ids = {example_id for task in left for example_id in task.example_ids}
+        examples = [
+            e for found, _ in self._sweep.groups.values() for e in found if e.example_id in ids
+        ]
+        try:
+            measured = measure(
+                self._sweep, model, skeleton, examples, tokens, self._options.seconds
+            )
+        except InputError as error:
+            return None, f"not measured: {error}"
+        return measured, (
+            f"measured on {measured.num_rows:,} rows x {measured.num_cells:,} cells in "
+            f"{measured.took_s:.0f} s, one replica at a time"
+        )
+
+
+def _num_replicas(compute: ComputeSpec, device: str, *, is_here: bool) -> int:
+    """How many replicas a run would have room for, told without Ray."""
+    if compute.executor == "in_process":
+        return 1
+    if compute.replicas != "auto" or not is_here:
+        return 1 if compute.replicas == "auto" else compute.replicas
+    if device == "cuda":
+        each = 1.0 if compute.gpus_per_replica == "auto" else compute.gpus_per_replica
+        return int(torch.cuda.device_count() / each) if each > 0 else 1
+    has_affinity = hasattr(os, "sched_getaffinity")
+    num_cpus = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    return num_cpus // compute.cpus_per_replica

@@ -1,0 +1,185 @@
+"""The forecast of what a sweep has left to do: by model and phase, with memory, bytes and time."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from jobs.stereoset.forecast.rates import Rates
+from jobs.stereoset.forecast.sizes import states_part_bytes, sums_part_bytes, vectors_bytes
+from jobs.stereoset.forecast.tasks import Forecast, Forecaster
+from jobs.stereoset.inventory import Inventory
+from jobs.stereoset.plan import PlannedTask
+from jobs.stereoset.resolve import Sweep
+from steering_core.memory import Memory, peak_memory, weights_bytes
+from steering_core.skeleton import Skeleton
+from steering_core.trunk import fork_point
+from steering_core.vector_fits import METHODS
+from steering_core.work import Batching, batch_shapes
+
+
+@dataclass(frozen=True, slots=True)
+class Reads:
+    """Bytes that are read, at most.
+
+    Attributes:
+        weights: once for each replica that holds the model.
+        vectors: by every steered task, whose certificate reads them anew, and by each replica when
+            it first meets a group.
+        fits: sums or states, by the driver, to fit vectors that are not there yet.
+    """
+
+    weights: int
+    vectors: int
+    fits: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.vectors + self.fits
+
+
+@dataclass(frozen=True, slots=True)
+class ModelForecast:
+    """What is left of one model.
+
+    Attributes:
+        phases: by ``PlannedTask.phase``, in the order in which they run.
+        memory: of one replica.
+        vectors_written: bytes of files of vectors that are not there yet.
+    """
+
+    name: str
+    skeleton: Skeleton
+    dtype: str
+    batching: Batching
+    phases: Mapping[str, Forecast]
+    memory: Memory
+    reads: Reads
+    vectors_written: int
+
+    @property
+    def total(self) -> Forecast:
+        """All phases together."""
+        return sum(self.phases.values(), Forecast())
+
+    def replica_seconds(self, rates: Rates) -> float:
+        """Seconds that one replica takes for all of it."""
+        baseline = self.phases.get("baseline", Forecast())
+        steered = (f for phase, f in self.phases.items() if phase != "baseline")
+        return rates.seconds(baseline, sum(steered, Forecast()))
+
+
+def forecast_model(
+    sweep: Sweep,
+    inventory: Inventory,
+    name: str,
+    skeleton: Skeleton,
+    batching: Batching,
+    device_kind: str,
+    num_replicas: int,
+) -> ModelForecast:
+    """The forecast of one model's tasks that are not done."""
+    left = [
+        task
+        for task in inventory.planned
+        if task.group.model == name and task.plan_id not in inventory.done
+    ]
+    forecaster = Forecaster(sweep, name, skeleton, batching)
+    phases: dict[str, Forecast] = {}
+    for task in sorted(left, key=lambda task: task.is_steered):
+        phases[task.phase] = phases.get(task.phase, Forecast()) + forecaster.forecast(task)
+    dtype = sweep.models[name].dtype
+    return ModelForecast(
+        name=name,
+        skeleton=skeleton,
+        dtype=dtype,
+        batching=batching,
+        phases=phases,
+        memory=_memory(sweep, forecaster, left, skeleton, dtype, batching, device_kind),
+        reads=_reads(sweep, inventory, name, left, skeleton, dtype, num_replicas),
+        vectors_written=_vectors_written(sweep, inventory, left, skeleton.width),
+    )
+
+
+def _memory(
+    sweep: Sweep,
+    forecaster: Forecaster,
+    left: Sequence[PlannedTask],
+    skeleton: Skeleton,
+    dtype: str,
+    batching: Batching,
+    device_kind: str,
+) -> Memory:
+    """Of the task that takes the most."""
+    protocol, num_blocks = sweep.protocol, skeleton.num_blocks
+    most = peak_memory(skeleton, (), dtype, device_kind, num_kept=0, longest=0)
+    for task in left:
+        rows = forecaster.rows(task)
+        kept = (
+            {fork_point(protocol.apply_at(layer), num_blocks) for layer, _ in task.cells}
+            if task.is_steered
+            else {protocol.read_at(layer) for layer in task.layers}
+        )
+        checks = sweep.spec.certificate.rows_per_task > 0
+        memory = peak_memory(
+            skeleton,
+            batch_shapes(rows, batching),
+            dtype,
+            device_kind,
+            num_kept=len(kept) + (not task.is_steered),
+            longest=max(row.longest for row in rows) if checks else 0,
+            reuses_prefix=batching.reuses_prefix and task.is_steered,
+        )
+        most = max(most, memory, key=lambda m: m.total_bytes)
+    return most
+
+
+def _reads(
+    sweep: Sweep,
+    inventory: Inventory,
+    name: str,
+    left: Sequence[PlannedTask],
+    skeleton: Skeleton,
+    dtype: str,
+    num_replicas: int,
+) -> Reads:
+    by_set = Counter(task.vector_set for task in left if task.is_steered)
+    a_file = vectors_bytes(sweep.spec.steering.layers, sweep.protocol.folds, skeleton.width)
+    num_read = sum(tasks + min(num_replicas, tasks) for tasks in by_set.values())
+    return Reads(
+        weights=min(num_replicas, len(left)) * weights_bytes(skeleton, dtype),
+        vectors=num_read * a_file,
+        fits=sum(
+            _fit_bytes(sweep, task, skeleton.width)
+            for task in inventory.planned
+            if task.group.model == name
+            and not task.is_steered
+            and any(of.group == task.group and of not in inventory.vectors for of in by_set)
+        ),
+    )
+
+
+def _fit_bytes(sweep: Sweep, task: PlannedTask, width: int) -> int:
+    """Of a phase 1 task's part that vectors are fitted from."""
+    if METHODS[sweep.spec.vectors.method].needs_states:
+        return states_part_bytes(len(task.layers), len(task.example_ids), width)
+    num_folds = min(sweep.protocol.folds, len(task.example_ids))
+    return sums_part_bytes(len(task.layers), num_folds, width)
+
+
+def _vectors_written(
+    sweep: Sweep, inventory: Inventory, left: Sequence[PlannedTask], width: int
+) -> int:
+    layers: dict[object, set[int]] = defaultdict(set)
+    for task in left:
+        if task.is_steered:
+            layers[task.vector_set] |= {layer for layer, _ in task.cells}
+    held: dict[object, set[int]] = {
+        of: set(vectors.whole) for of, vectors in inventory.vectors.items()
+    }
+    return sum(
+        vectors_bytes(sorted(wanted | held.get(of, set())), sweep.protocol.folds, width)
+        for of, wanted in layers.items()
+        if not wanted <= held.get(of, set())
+    )

@@ -1,0 +1,179 @@
+"""What one task comes to, and sums of it.
+
+The plain loop is what the engine is held against: each of a row's three sequences by itself,
+through all blocks, once for the baseline and once for each cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+
+from jobs.stereoset.forecast.sizes import (
+    CERTIFICATE_BYTES,
+    rows_part_bytes,
+    states_part_bytes,
+    sums_part_bytes,
+)
+from jobs.stereoset.plan import PlannedTask
+from jobs.stereoset.resolve import Sweep
+from steering_core.flops import needed_flops, plain_flops
+from steering_core.packing import NUM_CANDIDATES
+from steering_core.pooled import POOLED_LABELS
+from steering_core.skeleton import Skeleton
+from steering_core.stereoset import Example
+from steering_core.work import (
+    Batching,
+    RowCounts,
+    Work,
+    baseline_work,
+    batch_shapes,
+    plain_block_tokens,
+    steered_work,
+    total_needs,
+    total_needs_behind,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What tasks come to; forecasts add up.
+
+    Attributes:
+        num_rows_cells: as ``PlannedTask.num_rows_cells``.
+        work: of the engine.
+        needed_flops: see ``steering_core.flops``. What is pooled behind the last scored token is
+            not in it, nor what a certificate computes again.
+        plain_passes, plain_block_tokens, plain_flops: of the plain loop.
+        checked_rows: rows, or (row, cell) pairs, of the certificate.
+        checked_passes, checked_block_tokens, checked_flops: of their sequences, on the slow path.
+        written_bytes: of the parts.
+    """
+
+    num_tasks: int = 0
+    num_rows_cells: int = 0
+    work: Work = field(default_factory=Work)
+    needed_flops: float = 0.0
+    plain_passes: int = 0
+    plain_block_tokens: int = 0
+    plain_flops: int = 0
+    checked_rows: int = 0
+    checked_passes: int = 0
+    checked_block_tokens: float = 0.0
+    checked_flops: float = 0.0
+    written_bytes: int = 0
+
+    def __add__(self, other: Forecast) -> Forecast:
+        return Forecast(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Forecast)))
+
+
+class Forecaster:
+    """Forecasts of the tasks of one model.
+
+    Args:
+        batching: how its rows are cut into batches.
+    """
+
+    def __init__(self, sweep: Sweep, model: str, skeleton: Skeleton, batching: Batching) -> None:
+        self._sweep, self._model = sweep, sweep.models[model]
+        self._skeleton, self._batching = skeleton, batching
+        self._examples = {
+            key: {e.example_id: e for e in examples} for key, (examples, _) in sweep.groups.items()
+        }
+        self._folds = {
+            key: {e.example_id: fold for e, fold in zip(examples, folds, strict=True)}
+            for key, (examples, folds) in sweep.groups.items()
+        }
+
+    def rows(self, task: PlannedTask) -> list[RowCounts]:
+        """Token counts of a task's rows."""
+        return self._model.counts(self.examples(task))
+
+    def examples(self, task: PlannedTask) -> list[Example]:
+        """The examples of a task."""
+        by_id = self._examples[task.group.split, task.group.bias_type]
+        return [by_id[example_id] for example_id in task.example_ids]
+
+    def forecast(self, task: PlannedTask) -> Forecast:
+        """What the task comes to."""
+        rows = self.rows(task)
+        return self._steered(task, rows) if task.is_steered else self._baseline(task, rows)
+
+    def _baseline(self, task: PlannedTask, rows: Sequence[RowCounts]) -> Forecast:
+        costs, layers = self._skeleton.costs, task.layers
+        read = {self._sweep.protocol.read_at(layer) for layer in layers}
+        fold_of = self._folds[task.group.split, task.group.bias_type]
+        num_folds = len({fold_of[example_id] for example_id in task.example_ids})
+        width, num = self._skeleton.width, len(rows)
+        written = {
+            "sums": sums_part_bytes(len(layers), num_folds, width),
+            "states": states_part_bytes(len(layers), num, width),
+            "baseline": rows_part_bytes(num, 1),
+        }
+        pooled_again = len(POOLED_LABELS) if layers else 0
+        return self._with_plain(
+            Forecast(
+                num_tasks=1,
+                num_rows_cells=task.num_rows_cells,
+                work=baseline_work(batch_shapes(rows, self._batching), costs.num_blocks, read),
+                needed_flops=needed_flops(costs, total_needs(rows), [0]),
+                written_bytes=sum(written[table] for table in task.tables),
+            ),
+            rows,
+            num_cells=1,
+            passes_checked=NUM_CANDIDATES + pooled_again,
+        )
+
+    def _steered(self, task: PlannedTask, rows: Sequence[RowCounts]) -> Forecast:
+        costs, batching = self._skeleton.costs, self._batching
+        points = [self._sweep.protocol.apply_at(layer) for layer, _ in task.cells]
+        behind = total_needs_behind(rows) if batching.reuses_prefix else None
+        streams = [point.stream for point in points]
+        return self._with_plain(
+            Forecast(
+                num_tasks=1,
+                num_rows_cells=task.num_rows_cells,
+                work=steered_work(
+                    batch_shapes(rows, batching),
+                    costs.num_blocks,
+                    points,
+                    reuses_prefix=batching.reuses_prefix,
+                ),
+                needed_flops=len(points) * needed_flops(costs, total_needs(rows), streams, behind),
+                written_bytes=rows_part_bytes(len(rows), len(points)),
+            ),
+            rows,
+            num_cells=len(points),
+            passes_checked=NUM_CANDIDATES,
+        )
+
+    def _with_plain(
+        self,
+        engine: Forecast,
+        rows: Sequence[RowCounts],
+        *,
+        num_cells: int,
+        passes_checked: int,
+    ) -> Forecast:
+        """The forecast with the plain loop's part, and the certificate's.
+
+        Which rows are checked is drawn with an id that covers the vectors: a mean row stands for
+        each of them.
+        """
+        costs = self._skeleton.costs
+        flops = plain_flops(costs, [length for row in rows for length in row.lengths])
+        block_tokens = plain_block_tokens(rows, costs.num_blocks)
+        per_task = self._sweep.spec.certificate.rows_per_task
+        checked = min(per_task, len(rows) * num_cells)
+        passes = checked * passes_checked
+        of_all = passes / (NUM_CANDIDATES * len(rows))
+        return engine + Forecast(
+            plain_passes=NUM_CANDIDATES * len(rows) * num_cells,
+            plain_block_tokens=block_tokens * num_cells,
+            plain_flops=flops * num_cells,
+            checked_rows=checked,
+            written_bytes=CERTIFICATE_BYTES if checked else 0,
+            checked_passes=passes,
+            checked_block_tokens=of_all * block_tokens,
+            checked_flops=of_all * flops,
+        )
