@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-_ROWS_PART_BYTES, _VECTORS_PART_BYTES = 6_000, 2_600
+_ROWS_PART_BYTES, _SUMS_PART_BYTES, _STATES_PART_BYTES = 6_000, 4_500, 2_600
 """Of a part without rows: schema, footer, page headers."""
 CERTIFICATE_BYTES = 1_050
 """In the footer of a task's last part; it stands there twice, the second time within the schema."""
@@ -19,6 +19,8 @@ _BYTES_PER_ROW = 23.5
 """Three float64 scores, which hardly compress, and the indices of everything else."""
 _BYTES_PER_VALUE = {8: 7.6, 4: 3.7}
 """Compressed entries of vectors, by the size of an entry."""
+_SUMS_COLUMNS = 3.25
+"""Of four: a sum of a few float32 states has zeros behind its digits."""
 _DICTIONARY_BYTES = 2**20
 """A column holds its values in a dictionary, and an index of each, until that is so large."""
 _VECTORS_FILE_BYTES, _LAYER_BYTES, _TENSOR_BYTES = 540, 130, 72
@@ -32,14 +34,15 @@ def rows_part_bytes(num_examples: int, num_cells: int) -> int:
 
 
 def sums_part_bytes(num_layers: int, num_folds: int, width: int) -> int:
-    """A part of ``sums``: two float64 vectors for each layer and each fold that it has rows of."""
-    return int(_VECTORS_PART_BYTES + 2 * _column_bytes(num_layers * num_folds * width, 8))
+    """A part of ``sums``: four float64 vectors for each layer and each fold that it has rows of."""
+    column = _column_bytes(num_layers * num_folds * width, 8)
+    return int(_SUMS_PART_BYTES + _SUMS_COLUMNS * column)
 
 
 def states_part_bytes(num_layers: int, num_examples: int, width: int) -> int:
     """A part of ``states``: two float32 vectors for each layer and example."""
     columns = 2 * _column_bytes(num_layers * num_examples * width, 4)
-    return int(_VECTORS_PART_BYTES + num_examples * _BYTES_PER_EXAMPLE + columns)
+    return int(_STATES_PART_BYTES + num_examples * _BYTES_PER_EXAMPLE + columns)
 
 
 def vectors_bytes(layers: Sequence[int], num_folds: int, width: int) -> int:
