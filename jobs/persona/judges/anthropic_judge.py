@@ -14,7 +14,6 @@ from jobs.persona.judges.endpoint import (
     CHECK_RETRIES,
     CHECK_TIMEOUT_S,
     PROBE,
-    TEXT_TOKENS,
     Endpoint,
 )
 from jobs.persona.judges.reading import by_text
@@ -39,8 +38,7 @@ class AnthropicJudge(Judge):
             "kind": "anthropic",
             "model": self._spec.model,
             "base_url": self._endpoint.base_url,
-            "temperature": self._spec.temperature,
-            "max_tokens": TEXT_TOKENS,
+            "max_tokens": self._spec.max_tokens,
         }
 
     def check(self) -> None:
@@ -50,11 +48,10 @@ class AnthropicJudge(Judge):
     async def _check(self) -> None:
         async with self._open(CHECK_TIMEOUT_S, CHECK_RETRIES) as client:
             try:
-                await self._send(client, PROBE)
-            except anthropic.APIError as error:
+                reply = await self._send(client, PROBE)
+            except (anthropic.APIError, ValueError) as error:  # or a body that is not JSON
                 raise self._endpoint.explained(error) from None
-            except ValueError as error:  # a body that is not JSON
-                raise self._endpoint.explained(error) from None
+        self._endpoint.check_number(_read(reply))
 
     async def ask(self, query: Query) -> Verdict:
         """One request, retried by the client."""
@@ -68,14 +65,10 @@ class AnthropicJudge(Judge):
         return _read(reply)
 
     async def _send(self, client: anthropic.AsyncAnthropic, prompt: str) -> Any:
-        options: dict[str, Any] = {}
-        if self._spec.temperature is not None:
-            options["temperature"] = self._spec.temperature
         return await client.messages.create(
             model=self._spec.model,
-            max_tokens=TEXT_TOKENS,
+            max_tokens=self._spec.max_tokens,
             messages=[{"role": "user", "content": prompt}],
-            **options,
         )
 
     def _open(self, timeout_s: float, max_retries: int) -> anthropic.AsyncAnthropic:

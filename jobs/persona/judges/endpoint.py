@@ -17,8 +17,6 @@ from steering_core.errors import InputError
 
 CHECK_TIMEOUT_S = 20.0
 CHECK_RETRIES = 1
-TEXT_TOKENS = 16
-"""Enough for a number or REFUSAL, and a few words around it."""
 PROBE = "Reply with the number 85 and nothing else."
 
 _NO_KEY = "none"
@@ -45,8 +43,18 @@ class Endpoint:
         """
         value = os.environ.get(self.key_variable, "").strip()
         if not value and is_official:
-            raise InputError(f"judge {self.judge} needs a key for {self.host}: set {self.key_variable}")
+            raise InputError(
+                f"judge {self.judge} needs a key for {self.host}: set {self.key_variable}"
+            )
         return value or _NO_KEY
+
+    def check_number(self, verdict: Verdict) -> None:
+        """Raise InputError unless the answer to `PROBE` was a number."""
+        if verdict.outcome != "scored":
+            raise InputError(
+                f"judge {self.judge}: {self.host} was asked for a number and {verdict.said}; a "
+                "model that thinks before it answers needs more max_tokens"
+            )
 
     def verdict(self, error: Exception) -> Verdict:
         """A failed verdict.

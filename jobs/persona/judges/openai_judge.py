@@ -14,7 +14,6 @@ from jobs.persona.judges.endpoint import (
     CHECK_RETRIES,
     CHECK_TIMEOUT_S,
     PROBE,
-    TEXT_TOKENS,
     Endpoint,
 )
 from jobs.persona.judges.reading import by_log_probs, by_text, number_masses
@@ -57,11 +56,10 @@ class OpenAIJudge(Judge):
         async with client:
             try:
                 reply = await self._send(client, PROBE)
-            except openai.APIError as error:
-                raise self._endpoint.explained(error) from None
-            except ValueError as error:  # a body that is not JSON
+            except (openai.APIError, ValueError) as error:  # or a body that is not JSON
                 raise self._endpoint.explained(error) from None
         if self._spec.read == "text":
+            self._endpoint.check_number(self._read(reply))
             return
         who, advice = f"judge {self.name}: {self._endpoint.host}", "set `read: text`"
         likeliest = _likeliest(reply)
@@ -103,7 +101,7 @@ class OpenAIJudge(Judge):
 
     def _options(self) -> dict[str, Any]:
         if self._spec.read == "text":
-            return {"max_tokens": TEXT_TOKENS, "seed": _SEED}
+            return {"max_tokens": self._spec.max_tokens, "seed": _SEED}
         return {"max_tokens": 1, "logprobs": True, "top_logprobs": _NUM_LIKELIEST, "seed": _SEED}
 
     async def _send(self, client: openai.AsyncOpenAI, prompt: str) -> Any:

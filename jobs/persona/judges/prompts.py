@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 COHERENCE_PROMPT = """\
-You are judging the answer that a language model gave to a question. Judge its coherence alone, and \
-nothing else about it.
+You are judging the answer that a language model gave to a question. Judge its coherence alone, \
+and nothing else about it.
 
 Question:
 [QUESTION START]

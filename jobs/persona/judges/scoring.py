@@ -147,9 +147,7 @@ class Scorer:
         if self._store is not None:
             await asyncio.to_thread(self._store.pack)
 
-    async def _ask_some(
-        self, left: Iterator[tuple[str, Query]], found: dict[str, Verdict]
-    ) -> None:
+    async def _ask_some(self, left: Iterator[tuple[str, Query]], found: dict[str, Verdict]) -> None:
         for key, query in left:
             verdict = await self._judge.ask(query)
             if self._store is not None and verdict.outcome != "failed":
@@ -165,7 +163,7 @@ class Scorer:
         if self._num_failed_in_a_row >= MOST_FAILURES_IN_A_ROW:
             raise UserActionError(
                 f"judge {self._judge.name}: {self._num_failed_in_a_row} queries in a row failed, "
-                f"the last with {verdict.said}; what was scored is kept: start again when it answers"
+                f"the last with {verdict.said}; what was scored is kept, start again later"
             )
 
     def _count(

@@ -44,9 +44,9 @@ class EndpointSpec(SpecModel):
     """What judges behind an address have in common."""
 
     model: str = Field(min_length=1, json_schema_extra=role("identity"))
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = Field(
-        0.0,
-        description="null: not sent, for models that refuse it",
+    max_tokens: AtLeastOne = Field(
+        16,
+        description="Of an answer that is read as text; more for a model that thinks before",
         json_schema_extra=role("identity"),
     )
     concurrency: Annotated[StrictInt, Field(ge=1, le=256)] = Field(
@@ -76,6 +76,11 @@ class OpenAIJudgeSpec(EndpointSpec):
         description="Environment variable that holds the key",
         json_schema_extra=role("runtime"),
     )
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = Field(
+        0.0,
+        description="null: not sent, for models that refuse it",
+        json_schema_extra=role("identity"),
+    )
     read: Literal["log_probs", "text"] = Field(
         "log_probs",
         description="log_probs: one token, numbers weighted by probability; text: the number said, "
@@ -85,7 +90,7 @@ class OpenAIJudgeSpec(EndpointSpec):
 
 
 class AnthropicJudgeSpec(EndpointSpec):
-    """A model behind the Anthropic API."""
+    """A model behind the Anthropic API, which takes no temperature and samples."""
 
     kind: Literal["anthropic"] = Field(json_schema_extra=role("identity"))
     base_url: Address | None = Field(

@@ -9,7 +9,7 @@ from jobs.persona.judges.base import Judge, Query, Verdict
 from jobs.persona.traits import COHERENCE, Trait
 from steering_core.errors import InputError
 
-_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
+_WORD = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)*")
 _SHORTEST = 4
 """Letters of a word that tells a trait; shorter ones are mostly grammar."""
 

@@ -250,7 +250,7 @@ def test_the_anthropic_judge_says_its_number(tmp_path: Path) -> None:
     assert judgements[0].trait.score == 64.0
     assert {j.coherence.score for j in judgements} == {90.0}
     assert len(server.prompts) == 14  # 529 three times
-    assert set(server.keys) == {KEY}
+    assert set(server.keys) == {f"Bearer {KEY}"}
     assert again.usage.num_calls == 0
 
 
@@ -269,9 +269,7 @@ def test_another_judge_does_not_get_the_verdicts_of_this_one(
         other = Scorer(openai_judge(server, **changed), storage_in(tmp_path))
         other.score(TRAIT, ANSWERS[:1])
         assert other.usage.num_calls == 2
-        prompt = Scorer(
-            openai_judge(server), storage_in(tmp_path), coherence_prompt="Ok? {answer}"
-        )
+        prompt = Scorer(openai_judge(server), storage_in(tmp_path), coherence_prompt="Ok? {answer}")
         prompt.score(TRAIT, ANSWERS[:1])
         assert prompt.usage.num_calls == 1
 
@@ -345,7 +343,22 @@ def test_a_judge_that_cannot_be_reached_is_one_line(make: Callable[[JudgeServer]
 def test_a_judge_whose_first_token_is_no_score_is_refused(reply: Reply, message: str) -> None:
     with judge_server(lambda *_: reply) as server:
         assert message in complaint(openai_judge(server))
+    with judge_server(lambda *_: openai_reply("85")) as server:
         openai_judge(server, read="text").check()
+
+
+@pytest.mark.parametrize(
+    ("judge", "reply"),
+    [
+        (lambda s: openai_judge(s, read="text"), openai_reply("Let me think")),
+        (anthropic_judge, anthropic_reply("", stop_reason="max_tokens")),
+    ],
+)
+def test_a_judge_that_says_no_number_is_refused(
+    judge: Callable[[JudgeServer], Judge], reply: Reply
+) -> None:
+    with judge_server(lambda *_: reply) as server:
+        assert "needs more max_tokens" in complaint(judge(server))
 
 
 def test_the_official_endpoints_need_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,9 +366,7 @@ def test_the_official_endpoints_need_a_key(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("ANTHROPIC_API_KEY", " ")
     for kind, host in (("openai", "api.openai.com"), ("anthropic", "api.anthropic.com")):
         judge = open_judge(_SPEC.validate_python({"kind": kind, "model": "m"}), [])
-        assert complaint(judge) == (
-            f"judge m needs a key for {host}: set {kind.upper()}_API_KEY"
-        )
+        assert complaint(judge) == (f"judge m needs a key for {host}: set {kind.upper()}_API_KEY")
 
 
 def test_a_server_of_ones_own_needs_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -550,9 +561,7 @@ def test_stored_verdicts_come_back_bit_for_bit(
         assert each.get("d") is None
 
 
-def test_small_parts_are_packed_on_the_way(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_small_parts_are_packed_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobs.persona.judges.replies._MOST_SMALL_PARTS", 3)
     storage = storage_in(tmp_path)
     store = ReplyStore(storage, "m")
