@@ -1,0 +1,224 @@
+"""``steersweep vectors``: exchange of steering vectors with other tools."""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from cluster.storage import Storage
+    from steering_core.exchange.formats import Format
+    from steering_core.exchange.vector_file import VectorFile
+
+vectors_app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="Steering vectors: look at them, exchange them with other tools.",
+)
+
+# The modules behind a command are imported by it, as in jobs/cli.py.
+
+
+class Target(enum.StrEnum):
+    """Formats to export to, as ``steering_core.exchange.formats`` names them."""
+
+    PERSONA_VECTORS = "persona_vectors"
+    REPENG = "repeng"
+    STEERING_VECTORS = "steering_vectors"
+    SAFETENSORS = "safetensors"
+
+
+SourceArgument = Annotated[
+    str, typer.Argument(metavar="FILE", help="In any of the formats; a path or s3://bucket/key")
+]
+TargetArgument = Annotated[
+    str, typer.Argument(metavar="TARGET", help="The file to write; a path or s3://bucket/key")
+]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace TARGET where it is there")]
+EndpointOption = Annotated[
+    str | None, typer.Option("--endpoint-url", metavar="URL", help="Of an S3-compatible store")
+]
+LayersOption = Annotated[
+    str | None, typer.Option(metavar="1,3,5", help="Some of the layers; default: all")
+]
+
+
+@vectors_app.command("import")
+def import_(
+    source: SourceArgument,
+    target: TargetArgument,
+    layers: LayersOption = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The model they are of, for provenance")
+    ] = None,
+    force: ForceOption = False,
+    endpoint_url: EndpointOption = None,
+) -> None:
+    """Take vectors over from another tool, as the safetensors file that a run writes.
+
+    The format is found by content: persona_vectors (`.pt`, one tensor of blocks + 1 rows), repeng
+    and llama.cpp (GGUF control vector), steering-vectors (`.pt`), or this project's own. Tensors
+    are taken over bit for bit (half precision as float32), layer numbers are converted, and
+    nothing in a file is run.
+
+    Examples:
+
+        steersweep vectors import evil_response_avg_diff.pt evil.safetensors
+
+        steersweep vectors import happy.gguf happy.safetensors --model mistralai/Mistral-7B-v0.1
+    """
+    from dataclasses import replace
+
+    from jobs import __version__
+    from jobs.console import say
+    from steering_core.exchange.vector_file import write_native
+
+    kind, file = _read(source, endpoint_url)
+    file = _selected(file, layers)
+    provenance = {"created_by": f"steersweep {__version__}", **file.provenance}
+    if model is not None:
+        provenance["model"] = model
+    written = write_native(replace(file, provenance=provenance))
+    _write(target, written.data, force, endpoint_url)
+    say(f"{target}: layers {_numbers(file)} from a file of {kind}")
+
+
+@vectors_app.command()
+def export(
+    source: SourceArgument,
+    target: TargetArgument,
+    to: Annotated[Target, typer.Option("--to", help="The format to write")],
+    layers: LayersOption = None,
+    fold: Annotated[
+        int | None,
+        typer.Option(min=0, help="Of cross-fitted vectors, those of one fold; default: of all"),
+    ] = None,
+    num_blocks: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of the model; persona_vectors has a row for each"),
+    ] = None,
+    model_type: Annotated[
+        str | None,
+        typer.Option(metavar="TYPE", help="As in the model's config (llama, qwen2); for repeng"),
+    ] = None,
+    force: ForceOption = False,
+    endpoint_url: EndpointOption = None,
+) -> None:
+    """Write vectors in another tool's format and numbering.
+
+    Examples:
+
+        steersweep vectors export runs/gemma2/vectors/base/intersentence/gender.safetensors \\
+        gender.gguf --to repeng --model-type gemma2
+
+        steersweep vectors export evil.safetensors evil.pt --to persona_vectors --num-blocks 26
+    """
+    from jobs.console import say, warn
+    from steering_core.exchange.formats import write_vectors
+
+    _, file = _read(source, endpoint_url)
+    file = _selected(file if fold is None else file.of_fold(fold), layers)
+    kind: Format = to.value
+    written = write_vectors(kind, file, num_blocks=num_blocks, model_type=model_type)
+    _write(target, written.data, force, endpoint_url)
+    for note in written.notes:
+        warn(note)
+    say(f"{target}: layers {_numbers(file)} as a file of {kind}")
+
+
+@vectors_app.command()
+def show(source: SourceArgument, endpoint_url: EndpointOption = None) -> None:
+    """Print layers, norms, provenance, and what other tools call each layer.
+
+    Examples:
+
+        steersweep vectors show runs/gemma2/vectors/base/intersentence/gender.safetensors
+
+        steersweep vectors show happy.gguf
+    """
+    import numpy as np
+
+    from jobs.console import print_table, say
+
+    kind, file = _read(source, endpoint_url)
+    folds = f", {file.num_folds} folds" if file.num_folds else ""
+    say(f"{source}: a file of {kind}, {len(file.layers)} layers of width {file.width}{folds}")
+    rows = [
+        [
+            str(layer),
+            f"blocks.{layer - 1}.resid_post",
+            f"{np.linalg.norm(file.vectors.whole[layer].astype(np.float64)):.6g}",
+            f"row {layer}",
+            f"direction.{layer - 1}",
+            f"key {layer - 1}",
+        ]
+        for layer in file.layers
+    ]
+    if file.embeddings is not None:
+        norm = np.linalg.norm(file.embeddings.astype(np.float64))
+        rows.insert(0, ["-", "blocks.0.resid_pre", f"{norm:.6g}", "row 0", "-", "-"])
+    columns = ("layer", "behind", "norm", "persona_vectors", "repeng", "steering_vectors")
+    print_table("layers", columns, rows)
+    if file.provenance:
+        print_table("provenance", ("key", "value"), [[*pair] for pair in file.provenance.items()])
+
+
+def _selected(file: VectorFile, layers: str | None) -> VectorFile:
+    from steering_core.errors import InputError
+
+    if layers is None:
+        return file
+    try:
+        wanted = [int(text) for text in layers.split(",")]
+    except ValueError:
+        raise InputError(f"--layers must be numbers separated by commas, got {layers!r}") from None
+    return file.of_layers(wanted)
+
+
+def _numbers(file: VectorFile) -> str:
+    return ", ".join(map(str, file.layers))
+
+
+def _read(source: str, endpoint_url: str | None) -> tuple[Format, VectorFile]:
+    from cluster.errors import ObjectNotFoundError
+    from steering_core.errors import InputError
+    from steering_core.exchange.formats import read_vectors
+
+    storage, key = _place(source, endpoint_url)
+    try:
+        data = storage.read(key)
+    except ObjectNotFoundError:
+        raise InputError(f"{source}: no such file of vectors") from None
+    return read_vectors(data, source)
+
+
+def _write(target: str, data: bytes, force: bool, endpoint_url: str | None) -> None:
+    """Complete or not at all, and over another file only if told so."""
+    import hashlib
+    import uuid
+
+    from cluster.storage import PutOutcome
+    from steering_core.errors import InputError
+
+    storage, key = _place(target, endpoint_url)
+    if force:
+        storage.replace(key, data)
+        return
+    digest = hashlib.sha256(data).hexdigest()
+    outcome = storage.put_if_absent(key, data, attempt=uuid.uuid4().hex, digest=digest)
+    if outcome is PutOutcome.LOST:
+        raise InputError(f"{target} is there already; give another name, or --force")
+
+
+def _place(uri: str, endpoint_url: str | None) -> tuple[Storage, str]:
+    """The folder that a file is in, and its name there."""
+    from cluster.storage import StorageSpec
+    from steering_core.errors import InputError
+
+    folder, _, name = uri.rpartition("/")
+    if name in ("", ".", "..") or (uri.startswith("s3://") and uri.count("/") < 3):
+        raise InputError(f"{uri!r} names no file")
+    root = folder or ("/" if uri.startswith("/") else ".")
+    return StorageSpec(root, endpoint_url).open(), name
