@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -100,7 +101,7 @@ class ChatNextTokens:
         found: dict[str, float] = {}
         for value, token in zip(values.double().tolist(), ids.tolist(), strict=True):
             text = self._text_of(token)
-            found[text] = _log_add(found[text], value) if text in found else value
+            found[text] = float(np.logaddexp(found[text], value)) if text in found else value
         return found
 
     def _text_of(self, token: int) -> str:
@@ -112,7 +113,3 @@ class ChatNextTokens:
         """The token that is this text and nothing else, or None."""
         token = self._tokenizer.convert_tokens_to_ids(text)
         return token if token is not None and token != self._tokenizer.unk_token_id else None
-
-
-def _log_add(one: float, other: float) -> float:
-    return float(torch.logaddexp(torch.tensor(one).double(), torch.tensor(other).double()))

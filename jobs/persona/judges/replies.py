@@ -94,8 +94,8 @@ class ReplyStore:
             return
         small, self._small = self._small, {}
         self._commit(_PACK, pa.concat_tables(small.values()))
-        for key in small:
-            self._storage.delete(key)
+        with thread_pool(_THREADS) as pool:
+            list(pool.map(self._storage.delete, small))
 
     def _write(self, batch: Mapping[str, tuple[str, Verdict]]) -> None:
         table = pa.Table.from_pylist(

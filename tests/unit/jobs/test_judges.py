@@ -436,6 +436,19 @@ def test_the_key_is_in_no_message_no_log_and_nothing_that_is_stored(
         assert KEY[:12] not in text
 
 
+@pytest.mark.parametrize("make", [openai_judge, anthropic_judge])
+@pytest.mark.parametrize("middle", ["\n", "\u00e9"], ids=["a line break", "a letter of no header"])
+def test_a_key_that_no_header_can_hold_is_in_no_message_either(
+    make: Callable[[JudgeServer], Judge], middle: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
+        monkeypatch.setenv(name, f"{KEY}{middle}{KEY}")
+    with judge_server(lambda *_: 500) as server:
+        judge = make(server, max_retries=0)  # type: ignore[call-arg]
+        assert KEY not in complaint(judge)
+        assert KEY not in repr(Scorer(judge).score(TRAIT, ANSWERS[:1]))
+
+
 class _File(SpecModel):
     judge: JudgeSpec
 
