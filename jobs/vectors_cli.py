@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from cluster.storage import Storage
     from steering_core.exchange.formats import Format
     from steering_core.exchange.vector_file import VectorFile
 
@@ -73,15 +72,16 @@ def import_(
 
     from jobs import __version__
     from jobs.console import say
+    from jobs.vector_files import read_vector_file, write_vector_file
     from steering_core.exchange.vector_file import write_native
 
-    kind, file = _read(source, endpoint_url)
+    kind, file = read_vector_file(source, endpoint_url)
     file = _selected(file, layers)
     provenance = {"created_by": f"steersweep {__version__}", **file.provenance}
     if model is not None:
         provenance["model"] = model
     written = write_native(replace(file, provenance=provenance))
-    _write(target, written.data, force, endpoint_url)
+    write_vector_file(target, written.data, replaces=force, endpoint_url=endpoint_url)
     say(f"{target}: layers {_numbers(file)} from a file of {kind}")
 
 
@@ -116,13 +116,14 @@ def export(
         steersweep vectors export evil.safetensors evil.pt --to persona_vectors --num-blocks 26
     """
     from jobs.console import say, warn
+    from jobs.vector_files import read_vector_file, write_vector_file
     from steering_core.exchange.formats import write_vectors
 
-    _, file = _read(source, endpoint_url)
+    _, file = read_vector_file(source, endpoint_url)
     file = _selected(file if fold is None else file.of_fold(fold), layers)
     kind: Format = to.value
     written = write_vectors(kind, file, num_blocks=num_blocks, model_type=model_type)
-    _write(target, written.data, force, endpoint_url)
+    write_vector_file(target, written.data, replaces=force, endpoint_url=endpoint_url)
     for note in written.notes:
         warn(note)
     say(f"{target}: layers {_numbers(file)} as a file of {kind}")
@@ -141,8 +142,9 @@ def show(source: SourceArgument, endpoint_url: EndpointOption = None) -> None:
     import numpy as np
 
     from jobs.console import print_table, say
+    from jobs.vector_files import read_vector_file
 
-    kind, file = _read(source, endpoint_url)
+    kind, file = read_vector_file(source, endpoint_url)
     folds = f", {file.num_folds} folds" if file.num_folds else ""
     say(f"{source}: a file of {kind}, {len(file.layers)} layers of width {file.width}{folds}")
     rows = [
@@ -179,46 +181,3 @@ def _selected(file: VectorFile, layers: str | None) -> VectorFile:
 
 def _numbers(file: VectorFile) -> str:
     return ", ".join(map(str, file.layers))
-
-
-def _read(source: str, endpoint_url: str | None) -> tuple[Format, VectorFile]:
-    from cluster.errors import ObjectNotFoundError
-    from steering_core.errors import InputError
-    from steering_core.exchange.formats import read_vectors
-
-    storage, key = _place(source, endpoint_url)
-    try:
-        data = storage.read(key)
-    except ObjectNotFoundError:
-        raise InputError(f"{source}: no such file of vectors") from None
-    return read_vectors(data, source)
-
-
-def _write(target: str, data: bytes, force: bool, endpoint_url: str | None) -> None:
-    """Complete or not at all, and over another file only if told so."""
-    import hashlib
-    import uuid
-
-    from cluster.storage import PutOutcome
-    from steering_core.errors import InputError
-
-    storage, key = _place(target, endpoint_url)
-    if force:
-        storage.replace(key, data)
-        return
-    digest = hashlib.sha256(data).hexdigest()
-    outcome = storage.put_if_absent(key, data, attempt=uuid.uuid4().hex, digest=digest)
-    if outcome is PutOutcome.LOST:
-        raise InputError(f"{target} is there already; give another name, or --force")
-
-
-def _place(uri: str, endpoint_url: str | None) -> tuple[Storage, str]:
-    """The folder that a file is in, and its name there."""
-    from cluster.storage import StorageSpec
-    from steering_core.errors import InputError
-
-    folder, _, name = uri.rpartition("/")
-    if name in ("", ".", "..") or (uri.startswith("s3://") and uri.count("/") < 3):
-        raise InputError(f"{uri!r} names no file")
-    root = folder or ("/" if uri.startswith("/") else ".")
-    return StorageSpec(root, endpoint_url).open(), name

@@ -64,6 +64,11 @@ class VectorFile:
     def num_folds(self) -> int:
         return max((len(folds) for folds in self.vectors.folds.values()), default=0)
 
+    def read_point(self, layer: int) -> HookPoint | None:
+        """Where the provenance says that a layer's vector was read; None where it does not."""
+        said = self.provenance.get(f"{_READ}{layer}", "").split(" ")[0]
+        return HookPoint.parse(said) if said else None
+
     def of_fold(self, fold: int) -> VectorFile:
         """The vectors of one fold as if they were the whole; raises InputError for no such fold."""
         if not 0 <= fold < self.num_folds:
@@ -147,8 +152,8 @@ def check_stream(file: VectorFile, tool: str) -> None:
     Other tools' numbers mean that place, so the vector would be added elsewhere than it is from.
     """
     for layer in file.layers:
-        said = file.provenance.get(f"{_READ}{layer}", "").split(" ")[0]
-        if said and HookPoint.parse(said) != hook_point_of_layer(layer, "resid_post"):
+        said = file.read_point(layer)
+        if said not in (None, hook_point_of_layer(layer, "resid_post")):
             raise InputError(
                 f"layer {layer} was read at {said}, and {tool} only has the residual stream behind "
                 f"a block; leave the layer out"
