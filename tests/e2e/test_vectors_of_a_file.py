@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +102,20 @@ def test_a_started_sweep_keeps_its_vectors(fitted: Path, tmp_path: Path) -> None
     refused = sweep(fitted, vectors={"file": str(path)})
     assert refused.code == 2
     assert "vectors.file (content)" in refused.err
+
+
+def test_an_output_from_before_the_key_was_there_has_fitted_vectors(
+    fitted: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(fitted / "out", tmp_path / "out")
+    path = tmp_path / "out" / "run.json"
+    record = json.loads(path.read_text())
+    del record["identity"]["vectors.file (content)"]
+    path.write_text(json.dumps(record))
+    refused = sweep(tmp_path, vectors={"file": str(fitted / "vectors.pt")})
+    assert refused.code == 2
+    assert "vectors.file (content): None -> " in refused.err
+    assert sweep(tmp_path, vectors={"folds": 1}).code == 0
 
 
 @pytest.mark.parametrize(

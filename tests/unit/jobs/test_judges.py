@@ -18,6 +18,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from cluster.errors import StorageUnavailableError, UserActionError
+from cluster.parts import read_part
 from cluster.storage import Storage, StorageSpec
 from jobs.persona.judges import (
     Answer,
@@ -516,14 +517,14 @@ def word_judge(**changed: Any) -> Judge:
 def test_words_are_counted(tmp_path: Path) -> None:
     judge = word_judge(words={"cheerful": ["Joy", "delight"]})
     judge.check()
-    texts = ["", "joy", "Joy! DELIGHT, joy.", "joyful", "so so so so"]
+    texts = ["", "joy", "Joy! DELIGHT, joy.", "joyful", "so so so so", "joy joy joy joy"]
     scorer = Scorer(judge, storage_in(tmp_path))
     judgements = scorer.score(TRAIT, [Answer("?", text) for text in texts])
     assert [j.trait.score for j in judgements] == [
-        pytest.approx(100 * hits / 3) for hits in (0, 1, 3, 0, 0)
+        pytest.approx(100 * hits / 3) for hits in (0, 1, 3, 0, 0, 3)
     ]
     assert [j.coherence.score for j in judgements] == [
-        0.0, 100.0, pytest.approx(200 / 3), 100.0, 25.0,
+        0.0, 100.0, pytest.approx(200 / 3), 100.0, 25.0, 25.0,
     ]  # fmt: skip
     assert not (tmp_path / "run").exists()  # it costs nothing: nothing is kept
 
@@ -572,6 +573,15 @@ def test_stored_verdicts_come_back_bit_for_bit(
     for each in (store, before, ReplyStore(storage, "m")):
         assert {key: each.get(key) for key in VERDICTS} == VERDICTS
         assert each.get("d") is None
+
+
+def test_verdicts_that_come_together_are_stored_together_and_once(tmp_path: Path) -> None:
+    storage = storage_in(tmp_path)
+    put_all(ReplyStore(storage, "m"), {str(n): Verdict("scored", float(n)) for n in range(20)})
+    rows = [read_part(storage, entry.key).num_rows for entry in storage.list(PREFIX)]
+    assert sum(rows) == 20
+    assert 0 < len(rows) < 20
+    assert min(rows) > 0
 
 
 def test_small_parts_are_packed_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
