@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs import __version__
+from jobs.vectors_cli import vectors_app
 
 if TYPE_CHECKING:
     from cluster.storage import Storage
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, help="Data sets.")
 app.add_typer(data_app, name="data")
+app.add_typer(vectors_app, name="vectors")
 
 # The modules behind a command are imported by it: torch and Ray take seconds to load, --help none.
 

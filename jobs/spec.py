@@ -17,6 +17,9 @@ from steering_core.errors import InputError
 
 Role = Literal["identity", "grid", "runtime"]
 
+HIDDEN_VALUE = "hidden_value"
+"""Type of a validator's error whose value is not repeated: it may be a secret."""
+
 
 def role(value: Role) -> dict[str, Any]:
     """Marks a field: ``identity`` changes numbers, ``grid`` may grow, ``runtime`` does neither."""
@@ -207,7 +210,8 @@ def _explain(error: ValidationError, kind: type[BaseModel]) -> str:
     messages = [p["msg"] for p in problems if _place(p["loc"]) == place]
     reason = _plain(" or ".join(dict.fromkeys(messages)))
     value = first.get("input")
-    shown = "" if isinstance(value, Mapping | list) else f", got {value!r}"
+    is_hidden = first["type"] == HIDDEN_VALUE or isinstance(value, Mapping | list)
+    shown = "" if is_hidden else f", got {value!r}"
     return f"{place}: {reason}{shown}{tail}"
 
 

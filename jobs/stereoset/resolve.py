@@ -10,11 +10,14 @@ from typing import Any
 import torch
 import transformers
 
+from jobs.identity import digest
 from jobs.resources import local_path
 from jobs.spec import ModelSpec
 from jobs.stereoset.spec import StereoSetSpec
+from jobs.vector_files import read_vector_file
 from steering_core.encoding import EncodedExample, ExampleEncoder, check_lengths
 from steering_core.errors import InputError
+from steering_core.exchange.vector_file import VectorFile
 from steering_core.hook_points import check_layers
 from steering_core.models import (
     ModelFacts,
@@ -31,6 +34,8 @@ from steering_core.work import RowCounts, counts_of
 
 GroupKey = tuple[str, str]
 """A split and a bias type."""
+
+_FILE_DIGEST = "vectors.file (content)"
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,7 @@ class Sweep:
     Attributes:
         device: ``cuda``, ``xla``, ``mps`` or ``cpu``; never ``auto``.
         groups: examples and their folds of each split and bias type.
+        vectors: those of the spec's file, None where they are fitted.
     """
 
     spec: StereoSetSpec
@@ -73,6 +79,7 @@ class Sweep:
     data_digest: str
     models: Mapping[str, SweepModel]
     groups: Mapping[GroupKey, tuple[tuple[Example, ...], tuple[int, ...]]]
+    vectors: VectorFile | None = None
 
     def resolved_spec(self) -> dict[str, Any]:
         """The spec as plain data, every ``null`` and ``auto`` that decides numbers filled in."""
@@ -100,6 +107,7 @@ class Sweep:
             "data.limit": spec.data.limit,
             "data.seed": spec.data.seed,
             "vectors.method": spec.vectors.method,
+            _FILE_DIGEST: None if self.vectors is None else _digest(self.vectors),
             "vectors.pooling": protocol.pooling,
             "vectors.read": protocol.read,
             "vectors.folds": protocol.folds,
@@ -120,7 +128,7 @@ class Sweep:
 
 def recorded_identity(record: Mapping[str, Any]) -> dict[str, Any]:
     """The identity in a run's record, with what keys meant before they were there."""
-    before = {"vectors.method": "mean_difference", "steering.operation": "add"}
+    before = {"vectors.method": "mean_difference", "steering.operation": "add", _FILE_DIGEST: None}
     return {**before, **record["identity"]}
 
 
@@ -144,7 +152,41 @@ def resolve(spec: StereoSetSpec, device: str | None = None) -> Sweep:
         name: _model(name, model, protocol, spec.steering.layers, kind)
         for name, model in spec.models.items()
     }
-    return Sweep(spec, protocol, kind, dataset.digest, models, groups)
+    vectors = _vectors(spec, protocol, models)
+    return Sweep(spec, protocol, kind, dataset.digest, models, groups, vectors)
+
+
+def _vectors(
+    spec: StereoSetSpec, protocol: Protocol, models: Mapping[str, SweepModel]
+) -> VectorFile | None:
+    """The vectors of the spec's file, once they fit the grid, the models and the hook points."""
+    uri = spec.vectors.file
+    if uri is None:
+        return None
+    _, file = read_vector_file(local_path(uri), spec.storage.endpoint_url)
+    missing = sorted(set(spec.steering.layers) - set(file.layers))
+    if missing:
+        have = ", ".join(map(str, file.layers))
+        raise InputError(f"vectors.file: {uri} has no vector of layer {missing[0]}; it has {have}")
+    for name, model in models.items():
+        if model.facts.width != file.width:
+            raise InputError(
+                f"vectors.file: the vectors in {uri} have width {file.width}, models.{name} "
+                f"({model.source.path}) has {model.facts.width}"
+            )
+    for layer in spec.steering.layers:
+        said = file.read_point(layer)
+        if said is not None and said != protocol.read_at(layer):
+            raise InputError(
+                f"vectors.file: layer {layer} in {uri} was read at {said}, vectors.read means "
+                f"{protocol.read_at(layer)}; set vectors.read to its site"
+            )
+    return file
+
+
+def _digest(file: VectorFile) -> str:
+    """Of every vector, so that a file in another format is the same."""
+    return digest({str(layer): file.vectors.digest(layer) for layer in file.layers})
 
 
 def _groups(

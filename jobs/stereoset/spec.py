@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, StrictInt
+from pydantic import AfterValidator, BeforeValidator, Field, StrictInt, model_validator
 
 from jobs.identity import decimal_text
 from jobs.spec import ComputeSpec, ModelSpec, SpecModel, StorageOptions, role
@@ -83,8 +83,15 @@ class DataSpec(SpecModel):
 
 
 class VectorsSpec(SpecModel):
-    """How steering vectors are made; but for the method, a key left out is the protocol's."""
+    """How steering vectors are made; but for the first two, a key left out is the protocol's."""
 
+    file: str | None = Field(
+        None,
+        min_length=1,
+        description="Take the vectors of every group from this file instead (this project's "
+        "safetensors, or another tool's); a path or s3://bucket/key",
+        json_schema_extra=role("identity"),
+    )
     method: Method = Field(
         "mean_difference",
         description="Of the fit; every vector has the norm of the mean difference",
@@ -101,6 +108,12 @@ class VectorsSpec(SpecModel):
         description="1: from the steered rows; more: cross-fitted by target term",
         json_schema_extra=role("identity"),
     )
+
+    @model_validator(mode="after")
+    def _either_file_or_fit(self) -> Self:
+        if self.file is not None and (self.method != "mean_difference" or (self.folds or 1) > 1):
+            raise ValueError("needs no method and no folds beside file, which brings the vectors")
+        return self
 
 
 class SteeringSpec(SpecModel):
@@ -198,5 +211,5 @@ class StereoSetSpec(SpecModel):
             scoring=self.scoring or preset.scoring,
             positions=self.steering.positions or preset.positions,
             operation=self.steering.operation,
-            folds=self.vectors.folds or preset.folds,
+            folds=1 if self.vectors.file else self.vectors.folds or preset.folds,
         )

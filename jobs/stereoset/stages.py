@@ -93,6 +93,9 @@ class Stages:
         self, of: VectorSet, phase_1: Sequence[PlannedTask], layers: Sequence[int]
     ) -> SteeringVectors:
         method, num_folds = self._sweep.spec.vectors.method, self._sweep.protocol.folds
+        if of.null is None and self._sweep.vectors is not None:
+            given = self._sweep.vectors.vectors.whole
+            return SteeringVectors({layer: given[layer] for layer in layers}, {})
         if of.null is None:
             return fit_vectors(self._storage, phase_1, layers, method, num_folds)
         whole = self._vectors(VectorSet(of.group))
@@ -107,15 +110,22 @@ class Stages:
     def _provenance(self, of: VectorSet, vectors: SteeringVectors) -> dict[str, str]:
         group = of.group
         model, protocol = self._sweep.models[group.model], self._sweep.protocol
+        given = self._sweep.vectors
         examples, _ = self._sweep.groups[group.split, group.bias_type]
         method = self._sweep.spec.vectors.method
         read = {f"read.layer.{layer}": str(protocol.read_at(layer)) for layer in vectors.whole}
-        return {
-            "created_by": f"steersweep {__version__}",
+        made = {
             "method": method,
-            **({} if of.null is None else {"null": of.null}),
             "formula": METHODS[method].formula,
             "source": METHODS[method].source,
+        }
+        if given is not None and of.null is None:
+            told = {f"file.{key}": text for key, text in given.provenance.items()}
+            made = {"method": "file", "file": str(self._sweep.spec.vectors.file), **told}
+        return {
+            "created_by": f"steersweep {__version__}",
+            **made,
+            **({} if of.null is None else {"null": of.null}),
             "model": self._sweep.spec.models[group.model].path,
             "model_digest": model.facts.digest,
             "dtype": model.dtype,

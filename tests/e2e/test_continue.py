@@ -407,6 +407,7 @@ def test_the_record_tells_what_was_run(undisturbed: Path) -> None:
     record = yaml.safe_load((undisturbed / "run.json").read_text())
     assert record["outcome"] == "done"
     assert record["spec"]["vectors"] == {
+        "file": None,
         "method": "mean_difference",
         "pooling": "all_positions",
         "read": "resid_post",

@@ -83,13 +83,15 @@ def _protocol(spec: Mapping[str, Any]) -> list[tuple[str, str]]:
         else f"cross-fitted in {folds} folds by target term: no row is steered with a vector "
         "fitted on it"
     )
+    made = (
+        f"from {vectors['file']}, the same for every group"
+        if vectors.get("file")
+        else f"{words.METHODS[vectors.get('method', 'mean_difference')]}, {from_rows}; pooled over "
+        f"{words.POOLING[vectors['pooling']]}"
+    )
     return [
         ("Protocol", spec["protocol"]),
-        (
-            "Vectors",
-            f"{words.METHODS[vectors.get('method', 'mean_difference')]}, {from_rows}; pooled over "
-            f"{words.POOLING[vectors['pooling']]}; read at {_hook_point(vectors['read'])}",
-        ),
+        ("Vectors", f"{made}; read at {_hook_point(vectors['read'])}"),
         (
             "Steering",
             f"{words.OPERATIONS[steering.get('operation', 'add')]}, at "

@@ -1,0 +1,1 @@
+"""The job ``persona``: traits, and the judges that score answers for them."""

@@ -1,0 +1,24 @@
+"""Judges: how much of a trait an answer shows, and how coherent it is, 0..100.
+
+Importing this package loads no client and no model.
+"""
+
+from jobs.persona.judges.base import OUTCOMES, Judge, Outcome, Query, Verdict
+from jobs.persona.judges.opening import open_judge
+from jobs.persona.judges.scoring import Answer, Judgement, Scorer, Usage, count_outcomes
+from jobs.persona.judges.spec import JudgeSpec
+
+__all__ = [
+    "OUTCOMES",
+    "Answer",
+    "Judge",
+    "JudgeSpec",
+    "Judgement",
+    "Outcome",
+    "Query",
+    "Scorer",
+    "Usage",
+    "Verdict",
+    "count_outcomes",
+    "open_judge",
+]

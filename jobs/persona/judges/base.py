@@ -1,0 +1,88 @@
+"""What a judge is asked, and what it says."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Self, get_args
+
+Outcome = Literal["scored", "refused", "unparsable", "failed"]
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+"""``refused``: the judge says that the answer is a refusal, or refuses itself; ``unparsable``: it
+said something else than a score; ``failed``: it could not be asked. None of them is a score."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """An answer to be scored.
+
+    Attributes:
+        subject: what it is scored for: a trait's name, or ``coherence``.
+        prompt: the whole text that a model judge reads; it holds question and answer.
+    """
+
+    subject: str
+    question: str
+    answer: str
+    prompt: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came of a query.
+
+    Attributes:
+        score: 0..100; None unless ``outcome`` is scored.
+        said: where there is no score, what came instead, in a few words.
+        num_tokens_in, num_tokens_out: as the judge counts them, 0 where it does not.
+    """
+
+    outcome: Outcome
+    score: float | None = None
+    said: str = ""
+    num_tokens_in: int = 0
+    num_tokens_out: int = 0
+
+    def __post_init__(self) -> None:
+        assert (self.score is not None) == (self.outcome == "scored")
+
+
+class Judge(ABC):
+    """Scores answers. An async context: connections are open inside of it only.
+
+    Attributes:
+        name: for messages.
+        concurrency: queries under way at a time.
+        is_worth_keeping: whether a verdict costs money or time enough to be stored.
+    """
+
+    name: str
+    concurrency: int = 1
+    is_worth_keeping: bool = True
+
+    @abstractmethod
+    def identity(self) -> Mapping[str, object]:
+        """Everything beside the query that changes an answer; part of a stored verdict's key."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Prove that the judge answers, before anything is made for it to score.
+
+        Raises:
+            InputError, UserActionError: one line that says what to change.
+        """
+
+    @abstractmethod
+    async def ask(self, query: Query) -> Verdict:
+        """The verdict; a query that fails is one, too, and never a score.
+
+        Raises:
+            UserActionError: no query can succeed any more, as with a key that was refused.
+        """
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        return None

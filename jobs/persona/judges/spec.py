@@ -1,0 +1,137 @@
+"""The ``judge`` of a persona spec."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, StrictInt
+from pydantic_core import PydanticCustomError
+
+from jobs.spec import HIDDEN_VALUE, AtLeastOne, ModelSpec, SpecModel, role
+
+_TELLING_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*_?(API_?KEY|TOKEN|SECRET)")
+
+
+def _variable(name: str) -> str:
+    # It may be a key that stands there by mistake.
+    if not _TELLING_NAME.fullmatch(name):
+        raise PydanticCustomError(
+            HIDDEN_VALUE,
+            "must be the name of an environment variable that ends in _API_KEY, _TOKEN or _SECRET; "
+            "the key itself never stands in a file",
+        )
+    return name
+
+
+def _address(url: str) -> str:
+    parts = urlsplit(url)
+    if "@" in parts.netloc:
+        raise PydanticCustomError(
+            HIDDEN_VALUE, "must not contain credentials; put the key into an environment variable"
+        )
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must be http(s)://host[:port]/path")
+    return url.rstrip("/")
+
+
+Variable = Annotated[str, AfterValidator(_variable)]
+Address = Annotated[str, AfterValidator(_address)]
+
+
+class EndpointSpec(SpecModel):
+    """What judges behind an address have in common."""
+
+    model: str = Field(min_length=1, json_schema_extra=role("identity"))
+    max_tokens: AtLeastOne = Field(
+        16,
+        description="Of an answer that is read as text; more for a model that thinks before",
+        json_schema_extra=role("identity"),
+    )
+    concurrency: Annotated[StrictInt, Field(ge=1, le=256)] = Field(
+        16, description="Requests under way at a time", json_schema_extra=role("runtime")
+    )
+    timeout_s: Annotated[float, Field(gt=0, le=3600)] = Field(
+        60.0, description="Of one try", json_schema_extra=role("runtime")
+    )
+    max_retries: Annotated[StrictInt, Field(ge=0, le=100)] = Field(
+        8,
+        description="Of one request, after 429, 5xx, timeouts and lost connections",
+        json_schema_extra=role("runtime"),
+    )
+
+
+class OpenAIJudgeSpec(EndpointSpec):
+    """A model behind the OpenAI API, or any server that speaks it (vLLM, llama.cpp, ...)."""
+
+    kind: Literal["openai"] = Field(json_schema_extra=role("identity"))
+    base_url: Address | None = Field(
+        None,
+        description="Left out: OPENAI_BASE_URL, else the official one",
+        json_schema_extra=role("identity"),
+    )
+    key_variable: Variable = Field(
+        "OPENAI_API_KEY",
+        description="Environment variable that holds the key",
+        json_schema_extra=role("runtime"),
+    )
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = Field(
+        0.0,
+        description="null: not sent, for models that refuse it",
+        json_schema_extra=role("identity"),
+    )
+    read: Literal["log_probs", "text"] = Field(
+        "log_probs",
+        description="log_probs: one token, numbers weighted by probability; text: the number said, "
+        "for models that spell numbers by digits or give no log-probabilities",
+        json_schema_extra=role("identity"),
+    )
+
+
+class AnthropicJudgeSpec(EndpointSpec):
+    """A model behind the Anthropic API, which takes no temperature and samples."""
+
+    kind: Literal["anthropic"] = Field(json_schema_extra=role("identity"))
+    base_url: Address | None = Field(
+        None,
+        description="Left out: ANTHROPIC_BASE_URL, else the official one",
+        json_schema_extra=role("identity"),
+    )
+    key_variable: Variable = Field(
+        "ANTHROPIC_API_KEY",
+        description="Environment variable that holds the key",
+        json_schema_extra=role("runtime"),
+    )
+
+
+class LocalJudgeSpec(ModelSpec):
+    """A chat model on this machine."""
+
+    kind: Literal["local"] = Field(json_schema_extra=role("identity"))
+    device: Literal["auto", "cuda", "xla", "mps", "cpu"] = Field(
+        "auto", json_schema_extra=role("runtime")
+    )
+
+
+class WordListJudgeSpec(SpecModel):
+    """Counts words: free and the same each time, for demonstrations and tests."""
+
+    kind: Literal["word_list"] = Field(json_schema_extra=role("identity"))
+    words: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict,
+        description="Of each trait; left out: what its positive instructions say and its negative "
+        "ones do not",
+        json_schema_extra=role("identity"),
+    )
+    words_for_100: AtLeastOne = Field(
+        3,
+        description="Of the list's words in an answer, for a score of 100",
+        json_schema_extra=role("identity"),
+    )
+
+
+JudgeSpec = Annotated[
+    OpenAIJudgeSpec | AnthropicJudgeSpec | LocalJudgeSpec | WordListJudgeSpec,
+    Field(discriminator="kind"),
+]

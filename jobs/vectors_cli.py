@@ -1,0 +1,183 @@
+"""``steersweep vectors``: exchange of steering vectors with other tools."""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from steering_core.exchange.formats import Format
+    from steering_core.exchange.vector_file import VectorFile
+
+vectors_app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="Steering vectors: look at them, exchange them with other tools.",
+)
+
+# The modules behind a command are imported by it, as in jobs/cli.py.
+
+
+class Target(enum.StrEnum):
+    """Formats to export to, as ``steering_core.exchange.formats`` names them."""
+
+    PERSONA_VECTORS = "persona_vectors"
+    REPENG = "repeng"
+    STEERING_VECTORS = "steering_vectors"
+    SAFETENSORS = "safetensors"
+
+
+SourceArgument = Annotated[
+    str, typer.Argument(metavar="FILE", help="In any of the formats; a path or s3://bucket/key")
+]
+TargetArgument = Annotated[
+    str, typer.Argument(metavar="TARGET", help="The file to write; a path or s3://bucket/key")
+]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace TARGET where it is there")]
+EndpointOption = Annotated[
+    str | None, typer.Option("--endpoint-url", metavar="URL", help="Of an S3-compatible store")
+]
+LayersOption = Annotated[
+    str | None, typer.Option(metavar="1,3,5", help="Some of the layers; default: all")
+]
+
+
+@vectors_app.command("import")
+def import_(
+    source: SourceArgument,
+    target: TargetArgument,
+    layers: LayersOption = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The model they are of, for provenance")
+    ] = None,
+    force: ForceOption = False,
+    endpoint_url: EndpointOption = None,
+) -> None:
+    """Take vectors over from another tool, as the safetensors file that a run writes.
+
+    The format is found by content: persona_vectors (`.pt`, one tensor of blocks + 1 rows), repeng
+    and llama.cpp (GGUF control vector), steering-vectors (`.pt`), or this project's own. Tensors
+    are taken over bit for bit (half precision as float32), layer numbers are converted, and
+    nothing in a file is run.
+
+    Examples:
+
+        steersweep vectors import evil_response_avg_diff.pt evil.safetensors
+
+        steersweep vectors import happy.gguf happy.safetensors --model mistralai/Mistral-7B-v0.1
+    """
+    from dataclasses import replace
+
+    from jobs import __version__
+    from jobs.console import say
+    from jobs.vector_files import read_vector_file, write_vector_file
+    from steering_core.exchange.vector_file import write_native
+
+    kind, file = read_vector_file(source, endpoint_url)
+    file = _selected(file, layers)
+    provenance = {"created_by": f"steersweep {__version__}", **file.provenance}
+    if model is not None:
+        provenance["model"] = model
+    written = write_native(replace(file, provenance=provenance))
+    write_vector_file(target, written.data, replaces=force, endpoint_url=endpoint_url)
+    say(f"{target}: layers {_numbers(file)} from a file of {kind}")
+
+
+@vectors_app.command()
+def export(
+    source: SourceArgument,
+    target: TargetArgument,
+    to: Annotated[Target, typer.Option("--to", help="The format to write")],
+    layers: LayersOption = None,
+    fold: Annotated[
+        int | None,
+        typer.Option(min=0, help="Of cross-fitted vectors, those of one fold; default: of all"),
+    ] = None,
+    num_blocks: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of the model; persona_vectors has a row for each"),
+    ] = None,
+    model_type: Annotated[
+        str | None,
+        typer.Option(metavar="TYPE", help="As in the model's config (llama, qwen2); for repeng"),
+    ] = None,
+    force: ForceOption = False,
+    endpoint_url: EndpointOption = None,
+) -> None:
+    """Write vectors in another tool's format and numbering.
+
+    Examples:
+
+        steersweep vectors export runs/gemma2/vectors/base/intersentence/gender.safetensors \\
+        gender.gguf --to repeng --model-type gemma2
+
+        steersweep vectors export evil.safetensors evil.pt --to persona_vectors --num-blocks 26
+    """
+    from jobs.console import say, warn
+    from jobs.vector_files import read_vector_file, write_vector_file
+    from steering_core.exchange.formats import write_vectors
+
+    _, file = read_vector_file(source, endpoint_url)
+    file = _selected(file if fold is None else file.of_fold(fold), layers)
+    kind: Format = to.value
+    written = write_vectors(kind, file, num_blocks=num_blocks, model_type=model_type)
+    write_vector_file(target, written.data, replaces=force, endpoint_url=endpoint_url)
+    for note in written.notes:
+        warn(note)
+    say(f"{target}: layers {_numbers(file)} as a file of {kind}")
+
+
+@vectors_app.command()
+def show(source: SourceArgument, endpoint_url: EndpointOption = None) -> None:
+    """Print layers, norms, provenance, and what other tools call each layer.
+
+    Examples:
+
+        steersweep vectors show runs/gemma2/vectors/base/intersentence/gender.safetensors
+
+        steersweep vectors show happy.gguf
+    """
+    import numpy as np
+
+    from jobs.console import print_table, say
+    from jobs.vector_files import read_vector_file
+
+    kind, file = read_vector_file(source, endpoint_url)
+    folds = f", {file.num_folds} folds" if file.num_folds else ""
+    say(f"{source}: a file of {kind}, {len(file.layers)} layers of width {file.width}{folds}")
+    rows = [
+        [
+            str(layer),
+            f"blocks.{layer - 1}.resid_post",
+            f"{np.linalg.norm(file.vectors.whole[layer].astype(np.float64)):.6g}",
+            f"row {layer}",
+            f"direction.{layer - 1}",
+            f"key {layer - 1}",
+        ]
+        for layer in file.layers
+    ]
+    if file.embeddings is not None:
+        norm = np.linalg.norm(file.embeddings.astype(np.float64))
+        rows.insert(0, ["-", "blocks.0.resid_pre", f"{norm:.6g}", "row 0", "-", "-"])
+    columns = ("layer", "behind", "norm", "persona_vectors", "repeng", "steering_vectors")
+    print_table("layers", columns, rows)
+    if file.provenance:
+        print_table("provenance", ("key", "value"), [[*pair] for pair in file.provenance.items()])
+
+
+def _selected(file: VectorFile, layers: str | None) -> VectorFile:
+    from steering_core.errors import InputError
+
+    if layers is None:
+        return file
+    try:
+        wanted = [int(text) for text in layers.split(",")]
+    except ValueError:
+        raise InputError(f"--layers must be numbers separated by commas, got {layers!r}") from None
+    return file.of_layers(wanted)
+
+
+def _numbers(file: VectorFile) -> str:
+    return ", ".join(map(str, file.layers))
