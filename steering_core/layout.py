@@ -119,7 +119,7 @@ def find_layout(model: nn.Module, name: str = "model") -> ModelLayout:
             message says what was looked for.
     """
     config = text_config(model.config)
-    decoder, blocks = _find_blocks(model, config, name)
+    decoder, blocks = find_blocks(model, config, name)
     head = model.get_output_embeddings()  # type: ignore[operator]
     if not isinstance(head, nn.Module):
         raise InputError(f"{name}: no output embedding (get_output_embeddings() gave {head!r})")
@@ -157,9 +157,14 @@ def text_config(config: Any) -> Any:
     return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
-def _find_blocks(
+def find_blocks(
     model: nn.Module, config: Any, name: str
 ) -> tuple[nn.Module, tuple[nn.Module, ...]]:
+    """The decoder and its blocks; runs nothing.
+
+    Raises:
+        InputError: there is not exactly one list of as many blocks as the config names.
+    """
     num_layers = getattr(config, "num_hidden_layers", None)
     lists = {
         path: module
@@ -217,7 +222,7 @@ def _trace(
             stack.callback(part.register_forward_hook(after_part, with_kwargs=True).remove)
         stack.callback(
             decoder.register_forward_hook(
-                lambda _m, _a, output: ends.append(_last_hidden_state(output))
+                lambda _m, _a, output: ends.append(last_hidden_state(output))
             ).remove
         )
         device = next(model.parameters()).device
@@ -263,7 +268,8 @@ def _same(a: Any, b: Tensor) -> bool:
     return isinstance(a, Tensor) and a.data_ptr() == b.data_ptr() and a.numel() == b.numel()
 
 
-def _last_hidden_state(output: Any) -> Tensor:
+def last_hidden_state(output: Any) -> Tensor:
+    """What a decoder leaves for the head, behind the final norm."""
     hidden = getattr(output, "last_hidden_state", None)
     return hidden if isinstance(hidden, Tensor) else hidden_of(output)
 
