@@ -31,7 +31,7 @@ from steering_core.layout import last_hidden_state
 from steering_core.models import LoadedModel
 from steering_core.placing import upload
 from steering_core.sampling import Sampling, choose, random_stream
-from steering_core.slot_cache import SlotCache, slot_mask
+from steering_core.slot_cache import SlotCache, slot_mask, whole_columns
 from steering_core.slot_steering import SlotSteering
 from steering_core.steerer import GENERATION_POSITIONS, GenerationPositions
 from steering_core.trunk import Change, masks_by_kind
@@ -192,7 +192,6 @@ class _Answer:
     """
 
     number: int
-    num_prompt: int
     num_new: int
     draws: np.ndarray
     num_chosen: int = 0
@@ -229,6 +228,7 @@ class _Slots:
         self._steering = SlotSteering(points, len(self._in_slot), width, model.device)
         self._now: Mapping[HookPoint, Change] = {}
         self._at_once = _PROMPT_TOKENS_AT_ONCE.get(model.device.type, _PROMPT_TOKENS_ON_ACCELERATOR)
+        self._columns_R = np.zeros(len(self._in_slot), np.int64)
         self._prefix_in: list[tuple[int, ...] | None] = [None] * len(self._in_slot)
         self._unseen: deque[tuple[Sequence[_Answer | None], Tensor, Any]] = deque()
         # A device that runs behind the program is asked for a step's tokens when it has the next.
@@ -280,9 +280,8 @@ class _Slots:
                 if is_shared:
                     new[prefix] = slot
             num_new = num_new_tokens(row, self._sampling)
-            self._in_slot[slot] = _Answer(
-                number, len(row.prompt_ids), num_new, random_stream(row.seed, num_new)
-            )
+            self._in_slot[slot] = _Answer(number, num_new, random_stream(row.seed, num_new))
+            self._columns_R[slot] = len(prefix)
             self._prefix_in[slot] = prefix if is_shared else None
         # What a slot holds is copied from it before it is overwritten.
         self._copy(before)
@@ -313,6 +312,7 @@ class _Slots:
         if longest == 0:
             self._cache.clear(slots_N)
             return
+        longest = whole_columns(longest)
         ids_NP = np.zeros((len(rows), longest), np.int64)
         at_NP = np.zeros(ids_NP.shape, bool)
         for index, row in enumerate(rows):
@@ -331,11 +331,12 @@ class _Slots:
 
     def _step(self) -> None:
         """One more token in every slot; in free ones it means nothing."""
-        columns_R = np.asarray(
-            [0 if a is None else a.num_prompt + a.num_chosen - 1 for a in self._in_slot]
-        )
-        num_read = int(columns_R.max()) + 1
-        at_R = upload(torch.from_numpy(columns_R), self._model.device)
+        is_taken_R = np.asarray([answer is not None for answer in self._in_slot])
+        num_read = int(self._columns_R[is_taken_R].max()) + 1
+        # A copy: the step is still running when the next column is noted. A free slot writes behind
+        # the row that it held, whose prompt may yet be copied.
+        at_R = upload(torch.from_numpy(self._columns_R.copy()), self._model.device)
+        self._columns_R[is_taken_R] += 1
         self._cache.append(at_R, num_read)
         self._now = self._steering.of_step()
         dtype = self._model.dtype
@@ -349,7 +350,7 @@ class _Slots:
                 input_ids=self._tokens_R[:, None], position_ids=at_R[:, None], attention_mask=mask
             )
         self._counts.steps += 1
-        self._counts.slot_steps += len(columns_R)
+        self._counts.slot_steps += len(is_taken_R)
         stepped = tuple(self._in_slot)
         self._tokens_R = self._choose(hidden_R1D[:, 0], stepped)
         done = [
@@ -418,6 +419,7 @@ class _Slots:
         kept = sorted([*taken, *free[: num - len(taken)]])
         self._in_slot = [self._in_slot[slot] for slot in kept]
         self._prefix_in = [self._prefix_in[slot] for slot in kept]
+        self._columns_R = self._columns_R[kept]
         slots = upload(torch.tensor(kept), self._model.device)
         self._tokens_R = self._tokens_R[slots]
         self._cache.keep(slots)

@@ -127,3 +127,15 @@ def test_the_context_manager_steers_generate_as_the_batch_does(family: str, posi
 
 VOCAB_END = 10_000
 """No token has this id, so no answer ends early."""
+
+
+@families
+@pytest.mark.parametrize("rows_at_once", [3, 9, 12])
+def test_rows_of_one_prompt_share_it_and_answer_as_alone(family: str, rows_at_once: int) -> None:
+    model, rows = model_of(family), []
+    for number in range(24):
+        row = adding(number, GENERATION_POSITIONS[number % 3] if number % 4 == 3 else "response")
+        same = row_of(number // 6, "all").prompt_ids
+        rows.append(replace(row, prompt_ids=same, max_new_tokens=1 + 5 * number % 11))
+    found = generate(model, rows, GREEDY, rows_at_once=rows_at_once)
+    assert found == [reference_generate(model, row, GREEDY) for row in rows]

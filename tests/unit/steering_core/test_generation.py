@@ -19,6 +19,7 @@ from steering_core.generation import Generated, GenerationCounts, GenerationRow,
 from steering_core.hook_points import HookPoint
 from steering_core.interventions import Intervention
 from steering_core.sampling import Sampling
+from steering_core.slot_cache import whole_columns
 from tests.support.generation import NUM_BLOCKS, WIDTH, model_of, prompt_of, row_of, vector_of
 
 GREEDY = Sampling(max_new_tokens=6, eos_ids=(), greedy=True)
@@ -79,11 +80,20 @@ def test_a_prompt_runs_once_for_all_rows_that_leave_it_alone(rows_at_once: int) 
         for prompt in range(4)
     ]
     found, counts = run(rows, rows_at_once=rows_at_once)
-    assert counts.prompt_positions == 4 * 10
+    assert counts.prompt_positions == 4 * whole_columns(10)
     assert len({answer.token_ids for answer in found}) > 12
     every, counts = run([replace(row, positions="all") for row in rows], rows_at_once=rows_at_once)
-    assert counts.prompt_positions == 24 * 10
+    assert counts.prompt_positions == 24 * whole_columns(10)
     assert every != found
+
+
+def test_a_prompt_can_be_copied_from_a_slot_that_has_been_free_for_a_while() -> None:
+    """Of nine slots one must not be refilled alone: it runs on, free, for three steps."""
+    long = [GenerationRow(prompt_of(n, 9), max_new_tokens=4 if n == 0 else 12) for n in range(8)]
+    short = [GenerationRow(prompt_of(50, 7), max_new_tokens=n) for n in (1, 5, 6)]
+    found, counts = run([*long, *short], rows_at_once=9)
+    assert counts.prompt_positions == 9 * whole_columns(8)
+    assert found[-3:] == [run([row])[0][0] for row in short]
 
 
 def test_prompts_run_a_bounded_number_of_tokens_at_a_time(
