@@ -29,7 +29,7 @@ def reference_generate(model: LoadedModel, row: GenerationRow, sampling: Samplin
     num_new = num_new_tokens(row, sampling)
     draws = torch.from_numpy(random_stream(row.seed, num_new))
     for index in range(num_new):
-        logits_1V = _last_logits(model, row, ids)
+        logits_1V = last_logits(model, row, ids)
         draw = draws[index : index + 1].to(logits_1V.device)
         token = int(choose(logits_1V, draw, sampling))
         if token in sampling.eos_ids:
@@ -38,7 +38,7 @@ def reference_generate(model: LoadedModel, row: GenerationRow, sampling: Samplin
     return Generated(tuple(ids[len(row.prompt_ids) :]), "length")
 
 
-def _last_logits(model: LoadedModel, row: GenerationRow, ids: list[int]) -> Tensor:
+def last_logits(model: LoadedModel, row: GenerationRow, ids: list[int]) -> Tensor:
     """Float32 logits [1, V] behind the last token."""
     steering = row.steering
 
