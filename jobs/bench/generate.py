@@ -358,7 +358,7 @@ def table(result: GenerateResult) -> str:
             "",
             *grid(["tokens/s", "equal lengths", "(c) is", "different lengths", "(c) is"], lines),
             "",
-            f"answers equal to the last token: {equal.alone_equal:.0%} of (a), "
+            f"answers that agree to their ends: {equal.alone_equal:.0%} of (a), "
             f"{equal.batched_equal:.1%} of (b)",
             f"{_NUM_MIXED} configurations in a batch: {result.mixed_s:.3g} s, one: "
             f"{result.alike_s:.3g} s ({result.mixed_s / result.alike_s - 1:+.1%})",
