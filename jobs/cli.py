@@ -258,6 +258,13 @@ def bench(
         bool,
         typer.Option("--scaling", help="Also time how the cost grows"),
     ] = False,
+    generate: Annotated[
+        bool,
+        typer.Option("--generate", help="Time steered generation instead of scoring"),
+    ] = False,
+    prompts: Annotated[int, typer.Option(help="With --generate")] = 64,
+    new_tokens: Annotated[int, typer.Option(help="Of an answer, with --generate")] = 64,
+    rows_at_once: Annotated[int, typer.Option(help="Slots, with --generate")] = 64,
 ) -> None:
     """Measure this machine: plain hooked loops beside the engine, on the same rows.
 
@@ -269,11 +276,34 @@ def bench(
         steersweep bench --shape gemma2-mid --data dev.json
 
         steersweep bench --model google/gemma-2-2b --json bench.json
+
+        steersweep bench --generate --shape qwen2-small --coeffs 0,1,2
     """
+    from jobs.bench.generate import GenerateOptions, bench_generate
     from jobs.bench.run import bench as measure
     from jobs.bench.subject import BenchOptions, numbers
     from jobs.console import say
 
+    if generate:
+        bench_generate(
+            GenerateOptions(
+                shape=shape,
+                model=model,
+                coeffs=(
+                    GenerateOptions.coeffs if coeffs is None else numbers(coeffs, float, "--coeffs")
+                ),
+                device=device,
+                dtype=dtype,
+                threads=threads,
+                prompts=prompts,
+                new_tokens=new_tokens,
+                rows_at_once=rows_at_once,
+                repeats=repeats,
+                json=json_,
+            ),
+            say,
+        )
+        return
     options = BenchOptions(
         shape=shape,
         model=model,

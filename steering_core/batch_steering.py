@@ -83,28 +83,53 @@ def steering_of(
         interventions: [R], one for each sequence of the batch.
     """
     return {
-        point: _steering_at(point, interventions, batch, device)
+        point: _steering_in_batch(point, interventions, batch, device)
         for point in sorted({i.point for i in interventions})
     }
 
 
-def _steering_at(
+def steering_at(
+    point: HookPoint,
+    interventions: Sequence[Intervention | None],
+    at_RS: np.ndarray | None,
+    width: int,
+    device: torch.device,
+) -> BatchSteering:
+    """What is done at one hook point, whatever positions the interventions name.
+
+    Args:
+        interventions: [R], one for each sequence; those elsewhere, and None, change nothing here.
+        at_RS: bool, the positions that are steered; None for all of them.
+        width: D.
+    """
+    num = len(interventions)
+    direction_RD = np.zeros((num, width), np.float32)
+    terms_R4 = np.tile(np.asarray(_terms("add", 0.0), np.float32), (num, 1))
+    for row, own in enumerate(interventions):
+        if own is not None and own.point == point:
+            direction_RD[row] = own.vector
+            terms_R4[row] = _terms(own.operation, own.coeff)
+    needs_unit = [
+        own is not None and own.point == point and own.operation != "add" for own in interventions
+    ]
+    direction = torch.from_numpy(direction_RD)
+    if any(needs_unit):
+        unit_RD = torch.nn.functional.normalize(direction, dim=-1)
+        direction = torch.where(torch.tensor(needs_unit)[:, None], unit_RD, direction)
+    return BatchSteering(
+        direction=upload(direction[:, None], device),
+        terms=upload(torch.from_numpy(terms_R4.T.copy())[:, :, None, None], device),
+        at=None if at_RS is None else upload(torch.from_numpy(at_RS)[:, :, None], device),
+        has_projection=bool(terms_R4[:, 1].any()),
+    )
+
+
+def _steering_in_batch(
     point: HookPoint, interventions: Sequence[Intervention], batch: Batch, device: torch.device
 ) -> BatchSteering:
     here_R = np.asarray([i.point == point for i in interventions])
-    adds_R = np.asarray([i.operation == "add" for i in interventions])
-    vector_RD = torch.from_numpy(np.stack([i.vector for i in interventions])).float()
-    unit_RD = torch.nn.functional.normalize(vector_RD, dim=-1)
-    direction_RD = torch.where(torch.from_numpy(adds_R)[:, None], vector_RD, unit_RD)
-    direction_RD[~torch.from_numpy(here_R)] = 0.0
-    terms_R4 = np.asarray([_terms(i.operation, i.coeff) for i in interventions], np.float32)
-    terms_R4[~here_R] = _terms("add", 0.0)
-    return BatchSteering(
-        direction=upload(direction_RD[:, None], device),
-        terms=upload(torch.from_numpy(terms_R4.T.copy())[:, :, None, None], device),
-        at=_positions(interventions, here_R, batch, device),
-        has_projection=bool(terms_R4[:, 1].any()),
-    )
+    at_RS = _positions(interventions, here_R, batch)
+    return steering_at(point, interventions, at_RS, len(interventions[0].vector), device)
 
 
 def _terms(operation: Operation, coeff: float) -> tuple[float, float, float, float]:
@@ -118,8 +143,8 @@ def _terms(operation: Operation, coeff: float) -> tuple[float, float, float, flo
 
 
 def _positions(
-    interventions: Sequence[Intervention], here_R: np.ndarray, batch: Batch, device: torch.device
-) -> Tensor | None:
+    interventions: Sequence[Intervention], here_R: np.ndarray, batch: Batch
+) -> np.ndarray | None:
     kinds = {i.positions for i, here in zip(interventions, here_R, strict=True) if here}
     if kinds == {"all"}:
         return None
@@ -127,4 +152,4 @@ def _positions(
     for kind in kinds:
         chosen_R = here_R & np.asarray([i.positions == kind for i in interventions])
         at_RS[chosen_R] = batch.steered_at(kind)[chosen_R]
-    return upload(torch.from_numpy(at_RS)[:, :, None], device)
+    return at_RS

@@ -222,7 +222,7 @@ def _trace(
             stack.callback(part.register_forward_hook(after_part, with_kwargs=True).remove)
         stack.callback(
             decoder.register_forward_hook(
-                lambda _m, _a, output: ends.append(_last_hidden_state(output))
+                lambda _m, _a, output: ends.append(last_hidden_state(output))
             ).remove
         )
         device = next(model.parameters()).device
@@ -268,7 +268,8 @@ def _same(a: Any, b: Tensor) -> bool:
     return isinstance(a, Tensor) and a.data_ptr() == b.data_ptr() and a.numel() == b.numel()
 
 
-def _last_hidden_state(output: Any) -> Tensor:
+def last_hidden_state(output: Any) -> Tensor:
+    """What a decoder leaves for the head, behind the final norm."""
     hidden = getattr(output, "last_hidden_state", None)
     return hidden if isinstance(hidden, Tensor) else hidden_of(output)
 

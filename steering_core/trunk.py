@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -119,14 +120,29 @@ def _decoder_inputs(model: LoadedModel, batch: PlacedBatch) -> dict[str, object]
 
 def masks(model: LoadedModel, batch: PlacedBatch) -> Tensor | dict[str, Tensor]:
     """The tree mask; one for each kind of attention where a window is shorter than a sequence."""
-    config, branch_RS, position_RS = model.layout.config, batch.branch, batch.position_ids
+    branch_RS, position_RS = batch.branch, batch.position_ids
     longest = int(batch.host.position_ids.max()) + 1
+    return masks_by_kind(
+        model.layout.config,
+        longest,
+        lambda window: tree_mask(branch_RS, position_RS, model.dtype, window),
+    )
+
+
+def masks_by_kind(
+    config: Any, longest: int, mask: Callable[[int | None], Tensor]
+) -> Tensor | dict[str, Tensor]:
+    """The mask of a model's blocks, or one for each kind of attention that it has.
+
+    Args:
+        longest: positions of the longest sequence; no window is needed that holds them all.
+        mask: makes the mask with a sliding window, or without one.
+    """
     window = getattr(config, "sliding_window", None)
-    whole = tree_mask(branch_RS, position_RS, model.dtype)
     kinds = set(getattr(config, "layer_types", None) or ["sliding_attention"])
     if window is None or longest <= int(window) or kinds == {"full_attention"}:
-        return whole
-    windowed = tree_mask(branch_RS, position_RS, model.dtype, int(window))
+        return mask(None)
+    windowed = mask(int(window))
     if kinds == {"sliding_attention"}:
         return windowed
-    return {"full_attention": whole, "sliding_attention": windowed}
+    return {"full_attention": mask(None), "sliding_attention": windowed}

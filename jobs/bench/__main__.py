@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields
 
+from jobs.bench.generate import GenerateOptions, bench_generate
 from jobs.bench.run import bench
 from jobs.bench.shapes import SHAPES
 from jobs.bench.subject import BenchOptions, numbers
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", metavar="FILE", help="StereoSet's dev.json; default: embedded")
     parser.add_argument("--rows", type=int, help="examples; default: what fits the time")
     parser.add_argument("--layers", metavar="1,3,5", help="default: every second")
-    parser.add_argument("--coeffs", metavar="20,400", help="default: 20")
+    parser.add_argument("--coeffs", metavar="20,400", help="default: 20, or 0 to 2.5")
     parser.add_argument("--device", choices=DEVICES)
     parser.add_argument("--dtype", choices=("auto", *DTYPES))
     parser.add_argument("--threads", type=int, help="of torch on the CPU")
@@ -35,15 +36,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, help="wall time to aim at; default: 60")
     parser.add_argument("--repeats", type=int, help="default: 3")
     parser.add_argument("--scaling", action="store_true", dest="with_scaling", default=None)
+    parser.add_argument("--generate", action="store_true", help="time steered generation")
+    parser.add_argument("--prompts", type=int, help="with --generate; default: 64")
+    parser.add_argument("--new-tokens", type=int, help="with --generate; default: 64")
+    parser.add_argument("--rows-at-once", type=int, help="slots, with --generate; default: 64")
     parser.add_argument("--json", metavar="FILE", help="write the results there, too")
     given = vars(parser.parse_args(arguments))
-    options = {f.name: given[f.name] for f in fields(BenchOptions) if given[f.name] is not None}
+    kind = GenerateOptions if given["generate"] else BenchOptions
+    options = {f.name: given[f.name] for f in fields(kind) if given.get(f.name) is not None}
     try:
         if "layers" in options:
             options["layers"] = numbers(options["layers"], int, "--layers")
         if "coeffs" in options:
             options["coeffs"] = numbers(options["coeffs"], float, "--coeffs")
-        bench(BenchOptions(**options), _say)
+        if given["generate"]:
+            bench_generate(GenerateOptions(**options), _say)
+        else:
+            bench(BenchOptions(**options), _say)
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2

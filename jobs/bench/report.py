@@ -105,7 +105,7 @@ def table(result: BenchResult) -> str:
         f"{', '.join(map(str, result.layers))}; coefficients "
         f"{', '.join(f'{c:g}' for c in result.coeffs)}; median of {result.repeats}",
         "",
-        *_grid(
+        *grid(
             [
                 *("", "rows x cells/s", "engine is", "rows", "tokens x blocks", "head tokens"),
                 "peak memory",
@@ -168,7 +168,7 @@ def _noise_lines(result: BenchResult) -> list[str]:
     return [
         "",
         f"scores of {result.machine.dtype} against (a32), {noise.num_pairs} rows at a cell each",
-        *_grid(
+        *grid(
             ["", "largest difference", "mean difference", "choices changed"],
             [
                 [name, f"{d.largest:.2g} nats", f"{d.mean:.2g} nats", f"{d.changed_choices}"]
@@ -187,12 +187,12 @@ def _scaling_lines(scaling: Scaling | None) -> list[str]:
     positions = scaling.seconds_per_row_cell_by_positions
     return [
         "",
-        *_grid(
+        *grid(
             ["coefficients", *map(str, by_coeffs)],
             [["ms per row and cell", *(f"{1e3 * s:.3g}" for s in by_coeffs.values())]],
         ),
         "",
-        *_grid(
+        *grid(
             ["examples", *map(str, by_rows)],
             [
                 ["seconds", *(f"{s:.3g}" for s in by_rows.values())],
@@ -200,19 +200,19 @@ def _scaling_lines(scaling: Scaling | None) -> list[str]:
             ],
         ),
         "",
-        *_grid(
+        *grid(
             ["different interventions, a row each", *map(str, different)],
             [["ms per row", *(f"{1e3 * s:.3g}" for s in different.values())]],
         ),
         "",
-        *_grid(
+        *grid(
             ["steered positions", *positions],
             [["ms per row and cell", *(f"{1e3 * s:.3g}" for s in positions.values())]],
         ),
     ]
 
 
-def _grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines with aligned columns: text left, numbers right; rich is not everywhere this runs."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     return [

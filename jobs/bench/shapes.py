@@ -45,7 +45,13 @@ SHAPES: Mapping[str, tuple[str, dict[str, Any]]] = {
     "gemma2-2b": ("gemma2", _gemma2(26, 2304, 9216, (8, 4, 256), 256_000)),
     "gemma2-mid": ("gemma2", _gemma2(18, 512, 2048, (8, 4, 64), 32_768)),
     "llama-1b": ("llama", _sizes(16, 2048, 8192, (32, 8, 64), 128_256)),
+    "qwen2-small": ("qwen2", _sizes(12, 256, 1024, (4, 2, 64), 32_768)),
     "qwen2-0.5b": ("qwen2", _sizes(24, 896, 4864, (14, 2, 64), 151_936)),
+    "qwen2.5-1.5b": (
+        "qwen2",
+        _sizes(28, 1536, 8960, (12, 2, 128), 151_936) | {"tie_word_embeddings": True},
+    ),
+    "qwen2.5-7b": ("qwen2", _sizes(28, 3584, 18_944, (28, 4, 128), 152_064)),
     "tiny": ("gemma2", _gemma2(4, 64, 128, (4, 2, 16), 2048)),
 }
 """By name: the family in transformers, and what its config is given."""
