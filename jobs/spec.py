@@ -5,12 +5,22 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictInt,
+    ValidationError,
+)
 
+from jobs.identity import decimal_text
 from jobs.resources import embedded_specs
 from jobs.yaml_text import MAX_BYTES, load_yaml
 from steering_core.errors import InputError
@@ -27,6 +37,39 @@ def role(value: Role) -> dict[str, Any]:
 
 
 AtLeastOne = Annotated[StrictInt, Field(ge=1)]
+
+_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The values; ValueError where one stands twice."""
+    twice = [v for v in dict.fromkeys(values) if values.count(v) > 1]
+    if twice:
+        raise ValueError(f"{twice[0]} stands twice")
+    return values
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
+        raise ValueError("must be a number")
+    # A float's shortest decimal is the one that stands in the file.
+    return Decimal(repr(value)) if isinstance(value, float) else value
+
+
+def _in_float64(value: Decimal) -> Decimal:
+    if abs(value) > Decimal("1e30"):
+        raise ValueError("must be at most 1e30 in size")
+    return Decimal(decimal_text(value))
+
+
+def _model_name(name: str) -> str:
+    if not _MODEL_NAME.fullmatch(name):
+        raise ValueError("a model's name is letters, digits, '.', '_' or '-', at most 64")
+    return name
+
+
+Coeff = Annotated[Decimal, BeforeValidator(_number), AfterValidator(_in_float64)]
+ModelName = Annotated[str, AfterValidator(_model_name)]
 
 
 class SpecModel(BaseModel):

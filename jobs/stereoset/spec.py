@@ -2,49 +2,27 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, StrictInt, model_validator
+from pydantic import AfterValidator, Field, StrictInt, model_validator
 
-from jobs.identity import decimal_text
-from jobs.spec import ComputeSpec, ModelSpec, SpecModel, StorageOptions, role
+from jobs.spec import (
+    Coeff,
+    ComputeSpec,
+    ModelName,
+    ModelSpec,
+    SpecModel,
+    StorageOptions,
+    distinct,
+    role,
+)
 from steering_core.hook_points import Site
 from steering_core.interventions import Operation, Positions
 from steering_core.nulls import Null
 from steering_core.protocol import PROTOCOLS, Pooling, Protocol, ProtocolName, Scoring
 from steering_core.stereoset import BIAS_TYPES, SPLITS
 from steering_core.vectors import Method
-
-_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-
-
-def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    twice = [v for v in dict.fromkeys(values) if values.count(v) > 1]
-    if twice:
-        raise ValueError(f"{twice[0]} stands twice")
-    return values
-
-
-def _number(value: Any) -> Any:
-    if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
-        raise ValueError("must be a number")
-    # A float's shortest decimal is the one that stands in the file.
-    return Decimal(repr(value)) if isinstance(value, float) else value
-
-
-def _in_float64(value: Decimal) -> Decimal:
-    if abs(value) > Decimal("1e30"):
-        raise ValueError("must be at most 1e30 in size")
-    return Decimal(decimal_text(value))
-
-
-def _model_name(name: str) -> str:
-    if not _MODEL_NAME.fullmatch(name):
-        raise ValueError("a model's name is letters, digits, '.', '_' or '-', at most 64")
-    return name
 
 
 def _one_of(values: Sequence[str]) -> Any:
@@ -56,20 +34,17 @@ def _one_of(values: Sequence[str]) -> Any:
     return AfterValidator(check)
 
 
-Coeff = Annotated[Decimal, BeforeValidator(_number), AfterValidator(_in_float64)]
-
-
 class DataSpec(SpecModel):
     """The examples to run."""
 
     path: str = Field(
         min_length=1, description="StereoSet's dev.json", json_schema_extra=role("identity")
     )
-    splits: Annotated[tuple[Annotated[str, _one_of(SPLITS)], ...], AfterValidator(_distinct)] = (
+    splits: Annotated[tuple[Annotated[str, _one_of(SPLITS)], ...], AfterValidator(distinct)] = (
         Field(SPLITS, min_length=1, json_schema_extra=role("grid"))
     )
     bias_types: Annotated[
-        tuple[Annotated[str, _one_of(BIAS_TYPES)], ...], AfterValidator(_distinct)
+        tuple[Annotated[str, _one_of(BIAS_TYPES)], ...], AfterValidator(distinct)
     ] = Field(BIAS_TYPES, min_length=1, json_schema_extra=role("grid"))
     limit: StrictInt | None = Field(
         None,
@@ -119,12 +94,12 @@ class VectorsSpec(SpecModel):
 class SteeringSpec(SpecModel):
     """The steered grid."""
 
-    layers: Annotated[tuple[StrictInt, ...], AfterValidator(_distinct)] = Field(
+    layers: Annotated[tuple[StrictInt, ...], AfterValidator(distinct)] = Field(
         min_length=1,
         description="1-based: 1 is the stream after the first block",
         json_schema_extra=role("grid"),
     )
-    coeffs: Annotated[tuple[Coeff, ...], AfterValidator(_distinct)] = Field(
+    coeffs: Annotated[tuple[Coeff, ...], AfterValidator(distinct)] = Field(
         min_length=1,
         description="Multipliers of the vector, or what the operation takes",
         json_schema_extra=role("grid"),
@@ -173,9 +148,7 @@ class StereoSetSpec(SpecModel):
     """A sweep over StereoSet."""
 
     job: Literal["stereoset"] = Field(json_schema_extra=role("identity"))
-    models: dict[Annotated[str, AfterValidator(_model_name)], ModelSpec] = Field(
-        min_length=1, json_schema_extra=role("grid")
-    )
+    models: dict[ModelName, ModelSpec] = Field(min_length=1, json_schema_extra=role("grid"))
     data: DataSpec
     protocol: ProtocolName = Field(
         "as_published",
@@ -186,7 +159,7 @@ class StereoSetSpec(SpecModel):
     vectors: VectorsSpec = VectorsSpec()  # type: ignore[call-arg]
     steering: SteeringSpec
     scoring: Scoring | None = Field(None, json_schema_extra=role("identity"))
-    nulls: Annotated[tuple[Null, ...], AfterValidator(_distinct)] = Field(
+    nulls: Annotated[tuple[Null, ...], AfterValidator(distinct)] = Field(
         (),
         description="Also steer with vectors that mean nothing, of the same norm: random "
         "directions, mean differences with shuffled labels",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from steering_core.errors import InputError
-from steering_core.projections import cosines, effective_pairs, projections
+from steering_core.projections import cosines, projections
 
 
 def test_a_projection_is_in_units_of_the_state() -> None:
@@ -31,25 +31,3 @@ def test_a_vector_without_a_direction_is_refused(vector: list[float]) -> None:
         projections(np.ones((2, 2)), np.array(vector))
     with pytest.raises(InputError, match="has no direction"):
         cosines(np.array([[1.0, 1.0], vector]))
-
-
-def test_pairs_count_where_the_trait_is_shown_once() -> None:
-    positive = np.array([90.0, 50.0, 49.9, 90.0, np.nan, 90.0])
-    negative = np.array([10.0, 49.9, 10.0, 50.0, 10.0, np.nan])
-    wanted = [True, True, False, False, False, False]
-    assert effective_pairs(positive, negative).tolist() == wanted
-    stricter = effective_pairs(positive, negative, threshold=80.0)
-    assert stricter.tolist() == [True, False, False, False, False, False]
-
-
-def test_incoherent_answers_do_not_count() -> None:
-    scores = np.array([90.0] * 4), np.array([5.0] * 4)
-    coherent = np.array([50.0, 49.0, 80.0, np.nan])
-    found = effective_pairs(*scores, coherent, np.array([80.0, 80.0, 10.0, 80.0]))
-    assert found.tolist() == [True, False, False, False]
-    assert effective_pairs(*scores, coherent, min_coherence=40.0).tolist() == [
-        True,
-        True,
-        True,
-        False,
-    ]

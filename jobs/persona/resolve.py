@@ -1,0 +1,169 @@
+"""From a valid persona spec to a sweep that can run: every input read and checked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from jobs.identity import digest
+from jobs.persona.judges.spec import LocalJudgeSpec
+from jobs.persona.spec import PersonaSpec
+from jobs.persona.traits import Trait, read_trait
+from jobs.resources import local_path
+from jobs.spec import ModelSpec, SpecModel
+from steering_core.chat import ChatFormat
+from steering_core.errors import InputError
+from steering_core.hook_points import check_layers
+from steering_core.models import (
+    ModelFacts,
+    ModelSource,
+    load_tokenizer,
+    read_facts,
+    resolve_device,
+    resolve_dtype,
+)
+
+
+@dataclass(frozen=True)
+class PersonaModel:
+    """A chat model of the sweep: where it is and what it is."""
+
+    name: str
+    source: ModelSource
+    facts: ModelFacts
+    dtype: str
+    template: str
+
+    def identity(self) -> dict[str, object]:
+        """What decides its answers, beside rows and sampling."""
+        return {
+            "weights": self.facts.digest,
+            "tokenizer": self.facts.tokenizer_digest,
+            "chat_template": self.template,
+            "dtype": self.dtype,
+        }
+
+
+@dataclass(frozen=True)
+class PersonaTrait:
+    """A trait, and the questions that are asked when steering."""
+
+    trait: Trait
+    steered_questions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PersonaSweep:
+    """A resolved sweep.
+
+    Attributes:
+        device: ``cuda``, ``xla``, ``mps`` or ``cpu``; never ``auto``.
+    """
+
+    spec: PersonaSpec
+    device: str
+    models: Mapping[str, PersonaModel]
+    traits: Mapping[str, PersonaTrait]
+
+    def resolved_spec(self) -> dict[str, Any]:
+        """The spec as plain data, every ``auto`` that decides answers filled in."""
+        spec = self.spec.model_dump(mode="json")
+        spec["compute"]["device"] = self.device
+        for name, model in self.models.items():
+            spec["models"][name]["dtype"] = model.dtype
+            if not model.source.is_local:
+                spec["models"][name]["revision"] = model.source.revision
+        return spec
+
+    def identity(self) -> dict[str, Any]:
+        """Flat description of what decides the numbers, but for the grid, which may grow."""
+        spec = self.spec
+        description: dict[str, Any] = {"job": spec.job}
+        for part in ("contrast", "generation", "filter", "vectors"):
+            description |= _identity_of(getattr(spec, part), part)
+        description |= _identity_of(spec.judge, "judge")
+        description |= {
+            "steering.rollouts": spec.steering.rollouts,
+            "steering.questions": spec.steering.questions,
+        }
+        for name, of in self.traits.items():
+            description[f"traits.{name} (content)"] = digest(
+                {"trait": _plain(of.trait), "steered": list(of.steered_questions)}
+            )
+        for name, model in self.models.items():
+            description |= {f"models.{name} ({k})": v for k, v in model.identity().items()}
+        return description
+
+    def sampling_identity(self) -> dict[str, Any]:
+        """How answers are written: part of every answer's task."""
+        return _identity_of(self.spec.generation, "generation")
+
+
+def _identity_of(spec: SpecModel, where: str) -> dict[str, Any]:
+    plain = spec.model_dump(mode="json")
+    roles = {name: field.json_schema_extra for name, field in type(spec).model_fields.items()}
+    return {
+        f"{where}.{name}": value
+        for name, value in plain.items()
+        if isinstance(extra := roles[name], dict) and extra.get("role") == "identity"
+    }
+
+
+def _plain(trait: Trait) -> dict[str, Any]:
+    return {
+        "name": trait.name,
+        "instructions": [[pair.positive, pair.negative] for pair in trait.instructions],
+        "questions": list(trait.questions),
+        "eval_prompt": trait.eval_prompt,
+    }
+
+
+def resolve(spec: PersonaSpec, device: str | None = None) -> PersonaSweep:
+    """The sweep of a spec, with its traits read, its tokenizers loaded and its grid checked.
+
+    Args:
+        device: the replicas' kind of device where the caller knows it; otherwise the spec's, on
+            this machine.
+
+    Raises:
+        InputError: anything the user must change, in one line.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    transformers.logging.set_verbosity_error()
+    traits = {}
+    for name, of in spec.traits.items():
+        trait = read_trait(Path(local_path(of.path)), name)
+        asked = trait if of.steered is None else read_trait(Path(local_path(of.steered)), name)
+        traits[name] = PersonaTrait(trait, asked.questions[: spec.steering.questions])
+    kind = device or resolve_device(spec.compute.device).type
+    models = {name: _model(name, model, spec, kind) for name, model in spec.models.items()}
+    if isinstance(spec.judge, LocalJudgeSpec):
+        source = ModelSource(local_path(spec.judge.path), spec.judge.revision)
+        ChatFormat(load_tokenizer(source), f"judge ({spec.judge.path})")
+    return PersonaSweep(spec, kind, models, traits)
+
+
+def _model(name: str, spec: ModelSpec, sweep: PersonaSpec, device: str) -> PersonaModel:
+    source = ModelSource(local_path(spec.path), spec.revision, spec.trust_remote_code)
+    generation = sweep.generation
+    try:
+        tokenizer = load_tokenizer(source)
+        facts = read_facts(source, tokenizer)
+        chat = ChatFormat(
+            tokenizer, spec.path, system=generation.system, options=generation.template
+        )
+        # A template that refuses a system message is known before anything is written.
+        chat.prompt_ids("question", "You are a helpful assistant.")
+    except InputError as error:
+        raise InputError(f"models.{name}: {error}") from error
+    check_layers(sweep.steering.layers, facts.num_blocks, f"models.{name} ({spec.path})")
+    if not source.is_local:
+        source = replace(source, revision=facts.digest)
+    dtype = str(resolve_dtype(spec.dtype, torch.device(device))).removeprefix("torch.")
+    return PersonaModel(name, source, facts, dtype, str(tokenizer.chat_template))

@@ -1,0 +1,133 @@
+"""The sweep file of ``job: persona``."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, StrictInt
+
+from jobs.persona.filter import FilterSpec
+from jobs.persona.judges.spec import JudgeSpec
+from jobs.spec import (
+    AtLeastOne,
+    Coeff,
+    ComputeSpec,
+    ModelName,
+    ModelSpec,
+    SpecModel,
+    StorageOptions,
+    distinct,
+    role,
+)
+from steering_core.chat import SystemRole
+from steering_core.steerer import GenerationPositions
+
+StatePooling = Literal["response_mean", "prompt_mean", "prompt_last"]
+
+
+class TraitSpec(SpecModel):
+    """A trait's files."""
+
+    path: str = Field(
+        min_length=1,
+        description="JSON with instruction, questions and eval_prompt: what the vector is made of",
+        json_schema_extra=role("identity"),
+    )
+    steered: str | None = Field(
+        None,
+        min_length=1,
+        description="Another such file, whose questions are asked when steering; left out: path",
+        json_schema_extra=role("identity"),
+    )
+
+
+class ContrastSpec(SpecModel):
+    """The answers that vectors are made of."""
+
+    rollouts: AtLeastOne = Field(
+        1, description="Of each instruction and question", json_schema_extra=role("identity")
+    )
+    questions: AtLeastOne | None = Field(
+        None, description="Only the first so many", json_schema_extra=role("identity")
+    )
+
+
+class GenerationSpec(SpecModel):
+    """How answers are written; the model's own generation config is not applied."""
+
+    max_new_tokens: AtLeastOne = Field(256, json_schema_extra=role("identity"))
+    greedy: bool = Field(False, strict=True, json_schema_extra=role("identity"))
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        1.0, json_schema_extra=role("identity")
+    )
+    top_p: Annotated[float, Field(gt=0, le=1)] = Field(1.0, json_schema_extra=role("identity"))
+    seed: StrictInt = Field(0, json_schema_extra=role("identity"))
+    system: SystemRole = Field(
+        "merge_into_user",
+        description="Where the chat template has no system role",
+        json_schema_extra=role("identity"),
+    )
+    template: dict[str, Any] = Field(
+        default_factory=dict,
+        description="More for the chat template, such as date_string",
+        json_schema_extra=role("identity"),
+    )
+    rows_at_once: AtLeastOne = Field(
+        64, description="Answers written side by side", json_schema_extra=role("runtime")
+    )
+
+
+class PersonaVectorsSpec(SpecModel):
+    """How vectors are made of the effective pairs."""
+
+    pooling: StatePooling = Field(
+        "response_mean",
+        description="The states whose difference steers; the others are stored beside it",
+        json_schema_extra=role("identity"),
+    )
+
+
+class PersonaSteeringSpec(SpecModel):
+    """The steered grid."""
+
+    layers: Annotated[tuple[StrictInt, ...], AfterValidator(distinct)] = Field(
+        min_length=1,
+        description="1-based: L is blocks.{L-1}.resid_post, the stream after block L",
+        json_schema_extra=role("grid"),
+    )
+    coeffs: Annotated[tuple[Coeff, ...], AfterValidator(distinct)] = Field(
+        tuple(Decimal(c) for c in (-3, -1, 0, 1, 3, 5)),
+        min_length=1,
+        description="Multipliers of the vector",
+        json_schema_extra=role("grid"),
+    )
+    positions: Annotated[tuple[GenerationPositions, ...], AfterValidator(distinct)] = Field(
+        ("response",),
+        min_length=1,
+        description="response: the last prompt token and each new one; prompt; all",
+        json_schema_extra=role("grid"),
+    )
+    rollouts: AtLeastOne = Field(1, json_schema_extra=role("identity"))
+    questions: AtLeastOne | None = Field(
+        None, description="Only the first so many", json_schema_extra=role("identity")
+    )
+
+
+class PersonaSpec(SpecModel):
+    """Persona vectors: found, steered with, judged, watched and compared."""
+
+    job: Literal["persona"] = Field(json_schema_extra=role("identity"))
+    models: dict[ModelName, ModelSpec] = Field(min_length=1, json_schema_extra=role("grid"))
+    traits: dict[ModelName, TraitSpec] = Field(min_length=1, json_schema_extra=role("grid"))
+    contrast: ContrastSpec = ContrastSpec()  # type: ignore[call-arg]
+    generation: GenerationSpec = GenerationSpec()  # type: ignore[call-arg]
+    judge: JudgeSpec
+    filter: FilterSpec = FilterSpec()  # type: ignore[call-arg]
+    vectors: PersonaVectorsSpec = PersonaVectorsSpec()  # type: ignore[call-arg]
+    steering: PersonaSteeringSpec
+    compute: ComputeSpec = ComputeSpec()  # type: ignore[call-arg]
+    storage: StorageOptions = StorageOptions()  # type: ignore[call-arg]
+    output: str = Field(
+        min_length=1, description="Folder or s3://bucket/prefix", json_schema_extra=role("runtime")
+    )
