@@ -26,6 +26,8 @@ data_app = typer.Typer(no_args_is_help=True, help="Data sets.")
 app.add_typer(data_app, name="data")
 app.add_typer(vectors_app, name="vectors")
 
+_JOBS = ("stereoset", "persona")
+
 # The modules behind a command are imported by it: torch and Ray take seconds to load, --help none.
 
 SpecArgument = Annotated[
@@ -80,7 +82,14 @@ def run(
 
         steersweep run sweep.yaml --set data.limit=20 --set compute.executor=in_process
     """
-    from jobs.spec import load_spec
+    from jobs.spec import job_of, load_spec
+
+    if job_of(spec, _JOBS) == "persona":
+        from jobs.persona.run import run as run_persona
+        from jobs.persona.spec import PersonaSpec
+
+        persona = load_spec(PersonaSpec, spec, set_ or [], output)
+        raise typer.Exit(run_persona(persona, new=new))
     from jobs.stereoset.run import run as run_stereoset
     from jobs.stereoset.spec import StereoSetSpec
 

@@ -151,6 +151,23 @@ class StorageOptions(SpecModel):
 Spec = TypeVar("Spec", bound=SpecModel)
 
 
+def job_of(source: str, kinds: Sequence[str]) -> str:
+    """The ``job`` that a spec names.
+
+    Raises:
+        InputError: the file cannot be read, or names none of ``kinds``.
+    """
+    path = _find(source)
+    job = _parse(path).get("job")
+    if job not in kinds:
+        if job is None:
+            raise InputError(f"{path}: job is required; one of {', '.join(kinds)}")
+        close = difflib.get_close_matches(str(job), kinds, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]}?" if close else f"must be one of {', '.join(kinds)}"
+        raise InputError(f"{path}: job: {hint}, got {job!r}")
+    return str(job)
+
+
 def load_spec(
     kind: type[Spec],
     source: str,

@@ -12,17 +12,15 @@ from cluster.checked import CHECKED_KEY, write_checked
 from cluster.errors import UserActionError
 from cluster.lease import Lease
 from cluster.ledger import Ledger
-from cluster.storage import Storage, StorageSpec
-from jobs.console import say
+from cluster.storage import Storage
 from jobs.identity import changed_keys
+from jobs.record import Record
+from jobs.session import LOCK_KEY
 from jobs.stereoset.batch_size import TUNING
 from jobs.stereoset.inventory import Inventory, take_inventory
 from jobs.stereoset.manifest import from_tables, to_table
 from jobs.stereoset.plan import PlannedTask, packing_for, plan_missing, would_plan
-from jobs.stereoset.record import Record
 from jobs.stereoset.resolve import Sweep, recorded_identity
-
-LOCK_KEY = "driver.lock"
 
 _OLD_TEMPORARY_S = 3600.0
 
@@ -179,15 +177,3 @@ def _check_unused(storage: Storage) -> None:
                 f"{storage.uri} is not empty and holds no run ({entry.key} is there); name a new "
                 "or empty output"
             )
-
-
-def beside(spec: StorageSpec) -> StorageSpec:
-    """The first of ``<output>``, ``<output>-2``, ``<output>-3``, ... that holds nothing."""
-    base = spec.uri.rstrip("/")
-    for number in range(1, 1000):
-        uri = base if number == 1 else f"{base}-{number}"
-        candidate = StorageSpec(uri, spec.s3_endpoint_url, spec.s3_region)
-        if next(iter(candidate.open().list()), None) is None:
-            say(f"output: {uri}")
-            return candidate
-    raise UserActionError(f"{base}-2 to {base}-999 are all there; name another output")

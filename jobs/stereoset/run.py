@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-import os
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from datetime import UTC, datetime
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from cluster.backends.base import Backend
@@ -16,15 +13,16 @@ from cluster.lease import Lease
 from cluster.logs import StoredLog
 from cluster.outcome import Outcome, SetAside
 from cluster.scheduler import Scheduler
-from cluster.storage import Storage, StorageSpec
+from cluster.storage import StorageSpec
 from cluster.tasks import Event, Pool, Receipt, ReplicaReady, Task, WorkerFactory
 from jobs.console import RunProgress, say, warn
 from jobs.executor import Executor
+from jobs.session import INTERRUPTED, Opened, run_session, stored_log
 from jobs.signals import StopSignals
 from jobs.stereoset.batch_size import tuning_key
 from jobs.stereoset.forecast.session import Tally
 from jobs.stereoset.inventory import Inventory
-from jobs.stereoset.output import LOCK_KEY, Output, beside
+from jobs.stereoset.output import Output
 from jobs.stereoset.plan import PlannedTask
 from jobs.stereoset.report import report, show
 from jobs.stereoset.resolve import Sweep, resolve
@@ -43,33 +41,11 @@ def run(spec: StereoSetSpec, *, new: bool = False, figures: bool = True) -> int:
     Raises:
         InputError, UserActionError: the user must change something; nothing was written then.
     """
-    storage_spec = StorageSpec(spec.output, spec.storage.endpoint_url, spec.storage.region)
-    if new:
-        storage_spec = beside(storage_spec)
-    storage = storage_spec.open()
-    storage.check_reachable()
-    Lease.check_free(storage, LOCK_KEY)
-    with StopSignals() as signals:
-        try:
-            with ExitStack() as stack:
-                try:
-                    return _run(spec, storage_spec, storage, stack, signals, figures)
-                except KeyboardInterrupt:
-                    storage.hasten()  # a user is waiting while the stack is closed
-                    raise
-        except KeyboardInterrupt:
-            say(INTERRUPTED)
-            return signals.exit_code
+    return run_session(spec, lambda opened: _run(spec, opened, figures), new=new)
 
 
-def _run(
-    spec: StereoSetSpec,
-    storage_spec: StorageSpec,
-    storage: Storage,
-    stack: ExitStack,
-    signals: StopSignals,
-    figures: bool,
-) -> int:
+def _run(spec: StereoSetSpec, opened: Opened, figures: bool) -> int:
+    storage, stack, signals = opened.storage, opened.stack, opened.signals
     executor = Executor(spec.compute, stack)
     device = executor.device()
     signals.install()  # Ray takes SIGTERM where it is joined
@@ -89,14 +65,11 @@ def _run(
     signals.install()
     tally = Tally(sweep, output.inventory)
     lease = output.claim(stack, planned=tally.planned)
-    log = stack.enter_context(_stored_log(storage))
-    session = _Session(sweep, output, tally, lease, storage_spec, log, figures)
+    log = stack.enter_context(stored_log(storage))
+    session = _Session(sweep, output, tally, lease, opened.storage_spec, log, figures)
     scheduler = Scheduler(session.pools(executor), num_replicas)
-    backend = executor.backend(storage_spec, lease.token)
+    backend = executor.backend(opened.storage_spec, lease.token)
     return session.end(session.execute(backend, scheduler), signals)
-
-
-INTERRUPTED = "interrupted; what is finished is kept, and the same command goes on from there"
 
 
 class _Session:
@@ -242,23 +215,6 @@ def _described(task: PlannedTask, entry: SetAside) -> dict[str, Any]:
         "shard": task.shard,
         "reason": entry.reason,
     }
-
-
-@contextmanager
-def _stored_log(storage: Storage) -> Iterator[StoredLog]:
-    """Everything the driver logs, kept under ``log/`` of the output."""
-    log = StoredLog(storage, f"log/driver-{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}.log")
-    loggers = [logging.getLogger(name) for name in ("cluster", "jobs")]
-    for each in loggers:
-        each.addHandler(log)
-        each.setLevel(logging.INFO)
-        each.propagate = False
-    try:
-        yield log
-    finally:
-        for each in loggers:
-            each.removeHandler(log)
-        log.close()
 
 
 def _headline(sweep: Sweep, inventory: Inventory) -> str:

@@ -13,10 +13,10 @@ from cluster.lease import LEASE_S, LeaseContent
 from cluster.ledger import Ledger
 from cluster.storage import Storage
 from jobs.console import clear, duration, print_table, say, warn
+from jobs.session import LOCK_KEY
 from jobs.stereoset import batch_size, non_finite
 from jobs.stereoset.certificate_file import tell_certificate
 from jobs.stereoset.inventory import Inventory, take_inventory
-from jobs.stereoset.output import LOCK_KEY
 from jobs.stereoset.plan import PlannedTask
 
 _MOST_GROUPS = 40

@@ -6,19 +6,32 @@ import importlib.metadata
 import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 from cluster.ledger import Ledger
 from jobs import __version__
-from jobs.stereoset.resolve import Sweep
 
 _PACKAGES = ("torch", "transformers", "ray", "pyarrow", "numpy")
+
+
+class Described(Protocol):
+    """A resolved sweep of any job."""
+
+    @property
+    def device(self) -> str:
+        """The replicas' kind of device."""
+
+    def resolved_spec(self) -> dict[str, Any]:
+        """The spec as plain data, with what decides numbers filled in."""
+
+    def identity(self) -> dict[str, Any]:
+        """Flat description of what decides the numbers."""
 
 
 class Record:
     """The record of one session, behind those of the sessions before it."""
 
-    def __init__(self, ledger: Ledger, sweep: Sweep, before: Mapping[str, Any] | None) -> None:
+    def __init__(self, ledger: Ledger, sweep: Described, before: Mapping[str, Any] | None) -> None:
         self._ledger = ledger
         self._earlier = list(before["sessions"]) if before else []
         self._session: dict[str, Any] = {

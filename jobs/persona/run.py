@@ -1,0 +1,261 @@
+"""``steersweep run`` of a persona sweep: one session, under the output's lease."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import pandas as pd
+
+from cluster.backends.base import Backend
+from cluster.driver import execute
+from cluster.errors import ClusterError, StorageUnavailableError, UserActionError
+from cluster.lease import Lease
+from cluster.ledger import Ledger
+from cluster.outcome import SetAside
+from cluster.scheduler import Scheduler
+from cluster.storage import Storage
+from cluster.tasks import Pool, Receipt, Task, WorkerFactory
+from jobs.console import print_table, say, warn
+from jobs.executor import Executor
+from jobs.identity import changed_keys
+from jobs.persona.judges import Judge, Scorer, open_judge
+from jobs.persona.pipeline import FailedVerdictsError, Pipeline
+from jobs.persona.plan import hook_point
+from jobs.persona.resolve import PersonaSweep, resolve
+from jobs.persona.spec import PersonaSpec
+from jobs.persona.summary import PersonaSummary, summarise
+from jobs.record import Record
+from jobs.session import LOCK_KEY, Opened, run_session, stored_log
+from steering_core.errors import InputError
+
+_OLD_TEMPORARY_S = 3600.0
+
+
+class SetAsideError(Exception):
+    """Tasks of a stage failed; what is finished is kept, and later stages need them."""
+
+    def __init__(self, what: str, set_aside: Sequence[SetAside]) -> None:
+        super().__init__(f"{what}: {len(set_aside)} tasks failed")
+        self.entries = [
+            {"task_id": entry.task.id, "table": what, "reason": entry.reason} for entry in set_aside
+        ]
+
+
+def run(spec: PersonaSpec, *, new: bool = False) -> int:
+    """Run a sweep, or what an output lacks of it; returns the exit code.
+
+    Args:
+        new: start afresh beside an output that is there already.
+
+    Raises:
+        InputError, UserActionError: the user must change something.
+    """
+    return run_session(spec, lambda opened: _Session(spec, opened).run(), new=new)
+
+
+class _Session:
+    def __init__(self, spec: PersonaSpec, opened: Opened) -> None:
+        self._storage_spec, self._storage = opened.storage_spec, opened.storage
+        self._stack, self._signals = opened.stack, opened.signals
+        self._executor = Executor(spec.compute, opened.stack)
+        device = self._executor.device()
+        self._signals.install()  # Ray takes SIGTERM where it is joined
+        self._sweep = resolve(spec, device)
+        self._running: tuple[Backend, Scheduler] | None = None
+        self._lease: Lease | None = None
+
+    def run(self) -> int:
+        """Claim the output, run every stage, write the summary and the record."""
+        sweep = self._sweep
+        ledger = Ledger(self._storage)
+        before = ledger.read_record()
+        _check_same(self._storage, before, sweep)
+        judge = open_judge(sweep.spec.judge, [of.trait for of in sweep.traits.values()])
+        if before is None or before["outcome"] != "done":
+            judge.check()
+        for line in _headlines(sweep):
+            say(line)
+        self._storage.check_writable()
+        self._lease = self._stack.enter_context(Lease.acquire(self._storage, LOCK_KEY))
+        record = Record(ledger, sweep, before)
+        record.write("running")
+        self._storage.clean_temporaries(_OLD_TEMPORARY_S)
+        self._stack.enter_context(stored_log(self._storage))
+        try:
+            return self._stages(record, judge)
+        except KeyboardInterrupt:
+            self._storage.hasten()
+            with suppress(StorageUnavailableError):
+                record.write("interrupted")
+            raise
+        except (ClusterError, InputError) as error:
+            with suppress(ClusterError):  # the error at hand says more
+                record.write("stopped", reason=str(error))
+            raise
+
+    def _stages(self, record: Record, judge: Judge) -> int:
+        scorer = Scorer(judge, self._storage)
+        pipeline = Pipeline(self._sweep, self._storage, judge, scorer, self._execute)
+        try:
+            parts = pipeline.run()
+        except SetAsideError as error:
+            record.write("failed tasks", set_aside=error.entries)
+            for entry in error.entries:
+                warn(f"set aside: {entry['table']}: {entry['reason']}")
+            return 1
+        except FailedVerdictsError as error:
+            record.write("failed tasks", reason=str(error))
+            warn(str(error))
+            return 1
+        finally:
+            if scorer.usage.num_calls or scorer.usage.num_cached:
+                say(scorer.cost_line())
+        summary = summarise(self._storage, parts)
+        write_summary(self._storage, summary)
+        print_steered(summary.steered)
+        say(f"tables: {self._storage.uri_of('summary')}")
+        record.write("done")
+        return 0
+
+    def _execute(self, what: str, tasks: Sequence[Task]) -> None:
+        """Run tasks to their end.
+
+        Raises:
+            SetAsideError: some failed for good.
+            UserActionError: the run must stop.
+        """
+        assert self._lease is not None, "not claimed"
+        lease = self._lease
+        if self._running is None:
+            # One scheduler for all stages: replicas keep their models from one to the next.
+            num_replicas = self._executor.num_replicas(self._sweep.device, len(tasks))
+            self._signals.install()
+            backend = self._executor.backend(self._storage_spec, lease.token)
+            self._running = backend, Scheduler(self._pools(), num_replicas)
+        backend, scheduler = self._running
+        scheduler.add(tasks)
+        num_done = 0
+
+        def on_finished(_task: Task, receipt: Receipt) -> list[Task]:
+            nonlocal num_done
+            num_done += 1
+            say(f"{what}: {num_done} of {len(tasks)} tasks, {receipt.num_rows:,} rows")
+            return []
+
+        outcome = execute(
+            backend,
+            scheduler,
+            on_finished=on_finished,
+            stop_requested=lambda: lease.is_lost,
+        )
+        if not lease.still_held():
+            raise UserActionError(
+                f"another driver has taken over {self._storage.uri}; see `steersweep status`"
+            )
+        if outcome.stop is not None:
+            raise UserActionError(f"{outcome.stop.message}; what is finished is kept")
+        if outcome.set_aside:
+            raise SetAsideError(what, outcome.set_aside)
+
+    def _pools(self) -> list[Pool]:
+        compute = self._sweep.spec.compute
+        tokens = compute.tokens_per_batch
+        return [
+            Pool(
+                name=name,
+                factory=WorkerFactory(
+                    "jobs.persona.worker:PersonaWorker",
+                    {
+                        "source": model.source,
+                        "name": name,
+                        "generation": self._sweep.spec.generation,
+                        "device": self._sweep.device,
+                        "dtype": model.dtype,
+                        "num_threads": compute.cpus_per_replica,
+                        "storage": self._storage_spec,
+                        "tokens_per_batch": None if tokens == "auto" else tokens,
+                    },
+                ),
+                cpus_per_replica=compute.cpus_per_replica,
+                gpus_per_replica=self._executor.gpus_per_replica(self._sweep.device),
+            )
+            for name, model in self._sweep.models.items()
+        ]
+
+
+def _check_same(storage: Storage, record: Mapping[str, Any] | None, sweep: PersonaSweep) -> None:
+    """Refuse an output of another sweep; models, traits and the grid may grow."""
+    if record is None:
+        if (found := next(iter(storage.list()), None)) is not None:
+            raise UserActionError(
+                f"{storage.uri} is not empty and holds no run ({found.key} is there); name a new "
+                "or empty output"
+            )
+        return
+    before, after = record["identity"], sweep.identity()
+    common = {key: before[key] for key in before if key in after}
+    if changes := changed_keys(common, {key: after[key] for key in common}):
+        raise UserActionError(
+            f"{storage.uri} belongs to a different sweep; changed: {'; '.join(changes)}. Only "
+            "models, traits, layers, coeffs and positions may be added: put the spec back, name "
+            "another output, or use --new to start beside it"
+        )
+
+
+def _headlines(sweep: PersonaSweep) -> list[str]:
+    grid = sweep.spec.steering
+    cells = len(grid.layers) * len(grid.coeffs) * len(grid.positions)
+    where = ", ".join(
+        f"layer {layer} = {hook_point(layer)} (ActivationSteerer layer={layer - 1}, "
+        f"persona_vectors row {layer})"
+        for layer in grid.layers
+    )
+    return [
+        f"{len(sweep.models)} models x {len(sweep.traits)} traits x {cells} cells; judge: "
+        f"{sweep.spec.judge.kind}",
+        f"steered at {where}",
+    ]
+
+
+def write_summary(storage: Storage, summary: PersonaSummary) -> None:
+    """Write the tables of ``summary/`` as Parquet and CSV."""
+    for name, frame in summary.tables().items():
+        for kind, write in (("parquet", _parquet), ("csv", _csv)):
+            storage.replace(f"summary/{name}.{kind}", write(frame))
+
+
+def _parquet(frame: pd.DataFrame) -> bytes:
+    sink = io.BytesIO()
+    frame.to_parquet(sink, index=False)
+    return sink.getvalue()
+
+
+def _csv(frame: pd.DataFrame) -> bytes:
+    return frame.to_csv(index=False).encode()
+
+
+def print_steered(steered: pd.DataFrame) -> None:
+    """The trait score against the coefficient, with coherence beside it."""
+    keys = ["model", "trait", "layer", "positions", "coeff"]
+    rows = [
+        [
+            *(str(row[key]) for key in keys[:2]),
+            f"{row['layer']:.0f}",
+            row["positions"],
+            f"{row['coeff']:g}",
+            f"{row['num_answers']:,}",
+            _estimate(row, "trait_score"),
+            _estimate(row, "coherence"),
+        ]
+        for row in steered.sort_values(keys).to_dict("records")
+    ]
+    print_table("scores of steered answers, 0 to 100", [*keys, "n", "trait", "coherence"], rows)
+
+
+def _estimate(row: Mapping[Any, Any], name: str) -> str:
+    if pd.isna(row[name]):
+        return "-"
+    return f"{row[name]:.1f} ({row[f'{name}_low']:.1f} to {row[f'{name}_high']:.1f})"

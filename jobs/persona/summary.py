@@ -1,0 +1,176 @@
+"""What a persona sweep comes to: tables of scores, projections and angles, from its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations_with_replacement
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from cluster.parts import read_part
+from cluster.storage import Storage
+from jobs.persona.pipeline import Group, Parts
+from jobs.persona.plan import PartRef
+from jobs.persona.tables import ANSWERS_SCHEMA, PROJECTIONS_SCHEMA, SCORES_SCHEMA, Phase, rows_of
+from steering_core.projections import cosines
+from steering_core.resampling import interval, resample_counts
+
+_CELL = ["model", "trait", "layer", "coeff", "positions"]
+_OUTCOMES = ("scored", "refused", "unparsable", "failed")
+_QUANTILES = {"low": 0.05, "lower": 0.25, "median": 0.5, "upper": 0.75, "high": 0.95}
+
+
+@dataclass(frozen=True)
+class PersonaSummary:
+    """The tables of a summary.
+
+    Attributes:
+        contrast: per model, trait and polarity: answers, outcomes, mean scores, effective pairs.
+        steered: per model, trait, layer, coefficient and positions: mean trait score and coherence
+            with 95 % bootstrap intervals over questions, and outcomes.
+        projections: per condition (``positive``, ``negative``, ``baseline`` at coefficient 0,
+            ``steered``), vector, pooling and layer of the vector: quantiles over answers.
+        cosines: of each two traits' vectors at each layer.
+        answers: every answer with its scores.
+    """
+
+    contrast: pd.DataFrame
+    steered: pd.DataFrame
+    projections: pd.DataFrame
+    cosines: pd.DataFrame
+    answers: pd.DataFrame
+
+    def tables(self) -> Mapping[str, pd.DataFrame]:
+        """Those that are written, by name."""
+        return {
+            "contrast": self.contrast,
+            "steered": self.steered,
+            "projections": self.projections,
+            "cosines": self.cosines,
+        }
+
+
+def summarise(storage: Storage, parts: Parts) -> PersonaSummary:
+    """The tables of what a sweep's parts hold.
+
+    Raises:
+        CorruptPartError: a damaged part.
+    """
+    frames = [
+        _frame(storage, of, ANSWERS_SCHEMA).merge(
+            _frame(storage, parts.scores[group, phase], SCORES_SCHEMA), on="row_id"
+        ).assign(model=group.model, trait=group.trait, phase=phase)
+        for (group, phase), of in parts.answers.items()
+    ]  # fmt: skip
+    answers = pd.concat(frames, ignore_index=True)
+    contrast = pd.DataFrame(_contrast(answers[answers["phase"] == "contrast"], parts))
+    steered = pd.DataFrame(_steered(answers[answers["phase"] == "steered"]))
+    projections = pd.concat(
+        [_projections(storage, key, of, answers) for key, of in parts.projections.items()],
+        ignore_index=True,
+    )
+    return PersonaSummary(contrast, steered, projections, pd.DataFrame(_cosines(parts)), answers)
+
+
+def _frame(storage: Storage, parts: Sequence[PartRef], schema: pa.Schema) -> pd.DataFrame:
+    tables = [read_part(storage, part.key, part.task_id) for part in parts]
+    frame: pd.DataFrame = rows_of(tables, schema).to_pandas()
+    return frame
+
+
+def _outcomes(rows: pd.DataFrame) -> dict[str, int]:
+    """How often each outcome came, of the trait and of coherence."""
+    return {
+        f"num_{aspect}_{outcome}": int((rows[f"{aspect}_outcome"] == outcome).sum())
+        for aspect in ("trait", "coherence")
+        for outcome in _OUTCOMES
+    }
+
+
+def _contrast(answers: pd.DataFrame, parts: Parts) -> Iterator[dict[str, object]]:
+    for (model, trait, polarity), rows in answers.groupby(["model", "trait", "polarity"]):
+        pairs = parts.pairs[Group(str(model), str(trait))]
+        yield {
+            "model": model,
+            "trait": trait,
+            "polarity": polarity,
+            "num_answers": len(rows),
+            "trait_score": rows["trait_score"].mean(),
+            "coherence": rows["coherence"].mean(),
+            "num_pairs": pairs.num_pairs,
+            "num_effective_pairs": len(pairs.kept),
+            **_outcomes(rows),
+        }
+
+
+def _steered(answers: pd.DataFrame) -> Iterator[dict[str, object]]:
+    for key, rows in answers.groupby(_CELL):
+        means: dict[str, float] = {}
+        for name in ("trait_score", "coherence"):
+            low, high = _interval(rows, name, seed="/".join(map(str, key[:2])))
+            means |= {name: rows[name].mean(), f"{name}_low": low, f"{name}_high": high}
+        yield {
+            **dict(zip(_CELL, key, strict=True)),
+            "apply": rows["apply"].iloc[0],
+            "num_answers": len(rows),
+            **means,
+            **_outcomes(rows),
+        }
+
+
+def _interval(rows: pd.DataFrame, name: str, seed: str) -> tuple[float, float]:
+    """Percentile interval of the mean, questions drawn with replacement, each with its rollouts."""
+    scored = rows[name].notna()
+    by_question = rows[name].where(scored, 0.0).groupby(rows["question_index"]).sum()
+    num = scored.groupby(rows["question_index"]).sum()
+    counts = resample_counts(len(num), seed)
+    drawn = counts @ num.to_numpy(float)
+    sums = counts @ by_question.to_numpy(float)
+    means = np.divide(sums, drawn, where=drawn > 0, out=np.full(len(drawn), np.nan))
+    low, high = interval(means)
+    return float(low), float(high)
+
+
+def _projections(
+    storage: Storage, key: tuple[Group, Phase], parts: Sequence[PartRef], answers: pd.DataFrame
+) -> pd.DataFrame:
+    """Quantiles by condition, vector and layer of the answers of one group and phase."""
+    group, phase = key
+    found = _frame(storage, parts, PROJECTIONS_SCHEMA)
+    is_group = (answers["model"] == group.model) & (answers["trait"] == group.trait)
+    own = answers[is_group & (answers["phase"] == phase)]
+    found = found.merge(own[["row_id", "polarity", "layer", "coeff", "positions"]], on="row_id")
+    is_baseline = found["coeff"] == 0
+    condition = found["polarity"].where(found["coeff"].isna(), "steered")
+    found = found.assign(condition=condition.mask(is_baseline, "baseline"))
+    by = ["condition", "layer", "coeff", "positions", "vector", "pooling", "at_layer"]
+    values = found.groupby(by, dropna=False)["response_mean"]
+    columns = {name: values.quantile(share) for name, share in _QUANTILES.items()}
+    others = found.groupby(by, dropna=False)[["prompt_last", "cosine"]].mean()
+    frame = pd.DataFrame({"num_answers": values.size(), "mean": values.mean(), **columns})
+    frame = frame.join(others.rename(columns={"prompt_last": "mean_prompt_last"})).reset_index()
+    frame.insert(0, "trait", group.trait)
+    frame.insert(0, "model", group.model)
+    return frame
+
+
+def _cosines(parts: Parts) -> Iterator[dict[str, object]]:
+    for model in dict.fromkeys(group.model for group in parts.vectors):
+        of_model = {g.trait: v.whole for g, v in parts.vectors.items() if g.model == model}
+        traits = list(of_model)
+        for layer in sorted(set.intersection(*(set(whole) for whole in of_model.values()))):
+            vectors = np.stack([of_model[trait][layer] for trait in traits])
+            if not vectors.any(axis=1).all():
+                continue  # a vector of zeros has no direction
+            matrix = cosines(vectors)
+            for i, j in combinations_with_replacement(range(len(traits)), 2):
+                yield {
+                    "model": model,
+                    "layer": layer,
+                    "trait": traits[i],
+                    "other": traits[j],
+                    "cosine": float(matrix[i, j]),
+                }

@@ -1,0 +1,226 @@
+"""What a replica computes: one chat model; answers, sums of their states, projections."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+import transformers
+
+from cluster.errors import UserActionError
+from cluster.parts import read_part
+from cluster.storage import StorageSpec
+from jobs.persona.plan import (
+    AnswersPayload,
+    Asked,
+    PartRef,
+    ProjectionsPayload,
+    SumsPayload,
+    hook_point,
+)
+from jobs.persona.spec import GenerationSpec
+from jobs.persona.tables import ANSWERS_SCHEMA, PROJECTIONS_SCHEMA, SUMS_SCHEMA
+from steering_core.chat import ChatFormat
+from steering_core.errors import InputError
+from steering_core.generation import Generated, GenerationRow, generate
+from steering_core.generation_probe import can_use_slots
+from steering_core.interventions import Intervention
+from steering_core.models import ModelSource, load_model, load_tokenizer
+from steering_core.projections import projections
+from steering_core.reference_generation import reference_generate
+from steering_core.response_states import AnsweredPrompt, ResponseStates, collect_response_states
+from steering_core.sampling import Sampling, eos_ids_of
+from steering_core.vectors import SteeringVectors, from_safetensors
+
+POOLINGS = ("response_mean", "prompt_mean", "prompt_last")
+_TOKENS_PER_BATCH = {"cpu": 2048}
+_TOKENS_ON_ACCELERATOR = 16_384
+
+Payload = AnswersPayload | SumsPayload | ProjectionsPayload
+
+
+class PersonaWorker:
+    """Holds one chat model and turns payloads into tables (a ``cluster`` worker)."""
+
+    def __init__(
+        self,
+        *,
+        source: ModelSource,
+        name: str,
+        generation: GenerationSpec,
+        device: str,
+        dtype: str,
+        num_threads: int,
+        storage: StorageSpec,
+        tokens_per_batch: int | None,
+    ) -> None:
+        self._source, self._name, self._spec = source, name, generation
+        self._device, self._dtype, self._num_threads = device, dtype, num_threads
+        self._storage = storage.open()
+        self._tokens = tokens_per_batch
+        self._facts: Mapping[str, str] | None = None
+
+    def load(self) -> Mapping[str, str]:
+        """Load model and tokenizer once; facts for the log.
+
+        Raises:
+            UserActionError: the model cannot be loaded, or its layout is not understood.
+        """
+        if self._facts is None:
+            try:
+                self._facts = self._load()
+            except InputError as error:
+                raise UserActionError(str(error)) from error
+        return self._facts
+
+    def _load(self) -> Mapping[str, str]:
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        transformers.logging.disable_progress_bar()
+        torch.set_num_threads(self._num_threads)
+        self._tokenizer = load_tokenizer(self._source)
+        self._chat = ChatFormat(
+            self._tokenizer, self._name, system=self._spec.system, options=self._spec.template
+        )
+        self._model = load_model(self._source, device=self._device, dtype=self._dtype)
+        self._in_slots = can_use_slots(self._model)
+        self._sampling = Sampling(
+            max_new_tokens=self._spec.max_new_tokens,
+            eos_ids=eos_ids_of(self._model.module, self._tokenizer),
+            greedy=self._spec.greedy,
+            temperature=self._spec.temperature,
+            top_p=self._spec.top_p,
+        )
+        kind = self._model.device.type
+        self._tokens = self._tokens or _TOKENS_PER_BATCH.get(kind, _TOKENS_ON_ACCELERATOR)
+        return {
+            "host": platform.node(),
+            "device": str(self._model.device),
+            "dtype": str(self._model.dtype).removeprefix("torch."),
+            "answers": "in slots" if self._in_slots else "one at a time",
+        }
+
+    def run(self, payload: Payload) -> Mapping[str, pa.Table]:
+        """The table that the payload names.
+
+        Raises:
+            InputError: a prompt that the model cannot take, or vectors that are not those of the
+                plan.
+        """
+        if isinstance(payload, AnswersPayload):
+            return {"answers": self._answers(payload)}
+        if isinstance(payload, SumsPayload):
+            return {"sums": self._sums(payload)}
+        return {"projections": self._projections(payload)}
+
+    def _answers(self, payload: AnswersPayload) -> pa.Table:
+        vectors = None
+        if payload.vectors_key is not None:
+            vectors = self._vectors(payload.vectors_key, payload.vector_digests or {})
+        rows = [self._row(asked, vectors) for asked in payload.rows]
+        written = self._generate(rows)
+        return pa.Table.from_pylist(
+            [
+                {
+                    "row_id": asked.row_id,
+                    "question_index": asked.question_index,
+                    "question": asked.question,
+                    "rollout": asked.rollout,
+                    "instruction": asked.instruction,
+                    "polarity": asked.polarity,
+                    "system": asked.system,
+                    "layer": asked.layer,
+                    "coeff": asked.coeff,
+                    "positions": asked.positions,
+                    "apply": asked.apply,
+                    "prompt_ids": list(row.prompt_ids),
+                    "answer_ids": list(answer.token_ids),
+                    "answer": self._tokenizer.decode(answer.token_ids, skip_special_tokens=True),
+                    "ended_by": answer.ended_by,
+                    "task_id": payload.task_id,
+                }
+                for asked, row, answer in zip(payload.rows, rows, written, strict=True)
+            ],
+            schema=ANSWERS_SCHEMA,
+        )
+
+    def _row(self, asked: Asked, vectors: SteeringVectors | None) -> GenerationRow:
+        steering = None
+        if vectors is not None and asked.layer is not None and asked.coeff is not None:
+            vector = vectors.whole[asked.layer]
+            steering = Intervention(hook_point(asked.layer), vector, asked.coeff)
+        return GenerationRow(
+            prompt_ids=self._chat.prompt_ids(asked.question, asked.system),
+            seed=asked.seed,
+            steering=steering,
+            positions=asked.positions or "all",
+        )
+
+    def _generate(self, rows: Sequence[GenerationRow]) -> list[Generated]:
+        if self._in_slots:
+            at_once = self._spec.rows_at_once
+            return generate(self._model, rows, self._sampling, rows_at_once=at_once)
+        return [reference_generate(self._model, row, self._sampling) for row in rows]
+
+    def _sums(self, payload: SumsPayload) -> pa.Table:
+        answers = self._read(payload.answers)
+        kept = set(payload.kept)
+        rows = [row for row in answers if row["row_id"] in kept]
+        states = self._states(rows)
+        polarity = np.asarray([rows[number]["polarity"] for number in states.kept])
+        return pa.Table.from_pylist(
+            [
+                {
+                    "polarity": of,
+                    "pooling": pooling,
+                    "layer": layer + 1,
+                    "num_answers": int((polarity == of).sum()),
+                    "total": getattr(states, pooling)[polarity == of, layer].sum(axis=0),
+                }
+                for of in sorted(set(polarity))
+                for pooling in POOLINGS
+                for layer in range(self._model.layout.num_blocks)
+            ],
+            schema=SUMS_SCHEMA,
+        )
+
+    def _projections(self, payload: ProjectionsPayload) -> pa.Table:
+        rows = self._read(payload.answers)
+        states = self._states(rows)
+        ids = [rows[number]["row_id"] for number in states.kept]
+        norms = np.linalg.norm(states.response_mean, axis=-1)
+        tables = []
+        for trait, pooling, key, digests in payload.vectors:
+            vectors = self._vectors(key, digests)
+            for layer, vector in sorted(vectors.whole.items()):
+                along = projections(states.response_mean[:, layer - 1], vector)
+                columns = {
+                    "row_id": ids,
+                    "vector": [trait] * len(ids),
+                    "pooling": [pooling] * len(ids),
+                    "at_layer": [layer] * len(ids),
+                    "response_mean": along,
+                    "prompt_last": projections(states.prompt_last[:, layer - 1], vector),
+                    "cosine": along / norms[:, layer - 1],
+                }
+                tables.append(pa.table(columns, schema=PROJECTIONS_SCHEMA))
+        return pa.concat_tables([PROJECTIONS_SCHEMA.empty_table(), *tables]).combine_chunks()
+
+    def _states(self, rows: Sequence[Mapping[str, Any]]) -> ResponseStates:
+        assert self._tokens is not None, "not loaded"
+        answered = [AnsweredPrompt(tuple(r["prompt_ids"]), tuple(r["answer_ids"])) for r in rows]
+        return collect_response_states(self._model, answered, self._tokens)
+
+    def _read(self, part: PartRef) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = read_part(self._storage, part.key, part.task_id).to_pylist()
+        return rows
+
+    def _vectors(self, key: str, digests: Mapping[int, str]) -> SteeringVectors:
+        vectors = from_safetensors(self._storage.read(key), key)
+        if any(vectors.digest(layer) != wanted for layer, wanted in digests.items()):
+            raise InputError(f"{key} does not hold the vectors that this task was made for")
+        return vectors
