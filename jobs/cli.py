@@ -168,13 +168,13 @@ def status(
 
         steersweep status s3://bucket/gemma2 --watch
     """
-    from jobs.stereoset import status as shown
+    from jobs import outputs
 
     storage = _open(uri, endpoint_url)
     if watch:
-        shown.watch(storage, every)
+        outputs.watch(storage, every)
     else:
-        shown.status(storage)
+        outputs.status(storage)
 
 
 @app.command()
@@ -198,10 +198,10 @@ def report(
 
         steersweep report runs/in-sample --compare runs/cross-fitted
     """
-    from jobs.stereoset.report import report as make
+    from jobs import outputs
 
     beside = None if compare is None else _open(compare, endpoint_url)
-    make(_open(uri, endpoint_url), figures=figures, beside=beside)
+    outputs.report(_open(uri, endpoint_url), figures=figures, beside=beside)
 
 
 @app.command()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Any, Protocol
 
-from cluster.errors import UserActionError
-from cluster.lease import Lease
+from cluster.errors import ObjectNotFoundError, UserActionError
+from cluster.lease import LEASE_S, Lease, LeaseContent
 from cluster.logs import StoredLog
 from cluster.storage import Storage, StorageSpec
 from jobs.console import say
@@ -74,6 +74,31 @@ def run_session(spec: HasOutput, body: Callable[[Opened], int], *, new: bool) ->
         except KeyboardInterrupt:
             say(INTERRUPTED)
             return signals.exit_code
+
+
+@dataclass(frozen=True)
+class DriverState:
+    """What an output's lock and record say of its driver, in words; whether one is at it."""
+
+    told: str
+    is_running: bool
+
+    @classmethod
+    def of(cls, storage: Storage, record: Mapping[str, Any]) -> DriverState:
+        """That of an output."""
+        try:
+            found = storage.read_versioned(LOCK_KEY)
+        except ObjectNotFoundError:
+            outcome, ended = record.get("outcome", "unknown"), record.get("ended")
+            if outcome == "running":
+                return cls("no driver; the last one ended without a word", False)
+            return cls(f"{outcome}" + (f", ended {ended}" if ended else ""), False)
+        holder = LeaseContent.parse(found.data)
+        if holder is None:
+            return cls("locked by an unknown driver", False)
+        heard = f"driver on {holder.host}, process {holder.pid}, heard of {found.age_s:.0f} s ago"
+        is_running = found.age_s < LEASE_S
+        return cls(heard + ("" if is_running else ": it may be gone"), is_running)
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +22,7 @@ from jobs import __version__
 from jobs.console import say, warn
 from jobs.identity import digest
 from jobs.persona.filter import EffectivePairs, check_enough, effective_pairs
+from jobs.persona.index import Group, Parts
 from jobs.persona.judges import Answer, Judge, Judgement, Scorer, Verdict
 from jobs.persona.judges.prompts import COHERENCE_PROMPT
 from jobs.persona.plan import (
@@ -44,28 +44,6 @@ from steering_core.vectors import SteeringVectors, to_safetensors
 
 class FailedVerdictsError(Exception):
     """Some queries could not be asked: their answers have no verdict yet."""
-
-
-@dataclass(frozen=True, order=True)
-class Group:
-    """A model and a trait."""
-
-    model: str
-    trait: str
-
-    def __str__(self) -> str:
-        return f"{self.model}/{self.trait}"
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What a sweep comes to: its parts by group, all of them in storage."""
-
-    answers: Mapping[tuple[Group, Phase], Sequence[PartRef]]
-    scores: Mapping[tuple[Group, Phase], Sequence[PartRef]]
-    projections: Mapping[tuple[Group, Phase], Sequence[PartRef]]
-    pairs: Mapping[Group, EffectivePairs]
-    vectors: Mapping[Group, SteeringVectors]
 
 
 class Pipeline:
@@ -95,22 +73,18 @@ class Pipeline:
             InputError: no pair is effective.
             FailedVerdictsError: verdicts are missing; the same command asks for them again.
         """
-        answers: dict[tuple[Group, Phase], list[PartRef]] = {}
-        scores: dict[tuple[Group, Phase], list[PartRef]] = {}
-        answers |= self._write("contrast", self._contrast_tasks())
-        scores |= self._score("contrast", answers)
-        pairs = {group: self._effective(group, scores[group, "contrast"]) for group in self._groups}
-        vectors = self._vectors(answers, pairs)
-        answers |= self._write("steered", self._steered_tasks(vectors))
-        scores |= self._score("steered", answers)
-        projections = self._project(answers, vectors)
-        return Parts(
-            answers,
-            scores,
-            projections,
-            {group: of for group, (of, _) in pairs.items()},
-            {group: of[self._sweep.spec.vectors.pooling] for group, of in vectors.items()},
-        )
+        parts = Parts()
+        self._write(parts, "contrast", self._contrast_tasks())
+        self._score(parts, "contrast")
+        kept = {
+            group: self._effective(parts, group, parts.scores[group, "contrast"])
+            for group in self._groups
+        }
+        vectors = self._vectors(parts, kept)
+        self._write(parts, "steered", self._steered_tasks(vectors))
+        self._score(parts, "steered")
+        self._project(parts, vectors)
+        return parts
 
     def _contrast_tasks(self) -> Iterator[tuple[Group, list[Task]]]:
         for group in self._groups:
@@ -139,14 +113,16 @@ class Pipeline:
         return answer_tasks(self._sweep, model, group.trait, phase, rows, vectors)
 
     def _write(
-        self, phase: Phase, by_group: Iterator[tuple[Group, list[Task]]]
-    ) -> dict[tuple[Group, Phase], list[PartRef]]:
+        self, parts: Parts, phase: Phase, by_group: Iterator[tuple[Group, list[Task]]]
+    ) -> None:
         tasks = dict(by_group)
+        for group, of in tasks.items():
+            parts.num_rows[group, phase] = sum(len(task.payload.rows) for task in of)
+        parts.write(self._storage)
         self._run_missing(f"{phase} answers", [t for of in tasks.values() for t in of])
-        return {
-            (group, phase): [PartRef(t.parts["answers"], t.id) for t in of]
-            for group, of in tasks.items()
-        }
+        for group, of in tasks.items():
+            parts.answers[group, phase] = [PartRef(t.parts["answers"], t.id) for t in of]
+        parts.write(self._storage)
 
     def _run_missing(self, what: str, tasks: Sequence[Task]) -> None:
         places = {key.rsplit("/", 1)[0] + "/" for task in tasks for key in task.parts.values()}
@@ -157,15 +133,13 @@ class Pipeline:
         if missing:
             self._execute(what, missing)
 
-    def _score(
-        self, phase: Phase, answers: Mapping[tuple[Group, Phase], Sequence[PartRef]]
-    ) -> dict[tuple[Group, Phase], list[PartRef]]:
-        found: dict[tuple[Group, Phase], list[PartRef]] = {}
+    def _score(self, parts: Parts, phase: Phase) -> None:
         num_failed = 0
         for group in self._groups:
             place = prefix("scores", group.model, group.trait, phase)
             there = {entry.key for entry in self._storage.list(place)}
-            for part in answers[group, phase]:
+            refs = []
+            for part in parts.answers[group, phase]:
                 trait = self._sweep.traits[group.trait].trait
                 task_id = digest(
                     {
@@ -177,15 +151,16 @@ class Pipeline:
                     }
                 )
                 ref = PartRef(part_key("scores", group.model, group.trait, phase, task_id), task_id)
-                found.setdefault((group, phase), []).append(ref)
+                refs.append(ref)
                 if ref.key not in there:
                     num_failed += self._score_part(group, part, ref)
+            parts.scores[group, phase] = refs
         if num_failed:
             raise FailedVerdictsError(
                 f"{num_failed:,} verdicts on {phase} answers failed; all others are kept, and the "
                 "same command asks for these again"
             )
-        return found
+        parts.write(self._storage)
 
     def _score_part(self, group: Group, part: PartRef, into: PartRef) -> int:
         """Judge a part's answers; stored only where no query has failed. How many have."""
@@ -206,10 +181,8 @@ class Pipeline:
             commit_part(self._storage, into.key, table, task_id=into.task_id, attempt=attempt)
         return num_failed
 
-    def _effective(
-        self, group: Group, scores: Sequence[PartRef]
-    ) -> tuple[EffectivePairs, frozenset[str]]:
-        """The pairs that pass the filter, and the ids of their rows."""
+    def _effective(self, parts: Parts, group: Group, scores: Sequence[PartRef]) -> frozenset[str]:
+        """The ids of the rows whose pairs pass the filter."""
         judged = {
             row["row_id"]: _judgement(row)
             for part in scores
@@ -220,35 +193,38 @@ class Pipeline:
             [judged[f"{pair}.{polarity}"] for pair in pairs] for polarity in POLARITIES
         )
         found = effective_pairs(positive, negative, self._sweep.spec.filter)
+        parts.pairs[group] = found
+        parts.write(self._storage)
         warning = check_enough(found, str(group))
         if warning is None:
             say(found.line(str(group)))
         else:
             warn(warning)
-        kept = {f"{pairs[index]}.{polarity}" for index in found.kept for polarity in POLARITIES}
-        return found, frozenset(kept)
+        return frozenset(
+            f"{pairs[index]}.{polarity}" for index in found.kept for polarity in POLARITIES
+        )
 
     def _vectors(
-        self,
-        answers: Mapping[tuple[Group, Phase], Sequence[PartRef]],
-        pairs: Mapping[Group, tuple[EffectivePairs, frozenset[str]]],
+        self, parts: Parts, kept: Mapping[Group, frozenset[str]]
     ) -> dict[Group, dict[str, SteeringVectors]]:
         tasks: dict[Group, list[Task]] = {}
         for group in self._groups:
-            kept = pairs[group][1]
-            for part in answers[group, "contrast"]:
+            for part in parts.answers[group, "contrast"]:
                 ids = read_part(self._storage, part.key, part.task_id)["row_id"].to_pylist()
-                if of_part := [row_id for row_id in ids if row_id in kept]:
+                if of_part := [row_id for row_id in ids if row_id in kept[group]]:
                     task = sums_task(group.model, group.trait, part, of_part)
                     tasks.setdefault(group, []).append(task)
         self._run_missing("states", [t for of in tasks.values() for t in of])
         found = {}
         for group, of_group in tasks.items():
-            parts = [read_part(self._storage, t.parts["sums"], t.id) for t in of_group]
-            found[group] = mean_differences(pa.concat_tables(parts), group)
+            sums = [read_part(self._storage, t.parts["sums"], t.id) for t in of_group]
+            found[group] = mean_differences(pa.concat_tables(sums), group)
             for pooling, vectors in found[group].items():
-                data = to_safetensors(vectors, self._provenance(group, pooling, pairs[group][0]))
+                data = to_safetensors(vectors, self._provenance(group, pooling, parts.pairs[group]))
                 self._storage.replace(vectors_key(group.model, group.trait, pooling), data)
+            steers = self._sweep.spec.vectors.pooling
+            parts.vectors[group] = vectors_key(group.model, group.trait, steers)
+        parts.write(self._storage)
         return found
 
     def _provenance(self, group: Group, pooling: str, pairs: EffectivePairs) -> dict[str, str]:
@@ -269,12 +245,10 @@ class Pipeline:
         }
 
     def _project(
-        self,
-        answers: Mapping[tuple[Group, Phase], Sequence[PartRef]],
-        vectors: Mapping[Group, Mapping[str, SteeringVectors]],
-    ) -> dict[tuple[Group, Phase], list[PartRef]]:
+        self, parts: Parts, vectors: Mapping[Group, Mapping[str, SteeringVectors]]
+    ) -> None:
         tasks: dict[tuple[Group, Phase], list[Task]] = {}
-        for (group, phase), parts in answers.items():
+        for (group, phase), of_group in parts.answers.items():
             of_model = [
                 (
                     other.trait,
@@ -288,12 +262,12 @@ class Pipeline:
             ]
             tasks[group, phase] = [
                 projections_task(group.model, group.trait, phase, part, 1, of_model)
-                for part in parts
+                for part in of_group
             ]
         self._run_missing("projections", [t for of in tasks.values() for t in of])
-        return {
-            key: [PartRef(t.parts["projections"], t.id) for t in of] for key, of in tasks.items()
-        }
+        for key, of in tasks.items():
+            parts.projections[key] = [PartRef(t.parts["projections"], t.id) for t in of]
+        parts.write(self._storage)
 
 
 def mean_differences(sums: pa.Table, group: Group) -> dict[str, SteeringVectors]:

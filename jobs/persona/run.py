@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
-
-import pandas as pd
 
 from cluster.backends.base import Backend
 from cluster.driver import execute
@@ -18,15 +15,15 @@ from cluster.outcome import SetAside
 from cluster.scheduler import Scheduler
 from cluster.storage import Storage
 from cluster.tasks import Pool, Receipt, Task, WorkerFactory
-from jobs.console import print_table, say, warn
+from jobs.console import say, warn
 from jobs.executor import Executor
 from jobs.identity import changed_keys
 from jobs.persona.judges import Judge, Scorer, open_judge
 from jobs.persona.pipeline import FailedVerdictsError, Pipeline
 from jobs.persona.plan import hook_point
+from jobs.persona.report import report
 from jobs.persona.resolve import PersonaSweep, resolve
 from jobs.persona.spec import PersonaSpec
-from jobs.persona.summary import PersonaSummary, summarise
 from jobs.record import Record
 from jobs.session import LOCK_KEY, Opened, run_session, stored_log
 from steering_core.errors import InputError
@@ -113,10 +110,7 @@ class _Session:
         finally:
             if scorer.usage.num_calls or scorer.usage.num_cached:
                 say(scorer.cost_line())
-        summary = summarise(self._storage, parts)
-        write_summary(self._storage, summary)
-        print_steered(summary.steered)
-        say(f"tables: {self._storage.uri_of('summary')}")
+        report(self._storage, parts)
         record.write("done")
         return 0
 
@@ -218,44 +212,3 @@ def _headlines(sweep: PersonaSweep) -> list[str]:
         f"{sweep.spec.judge.kind}",
         f"steered at {where}",
     ]
-
-
-def write_summary(storage: Storage, summary: PersonaSummary) -> None:
-    """Write the tables of ``summary/`` as Parquet and CSV."""
-    for name, frame in summary.tables().items():
-        for kind, write in (("parquet", _parquet), ("csv", _csv)):
-            storage.replace(f"summary/{name}.{kind}", write(frame))
-
-
-def _parquet(frame: pd.DataFrame) -> bytes:
-    sink = io.BytesIO()
-    frame.to_parquet(sink, index=False)
-    return sink.getvalue()
-
-
-def _csv(frame: pd.DataFrame) -> bytes:
-    return frame.to_csv(index=False).encode()
-
-
-def print_steered(steered: pd.DataFrame) -> None:
-    """The trait score against the coefficient, with coherence beside it."""
-    keys = ["model", "trait", "layer", "positions", "coeff"]
-    rows = [
-        [
-            *(str(row[key]) for key in keys[:2]),
-            f"{row['layer']:.0f}",
-            row["positions"],
-            f"{row['coeff']:g}",
-            f"{row['num_answers']:,}",
-            _estimate(row, "trait_score"),
-            _estimate(row, "coherence"),
-        ]
-        for row in steered.sort_values(keys).to_dict("records")
-    ]
-    print_table("scores of steered answers, 0 to 100", [*keys, "n", "trait", "coherence"], rows)
-
-
-def _estimate(row: Mapping[Any, Any], name: str) -> str:
-    if pd.isna(row[name]):
-        return "-"
-    return f"{row[name]:.1f} ({row[f'{name}_low']:.1f} to {row[f'{name}_high']:.1f})"

@@ -12,11 +12,12 @@ import pyarrow as pa
 
 from cluster.parts import read_part
 from cluster.storage import Storage
-from jobs.persona.pipeline import Group, Parts
+from jobs.persona.index import Group, Parts
 from jobs.persona.plan import PartRef
 from jobs.persona.tables import ANSWERS_SCHEMA, PROJECTIONS_SCHEMA, SCORES_SCHEMA, Phase, rows_of
 from steering_core.projections import cosines
 from steering_core.resampling import interval, resample_counts
+from steering_core.vectors import from_safetensors
 
 _CELL = ["model", "trait", "layer", "coeff", "positions"]
 _OUTCOMES = ("scored", "refused", "unparsable", "failed")
@@ -59,20 +60,29 @@ def summarise(storage: Storage, parts: Parts) -> PersonaSummary:
     Raises:
         CorruptPartError: a damaged part.
     """
-    frames = [
-        _frame(storage, of, ANSWERS_SCHEMA).merge(
-            _frame(storage, parts.scores[group, phase], SCORES_SCHEMA), on="row_id"
-        ).assign(model=group.model, trait=group.trait, phase=phase)
-        for (group, phase), of in parts.answers.items()
-    ]  # fmt: skip
-    answers = pd.concat(frames, ignore_index=True)
-    contrast = pd.DataFrame(_contrast(answers[answers["phase"] == "contrast"], parts))
-    steered = pd.DataFrame(_steered(answers[answers["phase"] == "steered"]))
-    projections = pd.concat(
-        [_projections(storage, key, of, answers) for key, of in parts.projections.items()],
-        ignore_index=True,
+    answers = _answers(storage, parts)
+    projections = [_projections(storage, key, of, answers) for key, of in parts.projections.items()]
+    return PersonaSummary(
+        contrast=pd.DataFrame(_contrast(answers[answers["phase"] == "contrast"], parts)),
+        steered=pd.DataFrame(_steered(answers[answers["phase"] == "steered"])),
+        projections=pd.concat(projections, ignore_index=True) if projections else pd.DataFrame(),
+        cosines=pd.DataFrame(_cosines(storage, parts)),
+        answers=answers,
     )
-    return PersonaSummary(contrast, steered, projections, pd.DataFrame(_cosines(parts)), answers)
+
+
+def _answers(storage: Storage, parts: Parts) -> pd.DataFrame:
+    """Every answer that has been judged, with its scores."""
+    frames = []
+    for (group, phase), of_group in parts.scores.items():
+        rows = _frame(storage, parts.answers[group, phase], ANSWERS_SCHEMA)
+        scores = _frame(storage, of_group, SCORES_SCHEMA)
+        names = {"model": group.model, "trait": group.trait, "phase": phase}
+        frames.append(rows.merge(scores, on="row_id").assign(**names))
+    if not frames:
+        empty = pa.schema([*ANSWERS_SCHEMA, *SCORES_SCHEMA]).empty_table().to_pandas()
+        frames = [empty.assign(model="", trait="", phase="")]
+    return pd.concat(frames, ignore_index=True)
 
 
 def _frame(storage: Storage, parts: Sequence[PartRef], schema: pa.Schema) -> pd.DataFrame:
@@ -92,7 +102,7 @@ def _outcomes(rows: pd.DataFrame) -> dict[str, int]:
 
 def _contrast(answers: pd.DataFrame, parts: Parts) -> Iterator[dict[str, object]]:
     for (model, trait, polarity), rows in answers.groupby(["model", "trait", "polarity"]):
-        pairs = parts.pairs[Group(str(model), str(trait))]
+        pairs = parts.pairs.get(Group(str(model), str(trait)))
         yield {
             "model": model,
             "trait": trait,
@@ -100,8 +110,8 @@ def _contrast(answers: pd.DataFrame, parts: Parts) -> Iterator[dict[str, object]
             "num_answers": len(rows),
             "trait_score": rows["trait_score"].mean(),
             "coherence": rows["coherence"].mean(),
-            "num_pairs": pairs.num_pairs,
-            "num_effective_pairs": len(pairs.kept),
+            "num_pairs": None if pairs is None else pairs.num_pairs,
+            "num_effective_pairs": None if pairs is None else len(pairs.kept),
             **_outcomes(rows),
         }
 
@@ -157,9 +167,13 @@ def _projections(
     return frame
 
 
-def _cosines(parts: Parts) -> Iterator[dict[str, object]]:
+def _cosines(storage: Storage, parts: Parts) -> Iterator[dict[str, object]]:
     for model in dict.fromkeys(group.model for group in parts.vectors):
-        of_model = {g.trait: v.whole for g, v in parts.vectors.items() if g.model == model}
+        of_model = {
+            group.trait: from_safetensors(storage.read(key), key).whole
+            for group, key in parts.vectors.items()
+            if group.model == model
+        }
         traits = list(of_model)
         for layer in sorted(set.intersection(*(set(whole) for whole in of_model.values()))):
             vectors = np.stack([of_model[trait][layer] for trait in traits])

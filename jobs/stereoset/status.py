@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from cluster.errors import ObjectNotFoundError
-from cluster.lease import LEASE_S, LeaseContent
 from cluster.ledger import Ledger
 from cluster.storage import Storage
-from jobs.console import clear, duration, print_table, say, warn
-from jobs.session import LOCK_KEY
+from jobs.console import duration, print_table, say, warn
+from jobs.session import DriverState
 from jobs.stereoset import batch_size, non_finite
 from jobs.stereoset.certificate_file import tell_certificate
 from jobs.stereoset.inventory import Inventory, take_inventory
@@ -22,33 +19,19 @@ from jobs.stereoset.plan import PlannedTask
 _MOST_GROUPS = 40
 
 
-def watch(storage: Storage, every_s: float) -> None:
-    """``status`` again and again, until nothing is left to compute or no driver is there."""
-    while True:
-        clear()
-        if not status(storage):
-            return
-        time.sleep(every_s)
-
-
-def status(storage: Storage) -> bool:
+def status(storage: Storage, record: Mapping[str, Any], driver: DriverState) -> None:
     """Print progress by model, phase and group, and what the last driver said.
-
-    Returns:
-        Whether a driver is at it.
 
     Raises:
         UserActionError: no run at this place, or damaged parts.
     """
-    record = Ledger(storage).read_record() or {}
-    state, is_running = _state(storage, record)
     if record and not Ledger(storage).read_manifest():
-        say(f"{storage.uri}: {state}; nothing is planned yet")
-        return is_running
+        say(f"{storage.uri}: {driver.told}; nothing is planned yet")
+        return
     inventory = take_inventory(storage)
-    say(f"{storage.uri}: {state}")
+    say(f"{storage.uri}: {driver.told}")
     session = (record.get("sessions") or [{}])[-1]
-    say(_progress(inventory, session, is_running=is_running))
+    say(_progress(inventory, session, is_running=driver.is_running))
     _table("progress", ["model", "phase"], inventory, lambda t: (t.group.model, t.phase))
     if len({task.group for task in inventory.planned}) <= _MOST_GROUPS:
         _table("by group", ["group"], inventory, lambda t: (str(t.group),))
@@ -62,7 +45,6 @@ def status(storage: Storage) -> bool:
         say(
             f"set aside: {task['group']}, shard {task['shard']} ({task['table']}): {task['reason']}"
         )
-    return is_running
 
 
 def _progress(inventory: Inventory, session: Mapping[str, Any], *, is_running: bool) -> str:
@@ -108,20 +90,3 @@ def _table(
             for key in keys
         ],
     )
-
-
-def _state(storage: Storage, record: Mapping[str, Any]) -> tuple[str, bool]:
-    """What the lock and the last record say, and whether a driver is at it."""
-    try:
-        found = storage.read_versioned(LOCK_KEY)
-    except ObjectNotFoundError:
-        outcome, ended = record.get("outcome", "unknown"), record.get("ended")
-        if outcome == "running":
-            return "no driver; the last one ended without a word", False
-        return f"{outcome}" + (f", ended {ended}" if ended else ""), False
-    holder = LeaseContent.parse(found.data)
-    if holder is None:
-        return "locked by an unknown driver", False
-    heard = f"driver on {holder.host}, process {holder.pid}, heard of {found.age_s:.0f} s ago"
-    is_running = found.age_s < LEASE_S
-    return heard + ("" if is_running else ": it may be gone"), is_running

@@ -1,0 +1,103 @@
+"""``index.json``: the parts that a persona sweep consists of; others beside them do not count."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from cluster.errors import ObjectNotFoundError, UserActionError
+from cluster.storage import Storage
+from jobs.persona.filter import EffectivePairs
+from jobs.persona.plan import PartRef
+from jobs.persona.tables import Phase
+
+INDEX_KEY = "index.json"
+_VERSION = 1
+
+
+@dataclass(frozen=True, order=True)
+class Group:
+    """A model and a trait."""
+
+    model: str
+    trait: str
+
+    def __str__(self) -> str:
+        return f"{self.model}/{self.trait}"
+
+
+GroupParts = Mapping[tuple[Group, Phase], Sequence[PartRef]]
+
+
+@dataclass
+class Parts:
+    """What a sweep has come to, filled stage by stage; every part named is in storage.
+
+    Attributes:
+        num_rows: answers that are planned, by group and phase.
+        vectors: storage key of the vectors that steer, by group.
+    """
+
+    num_rows: dict[tuple[Group, Phase], int] = field(default_factory=dict)
+    answers: dict[tuple[Group, Phase], list[PartRef]] = field(default_factory=dict)
+    scores: dict[tuple[Group, Phase], list[PartRef]] = field(default_factory=dict)
+    pairs: dict[Group, EffectivePairs] = field(default_factory=dict)
+    vectors: dict[Group, str] = field(default_factory=dict)
+    projections: dict[tuple[Group, Phase], list[PartRef]] = field(default_factory=dict)
+
+    def write(self, storage: Storage) -> None:
+        """Write it down."""
+        content = {
+            "index_version": _VERSION,
+            "num_rows": [[*_key(key), num] for key, num in self.num_rows.items()],
+            **{name: _plain(getattr(self, name)) for name in ("answers", "scores", "projections")},
+            "pairs": [[g.model, g.trait, asdict(of)] for g, of in self.pairs.items()],
+            "vectors": [[g.model, g.trait, key] for g, key in self.vectors.items()],
+        }
+        storage.replace(INDEX_KEY, json.dumps(content, indent=1).encode())
+
+    @classmethod
+    def read(cls, storage: Storage) -> Parts:
+        """What the last session wrote down; nothing yet where no stage has ended.
+
+        Raises:
+            UserActionError: it is damaged, or a newer version wrote it.
+        """
+        where = storage.uri_of(INDEX_KEY)
+        try:
+            content = json.loads(storage.read(INDEX_KEY))
+            version = content["index_version"]
+            if version > _VERSION:
+                raise UserActionError(
+                    f"{where} has version {version}, this steersweep reads up to {_VERSION}; use "
+                    "the newer version"
+                )
+            return cls(
+                num_rows={(Group(m, t), p): num for m, t, p, num in content["num_rows"]},
+                **{name: _parts(content[name]) for name in ("answers", "scores", "projections")},
+                pairs={
+                    Group(m, t): EffectivePairs(**{**of, "kept": tuple(of["kept"])})
+                    for m, t, of in content["pairs"]
+                },
+                vectors={Group(m, t): key for m, t, key in content["vectors"]},
+            )
+        except ObjectNotFoundError:
+            return cls()
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserActionError(
+                f"{where} is damaged; delete it, and run the same command again"
+            ) from error
+
+
+def _key(key: tuple[Group, Phase]) -> tuple[str, str, str]:
+    return key[0].model, key[0].trait, key[1]
+
+
+def _plain(parts: GroupParts) -> list[list[Any]]:
+    return [[*_key(key), [[r.key, r.task_id] for r in refs]] for key, refs in parts.items()]
+
+
+def _parts(plain: Sequence[Any]) -> dict[tuple[Group, Phase], list[PartRef]]:
+    return {(Group(m, t), p): [PartRef(*ref) for ref in refs] for m, t, p, refs in plain}

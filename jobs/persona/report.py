@@ -1,0 +1,118 @@
+"""What a persona sweep has come to: tables written beside its parts, and printed."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from cluster.storage import Storage
+from jobs.console import print_table, say, warn
+from jobs.persona.index import Parts
+from jobs.persona.summary import PersonaSummary, summarise
+
+
+def report(storage: Storage, parts: Parts | None = None) -> PersonaSummary:
+    """Write the tables of ``summary/`` and print the scores.
+
+    Args:
+        parts: what the sweep consists of; None: what the output says of it.
+
+    Raises:
+        UserActionError, CorruptPartError: damaged parts.
+    """
+    parts = Parts.read(storage) if parts is None else parts
+    summary = summarise(storage, parts)
+    if missing := not_there(parts):
+        warn(f"not complete yet: {missing}; what is there is reported")
+    _write(storage, summary)
+    for group, pairs in parts.pairs.items():
+        say(pairs.line(str(group)))
+    if len(summary.steered):
+        _print(summary.steered)
+    say(f"tables: {storage.uri_of('summary')}")
+    return summary
+
+
+def status(storage: Storage) -> None:
+    """Print how far each stage has come.
+
+    Raises:
+        UserActionError: a damaged index.
+    """
+    parts = Parts.read(storage)
+    rows = [
+        [
+            str(group),
+            phase,
+            f"{num:,}",
+            _state(parts.answers.get((group, phase))),
+            _state(parts.scores.get((group, phase))),
+            _state(parts.projections.get((group, phase))),
+        ]
+        for (group, phase), num in parts.num_rows.items()
+    ]
+    print_table("stages", ["group", "phase", "answers", "written", "judged", "projected"], rows)
+    for group, pairs in parts.pairs.items():
+        say(pairs.line(str(group)))
+
+
+def not_there(parts: Parts) -> str:
+    """The first stage that has not ended, in words; empty where all have."""
+    if not parts.answers:
+        return "contrast answers"
+    if not parts.vectors:
+        return "judgements of contrast answers" if not parts.pairs else "vectors"
+    phases = {phase for _, phase in parts.scores}
+    if "steered" not in phases:
+        return "steered answers or their judgements"
+    return "" if parts.projections else "projections"
+
+
+def _state(refs: object) -> str:
+    return "done" if refs is not None else "-"
+
+
+def _write(storage: Storage, summary: PersonaSummary) -> None:
+    """Write the tables of ``summary/`` as Parquet and CSV."""
+    for name, frame in summary.tables().items():
+        if frame.empty:
+            continue
+        for kind, write in (("parquet", _parquet), ("csv", _csv)):
+            storage.replace(f"summary/{name}.{kind}", write(frame))
+
+
+def _parquet(frame: pd.DataFrame) -> bytes:
+    sink = io.BytesIO()
+    frame.to_parquet(sink, index=False)
+    return sink.getvalue()
+
+
+def _csv(frame: pd.DataFrame) -> bytes:
+    return frame.to_csv(index=False).encode()
+
+
+def _print(steered: pd.DataFrame) -> None:
+    """The trait score against the coefficient, with coherence beside it."""
+    keys = ["model", "trait", "layer", "positions", "coeff"]
+    rows = [
+        [
+            *(str(row[key]) for key in keys[:2]),
+            f"{row['layer']:.0f}",
+            row["positions"],
+            f"{row['coeff']:g}",
+            f"{row['num_answers']:,}",
+            _estimate(row, "trait_score"),
+            _estimate(row, "coherence"),
+        ]
+        for row in steered.sort_values(keys).to_dict("records")
+    ]
+    print_table("scores of steered answers, 0 to 100", [*keys, "n", "trait", "coherence"], rows)
+
+
+def _estimate(row: Mapping[Any, Any], name: str) -> str:
+    if pd.isna(row[name]):
+        return "-"
+    return f"{row[name]:.1f} ({row[f'{name}_low']:.1f} to {row[f'{name}_high']:.1f})"
