@@ -60,7 +60,7 @@ def summarise(storage: Storage, parts: Parts) -> PersonaSummary:
     Raises:
         CorruptPartError: a damaged part.
     """
-    answers = _answers(storage, parts)
+    answers = _answers(storage, parts).astype({"layer": "Int32"})
     projections = [_projections(storage, key, of, answers) for key, of in parts.projections.items()]
     return PersonaSummary(
         contrast=pd.DataFrame(_contrast(answers[answers["phase"] == "contrast"], parts)),
@@ -124,6 +124,7 @@ def _steered(answers: pd.DataFrame) -> Iterator[dict[str, object]]:
             means |= {name: rows[name].mean(), f"{name}_low": low, f"{name}_high": high}
         yield {
             **dict(zip(_CELL, key, strict=True)),
+            "layer": int(rows["layer"].iloc[0]),
             "apply": rows["apply"].iloc[0],
             "num_answers": len(rows),
             **means,

@@ -86,6 +86,7 @@ class Scorer:
         self._store = ReplyStore(storage, judge.name) if keeps and storage is not None else None
         self._coherence_prompt, self._on_verdict = coherence_prompt, on_verdict
         self._num_failed_in_a_row = 0
+        self._stopped_by: UserActionError | None = None
         self.usage = Usage()
 
     def score(self, trait: Trait, answers: Sequence[Answer]) -> list[Judgement]:
@@ -137,6 +138,7 @@ class Scorer:
         left = iter(missing.items())
         if self._store is not None:
             self._store.begin()
+        self._stopped_by = None
         try:
             async with self._judge, asyncio.TaskGroup() as group:
                 for _ in range(min(self._judge.concurrency, len(missing))):
@@ -144,12 +146,20 @@ class Scorer:
         except BaseExceptionGroup as errors:
             # The others were cancelled, or failed alike.
             raise _first(errors) from None
+        if self._stopped_by is not None:
+            raise self._stopped_by from None
         if self._store is not None:
             await asyncio.to_thread(self._store.pack)
 
     async def _ask_some(self, left: Iterator[tuple[str, Query]], found: dict[str, Verdict]) -> None:
-        for key, query in left:
-            verdict = await self._judge.ask(query)
+        while self._stopped_by is None and (entry := next(left, None)) is not None:
+            key, query = entry
+            try:
+                verdict = await self._judge.ask(query)
+            except UserActionError as error:
+                # Queries that are under way may be paid for: they end, and are stored.
+                self._stopped_by = self._stopped_by or error
+                return
             if self._store is not None and verdict.outcome != "failed":
                 await self._store.put(key, query.subject, verdict)
             found[key] = verdict
@@ -160,8 +170,8 @@ class Scorer:
     def _stop_if_down(self, verdict: Verdict) -> None:
         has_failed = verdict.outcome == "failed"
         self._num_failed_in_a_row = self._num_failed_in_a_row + 1 if has_failed else 0
-        if self._num_failed_in_a_row >= MOST_FAILURES_IN_A_ROW:
-            raise UserActionError(
+        if self._num_failed_in_a_row >= MOST_FAILURES_IN_A_ROW and self._stopped_by is None:
+            self._stopped_by = UserActionError(
                 f"judge {self._judge.name}: {self._num_failed_in_a_row} queries in a row failed, "
                 f"the last with {verdict.said}; what was scored is kept, start again later"
             )

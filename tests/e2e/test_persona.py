@@ -1,0 +1,291 @@
+"""Persona sweeps through the whole pipeline, held against direct computations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.numpy import load_file
+from transformers import AutoModelForCausalLM
+
+from jobs.persona.judges.endpoint import PROBE
+from jobs.persona.judges.prompts import COHERENCE_PROMPT, fill
+from tests.support.judge_server import JudgeServer, Reply, judge_server
+from tests.support.personas import (
+    KEY,
+    judge_spec,
+    moody,
+    save_chat_model,
+    verdict_on,
+    write_persona_spec,
+)
+from tests.support.sweeps import Finished, steersweep
+
+TRAITS = ("kind", "sly")
+
+
+@pytest.fixture(scope="module")
+def chat(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_chat_model(tmp_path_factory.mktemp("chat") / "model")
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+
+@pytest.fixture(scope="module")
+def judged(
+    chat: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Path, Finished, JudgeServer]]:
+    """A finished sweep, greedy, judged by a server that is not always well."""
+    folder = tmp_path_factory.mktemp("persona")
+    with pytest.MonkeyPatch.context() as patch, judge_server(moody()) as server:
+        patch.setenv("OPENAI_API_KEY", KEY)
+        patch.setenv("NO_PROXY", "*")
+        spec = write_persona_spec(
+            folder,
+            chat,
+            judge=judge_spec(server.openai_url),
+            generation={"max_new_tokens": 12, "greedy": True},
+            filter={"positive_at_least": 40, "negative_below": 60, "coherence_at_least": 20},
+        )
+        yield folder / "out", steersweep("run", str(spec)), server
+
+
+def rows_of(output: Path, table: str, phase: str) -> pd.DataFrame:
+    paths = sorted(output.glob(f"{table}/model=chat/trait=*/phase={phase}/*.parquet"))
+    return pd.concat(
+        pq.ParquetFile(path).read().to_pandas().assign(trait=path.parts[-3].split("=")[1])
+        for path in paths
+    )
+
+
+def wanted_verdicts(row: pd.Series) -> dict[str, tuple[str, float | None]]:
+    eval_prompt = f"How {row['trait']}? Q: {{question}} A: {{answer}}"
+    return {
+        name: verdict_on(fill(prompt, row["question"], row["answer"]))
+        for name, prompt in (("trait", eval_prompt), ("coherence", COHERENCE_PROMPT))
+    }
+
+
+def test_every_answer_is_judged_as_the_server_says(
+    judged: tuple[Path, Finished, JudgeServer],
+) -> None:
+    output, finished, server = judged
+    assert finished.code == 0, finished
+    outcomes = set()
+    for phase, num in (("contrast", 2 * 3 * 2), ("steered", 2 * 6)):
+        answers = rows_of(output, "answers", phase)
+        assert len(answers) == 2 * num
+        scores = rows_of(output, "scores", phase)
+        for _, row in answers.merge(scores, on=["trait", "row_id"]).iterrows():
+            wanted = wanted_verdicts(row)
+            outcomes |= {outcome for outcome, _ in wanted.values()}
+            for name, column in (("trait", "trait_score"), ("coherence", "coherence")):
+                outcome, score = wanted[name]
+                assert row[f"{name}_outcome"] == outcome
+                assert row[column] == pytest.approx(score, nan_ok=True) if score is not None else (
+                    np.isnan(row[column])
+                )  # fmt: skip
+    assert outcomes == {"scored", "refused", "unparsable"}
+    assert all(KEY in key for key in server.keys)
+
+
+def test_the_filter_keeps_the_pairs_that_pass(judged: tuple[Path, Finished, JudgeServer]) -> None:
+    output, finished, _ = judged
+    for trait in TRAITS:
+        kept = kept_rows(output, trait)
+        assert 0 < len(kept) < 12, "the test would show nothing"
+        assert f"chat/{trait}: {len(kept) // 2} of 6 pairs are effective" in " ".join(
+            (finished.out + finished.err).split()
+        )
+
+
+def kept_rows(output: Path, trait: str) -> set[str]:
+    """Ids of the rows whose pairs pass the filter, from the server's verdicts alone."""
+    answers = rows_of(output, "answers", "contrast").query(f"trait == '{trait}'")
+    verdicts = {row["row_id"]: wanted_verdicts(row) for _, row in answers.iterrows()}
+    kept = set()
+    for pair in {row_id.rsplit(".", 1)[0] for row_id in verdicts}:
+        positive, negative = (verdicts[f"{pair}.{p}"] for p in ("positive", "negative"))
+        scores = [positive["trait"][1], negative["trait"][1]]
+        coherences = [positive["coherence"][1], negative["coherence"][1]]
+        if None in scores or None in coherences:
+            continue
+        if scores[0] >= 40 and scores[1] < 60 and min(coherences) >= 20:
+            kept |= {f"{pair}.positive", f"{pair}.negative"}
+    return kept
+
+
+def states_of(chat: Path, row: pd.Series) -> dict[str, np.ndarray]:
+    """Pooled states [L, D] of an answer by transformers' own forward."""
+    model = AutoModelForCausalLM.from_pretrained(chat, dtype=torch.float32)
+    ids = [*row["prompt_ids"], *row["answer_ids"]]
+    found = []
+    hooks = [
+        block.register_forward_hook(lambda _m, _i, out: found.append(
+            out[0] if isinstance(out, tuple) else out))
+        for block in model.model.layers
+    ]  # fmt: skip
+    with torch.inference_mode():
+        model(torch.tensor([ids]))
+    for hook in hooks:
+        hook.remove()
+    states = np.stack([state.reshape(len(ids), -1).double().numpy() for state in found])
+    num = len(row["prompt_ids"])
+    return {
+        "response_mean": states[:, num:].mean(axis=1),
+        "prompt_mean": states[:, :num].mean(axis=1),
+        "prompt_last": states[:, num - 1],
+    }
+
+
+def test_vectors_projections_and_angles_are_those_of_the_states(
+    chat: Path, judged: tuple[Path, Finished, JudgeServer]
+) -> None:
+    output, _, _ = judged
+    contrast = rows_of(output, "answers", "contrast")
+    vectors = {}
+    for trait in TRAITS:
+        kept = contrast[contrast["row_id"].isin(kept_rows(output, trait))]
+        kept = kept[kept["trait"] == trait]
+        states = {row["row_id"]: states_of(chat, row) for _, row in kept.iterrows()}
+        for pooling in ("response_mean", "prompt_mean", "prompt_last"):
+            means = [
+                np.mean([s[pooling] for name, s in states.items() if name.endswith(polarity)], 0)
+                for polarity in ("positive", "negative")
+            ]
+            stored = load_file(output / f"vectors/chat/{trait}.{pooling}.safetensors")
+            wanted = means[0] - means[1]
+            for layer in range(1, 5):
+                np.testing.assert_allclose(stored[f"layer.{layer}"], wanted[layer - 1], atol=1e-5)
+            vectors[trait, pooling] = wanted
+    projections = rows_of(output, "projections", "steered").query("trait == 'kind'")
+    answers = rows_of(output, "answers", "steered").query("trait == 'kind'").set_index("row_id")
+    for row_id in list(answers.index[:3]):
+        states = states_of(chat, answers.loc[row_id])
+        for row in projections[projections["row_id"] == row_id].itertuples():
+            vector = vectors[row.vector, row.pooling][row.at_layer - 1]
+            unit, state = vector / np.linalg.norm(vector), states["response_mean"][row.at_layer - 1]
+            assert row.response_mean == pytest.approx(state @ unit, abs=1e-4)
+            assert row.cosine == pytest.approx(state @ unit / np.linalg.norm(state), abs=1e-5)
+            last = states["prompt_last"][row.at_layer - 1]
+            assert row.prompt_last == pytest.approx(last @ unit, abs=1e-4)
+    angles = pd.read_parquet(output / "summary" / "cosines.parquet")
+    for row in angles.itertuples():
+        one, two = (
+            vectors[name, "response_mean"][row.layer - 1] for name in (row.trait, row.other)
+        )
+        wanted = one @ two / np.linalg.norm(one) / np.linalg.norm(two)
+        assert row.cosine == pytest.approx(wanted, abs=1e-5)
+    assert len(angles) == 4 * 3
+
+
+def test_the_steered_table_is_that_of_the_scores(
+    judged: tuple[Path, Finished, JudgeServer],
+) -> None:
+    output, _, _ = judged
+    steered = pd.read_parquet(output / "summary" / "steered.parquet")
+    rows = rows_of(output, "answers", "steered").merge(
+        rows_of(output, "scores", "steered"), on=["trait", "row_id"]
+    )
+    assert len(steered) == 2 * 6
+    for cell in steered.itertuples():
+        of = rows.query(
+            f"trait == '{cell.trait}' and layer == {cell.layer} and coeff == {cell.coeff}"
+        )
+        assert cell.num_answers == len(of) == 2
+        assert cell.trait_score == pytest.approx(of["trait_score"].mean(), nan_ok=True)
+        assert cell.num_trait_refused == (of["trait_outcome"] == "refused").sum()
+        assert cell.num_coherence_unparsable == (of["coherence_outcome"] == "unparsable").sum()
+        assert cell.apply == f"blocks.{cell.layer - 1}.resid_post"
+
+
+def test_coefficient_0_is_the_models_own_answer(
+    chat: Path, judged: tuple[Path, Finished, JudgeServer]
+) -> None:
+    output, _, _ = judged
+    model = AutoModelForCausalLM.from_pretrained(chat, dtype=torch.float32)
+    rows = rows_of(output, "answers", "steered").query("coeff == 0 and layer == 2")
+    for _, row in rows.iterrows():
+        prompt = torch.tensor([list(row["prompt_ids"])])
+        wanted = model.generate(prompt, max_new_tokens=12, do_sample=False, pad_token_id=0)
+        written = wanted[0, prompt.shape[1] :].tolist()[: len(row["answer_ids"])]
+        assert list(row["answer_ids"]) == written
+    other = rows_of(output, "answers", "steered").query("coeff == 5 and layer == 2")
+    assert list(other["answer"]) != list(rows["answer"])
+
+
+def test_nothing_is_made_or_paid_for_twice(
+    judged: tuple[Path, Finished, JudgeServer],
+) -> None:
+    output, _, server = judged
+    before = len(server.prompts)
+    parts = {p: p.stat().st_mtime_ns for p in output.glob("*/model=*/**/*.parquet")}
+    again = steersweep("run", str(output.parent / "persona.yaml"))
+    assert again.code == 0, again
+    assert len(server.prompts) == before
+    assert {p: p.stat().st_mtime_ns for p in output.glob("*/model=*/**/*.parquet")} == parts
+    grown = steersweep(
+        "run", str(output.parent / "persona.yaml"), "--set", "steering.coeffs=[-3, 0, 5, 9]"
+    )
+    assert grown.code == 0, grown
+    new = rows_of(output, "answers", "steered").query("coeff == 9")
+    assert len(new) == 2 * 2 * 2
+    # The index names the parts of the grid as it is; those of the smaller grid are left alone.
+    assert len(pd.read_parquet(output / "summary" / "steered.parquet")) == 2 * 8
+    assert set(parts) <= set(output.glob("*/model=*/**/*.parquet"))
+
+
+@pytest.mark.parametrize("num_answered", [1, 9, 60])
+def test_a_judge_that_goes_away_is_paid_for_no_answer_twice(
+    num_answered: int, chat: Path, tmp_path: Path
+) -> None:
+    """Out of credit in the middle of judging, and started again when it is there."""
+    well, paid, is_down = moody(), [], True
+
+    def answer(prompt: str, _num_before: int) -> Reply:
+        if is_down and len(paid) >= num_answered:
+            return 402
+        paid.append(prompt)
+        return well(prompt, 1)
+
+    with judge_server(answer) as server:
+        spec = write_persona_spec(
+            tmp_path,
+            chat,
+            judge=judge_spec(server.openai_url),
+            filter={"positive_at_least": 0, "negative_below": 100, "coherence_at_least": 0},
+        )
+        stopped = steersweep("run", str(spec))
+        assert stopped.code == 2, stopped
+        assert KEY not in stopped.err + stopped.out
+        assert len(paid) == num_answered
+        is_down = False
+        finished = steersweep("run", str(spec))
+    assert finished.code == 0, finished
+    asked = [prompt for prompt in paid if prompt != PROBE]
+    assert len(asked) == len(set(asked)) > 60
+    status = steersweep("status", str(tmp_path / "out"))
+    assert status.out.count("done") >= 3 * 4
+
+
+def test_a_report_of_an_unfinished_sweep_says_what_is_missing(chat: Path, tmp_path: Path) -> None:
+    spec = write_persona_spec(tmp_path, chat)
+    refused = steersweep("run", str(spec))  # words decide: no pair of random text is effective
+    assert refused.code == 2
+    assert "no pair to make a vector from" in " ".join(refused.err.split())
+    report = steersweep("report", str(tmp_path / "out"))
+    assert report.code == 0, report
+    assert "not complete yet: vectors" in " ".join(report.err.split())
+    contrast = pd.read_parquet(tmp_path / "out" / "summary" / "contrast.parquet")
+    assert set(contrast["polarity"]) == {"positive", "negative"}
