@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -289,3 +292,36 @@ def test_a_report_of_an_unfinished_sweep_says_what_is_missing(chat: Path, tmp_pa
     assert "not complete yet: vectors" in " ".join(report.err.split())
     contrast = pd.read_parquet(tmp_path / "out" / "summary" / "contrast.parquet")
     assert set(contrast["polarity"]) == {"positive", "negative"}
+
+
+def test_killed_at_every_stage_it_ends_with_the_rows_of_an_undisturbed_run(
+    chat: Path, tmp_path: Path
+) -> None:
+    words = {"kind": "word_list", "words": {name: ["a", "e", "i"] for name in TRAITS}}
+    passing = {"positive_at_least": 0, "negative_below": 100, "coherence_at_least": 0}
+    spec = write_persona_spec(tmp_path, chat, judge=words, filter=passing)
+    output = tmp_path / "out"
+    for place in ("scores/**/*.parquet", "sums/**/*.parquet", "scores/**/phase=steered/*.parquet"):
+        driver = subprocess.Popen(
+            [sys.executable, "-m", "jobs.cli", "run", str(spec)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        began = time.monotonic()
+        while not any(output.glob(place)):
+            assert driver.poll() is None, "ended before it had begun"
+            assert time.monotonic() < began + 120
+            time.sleep(0.01)
+        driver.kill()
+        driver.wait()
+    finished = steersweep("run", str(spec))
+    assert finished.code == 0, finished
+    undisturbed = steersweep("run", str(spec), "--output", str(tmp_path / "undisturbed"))
+    assert undisturbed.code == 0, undisturbed
+    for table in ("answers", "scores", "projections"):
+        for phase in ("contrast", "steered"):
+            frames = [
+                rows_of(folder, table, phase).sort_values("row_id", kind="stable")
+                for folder in (output, tmp_path / "undisturbed")
+            ]
+            pd.testing.assert_frame_equal(*frames)
