@@ -89,7 +89,7 @@ def run(
         from jobs.persona.spec import PersonaSpec
 
         persona = load_spec(PersonaSpec, spec, set_ or [], output)
-        raise typer.Exit(run_persona(persona, new=new))
+        raise typer.Exit(run_persona(persona, new=new, figures=figures))
     from jobs.stereoset.run import run as run_stereoset
     from jobs.stereoset.spec import StereoSetSpec
 

@@ -60,7 +60,7 @@ def report(storage: Storage, *, figures: bool, beside: Storage | None) -> None:
 
         if beside is not None:
             raise UserActionError("--compare is for outputs of the stereoset job")
-        of_persona(storage)
+        of_persona(storage, figures=figures)
         return
     from jobs.stereoset.report import report as of_stereoset
 

@@ -14,11 +14,12 @@ from jobs.persona.index import Parts
 from jobs.persona.summary import PersonaSummary, summarise
 
 
-def report(storage: Storage, parts: Parts | None = None) -> PersonaSummary:
-    """Write the tables of ``summary/`` and print the scores.
+def report(storage: Storage, parts: Parts | None = None, *, figures: bool = True) -> PersonaSummary:
+    """Write the tables of ``summary/`` and ``figures/``, and print the scores.
 
     Args:
         parts: what the sweep consists of; None: what the output says of it.
+        figures: whether to draw them.
 
     Raises:
         UserActionError, CorruptPartError: damaged parts.
@@ -33,7 +34,19 @@ def report(storage: Storage, parts: Parts | None = None) -> PersonaSummary:
     if len(summary.steered):
         _print(summary.steered)
     say(f"tables: {storage.uri_of('summary')}")
+    if figures:
+        _draw(storage, summary)
     return summary
+
+
+def _draw(storage: Storage, summary: PersonaSummary) -> None:
+    # matplotlib takes a second to load, and only figures need it.
+    from jobs.figures.write import FIGURES, write_figures
+    from jobs.persona.figures import NAMES, make_figures
+
+    figures = make_figures(summary)
+    write_figures(storage, figures, NAMES)
+    say(f"figures: {storage.uri_of(FIGURES)} ({len(figures)} as PNG and PDF)")
 
 
 def status(storage: Storage) -> None:

@@ -41,20 +41,22 @@ class SetAsideError(Exception):
         ]
 
 
-def run(spec: PersonaSpec, *, new: bool = False) -> int:
+def run(spec: PersonaSpec, *, new: bool = False, figures: bool = True) -> int:
     """Run a sweep, or what an output lacks of it; returns the exit code.
 
     Args:
         new: start afresh beside an output that is there already.
+        figures: whether the report at the end draws them.
 
     Raises:
         InputError, UserActionError: the user must change something.
     """
-    return run_session(spec, lambda opened: _Session(spec, opened).run(), new=new)
+    return run_session(spec, lambda opened: _Session(spec, opened, figures).run(), new=new)
 
 
 class _Session:
-    def __init__(self, spec: PersonaSpec, opened: Opened) -> None:
+    def __init__(self, spec: PersonaSpec, opened: Opened, figures: bool) -> None:
+        self._figures = figures
         self._storage_spec, self._storage = opened.storage_spec, opened.storage
         self._stack, self._signals = opened.stack, opened.signals
         self._executor = Executor(spec.compute, opened.stack)
@@ -110,7 +112,7 @@ class _Session:
         finally:
             if scorer.usage.num_calls or scorer.usage.num_cached:
                 say(scorer.cost_line())
-        report(self._storage, parts)
+        report(self._storage, parts, figures=self._figures)
         record.write("done")
         return 0
 

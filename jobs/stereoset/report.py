@@ -96,7 +96,8 @@ def _write(storage: Storage, name: str, table: pa.Table, *, only_with_rows: bool
 
 def _draw(storage: Storage, inventory: Inventory, summary: Summary) -> None:
     # matplotlib takes a second to load, and only figures need it.
-    from jobs.stereoset.figures.make import FIGURES, make_figures, what_is_drawn, write_figures
+    from jobs.figures.write import FIGURES, write_figures
+    from jobs.stereoset.figures.make import NAMES, make_figures, what_is_drawn
     from jobs.stereoset.frames import vectors_frame
 
     cells = summary.cells.to_pandas()
@@ -107,7 +108,7 @@ def _draw(storage: Storage, inventory: Inventory, summary: Summary) -> None:
         of_nulls=summary.nulls.to_pandas(),
         geometry=summary.geometry.to_pandas(),
     )
-    write_figures(storage, figures)
+    write_figures(storage, figures, NAMES)
     say(f"figures: {storage.uri_of(FIGURES)} ({what_is_drawn(figures, cells)})")
 
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pandas as pd
 from matplotlib.figure import Figure
 
-from jobs.stereoset.figures.bands import legend_line
-from jobs.stereoset.figures.page import Layout, blank, label_ticks, page, row_title
+from jobs.figures.bands import legend_line
+from jobs.figures.page import Layout, blank, label_ticks, page, row_title
+from jobs.figures.style import category_style
 from jobs.stereoset.figures.selection import ordered
-from jobs.stereoset.figures.style import category_style
 from jobs.stereoset.summary_keys import POOLED
 
 PANELS = {

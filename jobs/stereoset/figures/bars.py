@@ -11,9 +11,10 @@ from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from jobs.stereoset.figures.page import Layout, blank, label_ticks, page, row_title
+from jobs.figures.page import Layout, blank, label_ticks, page, row_title
+from jobs.figures.style import GREY
+from jobs.stereoset.figures.labels import CHANGE_COLOURS, LABELS, LEGEND_OF_LABELS
 from jobs.stereoset.figures.selection import by_split_and_coeff, ordered
-from jobs.stereoset.figures.style import CHANGE_COLOURS, GREY, LABELS, LEGEND_OF_LABELS
 
 _BAR = 0.27
 _WHISKER_PT = {False: 0.5, True: 0.25}

@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from jobs.stereoset.figures.bands import draw_band, legend_line
-from jobs.stereoset.figures.page import Layout, label_ticks, page, row_title
+from jobs.figures.bands import draw_band, legend_line
+from jobs.figures.page import Layout, label_ticks, page, row_title
+from jobs.figures.style import GREY, SEQUENTIAL
+from jobs.stereoset.figures.labels import FAMILIES, LABELS, LEGEND_OF_LABELS
 from jobs.stereoset.figures.pooling import over_bias_types, over_bias_types_and_layers
 from jobs.stereoset.figures.selection import ordered, spread
-from jobs.stereoset.figures.style import FAMILIES, GREY, LABELS, LEGEND_OF_LABELS, SEQUENTIAL
 
 _MOST_LAYERS = 4
 _WIDE = 30.0

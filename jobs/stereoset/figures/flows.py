@@ -10,10 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import ArrowStyle, Circle, FancyArrowPatch
 
-from jobs.stereoset.figures.page import Layout, page, row_title
+from jobs.figures.page import Layout, page, row_title
+from jobs.figures.style import FAINT, GREY, SMALL_PT
+from jobs.stereoset.figures.labels import CHANGE_COLOURS, LEGEND_OF_LABELS
 from jobs.stereoset.figures.pooling import over_bias_types, over_bias_types_and_layers
 from jobs.stereoset.figures.selection import by_split_and_coeff, largest, ordered, spread
-from jobs.stereoset.figures.style import CHANGE_COLOURS, FAINT, GREY, LEGEND_OF_LABELS, SMALL_PT
 
 _NODES = {"s": (0.0, 0.0), "a": (1.0, 0.0), "u": (0.5, 0.85)}
 _LABEL_AT = {

@@ -8,10 +8,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from jobs.stereoset.figures.page import Layout, label_ticks, page, row_title
+from jobs.figures.page import Layout, label_ticks, page, row_title
+from jobs.figures.style import DIVERGING, FAINT
+from jobs.stereoset.figures.labels import FAMILIES, LABELS, LEGEND_OF_LABELS
 from jobs.stereoset.figures.pooling import over_bias_types
 from jobs.stereoset.figures.selection import largest, ordered
-from jobs.stereoset.figures.style import DIVERGING, FAINT, FAMILIES, LABELS, LEGEND_OF_LABELS
 
 
 def heat_maps(cells: pd.DataFrame, pooled: pd.DataFrame) -> Iterator[tuple[str, Figure]]:

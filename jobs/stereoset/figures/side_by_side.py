@@ -7,17 +7,12 @@ from collections.abc import Iterator
 import pandas as pd
 from matplotlib.figure import Figure
 
-from jobs.stereoset.figures.bands import draw_band, legend_line
-from jobs.stereoset.figures.page import Layout, label_ticks, page, row_title
+from jobs.figures.bands import draw_band, legend_line
+from jobs.figures.page import Layout, label_ticks, page, row_title
+from jobs.figures.style import GREY, category_style
+from jobs.stereoset.figures.labels import FAMILIES, LABELS, LEGEND_OF_LABELS
 from jobs.stereoset.figures.pooling import over_bias_types
 from jobs.stereoset.figures.selection import by_split_and_coeff, ordered
-from jobs.stereoset.figures.style import (
-    FAMILIES,
-    GREY,
-    LABELS,
-    LEGEND_OF_LABELS,
-    category_style,
-)
 from jobs.stereoset.summary_keys import POOLED
 
 FITTED = "fitted vectors"

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from jobs.stereoset.figures.bands import legend_line
+from jobs.figures.bands import legend_line
+from jobs.figures.page import Layout, blank, label_ticks, page, row_title
+from jobs.figures.style import GREY, category_style
 from jobs.stereoset.figures.cosine import cosines
-from jobs.stereoset.figures.page import Layout, blank, label_ticks, page, row_title
 from jobs.stereoset.figures.selection import ordered
-from jobs.stereoset.figures.style import GREY, category_style
 
 Lines = Mapping[str, "pd.Series[float]"]
 """By label, a number by layer."""

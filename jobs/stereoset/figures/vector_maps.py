@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from jobs.figures.page import Layout, blank, label_ticks, page, row_title
+from jobs.figures.style import DIVERGING
 from jobs.stereoset.figures.cosine import cosines
-from jobs.stereoset.figures.page import Layout, blank, label_ticks, page, row_title
 from jobs.stereoset.figures.selection import ordered
-from jobs.stereoset.figures.style import DIVERGING
 
 
 def vector_maps(vectors: pd.DataFrame) -> Iterator[tuple[str, Figure]]:

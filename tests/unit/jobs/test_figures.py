@@ -20,7 +20,8 @@ from matplotlib.patches import FancyArrowPatch
 from matplotlib.text import Text
 
 from cluster.storage import StorageSpec
-from jobs.stereoset.figures.make import make_figures, what_is_drawn, write_figures
+from jobs.figures.write import write_figures
+from jobs.stereoset.figures.make import NAMES, make_figures, what_is_drawn
 from jobs.stereoset.figures.pooling import over_bias_types, over_bias_types_and_layers
 from jobs.stereoset.figures.selection import MOST_BY_COEFF, spread
 from jobs.stereoset.geometry import GEOMETRY_SCHEMA
@@ -232,7 +233,7 @@ def test_a_name_stays_text(name: str, tmp_path: Path) -> None:
     vectors = vectors_frame_of({(name, "s", "gender", layer, None): [1.0, 2.0] for layer in (1, 2)})
     figures = make_figures(cells, pooled_frame(cells), vectors)
     assert any(name in text for text in texts(figures["bars-inter-coeff1"]))
-    write_figures(StorageSpec(str(tmp_path / "out")).open(), figures)
+    write_figures(StorageSpec(str(tmp_path / "out")).open(), figures, NAMES)
     assert {path.parent for path in tmp_path.rglob("*.*")} == {tmp_path / "out" / "figures"}
 
 
@@ -279,14 +280,14 @@ def test_figures_are_written_and_what_is_no_longer_made_goes(
     for key in ("figures/bars-old-coeff1.png", "figures/mine.png"):
         storage.replace(key, b"old")
     figures = {"bars-inter-coeff20": figure("bars-inter-coeff20")}
-    write_figures(storage, figures)
+    write_figures(storage, figures, NAMES)
     made = {entry.key: storage.read(entry.key) for entry in storage.list("figures/")}
     assert list(made) == [
         "figures/bars-inter-coeff20.pdf", "figures/bars-inter-coeff20.png", "figures/mine.png",
     ]  # fmt: skip
     assert made["figures/bars-inter-coeff20.png"].startswith(b"\x89PNG")
     assert made["figures/bars-inter-coeff20.pdf"].startswith(b"%PDF")
-    write_figures(storage, {"bars-inter-coeff20": figure("bars-inter-coeff20")})
+    write_figures(storage, {"bars-inter-coeff20": figure("bars-inter-coeff20")}, NAMES)
     assert {entry.key: storage.read(entry.key) for entry in storage.list("figures/")} == made
 
 

@@ -14,7 +14,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator
 
-from jobs.stereoset.figures.style import GREY, SMALL_PT, TEXT_PT
+from jobs.figures.style import GREY, SMALL_PT, TEXT_PT
 
 _NARROWEST = 5.6
 """Inches; titles fit into it."""
