@@ -18,6 +18,7 @@ from cluster.tasks import Pool, Receipt, Task, WorkerFactory
 from jobs.console import say, warn
 from jobs.executor import Executor
 from jobs.identity import changed_keys
+from jobs.persona.index import INDEX_KEY
 from jobs.persona.judges import Judge, Scorer, open_judge
 from jobs.persona.pipeline import FailedVerdictsError, Pipeline
 from jobs.persona.plan import hook_point
@@ -29,6 +30,20 @@ from jobs.session import LOCK_KEY, Opened, run_session, stored_log
 from steering_core.errors import InputError
 
 _OLD_TEMPORARY_S = 3600.0
+_OURS = (
+    LOCK_KEY,
+    INDEX_KEY,
+    "log/",
+    "answers/",
+    "judge/",
+    "scores/",
+    "sums/",
+    "vectors/",
+    "projections/",
+    "summary/",
+    "figures/",
+)
+"""What may be left where run.json is lost: parts are found by what they were made of."""
 
 
 class SetAsideError(Exception):
@@ -185,11 +200,12 @@ class _Session:
 def _check_same(storage: Storage, record: Mapping[str, Any] | None, sweep: PersonaSweep) -> None:
     """Refuse an output of another sweep; models, traits and the grid may grow."""
     if record is None:
-        if (found := next(iter(storage.list()), None)) is not None:
-            raise UserActionError(
-                f"{storage.uri} is not empty and holds no run ({found.key} is there); name a new "
-                "or empty output"
-            )
+        for entry in storage.list():
+            if not entry.key.startswith(_OURS):
+                raise UserActionError(
+                    f"{storage.uri} is not empty and holds no run ({entry.key} is there); name a "
+                    "new or empty output"
+                )
         return
     before, after = record["identity"], sweep.identity()
     common = {key: before[key] for key in before if key in after}

@@ -325,3 +325,25 @@ def test_killed_at_every_stage_it_ends_with_the_rows_of_an_undisturbed_run(
                 for folder in (output, tmp_path / "undisturbed")
             ]
             pd.testing.assert_frame_equal(*frames)
+
+
+def test_a_lost_record_costs_nothing_and_a_foreign_folder_is_refused(
+    chat: Path, tmp_path: Path
+) -> None:
+    passing = {"positive_at_least": 0, "negative_below": 100, "coherence_at_least": 0}
+    spec = write_persona_spec(tmp_path, chat, filter=passing)
+    assert steersweep("run", str(spec)).code == 0
+    parts = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("*/model=*/**/*.parquet")}
+    (tmp_path / "out" / "run.json").unlink()
+    assert steersweep("run", str(spec)).code == 0
+    found = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("*/model=*/**/*.parquet")}
+    assert found == parts
+    changed = steersweep("run", str(spec), "--set", "generation.seed=1")
+    assert changed.code == 2
+    assert "generation.seed: 0 -> 1" in " ".join(changed.err.split())
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "thesis.tex").write_text("mine")
+    refused = steersweep("run", str(spec), "--output", str(tmp_path / "foreign"))
+    assert refused.code == 2
+    assert "thesis.tex is there" in " ".join(refused.err.split())
+    assert [p.name for p in (tmp_path / "foreign").iterdir()] == ["thesis.tex"]
