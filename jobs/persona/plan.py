@@ -17,7 +17,7 @@ from steering_core.steerer import GenerationPositions
 
 Polarity = Literal["positive", "negative"]
 POLARITIES: tuple[Polarity, ...] = ("positive", "negative")
-_ROWS_PER_TASK = 256
+_ROWS_PER_TASK = 128
 
 
 @dataclass(frozen=True)
@@ -153,8 +153,7 @@ def answer_tasks(
     Args:
         vectors: storage key and digests of what steers them.
     """
-    size = sweep.spec.compute.examples_per_task
-    size = _ROWS_PER_TASK if size == "auto" else size
+    size = _rows_per_task(sweep)
     tasks = []
     for low in range(0, len(rows), size):
         shard = tuple(rows[low : low + size])
@@ -175,6 +174,20 @@ def answer_tasks(
         parts = {"answers": part_key("answers", model.name, trait, phase, task_id)}
         tasks.append(Task(task_id, model.name, float(len(shard)), parts, payload))
     return tasks
+
+
+def most_tasks(sweep: PersonaSweep) -> int:
+    """Tasks of the stage that has the most: how many replicas could have something to do."""
+    size, found = _rows_per_task(sweep), []
+    for rows_of in (contrast_rows, steered_rows):
+        numbers = [sum(1 for _ in rows_of(sweep, trait)) for trait in sweep.traits]
+        found.append(len(sweep.models) * sum(-(-num // size) for num in numbers))
+    return max(found)
+
+
+def _rows_per_task(sweep: PersonaSweep) -> int:
+    size = sweep.spec.compute.examples_per_task
+    return _ROWS_PER_TASK if size == "auto" else size
 
 
 def sums_task(model: str, trait: str, answers: PartRef, kept: Sequence[str]) -> Task:

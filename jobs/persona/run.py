@@ -21,7 +21,7 @@ from jobs.identity import changed_keys
 from jobs.persona.index import INDEX_KEY
 from jobs.persona.judges import Judge, Scorer, open_judge
 from jobs.persona.pipeline import FailedVerdictsError, Pipeline
-from jobs.persona.plan import hook_point
+from jobs.persona.plan import hook_point, most_tasks
 from jobs.persona.report import report
 from jobs.persona.resolve import PersonaSweep, resolve
 from jobs.persona.spec import PersonaSpec
@@ -142,7 +142,8 @@ class _Session:
         lease = self._lease
         if self._running is None:
             # One scheduler for all stages: replicas keep their models from one to the next.
-            num_replicas = self._executor.num_replicas(self._sweep.device, len(tasks))
+            num_tasks = most_tasks(self._sweep)
+            num_replicas = self._executor.num_replicas(self._sweep.device, num_tasks)
             self._signals.install()
             backend = self._executor.backend(self._storage_spec, lease.token)
             self._running = backend, Scheduler(self._pools(), num_replicas)
