@@ -190,6 +190,10 @@ def load_spec(
         _set(document, override)
     if output is not None:
         document["output"] = output
+    job, field = document.get("job"), kind.model_fields.get("job")
+    jobs = () if field is None else get_args(field.annotation)
+    if jobs and isinstance(job, str) and job not in jobs:
+        raise InputError(f"{path}: job is {job}; this command takes {', '.join(jobs)} only")
     try:
         return kind.model_validate(document)
     except ValidationError as error:

@@ -100,6 +100,9 @@ def _resolved(storage: Storage) -> tuple[Sweep, str]:
     record = Ledger(storage).read_record()
     if record is None:
         raise UserActionError(f"{storage.uri} holds no run of steersweep")
+    job = record["spec"].get("job")
+    if job != "stereoset":
+        raise UserActionError(f"{storage.uri} holds a sweep of job {job}; verify takes stereoset")
     try:
         spec = StereoSetSpec.model_validate(record["spec"])
         identity: Mapping[str, object] = recorded_identity(record)

@@ -133,3 +133,13 @@ def refused_before_anything(
     assert KEY not in line
     assert "Traceback" not in line
     assert sorted(p for p in folder.rglob("*")) == before
+
+
+def test_commands_that_are_for_the_other_job_say_so(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
+    spec = write_persona_spec(tmp_path, models["chat"])
+    for command in ("plan", "verify"):
+        refused = steersweep(command, str(spec))
+        assert refused.code == 2
+        assert "job is persona; this command takes stereoset only" in " ".join(refused.err.split())

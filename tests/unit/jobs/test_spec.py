@@ -276,7 +276,7 @@ def test_a_required_key_left_out_is_named(spec_file: Path, key: str) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("job=persona", "job: must be 'stereoset', got 'persona'"),
+        ("job=persona", "job is persona; this command takes stereoset only"),
         ("protocol=alignd", "protocol: must be 'as_published' or 'aligned', got 'alignd'"),
         ("data.limit=0", "data.limit: must be greater than or equal to 1, got 0"),
         ("data.limit=1.5", "data.limit: must be a valid integer, got 1.5"),
