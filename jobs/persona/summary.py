@@ -91,9 +91,12 @@ def _frame(storage: Storage, parts: Sequence[PartRef], schema: pa.Schema) -> pd.
     return frame
 
 
-def _outcomes(rows: pd.DataFrame) -> dict[str, int]:
-    """How often each outcome came, of the trait and of coherence."""
+def _counts(rows: pd.DataFrame) -> dict[str, int]:
+    """Answers, empty ones (which no state is taken of), and outcomes of both judgements."""
     return {
+        "num_answers": len(rows),
+        "num_empty": int((rows["answer_ids"].map(len) == 0).sum()),
+    } | {
         f"num_{aspect}_{outcome}": int((rows[f"{aspect}_outcome"] == outcome).sum())
         for aspect in ("trait", "coherence")
         for outcome in _OUTCOMES
@@ -107,12 +110,11 @@ def _contrast(answers: pd.DataFrame, parts: Parts) -> Iterator[dict[str, object]
             "model": model,
             "trait": trait,
             "polarity": polarity,
-            "num_answers": len(rows),
             "trait_score": rows["trait_score"].mean(),
             "coherence": rows["coherence"].mean(),
             "num_pairs": None if pairs is None else pairs.num_pairs,
             "num_effective_pairs": None if pairs is None else len(pairs.kept),
-            **_outcomes(rows),
+            **_counts(rows),
         }
 
 
@@ -126,9 +128,8 @@ def _steered(answers: pd.DataFrame) -> Iterator[dict[str, object]]:
             **dict(zip(_CELL, key, strict=True)),
             "layer": int(rows["layer"].iloc[0]),
             "apply": rows["apply"].iloc[0],
-            "num_answers": len(rows),
             **means,
-            **_outcomes(rows),
+            **_counts(rows),
         }
 
 

@@ -207,6 +207,7 @@ def test_the_steered_table_is_that_of_the_scores(
             f"trait == '{cell.trait}' and layer == {cell.layer} and coeff == {cell.coeff}"
         )
         assert cell.num_answers == len(of) == 2
+        assert cell.num_empty == (of["answer"] == "").sum()
         assert cell.trait_score == pytest.approx(of["trait_score"].mean(), nan_ok=True)
         assert cell.num_trait_refused == (of["trait_outcome"] == "refused").sum()
         assert cell.num_coherence_unparsable == (of["coherence_outcome"] == "unparsable").sum()
