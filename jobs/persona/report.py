@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from cluster.ledger import Ledger
 from cluster.storage import Storage
 from jobs.console import print_table, say, warn
 from jobs.persona.index import Parts
@@ -15,7 +16,7 @@ from jobs.persona.summary import PersonaSummary, summarise
 
 
 def report(storage: Storage, parts: Parts | None = None, *, figures: bool = True) -> PersonaSummary:
-    """Write the tables of ``summary/`` and ``figures/``, and print the scores.
+    """Write ``summary/``, ``figures/`` and ``report.html``, and print the scores.
 
     Args:
         parts: what the sweep consists of; None: what the output says of it.
@@ -26,7 +27,8 @@ def report(storage: Storage, parts: Parts | None = None, *, figures: bool = True
     """
     parts = Parts.read(storage) if parts is None else parts
     summary = summarise(storage, parts)
-    if missing := not_there(parts):
+    missing = not_there(parts)
+    if missing:
         warn(f"not complete yet: {missing}; what is there is reported")
     _write(storage, summary)
     for group, pairs in parts.pairs.items():
@@ -34,19 +36,22 @@ def report(storage: Storage, parts: Parts | None = None, *, figures: bool = True
     if len(summary.steered):
         _print(summary.steered)
     say(f"tables: {storage.uri_of('summary')}")
-    if figures:
-        _draw(storage, summary)
+    _draw(storage, summary, missing, figures=figures)
     return summary
 
 
-def _draw(storage: Storage, summary: PersonaSummary) -> None:
-    # matplotlib takes a second to load, and only figures need it.
+def _draw(storage: Storage, summary: PersonaSummary, missing: str, *, figures: bool) -> None:
+    # matplotlib takes a second to load, and only this needs it.
     from jobs.figures.write import FIGURES, write_figures
     from jobs.persona.figures import NAMES, make_figures
+    from jobs.persona.page.write import PAGE_KEY, write_page
 
-    figures = make_figures(summary)
-    write_figures(storage, figures, NAMES)
-    say(f"figures: {storage.uri_of(FIGURES)} ({len(figures)} as PNG and PDF)")
+    drawn = make_figures(summary) if figures else {}
+    if figures:
+        write_figures(storage, drawn, NAMES)
+        say(f"figures: {storage.uri_of(FIGURES)} ({len(drawn)} as PNG and PDF)")
+    write_page(storage, summary, drawn, Ledger(storage).read_record() or {}, missing)
+    say(f"page: {storage.uri_of(PAGE_KEY)}")
 
 
 def status(storage: Storage) -> None:

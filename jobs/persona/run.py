@@ -42,6 +42,7 @@ _OURS = (
     "projections/",
     "summary/",
     "figures/",
+    "report.html",
 )
 """What may be left where run.json is lost: parts are found by what they were made of."""
 

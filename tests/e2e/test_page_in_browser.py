@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from jobs.resources import local_path
+from tests.support.personas import save_chat_model, write_persona_spec
 from tests.support.sweeps import Finished, steersweep, write_spec
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -38,14 +41,22 @@ class Opened:
     messages: list[str] = field(default_factory=list)
 
 
-def opened(browser: Browser, path: Path, *, width: int = 1280, scheme: Any = "light") -> Opened:
+def opened(
+    browser: Browser,
+    path: Path,
+    *,
+    width: int = 1280,
+    scheme: Any = "light",
+    draws: bool = True,
+) -> Opened:
     page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
     result = Opened(page)
     page.on("request", lambda request: result.requests.append(request.url))
     page.on("console", lambda message: result.messages.append(message.text))
     page.on("pageerror", lambda error: result.messages.append(str(error)))
     page.goto(path.as_uri())
-    page.wait_for_function("document.documentElement.dataset.drawn === 'yes'")
+    if draws:
+        page.wait_for_function("document.documentElement.dataset.drawn === 'yes'")
     return result
 
 
@@ -176,4 +187,45 @@ def test_markup_in_data_and_names_stays_text(browser: Browser, hostile: Path) ->
     assert text.count(EVIL) >= 2  # the model's path, the id of the certificate's worst row
     assert page.locator("script").count() == 4
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def persona_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a persona sweep whose questions and trait are markup."""
+    folder = tmp_path_factory.mktemp("persona-page")
+    words = {"kind": "word_list", "words": {name: ["a", "e"] for name in ("kind", "sly")}}
+    passing = {"positive_at_least": 0, "negative_below": 100, "coherence_at_least": 0}
+    spec = write_persona_spec(
+        folder, save_chat_model(folder / "model"), judge=words, filter=passing
+    )
+    for path in folder.glob("*.json"):
+        trait = json.loads(path.read_text())
+        path.write_text(json.dumps({**trait, "questions": [EVIL, "What is new?"]}))
+    # In a process of its own: the browser's event loop runs in this one.
+    command = [sys.executable, "-m", "jobs.cli", "run", str(spec), "--figures"]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished
+    return folder / "out" / "report.html"
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_persona_page_is_whole_and_fetches_nothing(
+    browser: Browser, persona_page: Path, width: int
+) -> None:
+    result = opened(browser, persona_page, width=width, scheme="dark", draws=False)
+    check_quiet(result, persona_page)
+    page = result.page
+    assert page.title().startswith("Persona vectors")
+    pictures = page.evaluate(
+        "[...document.querySelectorAll('img')].map((i) => [i.id, i.naturalWidth, i.width])"
+    )
+    assert len(pictures) == 5
+    assert all(own > 400 and 100 < shown <= width for _, own, shown in pictures)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert EVIL in page.locator("#examples").inner_text()
+    before = page.locator("#table-steered tbody tr").first.inner_text()
+    page.locator("#table-steered th button", has_text="coefficient").click()
+    page.locator("#table-steered th button", has_text="coefficient").click()
+    assert page.locator("#table-steered tbody tr").first.inner_text() != before
     page.close()

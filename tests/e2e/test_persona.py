@@ -291,6 +291,9 @@ def test_a_report_of_an_unfinished_sweep_says_what_is_missing(chat: Path, tmp_pa
     report = steersweep("report", str(tmp_path / "out"))
     assert report.code == 0, report
     assert "not complete yet: vectors" in " ".join(report.err.split())
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "not complete" in page
+    assert "still to come: vectors" in page
     contrast = pd.read_parquet(tmp_path / "out" / "summary" / "contrast.parquet")
     assert set(contrast["polarity"]) == {"positive", "negative"}
 

@@ -5,26 +5,33 @@ from __future__ import annotations
 import base64
 import hashlib
 import importlib.resources
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
-_ASSETS = importlib.resources.files("jobs.stereoset.page") / "assets"
+_SHARED = importlib.resources.files("jobs.page") / "assets"
 
 
-def render(context: Mapping[str, Any]) -> str:
-    """The template with everything it needs inline.
+def render(package: str, context: Mapping[str, Any], scripts: Sequence[str] = ()) -> str:
+    """A package's ``assets/page.html.j2`` with everything it needs inline.
 
     All that comes from the context is escaped. The scripts are the page's own; their hashes are all
     that the page's policy lets run.
-    """
-    from plotly.offline import get_plotlyjs  # 5 MB, which only this needs
 
-    scripts = [get_plotlyjs(), _asset("figures.js"), _asset("tables.js")]
+    Args:
+        scripts: texts of scripts; the one that sorts tables comes behind them.
+    """
+    assets = importlib.resources.files(package) / "assets"
+
+    def template(name: str) -> str:
+        of_package = assets / name
+        return of_package.read_text("utf-8") if of_package.is_file() else _asset(name)
+
+    scripts = [*scripts, _asset("tables.js")]
     environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_asset),
+        loader=jinja2.FunctionLoader(template),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -40,7 +47,7 @@ def render(context: Mapping[str, Any]) -> str:
 
 
 def _asset(name: str) -> str:
-    return (_ASSETS / name).read_text(encoding="utf-8")
+    return (_SHARED / name).read_text(encoding="utf-8")
 
 
 def _hash(script: str) -> str:
