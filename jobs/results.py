@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cluster.errors import ObjectNotFoundError
 from cluster.storage import Storage, StorageSpec
 from jobs.stereoset.frames import rows_frame, vectors_frame
 from jobs.stereoset.inventory import take_inventory
 from jobs.stereoset.summary import summarise
-from jobs.stereoset.summary_tables import NULLS_SCHEMA
+from jobs.stereoset.summary_tables import NULLS_SCHEMA, stored_table
 
 
 @dataclass(frozen=True)
@@ -67,8 +65,7 @@ def load(uri: str, endpoint_url: str | None = None) -> Results:
 
 
 def _stored(storage: Storage, name: str) -> pd.DataFrame:
-    data = storage.read(f"summary/{name}.parquet")
-    frame: pd.DataFrame = pq.read_table(pa.BufferReader(data)).to_pandas()
+    frame: pd.DataFrame = stored_table(storage, name).to_pandas()
     return frame
 
 

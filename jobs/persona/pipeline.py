@@ -37,8 +37,8 @@ from jobs.persona.plan import (
     sums_task,
 )
 from jobs.persona.resolve import PersonaModel, PersonaSweep
+from jobs.persona.spec import POOLINGS
 from jobs.persona.tables import SCORES_SCHEMA, Phase, part_key, prefix, vectors_key
-from jobs.persona.worker import POOLINGS
 from steering_core.vectors import SteeringVectors, to_safetensors
 
 
@@ -282,7 +282,7 @@ def mean_differences(sums: pa.Table, group: Group) -> dict[str, SteeringVectors]
         total, num = totals.get(key, (np.zeros(len(row["total"])), 0))
         totals[key] = total + np.asarray(row["total"]), num + row["num_answers"]
     layers = sorted({layer for _, _, layer in totals})
-    found = {}
+    found: dict[str, SteeringVectors] = {}
     for pooling in POOLINGS:
         whole = {}
         for layer in layers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, Field, StrictInt
 
@@ -24,6 +24,7 @@ from steering_core.chat import SystemRole
 from steering_core.steerer import GenerationPositions
 
 StatePooling = Literal["response_mean", "prompt_mean", "prompt_last"]
+POOLINGS: tuple[StatePooling, ...] = get_args(StatePooling)
 
 
 class TraitSpec(SpecModel):

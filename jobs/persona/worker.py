@@ -23,7 +23,7 @@ from jobs.persona.plan import (
     SumsPayload,
     hook_point,
 )
-from jobs.persona.spec import GenerationSpec
+from jobs.persona.spec import POOLINGS, GenerationSpec
 from jobs.persona.tables import ANSWERS_SCHEMA, PROJECTIONS_SCHEMA, SUMS_SCHEMA
 from steering_core.chat import ChatFormat
 from steering_core.errors import InputError
@@ -37,7 +37,6 @@ from steering_core.response_states import AnsweredPrompt, ResponseStates, collec
 from steering_core.sampling import Sampling, eos_ids_of
 from steering_core.vectors import SteeringVectors, from_safetensors
 
-POOLINGS = ("response_mean", "prompt_mean", "prompt_last")
 _TOKENS_PER_BATCH = {"cpu": 2048}
 _TOKENS_ON_ACCELERATOR = 16_384
 

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cluster.errors import ObjectNotFoundError, UserActionError
 from cluster.ledger import Ledger
 from cluster.storage import Storage
 from jobs.stereoset.inventory import take_inventory
 from jobs.stereoset.summary import Summary, summarise
-from jobs.stereoset.summary_tables import CELLS_SCHEMA
+from jobs.stereoset.summary_tables import CELLS_SCHEMA, stored_table
 
 COMPARED_SCHEMA = pa.schema([("run", pa.string()), *CELLS_SCHEMA])
 _KEYS = ("model", "split", "bias_type", "layer", "coeff")
@@ -63,10 +62,7 @@ def _by_key(rows: list[_Row]) -> dict[tuple[Any, ...], _Row]:
 
 def _tables(storage: Storage) -> list[pa.Table]:
     try:
-        return [
-            pq.read_table(pa.BufferReader(storage.read(f"summary/{name}.parquet")))
-            for name in ("cells", "pooled")
-        ]
+        return [stored_table(storage, name) for name in ("cells", "pooled")]
     except ObjectNotFoundError:
         summary = summarise(storage, take_inventory(storage))
         return [summary.cells, summary.pooled]

@@ -22,6 +22,7 @@ from jobs.stereoset.page.facts import gather
 from jobs.stereoset.page.write import PAGE_KEY, write_page
 from jobs.stereoset.summary import Summary, summarise
 from jobs.stereoset.summary_keys import POOLED
+from jobs.stereoset.summary_tables import stored_table
 
 _MOST_ROWS_PRINTED = 40
 _KEYS = ("model", "split", "bias_type", "layer", "coeff")
@@ -117,10 +118,10 @@ def show(storage: Storage) -> bool:
     if next(iter(storage.list(PAGE_KEY)), None) is None:
         return False
     try:
-        tables = [storage.read(f"summary/{name}.parquet") for name in ("cells", "pooled")]
+        tables = [stored_table(storage, name) for name in ("cells", "pooled")]
     except ObjectNotFoundError:
         return False
-    _print(*(pq.read_table(pa.BufferReader(data)) for data in tables))
+    _print(*tables)
     _say_where(storage)
     return True
 

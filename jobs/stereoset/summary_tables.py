@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
+from cluster.storage import Storage
 from steering_core.metrics import CHANGES, ESTIMATES, STEREOSET_ESTIMATES
 from steering_core.stereoset import LABELS
 
@@ -43,3 +45,12 @@ BASELINE_SCHEMA = pa.schema(
         *_with_intervals((*STEREOSET_ESTIMATES, *SHARES)),
     ]
 )
+
+
+def stored_table(storage: Storage, name: str) -> pa.Table:
+    """A table of ``summary/`` as the last report has left it.
+
+    Raises:
+        ObjectNotFoundError: no report has left it.
+    """
+    return pq.read_table(pa.BufferReader(storage.read(f"summary/{name}.parquet")))
