@@ -70,7 +70,8 @@ def measure_scaling(
         return {key: min(of[key] for of in rounds) for key in works}
 
     def steer(some: Sequence[EncodedExample], num_coeffs: int) -> Callable[[], object]:
-        cells = [Cell(layer, coeff * (1 + k)) for layer in layers for k in range(num_coeffs)]
+        # Near each other: far larger ones could cost more for reasons of their own.
+        cells = [Cell(layer, coeff * (1 + k / 100)) for layer in layers for k in range(num_coeffs)]
         return lambda: subject.engine.steered(some, tokens, cells, subject.vectors)
 
     def mix(num_different: int) -> Callable[[], object]:
