@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from collections.abc import Mapping, Sequence
 
 from cluster.errors import ObjectNotFoundError
 from cluster.storage import PutOutcome, Storage, StorageSpec
+from jobs.identity import digest
+from jobs.resources import local_path
 from steering_core.errors import InputError
 from steering_core.exchange.formats import Format, read_vectors
 from steering_core.exchange.vector_file import VectorFile
@@ -27,6 +30,42 @@ def read_vector_file(uri: str, endpoint_url: str | None = None) -> tuple[Format,
     return read_vectors(data, uri)
 
 
+def read_vectors_of_spec(
+    uri: str,
+    key: str,
+    layers: Sequence[int],
+    widths: Mapping[str, int],
+    endpoint_url: str | None = None,
+) -> VectorFile:
+    """The vectors of a file that a spec names.
+
+    Args:
+        key: where the spec names it, for messages.
+        layers: that are steered, of which it must have a vector each.
+        widths: of the models, by name.
+
+    Raises:
+        InputError: no such file, or it lacks a layer, or is of another width.
+        StorageUnavailableError: it cannot be read.
+    """
+    _, file = read_vector_file(local_path(uri), endpoint_url)
+    missing = sorted(set(layers) - set(file.layers))
+    if missing:
+        have = ", ".join(map(str, file.layers))
+        raise InputError(f"{key}: {uri} has no vector of layer {missing[0]}; it has {have}")
+    for name, width in widths.items():
+        if width != file.width:
+            raise InputError(
+                f"{key}: the vectors in {uri} have width {file.width}, models.{name} has {width}"
+            )
+    return file
+
+
+def content_digest(file: VectorFile) -> str:
+    """Of every vector, so that a file in another format is the same."""
+    return digest({str(layer): file.vectors.digest(layer) for layer in file.layers})
+
+
 def write_vector_file(
     uri: str, data: bytes, *, replaces: bool = False, endpoint_url: str | None = None
 ) -> None:
@@ -40,8 +79,8 @@ def write_vector_file(
     if replaces:
         storage.replace(key, data)
         return
-    digest = hashlib.sha256(data).hexdigest()
-    outcome = storage.put_if_absent(key, data, attempt=uuid.uuid4().hex, digest=digest)
+    sha256 = hashlib.sha256(data).hexdigest()
+    outcome = storage.put_if_absent(key, data, attempt=uuid.uuid4().hex, digest=sha256)
     if outcome is PutOutcome.LOST:
         raise InputError(f"{uri} is there already; give another name, or --force")
 

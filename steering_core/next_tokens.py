@@ -6,6 +6,7 @@ Shapes: R rows, S tokens of a row, D width, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,39 @@ Chat = Sequence[Mapping[str, str]]
 _NUM_TOKENS = 1000
 _DIGITS = "0123456789"
 _LARGEST_NUMBER = 100
+
+
+@dataclass(frozen=True)
+class NumberTokens:
+    """How a tokenizer writes 0..100.
+
+    Attributes:
+        digits: the token of each of the ten digits.
+        are_whole: whether each of 0..100 has a token of its own; where not, digits spell them.
+    """
+
+    digits: Mapping[str, int]
+    are_whole: bool
+
+    @classmethod
+    def of(cls, tokenizer: Any, name: str) -> NumberTokens:
+        """Those of a chat model's tokenizer.
+
+        Raises:
+            InputError: it has no chat template, or not the ten digits.
+        """
+        if not getattr(tokenizer, "chat_template", None):
+            raise InputError(f"{name} has no chat template; a judge must be a chat model")
+
+        def token_of(text: str) -> int | None:
+            token = tokenizer.convert_tokens_to_ids(text)
+            return token if token is not None and token != tokenizer.unk_token_id else None
+
+        digits = {digit: token for digit in _DIGITS if (token := token_of(digit)) is not None}
+        if len(digits) < len(_DIGITS):
+            raise InputError(f"{name}: the tokenizer has no tokens for digits")
+        numbers = (token_of(str(number)) for number in range(_LARGEST_NUMBER + 1))
+        return cls(digits, None not in numbers)
 
 
 class ChatNextTokens:
@@ -46,18 +80,10 @@ class ChatNextTokens:
         Raises:
             InputError: a tokenizer without a chat template, or without the ten digits.
         """
-        if not getattr(tokenizer, "chat_template", None):
-            raise InputError(f"{model.name} has no chat template; a judge must be a chat model")
         self._model, self._tokenizer, self._num_tokens = model, tokenizer, num_tokens
         self._texts: dict[int, str] = {}
-        self._digits = {
-            digit: token for digit in _DIGITS if (token := self._id_of(digit)) is not None
-        }
-        if len(self._digits) < len(_DIGITS):
-            raise InputError(f"{model.name}: the tokenizer has no tokens for digits")
-        self.numbers_are_tokens = all(
-            self._id_of(str(number)) is not None for number in range(_LARGEST_NUMBER + 1)
-        )
+        numbers = NumberTokens.of(tokenizer, model.name)
+        self._digits, self.numbers_are_tokens = numbers.digits, numbers.are_whole
 
     def __call__(self, chat: Chat, starts: Sequence[str] = ("",)) -> list[dict[str, float]]:
         """For each start of an answer: {text of the next token: its log-probability in nats}.
@@ -108,8 +134,3 @@ class ChatNextTokens:
         if token not in self._texts:
             self._texts[token] = self._tokenizer.decode([token])
         return self._texts[token]
-
-    def _id_of(self, text: str) -> int | None:
-        """The token that is this text and nothing else, or None."""
-        token = self._tokenizer.convert_tokens_to_ids(text)
-        return token if token is not None and token != self._tokenizer.unk_token_id else None

@@ -13,6 +13,7 @@ from jobs.figures.bands import draw_band, legend_line
 from jobs.figures.page import Layout, label_ticks, page, row_title
 from jobs.figures.style import DIVERGING, FAINT, GREY, OKABE_ITO, category_style, styled
 from jobs.persona.summary import PersonaSummary
+from jobs.persona.tables import FROM_FILE
 
 NAMES = re.compile(r"(scores|projections|cosines)-.*")
 """Of all figures that are made here."""
@@ -76,7 +77,7 @@ def _projections(projections: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     """
     own = projections[
         (projections["trait"] == projections["vector"])
-        & (projections["pooling"] == "response_mean")
+        & projections["pooling"].isin(["response_mean", FROM_FILE])
     ]
     for (model, trait), rows in own.groupby(["model", "trait"]):
         steered = rows[rows["condition"] == "steered"]

@@ -20,11 +20,9 @@ from cluster.storage import Storage
 from cluster.tasks import Task
 from jobs import __version__
 from jobs.console import say, warn
-from jobs.identity import digest
-from jobs.persona.filter import EffectivePairs, check_enough, effective_pairs
+from jobs.persona.filter import check_enough, effective_pairs
 from jobs.persona.index import Group, Parts
-from jobs.persona.judges import Answer, Judge, Judgement, Scorer, Verdict
-from jobs.persona.judges.prompts import COHERENCE_PROMPT
+from jobs.persona.judges import Scorer
 from jobs.persona.plan import (
     POLARITIES,
     Asked,
@@ -33,12 +31,14 @@ from jobs.persona.plan import (
     contrast_rows,
     hook_point,
     projections_task,
+    scores_task,
     steered_rows,
     sums_task,
 )
 from jobs.persona.resolve import PersonaModel, PersonaSweep
 from jobs.persona.spec import POOLINGS
-from jobs.persona.tables import SCORES_SCHEMA, Phase, part_key, prefix, vectors_key
+from jobs.persona.tables import FROM_FILE, Phase, vectors_key
+from jobs.persona.verdicts import judgement, score_part
 from steering_core.vectors import SteeringVectors, to_safetensors
 
 
@@ -57,13 +57,13 @@ class Pipeline:
         self,
         sweep: PersonaSweep,
         storage: Storage,
-        judge: Judge,
         scorer: Scorer,
         execute: Callable[[str, Sequence[Task]], None],
     ) -> None:
         self._sweep, self._storage = sweep, storage
-        self._judge, self._scorer, self._execute = judge, scorer, execute
+        self._scorer, self._execute = scorer, execute
         self._groups = [Group(model, trait) for model in sweep.models for trait in sweep.traits]
+        self._contrasted = [g for g in self._groups if sweep.traits[g.trait].vectors is None]
 
     def run(self) -> Parts:
         """All stages; what is there already is not made again.
@@ -78,7 +78,7 @@ class Pipeline:
         self._score(parts, "contrast")
         kept = {
             group: self._effective(parts, group, parts.scores[group, "contrast"])
-            for group in self._groups
+            for group in self._contrasted
         }
         vectors = self._vectors(parts, kept)
         self._write(parts, "steered", self._steered_tasks(vectors))
@@ -87,15 +87,15 @@ class Pipeline:
         return parts
 
     def _contrast_tasks(self) -> Iterator[tuple[Group, list[Task]]]:
-        for group in self._groups:
+        for group in self._contrasted:
             rows = list(contrast_rows(self._sweep, group.trait))
             yield group, self._answer_tasks(group, "contrast", rows)
 
     def _steered_tasks(
         self, vectors: Mapping[Group, Mapping[str, SteeringVectors]]
     ) -> Iterator[tuple[Group, list[Task]]]:
-        pooling = self._sweep.spec.vectors.pooling
         for group in self._groups:
+            pooling = self._steers(group)
             of = vectors[group][pooling]
             digests = {layer: of.digest(layer) for layer in of.whole}
             key = vectors_key(group.model, group.trait, pooling)
@@ -125,66 +125,62 @@ class Pipeline:
         parts.write(self._storage)
 
     def _run_missing(self, what: str, tasks: Sequence[Task]) -> None:
-        places = {key.rsplit("/", 1)[0] + "/" for task in tasks for key in task.parts.values()}
-        there = {entry.key for place in sorted(places) for entry in self._storage.list(place)}
-        missing = [task for task in tasks if not there.issuperset(task.parts.values())]
+        if not tasks:
+            return
+        missing = self._missing(tasks)
         kept = f", {len(tasks) - len(missing)} done before" if len(missing) < len(tasks) else ""
         say(f"{what}: {len(tasks)} tasks{kept}")
         if missing:
             self._execute(what, missing)
 
+    def _missing(self, tasks: Sequence[Task]) -> list[Task]:
+        places = {key.rsplit("/", 1)[0] + "/" for task in tasks for key in task.parts.values()}
+        there = {entry.key for place in sorted(places) for entry in self._storage.list(place)}
+        return [task for task in tasks if not there.issuperset(task.parts.values())]
+
     def _score(self, parts: Parts, phase: Phase) -> None:
-        num_failed = 0
-        for group in self._groups:
-            place = prefix("scores", group.model, group.trait, phase)
-            there = {entry.key for entry in self._storage.list(place)}
-            refs = []
-            for part in parts.answers[group, phase]:
-                trait = self._sweep.traits[group.trait].trait
-                task_id = digest(
-                    {
-                        "table": "scores",
-                        "answers": part.task_id,
-                        "judge": dict(self._judge.identity()),
-                        "eval_prompt": trait.eval_prompt,
-                        "coherence_prompt": COHERENCE_PROMPT,
-                    }
+        identity = self._scorer.judge.identity()
+        tasks = {
+            group: [
+                scores_task(
+                    group.model, self._sweep.traits[group.trait].trait, phase, part, identity
                 )
-                ref = PartRef(part_key("scores", group.model, group.trait, phase, task_id), task_id)
-                refs.append(ref)
-                if ref.key not in there:
-                    num_failed += self._score_part(group, part, ref)
-            parts.scores[group, phase] = refs
+                for part in parts.answers[group, phase]
+            ]
+            for group in self._groups
+            if (group, phase) in parts.answers
+        }
+        every = [task for of in tasks.values() for task in of]
+        if self._scorer.judge.needs_replica:
+            self._run_missing(f"scores of {phase} answers", every)
+        else:
+            self._score_here(phase, every)
+        for group, of in tasks.items():
+            parts.scores[group, phase] = [PartRef(t.parts["scores"], t.id) for t in of]
+        parts.write(self._storage)
+
+    def _score_here(self, phase: Phase, tasks: Sequence[Task]) -> None:
+        """Ask the judge; a part is stored only where no query has failed."""
+        num_failed = 0
+        for task in self._missing(tasks):
+            answers, trait = task.payload.answers, task.payload.trait
+            say(f"{trait.name}: judging {phase} answers, part {answers.task_id[:12]}")
+            table, num = score_part(self._storage, answers, trait, self._scorer)
+            num_failed += num
+            if not num:
+                attempt = uuid.uuid4().hex
+                key = task.parts["scores"]
+                commit_part(self._storage, key, table, task_id=task.id, attempt=attempt)
         if num_failed:
             raise FailedVerdictsError(
                 f"{num_failed:,} verdicts on {phase} answers failed; all others are kept, and the "
                 "same command asks for these again"
             )
-        parts.write(self._storage)
-
-    def _score_part(self, group: Group, part: PartRef, into: PartRef) -> int:
-        """Judge a part's answers; stored only where no query has failed. How many have."""
-        rows = read_part(self._storage, part.key, part.task_id).to_pylist()
-        trait = self._sweep.traits[group.trait].trait
-        say(f"{group}: judging {len(rows):,} answers")
-        answers = [Answer(row["question"], row["answer"]) for row in rows]
-        judged = self._scorer.score(trait, answers)
-        num_failed = sum(
-            verdict.outcome == "failed" for j in judged for verdict in (j.trait, j.coherence)
-        )
-        if not num_failed:
-            table = pa.Table.from_pylist(
-                [_scores_row(row["row_id"], j) for row, j in zip(rows, judged, strict=True)],
-                schema=SCORES_SCHEMA,
-            )
-            attempt = uuid.uuid4().hex
-            commit_part(self._storage, into.key, table, task_id=into.task_id, attempt=attempt)
-        return num_failed
 
     def _effective(self, parts: Parts, group: Group, scores: Sequence[PartRef]) -> frozenset[str]:
         """The ids of the rows whose pairs pass the filter."""
         judged = {
-            row["row_id"]: _judgement(row)
+            row["row_id"]: judgement(row)
             for part in scores
             for row in read_part(self._storage, part.key, part.task_id).to_pylist()
         }
@@ -208,26 +204,49 @@ class Pipeline:
         self, parts: Parts, kept: Mapping[Group, frozenset[str]]
     ) -> dict[Group, dict[str, SteeringVectors]]:
         tasks: dict[Group, list[Task]] = {}
-        for group in self._groups:
+        for group in self._contrasted:
             for part in parts.answers[group, "contrast"]:
                 ids = read_part(self._storage, part.key, part.task_id)["row_id"].to_pylist()
                 if of_part := [row_id for row_id in ids if row_id in kept[group]]:
                     task = sums_task(group.model, group.trait, part, of_part)
                     tasks.setdefault(group, []).append(task)
         self._run_missing("states", [t for of in tasks.values() for t in of])
-        found = {}
-        for group, of_group in tasks.items():
-            sums = [read_part(self._storage, t.parts["sums"], t.id) for t in of_group]
-            found[group] = mean_differences(pa.concat_tables(sums), group)
+        found: dict[Group, dict[str, SteeringVectors]] = {}
+        for group in self._groups:
+            if group in tasks:
+                of_group = tasks[group]
+                sums = [read_part(self._storage, t.parts["sums"], t.id) for t in of_group]
+                found[group] = mean_differences(pa.concat_tables(sums), group)
+            else:
+                found[group] = {FROM_FILE: self._of_file(group)}
             for pooling, vectors in found[group].items():
-                data = to_safetensors(vectors, self._provenance(group, pooling, parts.pairs[group]))
+                data = to_safetensors(vectors, self._provenance(parts, group, pooling))
                 self._storage.replace(vectors_key(group.model, group.trait, pooling), data)
-            steers = self._sweep.spec.vectors.pooling
-            parts.vectors[group] = vectors_key(group.model, group.trait, steers)
+            parts.vectors[group] = vectors_key(group.model, group.trait, self._steers(group))
         parts.write(self._storage)
         return found
 
-    def _provenance(self, group: Group, pooling: str, pairs: EffectivePairs) -> dict[str, str]:
+    def _steers(self, group: Group) -> str:
+        """Which of a group's vectors steer."""
+        is_contrasted = self._sweep.traits[group.trait].vectors is None
+        return self._sweep.spec.vectors.pooling if is_contrasted else FROM_FILE
+
+    def _of_file(self, group: Group) -> SteeringVectors:
+        """The vectors that the spec brings, of the blocks that the model has."""
+        file = self._sweep.traits[group.trait].vectors
+        assert file is not None, "contrasted"
+        for layer in self._sweep.spec.steering.layers:
+            said = file.read_point(layer)
+            if said not in (None, hook_point(layer)):
+                warn(f"{group}: layer {layer} was read at {said}, and steers {hook_point(layer)}")
+        num_blocks = self._sweep.models[group.model].facts.num_blocks
+        whole = {n: v for n, v in file.vectors.whole.items() if 1 <= n <= num_blocks}
+        return SteeringVectors(whole, {})
+
+    def _provenance(self, parts: Parts, group: Group, pooling: str) -> dict[str, str]:
+        file = self._sweep.traits[group.trait].vectors
+        if file is not None:
+            return dict(file.provenance)
         model: PersonaModel = self._sweep.models[group.model]
         num_blocks = model.facts.num_blocks
         return {
@@ -240,7 +259,7 @@ class Pipeline:
             "dtype": model.dtype,
             "trait": group.trait,
             "pooling": pooling,
-            "num_pairs": str(len(pairs.kept)),
+            "num_pairs": str(len(parts.pairs[group].kept)),
             **{f"read.layer.{n}": str(hook_point(n)) for n in range(1, num_blocks + 1)},
         }
 
@@ -298,22 +317,3 @@ def mean_differences(sums: pa.Table, group: Group) -> dict[str, SteeringVectors]
             whole[layer] = (positive / num_positive - negative / num_negative).astype(np.float32)
         found[pooling] = SteeringVectors(whole, {})
     return found
-
-
-def _scores_row(row_id: str, judged: Judgement) -> dict[str, object]:
-    said = [verdict.said for verdict in (judged.trait, judged.coherence) if verdict.said]
-    return {
-        "row_id": row_id,
-        "trait_score": judged.trait.score,
-        "trait_outcome": judged.trait.outcome,
-        "coherence": judged.coherence.score,
-        "coherence_outcome": judged.coherence.outcome,
-        "said": "; ".join(said) or None,
-    }
-
-
-def _judgement(row: Mapping[str, object]) -> Judgement:
-    return Judgement(
-        Verdict(row["trait_outcome"], row["trait_score"]),  # type: ignore[arg-type]
-        Verdict(row["coherence_outcome"], row["coherence"]),  # type: ignore[arg-type]
-    )

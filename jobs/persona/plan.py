@@ -9,14 +9,18 @@ from typing import Literal
 
 from cluster.tasks import Task
 from jobs.identity import digest
+from jobs.persona.judges.prompts import COHERENCE_PROMPT
 from jobs.persona.resolve import PersonaModel, PersonaSweep
 from jobs.persona.tables import Phase, part_key
+from jobs.persona.traits import Trait
 from steering_core.hook_points import HookPoint
 from steering_core.sampling import row_seed
 from steering_core.steerer import GenerationPositions
 
 Polarity = Literal["positive", "negative"]
 POLARITIES: tuple[Polarity, ...] = ("positive", "negative")
+JUDGE_POOL = "judge:local"
+"""Of replicas that hold the judge; no model can have that name."""
 _ROWS_PER_TASK = 128
 
 
@@ -74,6 +78,14 @@ class AnswersPayload:
     rows: tuple[Asked, ...]
     vectors_key: str | None = None
     vector_digests: Mapping[int, str] | None = None
+
+
+@dataclass(frozen=True)
+class ScoresPayload:
+    """Answers to be judged."""
+
+    answers: PartRef
+    trait: Trait
 
 
 @dataclass(frozen=True)
@@ -188,6 +200,27 @@ def most_tasks(sweep: PersonaSweep) -> int:
 def _rows_per_task(sweep: PersonaSweep) -> int:
     size = sweep.spec.compute.examples_per_task
     return _ROWS_PER_TASK if size == "auto" else size
+
+
+def scores_task(
+    model: str, trait: Trait, phase: Phase, answers: PartRef, judge: Mapping[str, object]
+) -> Task:
+    """The task that judges a part's answers.
+
+    Args:
+        judge: its identity.
+    """
+    task_id = digest(
+        {
+            "table": "scores",
+            "answers": answers.task_id,
+            "judge": dict(judge),
+            "eval_prompt": trait.eval_prompt,
+            "coherence_prompt": COHERENCE_PROMPT,
+        }
+    )
+    parts = {"scores": part_key("scores", model, trait.name, phase, task_id)}
+    return Task(task_id, JUDGE_POOL, 1.0, parts, ScoresPayload(answers, trait))
 
 
 def sums_task(model: str, trait: str, answers: PartRef, kept: Sequence[str]) -> Task:

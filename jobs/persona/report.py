@@ -80,7 +80,7 @@ def status(storage: Storage) -> None:
 def not_there(parts: Parts) -> str:
     """The first stage that has not ended, in words; empty where all have."""
     if not parts.answers:
-        return "contrast answers"
+        return "answers"
     if not parts.vectors:
         return "judgements of contrast answers" if not parts.pairs else "vectors"
     phases = {phase for _, phase in parts.scores}

@@ -12,13 +12,14 @@ import torch
 import transformers
 
 from jobs.identity import digest
-from jobs.persona.judges.spec import LocalJudgeSpec
 from jobs.persona.spec import PersonaSpec
 from jobs.persona.traits import Trait, read_trait
 from jobs.resources import local_path
 from jobs.spec import ModelSpec, SpecModel
+from jobs.vector_files import content_digest, read_vectors_of_spec
 from steering_core.chat import ChatFormat
 from steering_core.errors import InputError
+from steering_core.exchange.vector_file import VectorFile
 from steering_core.hook_points import check_layers
 from steering_core.models import (
     ModelFacts,
@@ -52,10 +53,15 @@ class PersonaModel:
 
 @dataclass(frozen=True)
 class PersonaTrait:
-    """A trait, and the questions that are asked when steering."""
+    """A trait, and the questions that are asked when steering.
+
+    Attributes:
+        vectors: those of the spec's file; None where they come from contrasted answers.
+    """
 
     trait: Trait
     steered_questions: tuple[str, ...]
+    vectors: VectorFile | None = None
 
 
 @dataclass(frozen=True)
@@ -93,9 +99,10 @@ class PersonaSweep:
             "steering.questions": spec.steering.questions,
         }
         for name, of in self.traits.items():
-            description[f"traits.{name} (content)"] = digest(
-                {"trait": _plain(of.trait), "steered": list(of.steered_questions)}
-            )
+            content = {"trait": _plain(of.trait), "steered": list(of.steered_questions)}
+            if of.vectors is not None:
+                content["vectors"] = content_digest(of.vectors)
+            description[f"traits.{name} (content)"] = digest(content)
         for name, model in self.models.items():
             description |= {f"models.{name} ({k})": v for k, v in model.identity().items()}
         return description
@@ -136,17 +143,24 @@ def resolve(spec: PersonaSpec, device: str | None = None) -> PersonaSweep:
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     transformers.logging.set_verbosity_error()
-    traits = {}
-    for name, of in spec.traits.items():
-        trait = read_trait(Path(local_path(of.path)), name)
-        asked = trait if of.steered is None else read_trait(Path(local_path(of.steered)), name)
-        traits[name] = PersonaTrait(trait, asked.questions[: spec.steering.questions])
+    traits = {name: _trait(name, spec) for name in spec.traits}
     kind = device or resolve_device(spec.compute.device).type
     models = {name: _model(name, model, spec, kind) for name, model in spec.models.items()}
-    if isinstance(spec.judge, LocalJudgeSpec):
-        source = ModelSource(local_path(spec.judge.path), spec.judge.revision)
-        ChatFormat(load_tokenizer(source), f"judge ({spec.judge.path})")
+    widths = {name: model.facts.width for name, model in models.items()}
+    for name, trait in spec.traits.items():
+        if trait.vectors is not None:
+            key, layers = f"traits.{name}.vectors", spec.steering.layers
+            endpoint = spec.storage.endpoint_url
+            vectors = read_vectors_of_spec(trait.vectors, key, layers, widths, endpoint)
+            traits[name] = replace(traits[name], vectors=vectors)
     return PersonaSweep(spec, kind, models, traits)
+
+
+def _trait(name: str, spec: PersonaSpec) -> PersonaTrait:
+    of = spec.traits[name]
+    trait = read_trait(Path(local_path(of.path)), name)
+    asked = trait if of.steered is None else read_trait(Path(local_path(of.steered)), name)
+    return PersonaTrait(trait, asked.questions[: spec.steering.questions])
 
 
 def _model(name: str, spec: ModelSpec, sweep: PersonaSpec, device: str) -> PersonaModel:

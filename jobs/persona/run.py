@@ -20,8 +20,9 @@ from jobs.executor import Executor
 from jobs.identity import changed_keys
 from jobs.persona.index import INDEX_KEY
 from jobs.persona.judges import Judge, Scorer, open_judge
+from jobs.persona.judges.spec import LocalJudgeSpec
 from jobs.persona.pipeline import FailedVerdictsError, Pipeline
-from jobs.persona.plan import hook_point, most_tasks
+from jobs.persona.plan import JUDGE_POOL, hook_point, most_tasks
 from jobs.persona.report import report
 from jobs.persona.resolve import PersonaSweep, resolve
 from jobs.persona.spec import PersonaSpec
@@ -88,8 +89,9 @@ class _Session:
         ledger = Ledger(self._storage)
         before = ledger.read_record()
         _check_same(self._storage, before, sweep)
-        judge = open_judge(sweep.spec.judge, [of.trait for of in sweep.traits.values()])
-        if before is None or before["outcome"] != "done":
+        traits = [of.trait for of in sweep.traits.values()]
+        judge = open_judge(sweep.spec.judge, traits, sweep.device)
+        if not judge.needs_replica and (before is None or before["outcome"] != "done"):
             judge.check()
         for line in _headlines(sweep):
             say(line)
@@ -113,7 +115,7 @@ class _Session:
 
     def _stages(self, record: Record, judge: Judge) -> int:
         scorer = Scorer(judge, self._storage)
-        pipeline = Pipeline(self._sweep, self._storage, judge, scorer, self._execute)
+        pipeline = Pipeline(self._sweep, self._storage, scorer, self._execute)
         try:
             parts = pipeline.run()
         except SetAsideError as error:
@@ -175,27 +177,38 @@ class _Session:
 
     def _pools(self) -> list[Pool]:
         compute = self._sweep.spec.compute
-        tokens = compute.tokens_per_batch
+        tokens, judge = compute.tokens_per_batch, self._sweep.spec.judge
+        common = {
+            "device": self._sweep.device,
+            "num_threads": compute.cpus_per_replica,
+            "storage": self._storage_spec,
+        }
+        factories = {
+            name: WorkerFactory(
+                "jobs.persona.worker:PersonaWorker",
+                {
+                    "source": model.source,
+                    "name": name,
+                    "generation": self._sweep.spec.generation,
+                    "dtype": model.dtype,
+                    "tokens_per_batch": None if tokens == "auto" else tokens,
+                    **common,
+                },
+            )
+            for name, model in self._sweep.models.items()
+        }
+        if isinstance(judge, LocalJudgeSpec):
+            factories[JUDGE_POOL] = WorkerFactory(
+                "jobs.persona.verdicts:JudgeWorker", {"judge": judge, **common}
+            )
         return [
             Pool(
                 name=name,
-                factory=WorkerFactory(
-                    "jobs.persona.worker:PersonaWorker",
-                    {
-                        "source": model.source,
-                        "name": name,
-                        "generation": self._sweep.spec.generation,
-                        "device": self._sweep.device,
-                        "dtype": model.dtype,
-                        "num_threads": compute.cpus_per_replica,
-                        "storage": self._storage_spec,
-                        "tokens_per_batch": None if tokens == "auto" else tokens,
-                    },
-                ),
+                factory=factory,
                 cpus_per_replica=compute.cpus_per_replica,
                 gpus_per_replica=self._executor.gpus_per_replica(self._sweep.device),
             )
-            for name, model in self._sweep.models.items()
+            for name, factory in factories.items()
         ]
 
 

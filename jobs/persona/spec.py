@@ -41,6 +41,13 @@ class TraitSpec(SpecModel):
         description="Another such file, whose questions are asked when steering; left out: path",
         json_schema_extra=role("identity"),
     )
+    vectors: str | None = Field(
+        None,
+        min_length=1,
+        description="Take the trait's vectors from this file (this project's safetensors, or "
+        "another tool's) instead of contrasting answers; a path or s3://bucket/key",
+        json_schema_extra=role("identity"),
+    )
 
 
 class ContrastSpec(SpecModel):

@@ -9,6 +9,9 @@ import pyarrow as pa
 
 Phase = Literal["contrast", "steered"]
 
+FROM_FILE = "file"
+"""Stands for the pooling of vectors that the spec brings."""
+
 ANSWERS_SCHEMA = pa.schema(
     [
         ("row_id", pa.string()),
@@ -79,11 +82,6 @@ def part_key(table: str, model: str, trait: str, phase: Phase, task_id: str) -> 
 def vectors_key(model: str, trait: str, pooling: str) -> str:
     """Storage key of a trait's vectors."""
     return f"vectors/{model}/{trait}.{pooling}.safetensors"
-
-
-def prefix(table: str, model: str, trait: str, phase: Phase) -> str:
-    """What the keys of a group's parts begin with."""
-    return f"{table}/model={model}/trait={trait}/phase={phase}/"
 
 
 def rows_of(tables: Sequence[pa.Table], schema: pa.Schema) -> pa.Table:

@@ -10,11 +10,10 @@ from typing import Any
 import torch
 import transformers
 
-from jobs.identity import digest
 from jobs.resources import local_path
 from jobs.spec import ModelSpec
 from jobs.stereoset.spec import StereoSetSpec
-from jobs.vector_files import read_vector_file
+from jobs.vector_files import content_digest, read_vectors_of_spec
 from steering_core.encoding import EncodedExample, ExampleEncoder, check_lengths
 from steering_core.errors import InputError
 from steering_core.exchange.vector_file import VectorFile
@@ -107,7 +106,7 @@ class Sweep:
             "data.limit": spec.data.limit,
             "data.seed": spec.data.seed,
             "vectors.method": spec.vectors.method,
-            _FILE_DIGEST: None if self.vectors is None else _digest(self.vectors),
+            _FILE_DIGEST: None if self.vectors is None else content_digest(self.vectors),
             "vectors.pooling": protocol.pooling,
             "vectors.read": protocol.read,
             "vectors.folds": protocol.folds,
@@ -163,17 +162,10 @@ def _vectors(
     uri = spec.vectors.file
     if uri is None:
         return None
-    _, file = read_vector_file(local_path(uri), spec.storage.endpoint_url)
-    missing = sorted(set(spec.steering.layers) - set(file.layers))
-    if missing:
-        have = ", ".join(map(str, file.layers))
-        raise InputError(f"vectors.file: {uri} has no vector of layer {missing[0]}; it has {have}")
-    for name, model in models.items():
-        if model.facts.width != file.width:
-            raise InputError(
-                f"vectors.file: the vectors in {uri} have width {file.width}, models.{name} "
-                f"({model.source.path}) has {model.facts.width}"
-            )
+    widths = {name: model.facts.width for name, model in models.items()}
+    file = read_vectors_of_spec(
+        uri, "vectors.file", spec.steering.layers, widths, spec.storage.endpoint_url
+    )
     for layer in spec.steering.layers:
         said = file.read_point(layer)
         if said is not None and said != protocol.read_at(layer):
@@ -182,11 +174,6 @@ def _vectors(
                 f"{protocol.read_at(layer)}; set vectors.read to its site"
             )
     return file
-
-
-def _digest(file: VectorFile) -> str:
-    """Of every vector, so that a file in another format is the same."""
-    return digest({str(layer): file.vectors.digest(layer) for layer in file.layers})
 
 
 def _groups(

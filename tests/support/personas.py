@@ -8,13 +8,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
+from transformers import AutoModelForCausalLM
 
 from jobs.persona.judges.endpoint import PROBE
 from steering_core.models import ModelSource, load_tokenizer
 from tests.support.golden import model_path
 from tests.support.judge_server import Reply, first_tokens, openai_reply
-from tests.support.tiny_models import save_model
+from tests.support.tiny_models import save_model, train_tokenizer
 from tests.support.traits import write_trait
 
 TEMPLATE = (
@@ -31,6 +33,22 @@ def save_chat_model(folder: Path, template: str | None = TEMPLATE) -> Path:
     tokenizer.chat_template = template
     save_model(folder, "qwen2", tokenizer, seed=5, num_hidden_layers=4,
                max_position_embeddings=1024)  # fmt: skip
+    return folder
+
+
+def save_judge_model(folder: Path) -> Path:
+    """A random chat model that puts most of its probability on numbers."""
+    tokenizer = train_tokenizer(["How are you? A number.", "0 1 2 3 4 5 6 7 8 9"], 300)
+    tokenizer.add_tokens([str(number) for number in range(101)])
+    tokenizer.chat_template = TEMPLATE
+    save_model(folder, "llama", tokenizer, seed=3)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    numbers = tokenizer.convert_tokens_to_ids([str(number) for number in range(101)])
+    with torch.no_grad():
+        head = torch.zeros_like(model.lm_head.weight)
+        head[numbers] = model.lm_head.weight[numbers] * 8
+        model.lm_head.weight.copy_(head)
+    model.save_pretrained(folder)
     return folder
 
 

@@ -55,11 +55,14 @@ class Judge(ABC):
         name: for messages.
         concurrency: queries under way at a time.
         is_worth_keeping: whether a verdict costs money or time enough to be stored.
+        needs_replica: whether it holds a model of its own: it is then asked on replicas, and what
+            they find is stored as their other results are.
     """
 
     name: str
     concurrency: int = 1
     is_worth_keeping: bool = True
+    needs_replica: bool = False
 
     @abstractmethod
     def identity(self) -> Mapping[str, object]:

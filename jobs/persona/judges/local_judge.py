@@ -11,7 +11,7 @@ from jobs.persona.judges.reading import by_log_probs, number_masses, spelled_mas
 
 
 class ChatDistribution(Protocol):
-    """As ``steering_core.next_tokens.ChatNextTokens``, or what asks an actor that holds one."""
+    """As ``steering_core.next_tokens.ChatNextTokens``, or what loads one when it is called."""
 
     numbers_are_tokens: bool
 
@@ -27,20 +27,18 @@ class LocalJudge(Judge):
     Where the tokenizer spells numbers by digits, the digits are followed (``spelled_masses``).
     """
 
+    is_worth_keeping = False
+    needs_replica = True
+
     def __init__(
-        self,
-        name: str,
-        distribution: ChatDistribution,
-        identity: Mapping[str, object],
-        concurrency: int = 1,
+        self, name: str, distribution: ChatDistribution, identity: Mapping[str, object]
     ) -> None:
         """Wrap a callable.
 
         Args:
             identity: names the model exactly: digests of weights and tokenizer, dtype.
-            concurrency: calls at a time, each in a thread; more than one for actors only.
         """
-        self.name, self.concurrency = name, concurrency
+        self.name = name
         self._distribution, self._identity = distribution, dict(identity)
 
     def identity(self) -> Mapping[str, object]:
@@ -49,7 +47,8 @@ class LocalJudge(Judge):
         return {"kind": "local", "spelled": spelled, **self._identity}
 
     def check(self) -> None:
-        """Nothing to reach: the model is there."""
+        """One call, which loads the model where that has not been done."""
+        self._distribution([{"role": "user", "content": "Say a number."}])
 
     async def ask(self, query: Query) -> Verdict:
         """One call in a thread."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from jobs.persona.judges.base import Judge
+from jobs.persona.judges.local_judge import ChatDistribution, LocalJudge
 from jobs.persona.judges.spec import (
     AnthropicJudgeSpec,
     JudgeSpec,
@@ -14,18 +15,20 @@ from jobs.persona.judges.spec import (
 )
 from jobs.persona.judges.word_list import WordListJudge, telling_words
 from jobs.persona.traits import Trait
+from jobs.resources import local_path
 
 # Clients and torch take a second to load each; only the judge that is used is.
 
 
-def open_judge(spec: JudgeSpec, traits: Sequence[Trait]) -> Judge:
-    """The judge that a spec describes; a local one is loaded here.
+def open_judge(spec: JudgeSpec, traits: Sequence[Trait], device: str = "auto") -> Judge:
+    """The judge that a spec describes; a local model is loaded when it is first asked.
 
     Args:
         traits: those to be scored, for a judge that goes by words.
+        device: of a local model.
 
     Raises:
-        InputError: a local model that cannot be loaded, or is no chat model.
+        InputError: a local model that is not there, or is no chat model.
     """
     if isinstance(spec, OpenAIJudgeSpec):
         from jobs.persona.judges.openai_judge import OpenAIJudge
@@ -36,25 +39,53 @@ def open_judge(spec: JudgeSpec, traits: Sequence[Trait]) -> Judge:
 
         return AnthropicJudge(spec)
     if isinstance(spec, LocalJudgeSpec):
-        return _local(spec)
+        return _local(spec, device)
     assert isinstance(spec, WordListJudgeSpec)
     words = {trait.name: spec.words.get(trait.name) or telling_words(trait) for trait in traits}
     return WordListJudge(words, spec.words_for_100)
 
 
-def _local(spec: LocalJudgeSpec) -> Judge:
-    from jobs.persona.judges.local_judge import LocalJudge
-    from steering_core.models import ModelSource, load_model, load_tokenizer, read_facts
-    from steering_core.next_tokens import ChatNextTokens
+def _local(spec: LocalJudgeSpec, device: str) -> Judge:
+    from steering_core.models import (
+        ModelSource,
+        load_model,
+        load_tokenizer,
+        read_facts,
+        resolve_device,
+        resolve_dtype,
+    )
+    from steering_core.next_tokens import ChatNextTokens, NumberTokens
 
-    source = ModelSource(spec.path, spec.revision, spec.trust_remote_code)
+    source = ModelSource(local_path(spec.path), spec.revision, spec.trust_remote_code)
     tokenizer = load_tokenizer(source)
+    numbers = NumberTokens.of(tokenizer, f"judge ({spec.path})")
     facts = read_facts(source, tokenizer)
-    model = load_model(source, device=spec.device, dtype=spec.dtype)
+    dtype = str(resolve_dtype(spec.dtype, resolve_device(device)))
     identity = {
         "model_digest": facts.digest,
         "tokenizer_digest": facts.tokenizer_digest,
         "chat_template": str(tokenizer.chat_template),
-        "dtype": str(model.dtype),
+        "dtype": dtype,
     }
-    return LocalJudge(spec.path, ChatNextTokens(model, tokenizer), identity)
+
+    def load() -> ChatDistribution:
+        dtype_name = dtype.removeprefix("torch.")
+        return ChatNextTokens(load_model(source, device=device, dtype=dtype_name), tokenizer)
+
+    return LocalJudge(spec.path, _LoadedWhenAsked(load, numbers.are_whole), identity)
+
+
+class _LoadedWhenAsked:
+    """A chat model of which the driver only has to know what it is."""
+
+    def __init__(self, load: Callable[[], ChatDistribution], numbers_are_tokens: bool) -> None:
+        self.numbers_are_tokens = numbers_are_tokens
+        self._load = load
+        self._loaded: ChatDistribution | None = None
+
+    def __call__(
+        self, chat: Sequence[Mapping[str, str]], starts: Sequence[str] = ("",)
+    ) -> Sequence[Mapping[str, float]]:
+        if self._loaded is None:
+            self._loaded = self._load()
+        return self._loaded(chat, starts)

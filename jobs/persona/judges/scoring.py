@@ -60,6 +60,7 @@ class Scorer:
     """Asks a judge, a bounded number of queries at a time, and keeps what it says.
 
     Attributes:
+        judge: who is asked.
         usage: of this session.
     """
 
@@ -80,7 +81,7 @@ class Scorer:
         Raises:
             StorageUnavailableError: the store cannot be read.
         """
-        self._judge = judge
+        self.judge = judge
         self._identity = dict(judge.identity())
         keeps = storage is not None and judge.is_worth_keeping
         self._store = ReplyStore(storage, judge.name) if keeps and storage is not None else None
@@ -112,7 +113,7 @@ class Scorer:
 
     def cost_line(self) -> str:
         """One line for the user on what this session has cost."""
-        return self.usage.line(self._judge.name)
+        return self.usage.line(self.judge.name)
 
     def _verdicts(self, queries: Sequence[Query]) -> list[Verdict]:
         keys = [self._key(query) for query in queries]
@@ -140,8 +141,8 @@ class Scorer:
             self._store.begin()
         self._stopped_by = None
         try:
-            async with self._judge, asyncio.TaskGroup() as group:
-                for _ in range(min(self._judge.concurrency, len(missing))):
+            async with self.judge, asyncio.TaskGroup() as group:
+                for _ in range(min(self.judge.concurrency, len(missing))):
                     group.create_task(self._ask_some(left, found))
         except BaseExceptionGroup as errors:
             # The others were cancelled, or failed alike.
@@ -155,7 +156,7 @@ class Scorer:
         while self._stopped_by is None and (entry := next(left, None)) is not None:
             key, query = entry
             try:
-                verdict = await self._judge.ask(query)
+                verdict = await self.judge.ask(query)
             except UserActionError as error:
                 # Queries that are under way may be paid for: they end, and are stored.
                 self._stopped_by = self._stopped_by or error
@@ -172,7 +173,7 @@ class Scorer:
         self._num_failed_in_a_row = self._num_failed_in_a_row + 1 if has_failed else 0
         if self._num_failed_in_a_row >= MOST_FAILURES_IN_A_ROW and self._stopped_by is None:
             self._stopped_by = UserActionError(
-                f"judge {self._judge.name}: {self._num_failed_in_a_row} queries in a row failed, "
+                f"judge {self.judge.name}: {self._num_failed_in_a_row} queries in a row failed, "
                 f"the last with {verdict.said}; what was scored is kept, start again later"
             )
 

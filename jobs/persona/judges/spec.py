@@ -106,12 +106,9 @@ class AnthropicJudgeSpec(EndpointSpec):
 
 
 class LocalJudgeSpec(ModelSpec):
-    """A chat model on this machine."""
+    """A chat model on replicas of its own, placed as those of the steered models are."""
 
     kind: Literal["local"] = Field(json_schema_extra=role("identity"))
-    device: Literal["auto", "cuda", "xla", "mps", "cpu"] = Field(
-        "auto", json_schema_extra=role("runtime")
-    )
 
 
 class WordListJudgeSpec(SpecModel):

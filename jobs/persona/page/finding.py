@@ -52,7 +52,8 @@ def cautions(summary: PersonaSummary, missing: str) -> Iterator[str]:
     """What a reader should know before he trusts the numbers."""
     if missing:
         yield f"This sweep is not complete; still to come: {missing}."
-    for (model, trait), rows in summary.contrast.groupby(["model", "trait"]):
+    pairs = summary.contrast.groupby(["model", "trait"]) if len(summary.contrast) else ()
+    for (model, trait), rows in pairs:
         num = rows["num_effective_pairs"].iloc[0]
         if pd.notna(num) and num < _FEW_PAIRS:
             yield f"{model}, {trait}: the vector comes from {num:.0f} pairs of answers only."

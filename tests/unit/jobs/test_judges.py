@@ -502,7 +502,7 @@ def test_a_model_at_hand_is_read_as_an_endpoint_is(numbers_are_tokens: bool) -> 
     judgements = Scorer(judge).score(TRAIT, ANSWERS[:1])
     assert judgements[0].trait.score == pytest.approx((80 * 0.5 + 90 * 0.25) / 0.75)
     prompt = fill(TRAIT.eval_prompt, ANSWERS[0].question, ANSWERS[0].text)
-    assert model.chats[0] == [{"role": "user", "content": prompt}]
+    assert model.chats[1] == [{"role": "user", "content": prompt}]
     assert judge.identity() == {
         "kind": "local",
         "spelled": not numbers_are_tokens,

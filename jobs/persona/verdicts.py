@@ -1,0 +1,92 @@
+"""The scores of a part's answers: a table, wherever the judge is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import pyarrow as pa
+import torch
+import transformers
+
+from cluster.errors import UserActionError
+from cluster.parts import read_part
+from cluster.storage import Storage, StorageSpec
+from jobs.persona.judges import Answer, Judgement, JudgeSpec, Scorer, Verdict, open_judge
+from jobs.persona.plan import PartRef, ScoresPayload
+from jobs.persona.tables import SCORES_SCHEMA
+from jobs.persona.traits import Trait
+from steering_core.errors import InputError
+
+
+def score_part(
+    storage: Storage, answers: PartRef, trait: Trait, scorer: Scorer
+) -> tuple[pa.Table, int]:
+    """What a judge says of a part's answers, and how many of its verdicts have failed.
+
+    Raises:
+        UserActionError: the judge cannot go on.
+    """
+    rows = read_part(storage, answers.key, answers.task_id).to_pylist()
+    judged = scorer.score(trait, [Answer(row["question"], row["answer"]) for row in rows])
+    table = pa.Table.from_pylist(
+        [_row(row["row_id"], of) for row, of in zip(rows, judged, strict=True)],
+        schema=SCORES_SCHEMA,
+    )
+    num_failed = sum(v.outcome == "failed" for of in judged for v in (of.trait, of.coherence))
+    return table, num_failed
+
+
+def judgement(row: Mapping[str, object]) -> Judgement:
+    """What a row of the table says."""
+    return Judgement(
+        Verdict(row["trait_outcome"], row["trait_score"]),  # type: ignore[arg-type]
+        Verdict(row["coherence_outcome"], row["coherence"]),  # type: ignore[arg-type]
+    )
+
+
+def _row(row_id: str, judged: Judgement) -> dict[str, object]:
+    said = [verdict.said for verdict in (judged.trait, judged.coherence) if verdict.said]
+    return {
+        "row_id": row_id,
+        "trait_score": judged.trait.score,
+        "trait_outcome": judged.trait.outcome,
+        "coherence": judged.coherence.score,
+        "coherence_outcome": judged.coherence.outcome,
+        "said": "; ".join(said) or None,
+    }
+
+
+class JudgeWorker:
+    """Holds a judge that is a model, and scores parts of answers (a ``cluster`` worker)."""
+
+    def __init__(
+        self, *, judge: JudgeSpec, device: str, num_threads: int, storage: StorageSpec
+    ) -> None:
+        self._spec, self._device, self._num_threads = judge, device, num_threads
+        self._storage = storage.open()
+        self._scorer: Scorer | None = None
+
+    def load(self) -> Mapping[str, str]:
+        """Load the model once; facts for the log.
+
+        Raises:
+            UserActionError: the model cannot be loaded.
+        """
+        if self._scorer is None:
+            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+            transformers.logging.disable_progress_bar()
+            torch.set_num_threads(self._num_threads)
+            try:
+                judge = open_judge(self._spec, [], self._device)
+                judge.check()
+            except InputError as error:
+                raise UserActionError(str(error)) from error
+            self._scorer = Scorer(judge)
+        return {"judge": self._spec.kind, "device": self._device}
+
+    def run(self, payload: ScoresPayload) -> Mapping[str, pa.Table]:
+        """The table ``scores`` of the payload's answers."""
+        assert self._scorer is not None, "not loaded"
+        table, _ = score_part(self._storage, payload.answers, payload.trait, self._scorer)
+        return {"scores": table}
