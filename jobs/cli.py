@@ -26,7 +26,6 @@ data_app = typer.Typer(no_args_is_help=True, help="Data sets.")
 app.add_typer(data_app, name="data")
 app.add_typer(vectors_app, name="vectors")
 
-_JOBS = ("stereoset", "persona")
 
 # The modules behind a command are imported by it: torch and Ray take seconds to load, --help none.
 
@@ -82,18 +81,16 @@ def run(
 
         steersweep run sweep.yaml --set data.limit=20 --set compute.executor=in_process
     """
-    from jobs.spec import job_of, load_spec
+    from jobs.kinds import load_any_spec
+    from jobs.persona.spec import PersonaSpec
 
-    if job_of(spec, _JOBS) == "persona":
+    sweep = load_any_spec(spec, set_ or [], output)
+    if isinstance(sweep, PersonaSpec):
         from jobs.persona.run import run as run_persona
-        from jobs.persona.spec import PersonaSpec
 
-        persona = load_spec(PersonaSpec, spec, set_ or [], output)
-        raise typer.Exit(run_persona(persona, new=new, figures=figures))
+        raise typer.Exit(run_persona(sweep, new=new, figures=figures))
     from jobs.stereoset.run import run as run_stereoset
-    from jobs.stereoset.spec import StereoSetSpec
 
-    sweep = load_spec(StereoSetSpec, spec, set_ or [], output)
     raise typer.Exit(run_stereoset(sweep, new=new, figures=figures))
 
 
@@ -213,7 +210,7 @@ def verify(
         ),
     ],
     rows: Annotated[
-        int, typer.Option(min=1, help="Rows of each model, over all groups, steered or not")
+        int, typer.Option(min=1, help="Rows or answers of each model, steered or not")
     ] = 20,
     seed: Annotated[int, typer.Option(help="Of the draw")] = 0,
     endpoint_url: EndpointOption = None,
@@ -229,10 +226,10 @@ def verify(
 
         steersweep verify demo --rows 100 --seed 1
     """
-    from jobs.stereoset.verify import storage_of
-    from jobs.stereoset.verify import verify as check
+    from jobs import outputs
+    from jobs.kinds import storage_of
 
-    raise typer.Exit(check(storage_of(source, endpoint_url), rows, seed))
+    raise typer.Exit(outputs.verify(storage_of(source, endpoint_url), rows, seed))
 
 
 @app.command()
@@ -333,12 +330,21 @@ def bench(
 
 
 @app.command()
-def schema() -> None:
-    """Print the JSON Schema of the sweep file, for editors that check YAML against one."""
-    from jobs.console import say
-    from jobs.stereoset.spec import StereoSetSpec
+def schema(
+    job: Annotated[str, typer.Option(metavar="NAME", help="stereoset, persona")] = "stereoset",
+) -> None:
+    """Print the JSON Schema of the sweep file, for editors that check YAML against one.
 
-    say(json.dumps(StereoSetSpec.model_json_schema(), indent=2))
+    Examples:
+
+        steersweep schema > stereoset.schema.json
+
+        steersweep schema --job persona
+    """
+    from jobs.console import say
+    from jobs.kinds import spec_kind
+
+    say(json.dumps(spec_kind(job).model_json_schema(), indent=2))
 
 
 @data_app.command()

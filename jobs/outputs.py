@@ -67,5 +67,24 @@ def report(storage: Storage, *, figures: bool, beside: Storage | None) -> None:
     of_stereoset(storage, figures=figures, beside=beside)
 
 
+def verify(storage: Storage, num_rows: int, seed: int) -> int:
+    """Compute drawn rows again, the slow way; 0 within the tolerance, 1 not.
+
+    Args:
+        num_rows: of each model.
+
+    Raises:
+        UserActionError: no run there, nothing finished, or model or data changed since.
+        InputError: model or data are not where they were.
+    """
+    if _is_persona(Ledger(storage).read_record() or {}):
+        from jobs.persona.verify import verify as of_persona
+
+        return of_persona(storage, num_rows, seed)
+    from jobs.stereoset.verify import verify as of_stereoset
+
+    return of_stereoset(storage, num_rows, seed)
+
+
 def _is_persona(record: Mapping[str, Any]) -> bool:
     return bool(record) and record["spec"].get("job") == "persona"

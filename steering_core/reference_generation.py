@@ -40,6 +40,11 @@ def reference_generate(model: LoadedModel, row: GenerationRow, sampling: Samplin
 
 def last_logits(model: LoadedModel, row: GenerationRow, ids: list[int]) -> Tensor:
     """Float32 logits [1, V] behind the last token."""
+    return steered_logits(model, row, ids, 1)
+
+
+def steered_logits(model: LoadedModel, row: GenerationRow, ids: list[int], num: int) -> Tensor:
+    """Float32 logits [num, V] behind the last tokens of a prompt and what follows it."""
     steering = row.steering
 
     def steer(resid_1SD: Tensor) -> Tensor:
@@ -55,4 +60,4 @@ def last_logits(model: LoadedModel, row: GenerationRow, ids: list[int]) -> Tenso
     with torch.inference_mode(), change(model.layout, changes):
         input_ids = torch.tensor([ids], device=model.device)
         logits_1SV: Tensor = model.module(input_ids=input_ids, use_cache=False).logits
-    return logits_1SV[:, -1].float()
+    return logits_1SV[0, -num:].float()

@@ -102,11 +102,18 @@ def choose(logits_RV: Tensor, draws_R: Tensor, sampling: Sampling) -> Tensor:
     """
     if sampling.greedy:
         return logits_RV.argmax(dim=-1)
+    return _invert(choice_probs(logits_RV, sampling), draws_R)
+
+
+def choice_probs(logits_RV: Tensor, sampling: Sampling) -> Tensor:
+    """What a token is drawn by [R, V]; with ``top_p``, 0 for those left out, and no sum of 1."""
+    if sampling.greedy:
+        return torch.softmax(logits_RV, dim=-1)
     probs_RV = torch.softmax(logits_RV / sampling.temperature, dim=-1)
     if sampling.top_p < 1:
         least_R1 = _least_kept(probs_RV, sampling.top_p)
         probs_RV = torch.where(probs_RV >= least_R1, probs_RV, 0.0)
-    return _invert(probs_RV, draws_R)
+    return probs_RV
 
 
 def _least_kept(probs_RV: Tensor, top_p: float) -> Tensor:

@@ -30,7 +30,7 @@ from steering_core.errors import InputError
 from steering_core.generation import Generated, GenerationRow, generate
 from steering_core.generation_probe import can_use_slots
 from steering_core.interventions import Intervention
-from steering_core.models import ModelSource, load_model, load_tokenizer
+from steering_core.models import LoadedModel, ModelSource, load_model, load_tokenizer
 from steering_core.projections import projections
 from steering_core.reference_generation import reference_generate
 from steering_core.response_states import AnsweredPrompt, ResponseStates, collect_response_states
@@ -41,6 +41,37 @@ _TOKENS_PER_BATCH = {"cpu": 2048}
 _TOKENS_ON_ACCELERATOR = 16_384
 
 Payload = AnswersPayload | SumsPayload | ProjectionsPayload
+
+
+def generation_row(
+    chat: ChatFormat, asked: Asked, vectors: SteeringVectors | None
+) -> GenerationRow:
+    """How an answer is written.
+
+    Args:
+        vectors: that steer it; None where nothing does.
+    """
+    steering = None
+    if vectors is not None and asked.layer is not None and asked.coeff is not None:
+        vector = vectors.whole[asked.layer]
+        steering = Intervention(hook_point(asked.layer), vector, asked.coeff)
+    return GenerationRow(
+        prompt_ids=chat.prompt_ids(asked.question, asked.system),
+        seed=asked.seed,
+        steering=steering,
+        positions=asked.positions or "all",
+    )
+
+
+def sampling_of(spec: GenerationSpec, model: LoadedModel, tokenizer: Any) -> Sampling:
+    """How tokens are chosen, as the spec says."""
+    return Sampling(
+        max_new_tokens=spec.max_new_tokens,
+        eos_ids=eos_ids_of(model.module, tokenizer),
+        greedy=spec.greedy,
+        temperature=spec.temperature,
+        top_p=spec.top_p,
+    )
 
 
 class PersonaWorker:
@@ -87,13 +118,7 @@ class PersonaWorker:
         )
         self._model = load_model(self._source, device=self._device, dtype=self._dtype)
         self._in_slots = can_use_slots(self._model)
-        self._sampling = Sampling(
-            max_new_tokens=self._spec.max_new_tokens,
-            eos_ids=eos_ids_of(self._model.module, self._tokenizer),
-            greedy=self._spec.greedy,
-            temperature=self._spec.temperature,
-            top_p=self._spec.top_p,
-        )
+        self._sampling = sampling_of(self._spec, self._model, self._tokenizer)
         kind = self._model.device.type
         self._tokens = self._tokens or _TOKENS_PER_BATCH.get(kind, _TOKENS_ON_ACCELERATOR)
         return {
@@ -120,7 +145,7 @@ class PersonaWorker:
         vectors = None
         if payload.vectors_key is not None:
             vectors = self._vectors(payload.vectors_key, payload.vector_digests or {})
-        rows = [self._row(asked, vectors) for asked in payload.rows]
+        rows = [generation_row(self._chat, asked, vectors) for asked in payload.rows]
         written = self._generate(rows)
         return pa.Table.from_pylist(
             [
@@ -145,18 +170,6 @@ class PersonaWorker:
                 for asked, row, answer in zip(payload.rows, rows, written, strict=True)
             ],
             schema=ANSWERS_SCHEMA,
-        )
-
-    def _row(self, asked: Asked, vectors: SteeringVectors | None) -> GenerationRow:
-        steering = None
-        if vectors is not None and asked.layer is not None and asked.coeff is not None:
-            vector = vectors.whole[asked.layer]
-            steering = Intervention(hook_point(asked.layer), vector, asked.coeff)
-        return GenerationRow(
-            prompt_ids=self._chat.prompt_ids(asked.question, asked.system),
-            seed=asked.seed,
-            steering=steering,
-            positions=asked.positions or "all",
         )
 
     def _generate(self, rows: Sequence[GenerationRow]) -> list[Generated]:

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import transformers
-from pydantic import ValidationError
 
 from cluster.errors import UserActionError
-from cluster.ledger import Ledger
 from cluster.parts import read_part
-from cluster.storage import Storage, StorageSpec
+from cluster.storage import Storage
 from jobs.console import print_table, say, warn
-from jobs.identity import changed_keys
-from jobs.resources import embedded_specs
-from jobs.spec import load_spec
+from jobs.recorded import recorded_sweep
 from jobs.stereoset.inventory import Inventory, take_inventory
 from jobs.stereoset.plan import PlannedTask
 from jobs.stereoset.resolve import Sweep, SweepModel, recorded_identity, resolve
@@ -27,8 +22,7 @@ from jobs.stereoset.spec import StereoSetSpec
 from jobs.stereoset.tables import stored_scores
 from steering_core.certificate import Certificate, RowName, Tolerance, draw, tolerance_for
 from steering_core.engine import Cell
-from steering_core.errors import InputError
-from steering_core.models import load_model, resolve_device
+from steering_core.models import load_model
 from steering_core.slow_engine import SlowEngine
 
 
@@ -39,23 +33,6 @@ class _Verified:
     model: str
     tolerance: Tolerance
     found: Certificate
-
-
-def storage_of(source: str, endpoint_url: str | None) -> Storage:
-    """The output that a URI names, or the output of a spec (a file, or an embedded name).
-
-    Raises:
-        InputError, UserActionError: not a valid spec, or the storage does not answer.
-    """
-    is_spec = Path(source).is_file() or (source in embedded_specs() and not Path(source).is_dir())
-    if is_spec:
-        spec = load_spec(StereoSetSpec, source)
-        endpoint_url = endpoint_url or spec.storage.endpoint_url
-        storage = StorageSpec(spec.output, endpoint_url, spec.storage.region).open()
-    else:
-        storage = StorageSpec(source, endpoint_url).open()
-    storage.check_reachable()
-    return storage
 
 
 def verify(storage: Storage, num_rows: int, seed: int) -> int:
@@ -71,7 +48,7 @@ def verify(storage: Storage, num_rows: int, seed: int) -> int:
         UserActionError: no run there, nothing finished, or model or data changed since.
         InputError: model or data are not where they were.
     """
-    sweep, outcome = _resolved(storage)
+    sweep, outcome = recorded_sweep(storage, StereoSetSpec, resolve, recorded_identity)
     inventory = take_inventory(storage)
     if not inventory.done:
         raise UserActionError(f"{storage.uri} holds no finished task yet; run the sweep first")
@@ -93,42 +70,6 @@ def verify(storage: Storage, num_rows: int, seed: int) -> int:
         )
         is_right = False
     return 0 if is_right else 1
-
-
-def _resolved(storage: Storage) -> tuple[Sweep, str]:
-    """The sweep of the output's record, unchanged since, and the run's outcome."""
-    record = Ledger(storage).read_record()
-    if record is None:
-        raise UserActionError(f"{storage.uri} holds no run of steersweep")
-    job = record["spec"].get("job")
-    if job != "stereoset":
-        raise UserActionError(f"{storage.uri} holds a sweep of job {job}; verify takes stereoset")
-    try:
-        spec = StereoSetSpec.model_validate(record["spec"])
-        identity: Mapping[str, object] = recorded_identity(record)
-        outcome = str(record["outcome"])
-    except (KeyError, TypeError, ValidationError) as error:
-        raise UserActionError(
-            f"{storage.uri_of('run.json')} holds no sweep that this version reads"
-        ) from error
-    try:
-        device = resolve_device(spec.compute.device).type
-    except InputError:  # the run was on another machine; any device is held to the same tolerance
-        device = resolve_device("auto").type
-    try:
-        sweep = resolve(spec, device)
-    except InputError as error:
-        raise InputError(
-            f"{error} (as {storage.uri_of('run.json')} has it; relative paths are those of the "
-            "folder where the sweep was run)"
-        ) from error
-    changes = changed_keys(identity, sweep.identity())
-    if changes:
-        raise UserActionError(
-            f"{storage.uri} was computed from something else; changed since: {'; '.join(changes)}. "
-            "Put it back to verify the output"
-        )
-    return sweep, outcome
 
 
 def _verify_model(

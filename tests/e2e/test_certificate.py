@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from cluster.parts import check_part, commit_part, read_part
+from cluster.parts import check_part
 from cluster.storage import StorageSpec
 from jobs.resources import local_path
 from jobs.stereoset.worker import Payload, StereoSetWorker
@@ -28,7 +28,7 @@ from steering_core.protocol import Protocol
 from steering_core.stereoset import LABELS
 from steering_core.vectors import SteeringVectors
 from tests.support.golden import model_path
-from tests.support.sweeps import Finished, part_keys, read_rows, steersweep, write_spec
+from tests.support.sweeps import Finished, change_part, part_keys, read_rows, steersweep, write_spec
 from tests.support.tiny_models import save_model
 
 SCORES = [f"score_{label.replace('-', '_')}" for label in LABELS]
@@ -353,15 +353,6 @@ def test_verify_draws_as_many_rows_as_asked_from_all_groups(undisturbed: Path) -
     assert (finished.code, "capped │    5 │" in finished.out) == (0, True), finished
 
 
-def _tamper(output: Path, key: str, change: Callable[[pa.Table], pa.Table]) -> None:
-    """Put a changed part in the place of a part, digest and footer in order."""
-    storage = StorageSpec(str(output)).open()
-    info, table = check_part(storage, key), read_part(storage, key)
-    (output / key).unlink()
-    changed = change(table).replace_schema_metadata(table.schema.metadata)
-    commit_part(storage, key, changed, task_id=info.task_id, attempt="another")
-
-
 def _one_score_changed(table: pa.Table) -> pa.Table:
     at = table.schema.get_field_index(SCORES[0])
     scores = table[SCORES[0]].to_pylist()
@@ -374,7 +365,7 @@ def test_verify_notices_a_changed_score_behind_a_digest_in_order(
 ) -> None:
     copy = shutil.copytree(undisturbed, tmp_path / "out")
     key = next(k for k in sorted(part_keys(str(copy))) if k.startswith(f"{table}/"))
-    _tamper(copy, key, _one_score_changed)
+    change_part(copy, key, _one_score_changed)
     assert steersweep("report", str(copy)).code == 0
     finished = steersweep("verify", str(copy), "--rows", "100")
     assert finished.code == 1, finished

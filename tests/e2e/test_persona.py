@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -27,7 +29,7 @@ from tests.support.personas import (
     verdict_on,
     write_persona_spec,
 )
-from tests.support.sweeps import Finished, steersweep
+from tests.support.sweeps import Finished, change_part, steersweep
 
 TRAITS = ("kind", "sly")
 
@@ -227,6 +229,32 @@ def test_coefficient_0_is_the_models_own_answer(
         assert list(row["answer_ids"]) == written
     other = rows_of(output, "answers", "steered").query("coeff == 5 and layer == 2")
     assert list(other["answer"]) != list(rows["answer"])
+
+
+def test_verify_holds_answers_against_the_plain_forward(
+    judged: tuple[Path, Finished, JudgeServer], tmp_path: Path
+) -> None:
+    output, _, _ = judged
+    for source in (output, output.parent / "persona.yaml"):
+        found = steersweep("verify", str(source), "--rows", "16")
+        assert found.code == 0, found
+        assert "chat  │      16 │" in found.out
+        assert "holds" in found.out
+    copy = shutil.copytree(output, tmp_path / "out")
+
+    def another_token(table: pa.Table) -> pa.Table:
+        ids = table["answer_ids"].to_pylist()
+        changed = [[(of[0] + 1) % 90, *of[1:]] if of else of for of in ids]
+        at = table.schema.get_field_index("answer_ids")
+        field = table.field(at)
+        return table.set_column(at, field, pa.array(changed, field.type))
+
+    for path in copy.glob("answers/model=chat/trait=sly/phase=steered/*.parquet"):
+        change_part(copy, str(path.relative_to(copy)), another_token)
+    broken = steersweep("verify", str(copy), "--rows", "100")
+    assert broken.code == 1, broken
+    assert "broken" in broken.out
+    assert "chat/sly/q" in broken.err
 
 
 def test_nothing_is_made_or_paid_for_twice(

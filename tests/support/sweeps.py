@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import yaml
 
-from cluster.parts import read_part
+from cluster.parts import check_part, commit_part, read_part
 from cluster.storage import StorageSpec
 from jobs import cli
 
@@ -87,3 +88,12 @@ def part_keys(uri: str) -> set[str]:
 def _frame(table: pa.Table) -> pd.DataFrame:
     frame: pd.DataFrame = table.to_pandas(types_mapper=pd.ArrowDtype)
     return frame
+
+
+def change_part(output: Path, key: str, change: Callable[[pa.Table], pa.Table]) -> None:
+    """Put a changed part in the place of a part, digest and footer in order."""
+    storage = StorageSpec(str(output)).open()
+    info, table = check_part(storage, key), read_part(storage, key)
+    (output / key).unlink()
+    changed = change(table).replace_schema_metadata(table.schema.metadata)
+    commit_part(storage, key, changed, task_id=info.task_id, attempt="another")

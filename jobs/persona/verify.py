@@ -1,0 +1,169 @@
+"""``steersweep verify`` of a persona sweep: drawn answers held against the plain forward pass."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import transformers
+
+from cluster.errors import UserActionError
+from cluster.parts import read_part
+from cluster.storage import Storage
+from jobs.console import print_table, say, warn
+from jobs.persona.index import Group, Parts
+from jobs.persona.plan import Asked, PartRef, contrast_rows, steered_rows
+from jobs.persona.resolve import PersonaModel, PersonaSweep, resolve
+from jobs.persona.spec import PersonaSpec
+from jobs.persona.tables import Phase
+from jobs.persona.worker import generation_row, sampling_of
+from jobs.recorded import recorded_sweep
+from steering_core.answer_check import AnswerCheck, check_answer
+from steering_core.certificate import draw
+from steering_core.chat import ChatFormat
+from steering_core.generation import Generated
+from steering_core.models import load_model, load_tokenizer
+from steering_core.vectors import SteeringVectors, from_safetensors
+
+_TOLERANCE = {"float32": 1e-4}
+_TOLERANCE_HALF = 0.05
+
+
+@dataclass(frozen=True)
+class _Verified:
+    """What came of one model's answers.
+
+    Attributes:
+        other_prompts: answers, by name, whose prompt is not the one that would be asked now.
+        worst: the answer that is furthest from the plain pass.
+    """
+
+    model: str
+    tolerance: float
+    checks: tuple[AnswerCheck, ...]
+    other_prompts: tuple[str, ...]
+    worst: str
+
+    @property
+    def furthest(self) -> float:
+        return max((check.furthest for check in self.checks), default=0.0)
+
+    @property
+    def holds(self) -> bool:
+        return not self.other_prompts and self.furthest <= self.tolerance
+
+
+def verify(storage: Storage, num_rows: int, seed: int) -> int:
+    """Check drawn answers, print what came of it; 0 within the tolerance, 1 not.
+
+    Reads models and traits from where the run had them, in this process, and writes nothing.
+
+    Args:
+        num_rows: answers of each model, over traits and phases.
+        seed: of the draw.
+
+    Raises:
+        UserActionError: no run there, nothing written, or model or traits changed since.
+        InputError: model or traits are not where they were.
+    """
+    sweep, _ = recorded_sweep(storage, PersonaSpec, resolve, lambda record: record["identity"])
+    parts = Parts.read(storage)
+    if not parts.answers:
+        raise UserActionError(f"{storage.uri} holds no finished answers yet; run the sweep first")
+    transformers.logging.disable_progress_bar()
+    verified = [
+        _verify_model(storage, sweep, model, parts, num_rows, seed)
+        for model in sweep.models.values()
+    ]
+    _print(verified)
+    for of in verified:
+        if of.other_prompts:
+            warn(f"{of.model}: {of.other_prompts[0]} was asked with another prompt")
+        if of.furthest > of.tolerance:
+            warn(f"{of.model}: {of.worst}: a token is {of.furthest:.2g} from the choice")
+    return 0 if all(of.holds for of in verified) else 1
+
+
+def _verify_model(
+    storage: Storage,
+    sweep: PersonaSweep,
+    model: PersonaModel,
+    parts: Parts,
+    num_rows: int,
+    seed: int,
+) -> _Verified:
+    spec = sweep.spec.generation
+    tokenizer = load_tokenizer(model.source)
+    chat = ChatFormat(tokenizer, model.name, system=spec.system, options=spec.template)
+    loaded = load_model(model.source, device=sweep.device, dtype=model.dtype)
+    sampling = sampling_of(spec, loaded, tokenizer)
+    checks: dict[str, AnswerCheck] = {}
+    other_prompts = []
+    for group, asked, stored, vectors in _drawn(storage, sweep, model.name, parts, num_rows, seed):
+        name = f"{group}/{asked.row_id}"
+        row = generation_row(chat, asked, vectors)
+        if list(row.prompt_ids) != stored["prompt_ids"]:
+            other_prompts.append(name)
+            continue
+        answer = Generated(tuple(stored["answer_ids"]), stored["ended_by"])
+        checks[name] = check_answer(loaded, row, answer, sampling)
+    return _Verified(
+        model.name,
+        _TOLERANCE.get(model.dtype, _TOLERANCE_HALF),
+        tuple(checks.values()),
+        tuple(other_prompts),
+        max(checks, key=lambda name: checks[name].furthest, default=""),
+    )
+
+
+def _drawn(
+    storage: Storage, sweep: PersonaSweep, model: str, parts: Parts, num_rows: int, seed: int
+) -> Iterator[tuple[Group, Asked, Mapping[str, Any], SteeringVectors | None]]:
+    """Answers of a model: what was asked, what is stored, and the vectors that steered it."""
+    asked = {
+        (trait, row.row_id): row
+        for trait in sweep.traits
+        for row in chain(contrast_rows(sweep, trait), steered_rows(sweep, trait))
+    }
+    by_phase: dict[Phase, list[tuple[Group, PartRef]]] = defaultdict(list)
+    for (group, phase), refs in parts.answers.items():
+        if group.model == model:
+            by_phase[phase] += [(group, ref) for ref in refs]
+    for phase, of_phase in sorted(by_phase.items()):
+        rows = [
+            (group, row)
+            for group, ref in of_phase
+            for row in read_part(storage, ref.key, ref.task_id).to_pylist()
+        ]
+        for number in draw(f"{seed}/{model}/{phase}", len(rows), -(-num_rows // len(by_phase))):
+            group, stored = rows[number]
+            vectors = None
+            if phase == "steered":
+                key = parts.vectors[group]
+                vectors = from_safetensors(storage.read(key), key)
+            yield group, asked[group.trait, stored["row_id"]], stored, vectors
+
+
+def _print(verified: list[_Verified]) -> None:
+    print_table(
+        "stored answers against the plain forward pass",
+        ["model", "answers", "tokens", "other choices", "furthest", "tolerance", "verdict"],
+        [
+            [
+                of.model,
+                f"{len(of.checks):,}",
+                f"{sum(check.num_tokens for check in of.checks):,}",
+                f"{sum(check.num_other for check in of.checks):,}",
+                f"{of.furthest:.2g}",
+                f"{of.tolerance:g}",
+                "holds" if of.holds else "broken",
+            ]
+            for of in verified
+        ],
+    )
+    num_other = sum(check.num_other for of in verified for check in of.checks)
+    if num_other:
+        say("furthest: the change of a probability that would make the plain pass choose alike")

@@ -1,0 +1,68 @@
+"""The sweep that an output's record names, resolved again and found unchanged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from cluster.errors import UserActionError
+from cluster.ledger import Ledger
+from cluster.storage import Storage
+from jobs.identity import changed_keys
+from jobs.record import Described
+from jobs.spec import ComputeSpec, SpecModel
+from steering_core.errors import InputError
+from steering_core.models import resolve_device
+
+Spec = TypeVar("Spec", bound=SpecModel)
+Sweep = TypeVar("Sweep", bound=Described)
+
+
+def recorded_sweep(
+    storage: Storage,
+    kind: type[Spec],
+    resolve: Callable[[Spec, str], Sweep],
+    identity_of: Callable[[Mapping[str, Any]], Mapping[str, object]],
+) -> tuple[Sweep, str]:
+    """The sweep of the output's record, and the run's outcome.
+
+    Args:
+        resolve: of the job, for a kind of device.
+        identity_of: what a record says of what decided its numbers.
+
+    Raises:
+        UserActionError: no run there, or model or data changed since.
+        InputError: model or data are not where they were.
+    """
+    record = Ledger(storage).read_record()
+    if record is None:
+        raise UserActionError(f"{storage.uri} holds no run of steersweep")
+    try:
+        spec = kind.model_validate(record["spec"])
+        identity = identity_of(record)
+        outcome = str(record["outcome"])
+        compute: ComputeSpec = spec.compute  # type: ignore[attr-defined]
+    except (KeyError, TypeError, ValidationError) as error:
+        raise UserActionError(
+            f"{storage.uri_of('run.json')} holds no sweep that this version reads"
+        ) from error
+    try:
+        device = resolve_device(compute.device).type
+    except InputError:  # the run was on another machine; any device is held to the same tolerance
+        device = resolve_device("auto").type
+    try:
+        sweep = resolve(spec, device)
+    except InputError as error:
+        raise InputError(
+            f"{error} (as {storage.uri_of('run.json')} has it; relative paths are those of the "
+            "folder where the sweep was run)"
+        ) from error
+    changes = changed_keys(identity, sweep.identity())
+    if changes:
+        raise UserActionError(
+            f"{storage.uri} was computed from something else; changed since: {'; '.join(changes)}. "
+            "Put it back to verify the output"
+        )
+    return sweep, outcome
