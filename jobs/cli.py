@@ -128,8 +128,9 @@ def plan(
     Tasks, passes, tokens x blocks beside those of a plain loop, needed FLOPs, bytes, memory of a
     replica, time. Where the output holds part of the sweep, what is left is planned, and what
     earlier sessions planned and did is shown. Time comes from a short measurement where the
-    weights are on this machine, or from the stated rates of a `--device`. Starts no Ray, downloads
-    no weights. Exit code 2: something must be changed, as for `run`.
+    weights are on this machine, or from the stated rates of a `--device`. Of a persona sweep:
+    answers, tokens and the judge's queries, without time. Starts no Ray, downloads no weights.
+    Exit code 2: something must be changed, as for `run`.
 
     Examples:
 
@@ -139,13 +140,25 @@ def plan(
 
         steersweep plan sweep.yaml --set data.limit=20 --seconds 0 --json plan.json
     """
-    from jobs.spec import load_spec
+    from jobs.kinds import load_any_spec
+    from jobs.persona.spec import PersonaSpec
+    from steering_core.errors import InputError
+
+    sweep = load_any_spec(spec, set_ or [], output)
+    if isinstance(sweep, PersonaSpec):
+        from jobs.persona.forecast import plan as tell_of_persona
+
+        if (device, replicas, share) != (None, None, None):
+            raise InputError(
+                "--device, --replicas and --share are for job stereoset; no time is forecast for "
+                "job persona: leave them out"
+            )
+        tell_of_persona(sweep, json_)
+        return
     from jobs.stereoset.forecast.command import PlanOptions
     from jobs.stereoset.forecast.command import plan as tell
-    from jobs.stereoset.spec import StereoSetSpec
 
-    options = PlanOptions(device, replicas, share, seconds, json_)
-    tell(load_spec(StereoSetSpec, spec, set_ or [], output), options)
+    tell(sweep, PlanOptions(device, replicas, share, seconds, json_))
 
 
 @app.command()

@@ -30,6 +30,7 @@ from jobs.persona.plan import (
     answer_tasks,
     contrast_rows,
     hook_point,
+    missing,
     projections_task,
     scores_task,
     steered_rows,
@@ -127,16 +128,11 @@ class Pipeline:
     def _run_missing(self, what: str, tasks: Sequence[Task]) -> None:
         if not tasks:
             return
-        missing = self._missing(tasks)
-        kept = f", {len(tasks) - len(missing)} done before" if len(missing) < len(tasks) else ""
+        left = missing(self._storage, tasks)
+        kept = f", {len(tasks) - len(left)} done before" if len(left) < len(tasks) else ""
         say(f"{what}: {len(tasks)} tasks{kept}")
-        if missing:
-            self._execute(what, missing)
-
-    def _missing(self, tasks: Sequence[Task]) -> list[Task]:
-        places = {key.rsplit("/", 1)[0] + "/" for task in tasks for key in task.parts.values()}
-        there = {entry.key for place in sorted(places) for entry in self._storage.list(place)}
-        return [task for task in tasks if not there.issuperset(task.parts.values())]
+        if left:
+            self._execute(what, left)
 
     def _score(self, parts: Parts, phase: Phase) -> None:
         identity = self._scorer.judge.identity()
@@ -162,7 +158,7 @@ class Pipeline:
     def _score_here(self, phase: Phase, tasks: Sequence[Task]) -> None:
         """Ask the judge; a part is stored only where no query has failed."""
         num_failed = 0
-        for task in self._missing(tasks):
+        for task in missing(self._storage, tasks):
             answers, trait = task.payload.answers, task.payload.trait
             say(f"{trait.name}: judging {phase} answers, part {answers.task_id[:12]}")
             table, num = score_part(self._storage, answers, trait, self._scorer)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Literal
 
+from cluster.storage import Storage
 from cluster.tasks import Task
 from jobs.identity import digest
 from jobs.persona.judges.prompts import COHERENCE_PROMPT
@@ -250,3 +251,10 @@ def projections_task(
     parts = {"projections": part_key("projections", model, trait, phase, task_id)}
     payload = ProjectionsPayload(answers, tuple(vectors))
     return Task(task_id, model, float(num_rows), parts, payload)
+
+
+def missing(storage: Storage, tasks: Sequence[Task]) -> list[Task]:
+    """The tasks of which storage lacks a part."""
+    places = {key.rsplit("/", 1)[0] + "/" for task in tasks for key in task.parts.values()}
+    there = {entry.key for place in sorted(places) for entry in storage.list(place)}
+    return [task for task in tasks if not there.issuperset(task.parts.values())]

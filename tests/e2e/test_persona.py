@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -255,6 +256,30 @@ def test_verify_holds_answers_against_the_plain_forward(
     assert broken.code == 1, broken
     assert "broken" in broken.out
     assert "chat/sly/q" in broken.err
+
+
+def test_the_plan_counts_what_the_run_then_writes(
+    judged: tuple[Path, Finished, JudgeServer], tmp_path: Path
+) -> None:
+    output, _, server = judged
+    spec, numbers = str(output.parent / "persona.yaml"), tmp_path / "plan.json"
+    planned = steersweep("plan", spec, "--output", str(tmp_path / "new"), "--json", str(numbers))
+    assert planned.code == 0, planned
+    for of in json.loads(numbers.read_text())["phases"]:
+        written = rows_of(output, "answers", of["phase"]).query(f"trait == '{of['trait']}'")
+        assert of["num_answers"] == of["num_left"] == len(written)
+        assert of["num_prompt_tokens"] == written["prompt_ids"].map(len).sum()
+        assert of["most_new_tokens"] >= written["answer_ids"].map(len).sum()
+        assert of["num_queries"] == 2 * len(written)
+    assert not (tmp_path / "new").exists()
+    before = len(server.prompts)
+    assert steersweep("plan", spec, "--json", str(numbers)).code == 0
+    assert [of["num_left"] for of in json.loads(numbers.read_text())["phases"]] == [0] * 4
+    more = ["--set", "steering.coeffs=[-3, 0, 5, 7]", "--json", str(numbers)]
+    assert steersweep("plan", spec, *more).code == 0
+    left = {(of["phase"], of["num_left"] > 0) for of in json.loads(numbers.read_text())["phases"]}
+    assert left == {("contrast", False), ("steered", True)}
+    assert len(server.prompts) == before
 
 
 def test_nothing_is_made_or_paid_for_twice(

@@ -1,0 +1,155 @@
+"""``steersweep plan`` of a persona sweep: answers, tokens and queries; runs and writes nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from cluster.storage import Storage, StorageSpec
+from cluster.tasks import Task
+from jobs.console import print_table, say
+from jobs.persona.index import Group, Parts
+from jobs.persona.judges.prompts import COHERENCE_PROMPT, fill
+from jobs.persona.plan import Asked, answer_tasks, contrast_rows, missing, steered_rows
+from jobs.persona.resolve import PersonaSweep, resolve
+from jobs.persona.spec import PersonaSpec
+from jobs.persona.tables import Phase
+from steering_core.chat import ChatFormat
+from steering_core.errors import InputError
+from steering_core.models import load_tokenizer
+from steering_core.vectors import from_safetensors
+
+_PAID = ("openai", "anthropic")
+
+
+@dataclass(frozen=True)
+class PhaseForecast:
+    """The answers of one model, trait and phase.
+
+    Attributes:
+        num_left: answers in tasks that the output does not hold.
+        num_prompt_tokens: of what is left.
+        most_new_tokens: of what is left, where no answer ends early.
+        num_queries: of the judge, on what is left; two on each answer.
+        most_judge_tokens: that they read, by the steered model's tokenizer.
+    """
+
+    model: str
+    trait: str
+    phase: Phase
+    num_answers: int
+    num_tasks: int
+    num_left: int
+    num_prompt_tokens: int
+    most_new_tokens: int
+    num_queries: int
+    most_judge_tokens: int
+
+
+def plan(spec: PersonaSpec, json_file: str | None = None) -> list[PhaseForecast]:
+    """Print what the sweep has left to do, and write it as JSON where asked; returns it.
+
+    Raises:
+        InputError, UserActionError: what ``steersweep run`` would refuse, too.
+    """
+    path = None if json_file is None else Path(json_file).expanduser()
+    if path is not None and not path.parent.is_dir():
+        raise InputError(f"--json {json_file}: there is no folder {path.parent}")
+    storage = StorageSpec(spec.output, spec.storage.endpoint_url, spec.storage.region).open()
+    storage.check_reachable()
+    sweep = resolve(spec)
+    found = list(_forecasts(storage, sweep, Parts.read(storage)))
+    _show(spec, found)
+    if path is not None:
+        content = {"plan_version": 1, "phases": [asdict(of) for of in found]}
+        path.write_text(json.dumps(content, indent=2) + "\n")
+    return found
+
+
+def _forecasts(storage: Storage, sweep: PersonaSweep, parts: Parts) -> Iterator[PhaseForecast]:
+    for model in sweep.models.values():
+        tokenizer = load_tokenizer(model.source)
+        generation = sweep.spec.generation
+        chat = ChatFormat(
+            tokenizer, model.name, system=generation.system, options=generation.template
+        )
+        for trait, of in sweep.traits.items():
+            prompts = (of.trait.eval_prompt, COHERENCE_PROMPT)
+            for phase, rows in _rows(sweep, trait):
+                tasks = _tasks(storage, sweep, parts, Group(model.name, trait), phase, rows)
+                left = [row for task in missing(storage, tasks) for row in task.payload.rows]
+                questions = [fill(prompt, row.question, "") for row in left for prompt in prompts]
+                judged = {text: len(tokenizer(text)["input_ids"]) for text in set(questions)}
+                new_tokens = len(left) * generation.max_new_tokens
+                yield PhaseForecast(
+                    model=model.name,
+                    trait=trait,
+                    phase=phase,
+                    num_answers=len(rows),
+                    num_tasks=len(tasks),
+                    num_left=len(left),
+                    num_prompt_tokens=_prompt_tokens(chat, left),
+                    most_new_tokens=new_tokens,
+                    num_queries=len(prompts) * len(left),
+                    most_judge_tokens=sum(judged[q] for q in questions) + len(prompts) * new_tokens,
+                )
+
+
+def _rows(sweep: PersonaSweep, trait: str) -> Iterator[tuple[Phase, list[Asked]]]:
+    if sweep.traits[trait].vectors is None:
+        yield "contrast", list(contrast_rows(sweep, trait))
+    yield "steered", list(steered_rows(sweep, trait))
+
+
+def _tasks(
+    storage: Storage,
+    sweep: PersonaSweep,
+    parts: Parts,
+    group: Group,
+    phase: Phase,
+    rows: Sequence[Asked],
+) -> list[Task]:
+    """The tasks of a phase; steered ones are named after the vectors, once these are there."""
+    vectors: tuple[str, Mapping[int, str]] | None = None
+    if phase == "steered" and (key := parts.vectors.get(group)) is not None:
+        of = from_safetensors(storage.read(key), key)
+        vectors = key, {layer: of.digest(layer) for layer in of.whole}
+    return answer_tasks(sweep, sweep.models[group.model], group.trait, phase, rows, vectors)
+
+
+def _prompt_tokens(chat: ChatFormat, rows: Sequence[Asked]) -> int:
+    """Prompts stand in many cells: each is encoded once."""
+    lengths = {
+        (row.question, row.system): len(chat.prompt_ids(row.question, row.system)) for row in rows
+    }
+    return sum(lengths[row.question, row.system] for row in rows)
+
+
+def _show(spec: PersonaSpec, found: Sequence[PhaseForecast]) -> None:
+    print_table(
+        "what is left to do",
+        ["model", "trait", "phase", "answers", "left", "prompt tokens", "new tokens", "queries"],
+        [
+            [
+                of.model,
+                of.trait,
+                of.phase,
+                f"{of.num_answers:,}",
+                f"{of.num_left:,}",
+                f"{of.num_prompt_tokens:,}",
+                f"<= {of.most_new_tokens:,}",
+                f"{of.num_queries:,}",
+            ]
+            for of in found
+        ],
+    )
+    num_queries = sum(of.num_queries for of in found)
+    tokens = sum(of.most_judge_tokens for of in found)
+    paid = "" if spec.judge.kind in _PAID else ", none of them paid for"
+    say(
+        f"judge {spec.judge.kind}: {num_queries:,} queries{paid}, at most {tokens:,} tokens in by "
+        "the steered model's tokenizer; verdicts that are there already are not asked for again"
+    )
+    say("time is not forecast for this job: answers end when they end")
