@@ -107,7 +107,8 @@ class _Patience:
             self._last_event = now
         if scheduler.num_ended != self._num_ended:
             self._num_ended, self._last_end = scheduler.num_ended, now
-        if now > max(self._last_event, scheduler.quiet_until()) + policy.stall_s:
+        silent = now > self._last_event + policy.stall_s
+        if silent and now > scheduler.quiet_until() + policy.stall_s:
             self._stop(f"nothing happened for {now - self._last_event:.0f} s")
         elif now > self._last_end + policy.no_progress_s:
             self._stop(f"no task ended for {now - self._last_end:.0f} s")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 HIDDEN = "***"
@@ -61,9 +62,11 @@ def redact_all(value: Any) -> Any:
 
 def _secret_values() -> list[str]:
     """Values of the environment's secrets, longest first: one may hold another."""
-    found = {
-        value
-        for name, value in os.environ.items()
-        if len(value) >= _SHORTEST_VALUE and _SECRET_VARIABLE.search(name)
-    }
-    return sorted(found, key=len, reverse=True)
+    # Asked for each line of a log: only names are looked at, but for those few.
+    found = {os.environ.get(name, "") for name in os.environ if _is_secret(name)}
+    return sorted((v for v in found if len(v) >= _SHORTEST_VALUE), key=len, reverse=True)
+
+
+@lru_cache(maxsize=1024)
+def _is_secret(name: str) -> bool:
+    return _SECRET_VARIABLE.search(name) is not None

@@ -146,16 +146,15 @@ class Scheduler:
 
     def progress(self) -> Progress:
         """Counts of now."""
-        records = self._book.records.values()
         states = [slot.state for slot in self._slots]
         return Progress(
-            num_tasks=len(records),
+            num_tasks=len(self._book.records),
             num_done=self._book.num_done,
             num_set_aside=self._book.num_set_aside,
             num_in_flight=states.count(SlotState.BUSY),
             num_ready_replicas=states.count(SlotState.BUSY) + states.count(SlotState.IDLE),
-            total_cost=sum(r.task.cost for r in records),
-            done_cost=sum(r.task.cost for r in records if r.state is TaskState.DONE),
+            total_cost=self._book.total_cost,
+            done_cost=self._book.done_cost,
         )
 
     def quiet_until(self) -> float:
@@ -251,16 +250,18 @@ class Scheduler:
         for slot in self._slots:
             if slot.state is SlotState.EMPTY and slot.not_before <= now:
                 name = pool_for_empty_slot(self._book, self._pools, self._slots)
-                if name is not None:
-                    yield self._start(slot, name, now)
+                if name is None:
+                    return  # nor for any other slot
+                yield self._start(slot, name, now)
 
     def _move_idle_replicas(self, now: float) -> Iterable[Action]:
         for slot in self._slots:
             if slot.state is SlotState.IDLE and not self._book.num_waiting(slot.held_pool):
                 name = pool_for_idle_slot(self._book, self._pools, self._slots)
-                if name is not None:
-                    yield StopReplica(slot.index)
-                    yield self._start(slot, name, now)
+                if name is None:
+                    return  # nor for any other slot
+                yield StopReplica(slot.index)
+                yield self._start(slot, name, now)
 
     def _run_tasks(self, now: float) -> Iterable[Action]:
         for slot in self._slots:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import bisect
+import heapq
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ class TaskState(Enum):
     SET_ASIDE = auto()
 
 
-@dataclass
+@dataclass(slots=True)
 class TaskRecord:
     """One task's history."""
 
@@ -56,10 +56,15 @@ class TaskBook:
         self._policy = policy
         self._rng = rng
         self._suffix = suffix
-        self._queues: dict[str, list[TaskRecord]] = {name: [] for name in pool_names}
+        self._queues: dict[str, list[tuple[tuple[float, int], TaskRecord]]] = {
+            name: [] for name in pool_names
+        }
+        "A heap by rank for each pool; a task that was done while it waited is still in it."
+        self._num_queued = dict.fromkeys(self._queues, 0)
         self._remaining_cost: dict[str, float] = dict.fromkeys(self._queues, 0.0)
         self._delayed: dict[str, TaskRecord] = {}
         self.records: dict[str, TaskRecord] = {}
+        self.total_cost = self.done_cost = 0.0
         self.num_done = 0
         self.num_set_aside = 0
 
@@ -73,6 +78,7 @@ class TaskBook:
         record = TaskRecord(task, rank=(-task.cost, len(self.records)))
         self.records[task.id] = record
         self._remaining_cost[task.pool] += task.cost
+        self.total_cost += task.cost
         self._enqueue(record)
 
     @property
@@ -82,7 +88,7 @@ class TaskBook:
 
     def num_waiting(self, pool: str) -> int:
         """Number of the pool's tasks that are not in flight, delayed ones included."""
-        return len(self._queues[pool]) + sum(r.task.pool == pool for r in self._delayed.values())
+        return self._num_queued[pool] + sum(r.task.pool == pool for r in self._delayed.values())
 
     def remaining_cost(self, pool: str) -> float:
         """Cost of the pool's tasks that are neither done nor set aside."""
@@ -105,16 +111,25 @@ class TaskBook:
 
         A task that failed on this replica is left for another one where there is one.
         """
-        queue = self._queues[pool]
-        for position, record in enumerate(queue):
-            if has_alternative and record.failed_on == replica:
-                continue
-            del queue[position]
-            record.state = TaskState.IN_FLIGHT
-            record.num_attempts += 1
-            attempt = f"{record.task.id[:12]}-{record.num_attempts}-{self._suffix()}"
-            return record, attempt
-        return None
+        queue, left = self._queues[pool], []
+        taken = None
+        while queue and taken is None:
+            entry = heapq.heappop(queue)
+            if entry[1].state is not TaskState.WAITING:
+                continue  # done meanwhile by a late reply
+            if has_alternative and entry[1].failed_on == replica:
+                left.append(entry)
+            else:
+                taken = entry[1]
+        for entry in left:
+            heapq.heappush(queue, entry)
+        if taken is None:
+            return None
+        self._num_queued[pool] -= 1
+        taken.state = TaskState.IN_FLIGHT
+        taken.num_attempts += 1
+        attempt = f"{taken.task.id[:12]}-{taken.num_attempts}-{self._suffix()}"
+        return taken, attempt
 
     def finish(self, record: TaskRecord, receipt: Receipt) -> bool:
         """Mark a task done, whatever it was before; False where it was done already."""
@@ -125,10 +140,11 @@ class TaskBook:
         else:
             self._remaining_cost[record.task.pool] -= record.task.cost
         if record.state is TaskState.WAITING:
-            self._queues[record.task.pool].remove(record)
+            self._num_queued[record.task.pool] -= 1
         self._delayed.pop(record.task.id, None)
         record.state, record.receipt = TaskState.DONE, receipt
         self.num_done += 1
+        self.done_cost += record.task.cost
         return True
 
     def fail(
@@ -194,4 +210,5 @@ class TaskBook:
 
     def _enqueue(self, record: TaskRecord) -> None:
         record.state = TaskState.WAITING
-        bisect.insort(self._queues[record.task.pool], record, key=lambda r: r.rank)
+        self._num_queued[record.task.pool] += 1
+        heapq.heappush(self._queues[record.task.pool], (record.rank, record))

@@ -1,0 +1,1 @@
+"""What one driver bears: `python -m tests.scale.driver`, `tests.scale.resume`."""
