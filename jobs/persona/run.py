@@ -81,6 +81,7 @@ class _Session:
         self._sweep = resolve(spec, device)
         self._running: tuple[Backend, Scheduler] | None = None
         self._lease: Lease | None = None
+        self._num_replicas: int | None = None
 
     def run(self) -> int:
         """Claim the output, run every stage, write the summary and the record."""
@@ -91,6 +92,7 @@ class _Session:
         judge = open_judge(sweep.spec.judge, [of.trait for of in sweep.traits.values()])
         if before is None or before["outcome"] != "done":
             judge.check()
+            self._num_replicas = self._find_room()
         for line in _headlines(sweep):
             say(line)
         self._storage.check_writable()
@@ -143,11 +145,10 @@ class _Session:
         lease = self._lease
         if self._running is None:
             # One scheduler for all stages: replicas keep their models from one to the next.
-            num_tasks = most_tasks(self._sweep)
-            num_replicas = self._executor.num_replicas(self._sweep.device, num_tasks)
-            self._signals.install()
+            num_replicas = self._num_replicas or self._find_room()
             backend = self._executor.backend(self._storage_spec, lease.token)
-            self._running = backend, Scheduler(self._pools(), num_replicas)
+            scheduler = Scheduler(self._pools(), num_replicas, self._executor.policy())
+            self._running = backend, scheduler
         backend, scheduler = self._running
         scheduler.add(tasks)
         num_done = 0
@@ -173,8 +174,14 @@ class _Session:
         if outcome.set_aside:
             raise SetAsideError(what, outcome.set_aside)
 
+    def _find_room(self) -> int:
+        num_replicas = self._executor.num_replicas(self._sweep.device, most_tasks(self._sweep))
+        self._signals.install()
+        return num_replicas
+
     def _pools(self) -> list[Pool]:
         compute = self._sweep.spec.compute
+        share = self._executor.share(self._sweep.device)
         tokens = compute.tokens_per_batch
         return [
             Pool(
@@ -192,8 +199,7 @@ class _Session:
                         "tokens_per_batch": None if tokens == "auto" else tokens,
                     },
                 ),
-                cpus_per_replica=compute.cpus_per_replica,
-                gpus_per_replica=self._executor.gpus_per_replica(self._sweep.device),
+                share=share,
             )
             for name, model in self._sweep.models.items()
         ]
