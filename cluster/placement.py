@@ -37,6 +37,11 @@ class Share:
     labels: Mapping[str, str] = field(default_factory=dict)
     "What the node's labels must be: 'eu', '!eu', 'in(eu, us)' or '!in(eu, us)'."
 
+    @property
+    def gpu_share(self) -> float:
+        """Part of its GPU that is the replica's own; 1 where it has whole ones, or none."""
+        return self.gpus if 0 < self.gpus < 1 else 1.0
+
     def amounts(self) -> dict[str, float]:
         """Every amount that is asked for, by Ray's name of the resource."""
         asked = {"CPU": self.cpus, "GPU": self.gpus, **self.resources}

@@ -195,6 +195,7 @@ class _Session:
                         "device": self._sweep.device,
                         "dtype": model.dtype,
                         "num_threads": compute.cpus_per_replica,
+                        "gpu_share": share.gpu_share,
                         "storage": self._storage_spec,
                         "tokens_per_batch": None if tokens == "auto" else tokens,
                     },

@@ -196,6 +196,7 @@ class _Session:
                         "device": sweep.device,
                         "dtype": model.dtype,
                         "num_threads": compute.cpus_per_replica,
+                        "gpu_share": share.gpu_share,
                         "storage": self._storage_spec,
                         "certificate": sweep.spec.certificate,
                         "tuning_key": tuning_key(name),

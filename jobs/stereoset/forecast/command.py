@@ -132,6 +132,7 @@ class _Planner:
             device=self._device,
             share=self._options.share or DEFAULT_SHARE,
             num_replicas=self._num_replicas,
+            gpus_per_replica=gpus_of(self._sweep.spec.compute, self._sweep.device) or 1.0,
             sessions=record.get("sessions", []),
         )
 
