@@ -16,6 +16,7 @@ from cluster.tasks import (
     FailureKind,
     Receipt,
     ReplicaLost,
+    ReplicaPlaced,
     ReplicaReady,
     RunTask,
     StartReplica,
@@ -133,6 +134,8 @@ def _apply(backend: Backend, action: Action) -> None:
 
 def _log(event: Event) -> None:
     match event:
+        case ReplicaPlaced(slot):
+            logger.info("slot %d: its replica has its place and loads", slot)
         case ReplicaReady(slot, facts):
             said = ", ".join(f"{name} {value}" for name, value in facts.items())
             logger.info("slot %d: ready (%s)", slot, said)

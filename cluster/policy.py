@@ -29,7 +29,9 @@ class Policy:
     deadline_factor: float = 10.0
     "Deadline over the slowest duration seen, per unit of cost."
     start_deadline_s: float = 1800.0
-    "Time for a replica to be placed and ready, seconds."
+    "Time for a replica to be placed, and then again to be ready, seconds."
+    wait_for_nodes_s: float = 0.0
+    "Time to be placed on top of that, where a node may have to come first, seconds."
     stall_s: float = 120.0
     "Silence past every deadline after which the driver stops, seconds."
     no_progress_s: float = 4 * 3600.0

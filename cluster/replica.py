@@ -61,6 +61,9 @@ class Replica:
                 target=_exit_when_orphaned, args=(os.getppid(),), name="parent-watch", daemon=True
             ).start()
 
+    def placed(self) -> None:
+        """Answers as soon as this process is there, so that waiting for it is told from loading."""
+
     def ready(self) -> Mapping[str, str] | Failure:
         """The worker's facts once it is loaded and storage is open; safe to call again."""
         try:

@@ -31,6 +31,7 @@ from cluster.tasks import (
     FailureKind,
     Pool,
     ReplicaLost,
+    ReplicaPlaced,
     ReplicaReady,
     RunTask,
     StartReplica,
@@ -84,6 +85,8 @@ class Scheduler:
         """Take in one event; returns the task that it brought to its end for the first time."""
         slot = self._slots[event.slot]
         match event:
+            case ReplicaPlaced():
+                self._replica_placed(slot, now)
             case ReplicaReady():
                 self._replica_ready(slot)
             case ReplicaLost(failure=failure):
@@ -99,7 +102,7 @@ class Scheduler:
         self._book.release_delayed(now)
         for slot in self._slots:
             if slot.state in (SlotState.STARTING, SlotState.BUSY) and now > slot.deadline:
-                late = "replica was not ready" if slot.record is None else "task was not done"
+                late = slot.awaited_event
                 allowed = f"{slot.deadline - slot.since:.0f} s"
                 failure = Failure(FailureKind.REPLICA, f"{late} within {allowed}")
                 self._stops.append(StopReplica(slot.index))
@@ -172,13 +175,18 @@ class Scheduler:
         waits = []
         for slot in self._slots:
             if slot.state is SlotState.STARTING:
-                waits.append(f"a replica of {slot.pool} in slot {slot.index}")
+                what = "a replica" if slot.is_placed else "room for a replica"
+                waits.append(f"{what} of {slot.pool} in slot {slot.index}")
             elif slot.record is not None:
                 waits.append(f"task {slot.record.task.id[:12]} in slot {slot.index}")
         num_left = self._book.num_unfinished
         return ", ".join(waits) or f"a replica for any of {num_left} unfinished tasks"
 
     # -- events ---------------------------------------------------------------------------------
+
+    def _replica_placed(self, slot: Slot, now: float) -> None:
+        if slot.state is SlotState.STARTING:
+            slot.placed(now, self.policy.start_deadline_s)
 
     def _replica_ready(self, slot: Slot) -> None:
         if slot.state is SlotState.STARTING:
@@ -284,5 +292,6 @@ class Scheduler:
 
     def _start(self, slot: Slot, pool: str, now: float) -> StartReplica:
         self._num_replicas += 1
-        slot.start(pool, self._num_replicas, now, self.policy.start_deadline_s)
+        allowed_s = self.policy.wait_for_nodes_s + self.policy.start_deadline_s
+        slot.start(pool, self._num_replicas, now, allowed_s)
         return StartReplica(slot.index, self._pools[pool])

@@ -36,8 +36,17 @@ class Slot:
     "Starts in a row that ended without a ready replica."
     num_losses: int = 0
     "Replicas lost since a task last finished here."
+    is_placed: bool = False
+    "Whether the replica it holds was heard to have its share of a node."
     record: TaskRecord | None = None
     attempt: str = ""
+
+    @property
+    def awaited_event(self) -> str:
+        """What has not happened where its deadline is past, as a clause."""
+        if self.record is not None:
+            return "task was not done"
+        return "replica was not ready" if self.is_placed else "no node had room for the replica"
 
     @property
     def held_pool(self) -> str:
@@ -48,6 +57,12 @@ class Slot:
     def start(self, pool: str, replica: int, now: float, allowed_s: float) -> None:
         """A replica is being started here."""
         self.state, self.pool, self.replica = SlotState.STARTING, pool, replica
+        self.since, self.deadline = now, now + allowed_s
+        self.is_placed = False
+
+    def placed(self, now: float, allowed_s: float) -> None:
+        """The replica being started has its share of a node; what it waited for it is past."""
+        self.is_placed = True
         self.since, self.deadline = now, now + allowed_s
 
     def busy(self, record: TaskRecord, attempt: str, now: float, allowed_s: float) -> None:

@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 from cluster.errors import UserActionError
+from cluster.placement import Share
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -74,8 +75,7 @@ class Pool:
 
     name: str
     factory: WorkerFactory
-    cpus_per_replica: float = 1.0
-    gpus_per_replica: float = 0.0
+    share: Share = field(default_factory=Share)
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,13 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class ReplicaPlaced:
+    """The slot's replica has its share of a node, and begins to load."""
+
+    slot: int
+
+
+@dataclass(frozen=True)
 class ReplicaReady:
     slot: int
     facts: Mapping[str, str]
@@ -186,5 +193,5 @@ class StopReplica:
     slot: int
 
 
-Event: TypeAlias = ReplicaReady | ReplicaLost | TaskFinished | TaskFailed
+Event: TypeAlias = ReplicaPlaced | ReplicaReady | ReplicaLost | TaskFinished | TaskFailed
 Action: TypeAlias = StartReplica | RunTask | StopReplica

@@ -6,6 +6,8 @@ from contextlib import ExitStack
 
 from cluster.backends.base import Backend
 from cluster.lease import LeaseToken
+from cluster.placement import Share
+from cluster.policy import Policy
 from cluster.storage import StorageSpec
 from jobs.console import say
 from jobs.spec import ComputeSpec
@@ -22,6 +24,8 @@ class Executor:
         self._compute = compute
         self._stack = stack
         self._is_connected = False
+        self._joined = False
+        self._wait_s = 0.0
 
     @property
     def is_in_process(self) -> bool:
@@ -29,17 +33,29 @@ class Executor:
 
     def device(self) -> str | None:
         """The kind of device of a cluster that is there, or None where this machine decides."""
-        if self.is_in_process or self._compute.device != "auto":
+        if self.is_in_process:
             return None
-        from cluster.backends.ray_session import cluster_to_join, num_cluster_gpus
+        from cluster.backends.ray_session import cluster_to_join
 
         if cluster_to_join() is None:
             return None
+        compute = self._compute
+        if compute.device != "auto":
+            return compute.device  # this machine need not have one
+        # What is asked for may be on nodes that are still to come.
+        if compute.gpus_per_replica != "auto" and compute.gpus_per_replica > 0:
+            return "cuda"
+        if "TPU" in compute.resources:
+            return "xla"
         self._connect()
-        return "cuda" if num_cluster_gpus() > 0 else None
+        from cluster.backends.ray_nodes import num_cluster
+
+        if num_cluster("GPU") > 0:
+            return "cuda"
+        return "xla" if num_cluster("TPU") > 0 else None
 
     def num_replicas(self, device: str, num_tasks: int) -> int:
-        """How many replicas there is room for.
+        """How many replicas there is room for, once there is room for one.
 
         Raises:
             UserActionError: the cluster cannot be reached or has no room.
@@ -47,14 +63,23 @@ class Executor:
         if self.is_in_process:
             return 1
         self._connect()
-        from cluster.backends.ray_session import resolve_num_replicas
+        from cluster.backends.ray_nodes import (
+            AUTOSCALER_WAIT_S,
+            has_autoscaler,
+            resolve_num_replicas,
+        )
 
         compute = self._compute
+        if compute.wait_for_nodes_s != "auto":
+            self._wait_s = compute.wait_for_nodes_s
+        elif self._joined and has_autoscaler():
+            self._wait_s = AUTOSCALER_WAIT_S
         num_replicas = resolve_num_replicas(
             None if compute.replicas == "auto" else compute.replicas,
-            compute.cpus_per_replica,
-            self.gpus_per_replica(device),
+            self.share(device),
             num_tasks,
+            wait_s=self._wait_s,
+            say=say,
         )
         say(f"{num_replicas} replica{'s' if num_replicas > 1 else ''} on {device}")
         return num_replicas
@@ -70,15 +95,40 @@ class Executor:
 
         return self._stack.enter_context(RayBackend(storage, lease))
 
-    def gpus_per_replica(self, device: str) -> float:
-        """GPUs that each replica asks the cluster for."""
-        wanted = self._compute.gpus_per_replica
-        return float(device == "cuda") if wanted == "auto" else wanted
+    def policy(self) -> Policy:
+        """How patient the run is, once the number of replicas is known."""
+        return Policy(wait_for_nodes_s=self._wait_s)
+
+    def share(self, device: str) -> Share:
+        """What each replica asks the cluster for."""
+        compute = self._compute
+        resources = dict(compute.resources)
+        if device == "xla" and not self.is_in_process and "TPU" not in resources:
+            self._connect()
+            from cluster.backends.ray_nodes import num_cluster
+
+            # A process that does not ask for its chip would share one with others.
+            if num_cluster("TPU") > 0:
+                resources["TPU"] = 1.0
+        return Share(
+            cpus=compute.cpus_per_replica,
+            gpus=gpus_of(compute, device),
+            accelerator_type=compute.accelerator_type,
+            resources=resources,
+            labels=dict(compute.labels),
+        )
 
     def _connect(self) -> None:
         if not self._is_connected:
-            from cluster.backends.ray_session import ray_session
+            from cluster.backends.ray_session import cluster_to_join, ray_session
 
+            self._joined = cluster_to_join() is not None
             say("connecting to Ray ...")
             self._stack.enter_context(ray_session())
             self._is_connected = True
+
+
+def gpus_of(compute: ComputeSpec, device: str) -> float:
+    """GPUs that each replica asks for."""
+    wanted = compute.gpus_per_replica
+    return float(device == "cuda") if wanted == "auto" else wanted

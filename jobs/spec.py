@@ -20,6 +20,7 @@ from pydantic import (
     ValidationError,
 )
 
+from cluster.placement import check_selector
 from jobs.identity import decimal_text
 from jobs.resources import embedded_specs
 from jobs.yaml_text import MAX_BYTES, load_yaml
@@ -68,6 +69,28 @@ def _model_name(name: str) -> str:
     return name
 
 
+def _gpus(value: float) -> float:
+    if value > 1 and value != int(value):
+        raise ValueError(
+            "must be a whole number above 1: a part of a GPU can be shared by small replicas only"
+        )
+    return value
+
+
+def _custom_resources(amounts: dict[str, float]) -> dict[str, float]:
+    keys = {"CPU": "cpus_per_replica", "GPU": "gpus_per_replica"}
+    for name in amounts:
+        if name in keys:
+            raise ValueError(f"must not name {name}; that is compute.{keys[name]}")
+        if name in ("memory", "object_store_memory") or name.startswith("accelerator_type:"):
+            raise ValueError(f"must not name {name}, which is no resource of its own")
+    return amounts
+
+
+Text = Annotated[str, Field(min_length=1, max_length=200)]
+Gpus = Annotated[float, Field(ge=0, le=64), AfterValidator(_gpus)]
+Amount = Annotated[float, Field(ge=0.0001, le=1e9)]
+Selector = Annotated[str, AfterValidator(check_selector)]
 Coeff = Annotated[Decimal, BeforeValidator(_number), AfterValidator(_in_float64)]
 ModelName = Annotated[str, AfterValidator(_model_name)]
 
@@ -108,11 +131,35 @@ class ComputeSpec(SpecModel):
     replicas: Literal["auto"] | AtLeastOne = Field(
         "auto", description="Model replicas at a time", json_schema_extra=role("runtime")
     )
-    gpus_per_replica: Literal["auto"] | Annotated[float, Field(ge=0, le=64)] = Field(
-        "auto", description="auto: 1 on CUDA, else 0", json_schema_extra=role("runtime")
+    gpus_per_replica: Literal["auto"] | Gpus = Field(
+        "auto",
+        description="auto: 1 on CUDA, else 0. Below 1, replicas share a GPU; 2 and more, a replica "
+        "is spread over several",
+        json_schema_extra=role("runtime"),
     )
     cpus_per_replica: Annotated[StrictInt, Field(ge=1, le=1024)] = Field(
         1, description="CPU threads of a replica", json_schema_extra=role("runtime")
+    )
+    accelerator_type: Text | None = Field(
+        None,
+        description="Kind of accelerator that a replica's node must have, by Ray's name",
+        json_schema_extra=role("runtime"),
+    )
+    resources: Annotated[dict[Text, Amount], AfterValidator(_custom_resources)] = Field(
+        {},
+        description="Amounts of other resources of a node that a replica takes, by Ray's name",
+        json_schema_extra=role("runtime"),
+    )
+    labels: dict[Text, Selector] = Field(
+        {},
+        description="What labels of a replica's node must be: value, !value, in(a, b), !in(a, b)",
+        json_schema_extra=role("runtime"),
+    )
+    wait_for_nodes_s: Literal["auto"] | Annotated[float, Field(ge=0, le=7 * 86_400)] = Field(
+        "auto",
+        description="Seconds to wait for nodes that the cluster lacks. auto: 1800 where Ray says "
+        "that an autoscaler is there, else 0",
+        json_schema_extra=role("runtime"),
     )
     tokens_per_batch: Literal["auto"] | AtLeastOne = Field(
         "auto",

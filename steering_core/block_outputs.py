@@ -45,7 +45,8 @@ def found_block_outputs(blocks: Sequence[nn.Module]) -> Iterator[list[BlockOutpu
 
     def on_exit(_block: nn.Module, _args: Any, output: Any) -> None:
         left = output[0] if isinstance(output, tuple) else output
-        found.append(_pair(outputs, entered[0], left))
+        # What enters the first block of a device still lies on the one before.
+        found.append(_pair(outputs, entered[0].to(left.device), left))
         outputs.clear()
 
     with ExitStack() as stack:

@@ -449,7 +449,8 @@ def _chunks(lengths: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
 def _on_its_way(tokens: Tensor) -> tuple[Tensor, Any]:
     """The tokens on the host, and what to wait for before they are read."""
     if tokens.device.type != "cuda":
-        return tokens, None
+        # A copy: a row that begins changes its slot's token, maybe before these are read.
+        return tokens.clone(), None
     on_host = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
     on_host.copy_(tokens, non_blocking=True)
     copied = torch.cuda.Event()  # type: ignore[no-untyped-call]

@@ -283,7 +283,7 @@ def _logit_scale(config: Any) -> float:
 def _check_logits(layout: ModelLayout, resid_1SD: Tensor, logits_1SV: Tensor, name: str) -> None:
     with torch.inference_mode():
         ours = layout.logits(resid_1SD[0])
-    theirs = logits_1SV[0].float()
+    theirs = logits_1SV[0].float().to(ours.device)
     # Half precision may round the same product differently in another shape.
     tolerance = 1e-3 if logits_1SV.dtype == torch.float32 else 0.05
     scale = 1.0 + theirs.abs().max()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from steering_core.layout import ModelLayout, find_layout, text_config
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DEVICES = ("auto", "cuda", "xla", "mps", "cpu")
+CUDA_CONTEXT_BYTES = 768 * 2**20
+"""Set aside for what CUDA and its libraries take of a GPU for one process, beside tensors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,15 +189,23 @@ def read_facts(source: ModelSource, tokenizer: Any) -> ModelFacts:
     )
 
 
-def load_model(source: ModelSource, *, device: str = "auto", dtype: str = "auto") -> LoadedModel:
+def load_model(
+    source: ModelSource, *, device: str = "auto", dtype: str = "auto", gpu_share: float = 1.0
+) -> LoadedModel:
     """The model in evaluation mode on its device, with its layout checked.
 
-    Weights come from safetensors only. Attention runs eagerly where the model caps attention
-    logits, since SDPA would ignore the cap, and as transformers chooses otherwise. ``device_map``
-    (several GPUs in one process) is used where CUDA shows more than one device.
+    Weights come from safetensors only; on the CPU, in the dtype that they are stored in, they stay
+    pages of the file, which processes share. Attention runs eagerly where the model caps attention
+    logits, since SDPA would ignore the cap, and as transformers chooses otherwise. Where CUDA shows
+    more than one device, the blocks are spread over all of them.
+
+    Args:
+        gpu_share: part of the GPU that is this process's own: what it takes beyond fails here, and
+            takes nothing from the processes beside it.
 
     Raises:
-        InputError: no such device, no model, no safetensors, or a layout that is not understood.
+        InputError: no such device, no model, no safetensors, GPUs that do not hold the model, or a
+            layout that is not understood.
     """
     from transformers import AutoModelForCausalLM
 
@@ -208,6 +218,8 @@ def load_model(source: ModelSource, *, device: str = "auto", dtype: str = "auto"
         "use_safetensors": True,
         "attn_implementation": "eager" if caps_attention else None,
     }
+    if where.type == "cuda" and gpu_share < 1:
+        _keep_to_share(gpu_share)
     spans_devices = where.type == "cuda" and torch.cuda.device_count() > 1
     if spans_devices:
         options["device_map"] = "auto"
@@ -215,10 +227,38 @@ def load_model(source: ModelSource, *, device: str = "auto", dtype: str = "auto"
         module = AutoModelForCausalLM.from_pretrained(source.path, **options)
     except Exception as error:  # as above
         raise InputError(f"cannot load {source.path}: {_first_line(error)}") from error
+    check_all_placed(getattr(module, "hf_device_map", {}), source.path)
     module.eval().requires_grad_(False)
     if not spans_devices:
         module.to(where)
     return LoadedModel(module, find_layout(module, source.path), where, kind, source.path)
+
+
+def check_all_placed(device_map: Mapping[str, object], name: str) -> None:
+    """Raises InputError where parts of a model found no room on the GPUs.
+
+    They would be fetched for every pass, and the engine reads some weights where they lie.
+    """
+    left = [part for part, place in device_map.items() if str(place) in ("cpu", "disk")]
+    if left:
+        num_gpus = len({str(place) for place in device_map.values()} - {"cpu", "disk"})
+        raise InputError(
+            f"{name} does not fit the {num_gpus} GPU{'' if num_gpus == 1 else 's'} of a replica: "
+            f"{len(left)} of its {len(device_map)} parts are left over, first {left[0]}; give it "
+            "more (compute.gpus_per_replica), or a smaller dtype"
+        )
+
+
+def _keep_to_share(gpu_share: float) -> None:
+    """Take no more of the GPU's memory than the share, what CUDA takes for a process included."""
+    total_bytes = torch.cuda.get_device_properties(0).total_memory
+    fraction = gpu_share - CUDA_CONTEXT_BYTES / total_bytes
+    if fraction <= 0:
+        raise InputError(
+            f"compute.gpus_per_replica: {gpu_share:g} of a GPU of {total_bytes / 2**30:.1f} GiB is "
+            f"less than the {CUDA_CONTEXT_BYTES / 2**30:.2f} GiB that CUDA takes for a process"
+        )
+    torch.cuda.set_per_process_memory_fraction(fraction)
 
 
 def _folder_digest(folder: Path) -> str:

@@ -74,7 +74,8 @@ def can_reuse_prefix(model: LoadedModel, max_tokens: int | None) -> bool:
             behind = fork_behind_prefix(model, trunk, batch, changes)
         except Exception:  # as above
             return False
-    return _agree(behind.flatten(0, 1)[batch.read_at], whole.flatten(0, 1)[batch.read_at])
+    read_at = batch.read_at.to(whole.device)
+    return _agree(behind.flatten(0, 1)[read_at], whole.flatten(0, 1)[read_at])
 
 
 def _row(model: LoadedModel, max_tokens: int | None) -> EncodedExample:

@@ -16,7 +16,10 @@ class Backend(Protocol):
     """
 
     def start(self, slot: int, pool: Pool) -> None:
-        """Begin to start a replica; `ReplicaReady` or `ReplicaLost` follows."""
+        """Begin to start a replica; `ReplicaReady` or `ReplicaLost` follows.
+
+        Where a replica may have to wait for its share of a node, `ReplicaPlaced` comes first.
+        """
 
     def submit(self, slot: int, task: Task, attempt: str) -> None:
         """Send a task to a ready replica; `TaskFinished`, `TaskFailed` or `ReplicaLost` follows."""

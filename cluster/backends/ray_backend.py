@@ -20,6 +20,7 @@ import ray
 from ray import exceptions as ray_errors
 
 from cluster.lease import LeaseToken
+from cluster.placement import Share
 from cluster.replica import Replica
 from cluster.storage import StorageSpec
 from cluster.tasks import (
@@ -29,6 +30,7 @@ from cluster.tasks import (
     FailureKind,
     Pool,
     ReplicaLost,
+    ReplicaPlaced,
     ReplicaReady,
     Task,
     TaskFailed,
@@ -51,6 +53,8 @@ class _Actor:
     "The one object ref under way, or None."
     task_id: str | None = None
     "None while the call under way is `ready`."
+    placed: Any = None
+    "The object ref of `placed` until it is answered; calls of an actor run one after another."
 
 
 class RayBackend:
@@ -66,17 +70,15 @@ class RayBackend:
     def start(self, slot: int, pool: Pool) -> None:
         """See `Backend.start`; the actor waits until the cluster has room for it."""
         assert slot not in self._actors, f"slot {slot} holds a replica"
-        actor_class = ray.remote(Replica).options(
-            num_cpus=pool.cpus_per_replica,
-            num_gpus=pool.gpus_per_replica,
-            max_restarts=0,
-            max_task_retries=0,
-        )
         try:
+            actor_class = ray.remote(Replica).options(
+                **actor_options(pool.share), max_restarts=0, max_task_retries=0
+            )
             handle = actor_class.remote(
                 pool.factory, self._storage_spec, owns_process=True, lease=self._lease
             )
-            self._actors[slot] = _Actor(handle, handle.ready.remote())
+            placed = handle.placed.remote()
+            self._actors[slot] = _Actor(handle, handle.ready.remote(), placed=placed)
         except Exception as error:  # arguments that do not pickle raise what they like
             failure = Failure.from_exception(FailureKind.RUN, error)
             self._queued.append(ReplicaLost(slot, failure))
@@ -106,7 +108,10 @@ class RayBackend:
         events, self._queued = self._queued, []
         if self._own_node.is_dead:
             return events + [self._lost(slot, _no_node()) for slot in list(self._actors)]
-        slots = {actor.call: slot for slot, actor in self._actors.items() if actor.call is not None}
+        placed = {a.placed: slot for slot, a in self._actors.items() if a.placed is not None}
+        calls = {a.call: slot for slot, a in self._actors.items() if a.call is not None}
+        # In this order, as a replica that is ready has been placed.
+        slots = placed | calls
         if not slots:
             if not events:
                 time.sleep(timeout_s)
@@ -116,7 +121,12 @@ class RayBackend:
         done, _ = ray.wait(refs, num_returns=1, timeout=timeout)
         if done:
             done, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
-        return events + [self._collect(slots[ref], ref) for ref in done]
+        for ref in sorted(done, key=refs.index):
+            if ref in calls:
+                events.append(self._collect(calls[ref], ref))
+            else:
+                events += self._collect_placed(placed[ref], ref)
+        return events
 
     def close(self) -> None:
         """See `Backend.close`."""
@@ -134,6 +144,14 @@ class RayBackend:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _collect_placed(self, slot: int, ref: Any) -> list[Event]:
+        self._actors[slot].placed = None
+        try:
+            ray.get(ref)
+        except Exception:  # the call behind it fails alike, and says why
+            return []
+        return [ReplicaPlaced(slot)]
 
     def _collect(self, slot: int, ref: Any) -> Event:
         actor = self._actors[slot]
@@ -153,6 +171,20 @@ class RayBackend:
     def _lost(self, slot: int, failure: Failure) -> ReplicaLost:
         self.stop(slot)
         return ReplicaLost(slot, failure)
+
+
+def actor_options(share: Share) -> dict[str, Any]:
+    """Ray's options for an actor that takes this share of a node."""
+    options: dict[str, Any] = {
+        "num_cpus": share.cpus,
+        "num_gpus": share.gpus,
+        "resources": dict(share.resources),
+    }
+    if share.accelerator_type is not None:
+        options["accelerator_type"] = share.accelerator_type
+    if share.labels:
+        options["label_selector"] = dict(share.labels)
+    return options
 
 
 class _OwnNode:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -49,11 +48,6 @@ def cluster_to_join() -> str | None:
     if named == "local":
         return None
     return named if named not in ("", "auto") else _address_of_ray_start()
-
-
-def num_cluster_gpus() -> float:
-    """GPUs of the cluster that this process is connected to, in use or not."""
-    return float(ray.cluster_resources().get("GPU", 0.0))
 
 
 def _connect() -> None:
@@ -130,33 +124,3 @@ def _unreachable(address: str, reason: str) -> UserActionError:
         f"no Ray cluster at {address} ({reason}); start it, name another in RAY_ADDRESS, or set "
         "RAY_ADDRESS=local to run on this machine"
     )
-
-
-def resolve_num_replicas(
-    requested: int | None, cpus_per_replica: float, gpus_per_replica: float, num_tasks: int
-) -> int:
-    """How many replicas to run: `requested`, or for None what fits the cluster, at least 1.
-
-    Never more than there are tasks. Raises `UserActionError` where the cluster as it is now has
-    room for fewer than `requested`, or for none.
-    """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    fits = sum(_num_fitting(node, cpus_per_replica, gpus_per_replica) for node in nodes)
-    if fits < max(1, requested or 1):
-        each = f"{cpus_per_replica:g} CPUs and {gpus_per_replica:g} GPUs"
-        num_cpus, num_gpus = (sum(node.get(key, 0.0) for node in nodes) for key in ("CPU", "GPU"))
-        raise UserActionError(
-            f"asked for {requested or 1} replicas with {each} each, the cluster has room for "
-            f"{int(fits)} ({num_cpus:g} CPUs, {num_gpus:g} GPUs on {len(nodes)} nodes); ask for "
-            "fewer or smaller replicas"
-        )
-    wanted = fits if requested is None else requested
-    return int(max(1, min(wanted, num_tasks)))
-
-
-def _num_fitting(node: Mapping[str, float], cpus_each: float, gpus_each: float) -> float:
-    def fitting(available: float, each: float) -> float:
-        # 0.1 does not divide 1.0 exactly.
-        return math.floor(available / each + 1e-9) if each > 0 else math.inf
-
-    return min(fitting(node.get("CPU", 0.0), cpus_each), fitting(node.get("GPU", 0.0), gpus_each))

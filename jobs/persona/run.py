@@ -82,6 +82,7 @@ class _Session:
         self._sweep = resolve(spec, device)
         self._running: tuple[Backend, Scheduler] | None = None
         self._lease: Lease | None = None
+        self._num_replicas: int | None = None
 
     def run(self) -> int:
         """Claim the output, run every stage, write the summary and the record."""
@@ -91,8 +92,10 @@ class _Session:
         _check_same(self._storage, before, sweep)
         traits = [of.trait for of in sweep.traits.values()]
         judge = open_judge(sweep.spec.judge, traits, sweep.device)
-        if not judge.needs_replica and (before is None or before["outcome"] != "done"):
-            judge.check()
+        if before is None or before["outcome"] != "done":
+            if not judge.needs_replica:
+                judge.check()
+            self._num_replicas = self._find_room()
         for line in _headlines(sweep):
             say(line)
         self._storage.check_writable()
@@ -145,11 +148,10 @@ class _Session:
         lease = self._lease
         if self._running is None:
             # One scheduler for all stages: replicas keep their models from one to the next.
-            num_tasks = most_tasks(self._sweep)
-            num_replicas = self._executor.num_replicas(self._sweep.device, num_tasks)
-            self._signals.install()
+            num_replicas = self._num_replicas or self._find_room()
             backend = self._executor.backend(self._storage_spec, lease.token)
-            self._running = backend, Scheduler(self._pools(), num_replicas)
+            scheduler = Scheduler(self._pools(), num_replicas, self._executor.policy())
+            self._running = backend, scheduler
         backend, scheduler = self._running
         scheduler.add(tasks)
         num_done = 0
@@ -175,12 +177,19 @@ class _Session:
         if outcome.set_aside:
             raise SetAsideError(what, outcome.set_aside)
 
+    def _find_room(self) -> int:
+        num_replicas = self._executor.num_replicas(self._sweep.device, most_tasks(self._sweep))
+        self._signals.install()
+        return num_replicas
+
     def _pools(self) -> list[Pool]:
         compute = self._sweep.spec.compute
         tokens, judge = compute.tokens_per_batch, self._sweep.spec.judge
+        share = self._executor.share(self._sweep.device)
         common = {
             "device": self._sweep.device,
             "num_threads": compute.cpus_per_replica,
+            "gpu_share": share.gpu_share,
             "storage": self._storage_spec,
         }
         factories = {
@@ -202,13 +211,7 @@ class _Session:
                 "jobs.persona.verdicts:JudgeWorker", {"judge": judge, **common}
             )
         return [
-            Pool(
-                name=name,
-                factory=factory,
-                cpus_per_replica=compute.cpus_per_replica,
-                gpus_per_replica=self._executor.gpus_per_replica(self._sweep.device),
-            )
-            for name, factory in factories.items()
+            Pool(name=name, factory=factory, share=share) for name, factory in factories.items()
         ]
 
 

@@ -61,9 +61,16 @@ class JudgeWorker:
     """Holds a judge that is a model, and scores parts of answers (a ``cluster`` worker)."""
 
     def __init__(
-        self, *, judge: JudgeSpec, device: str, num_threads: int, storage: StorageSpec
+        self,
+        *,
+        judge: JudgeSpec,
+        device: str,
+        num_threads: int,
+        gpu_share: float,
+        storage: StorageSpec,
     ) -> None:
         self._spec, self._device, self._num_threads = judge, device, num_threads
+        self._gpu_share = gpu_share
         self._storage = storage.open()
         self._scorer: Scorer | None = None
 
@@ -78,7 +85,7 @@ class JudgeWorker:
             transformers.logging.disable_progress_bar()
             torch.set_num_threads(self._num_threads)
             try:
-                judge = open_judge(self._spec, [], self._device)
+                judge = open_judge(self._spec, [], self._device, self._gpu_share)
                 judge.check()
             except InputError as error:
                 raise UserActionError(str(error)) from error

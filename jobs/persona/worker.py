@@ -86,11 +86,13 @@ class PersonaWorker:
         device: str,
         dtype: str,
         num_threads: int,
+        gpu_share: float = 1.0,
         storage: StorageSpec,
         tokens_per_batch: int | None,
     ) -> None:
         self._source, self._name, self._spec = source, name, generation
         self._device, self._dtype, self._num_threads = device, dtype, num_threads
+        self._gpu_share = gpu_share
         self._storage = storage.open()
         self._tokens = tokens_per_batch
         self._facts: Mapping[str, str] | None = None
@@ -116,7 +118,9 @@ class PersonaWorker:
         self._chat = ChatFormat(
             self._tokenizer, self._name, system=self._spec.system, options=self._spec.template
         )
-        self._model = load_model(self._source, device=self._device, dtype=self._dtype)
+        self._model = load_model(
+            self._source, device=self._device, dtype=self._dtype, gpu_share=self._gpu_share
+        )
         self._in_slots = can_use_slots(self._model)
         self._sampling = sampling_of(self._spec, self._model, self._tokenizer)
         kind = self._model.device.type

@@ -67,7 +67,7 @@ def _run(spec: StereoSetSpec, opened: Opened, figures: bool) -> int:
     lease = output.claim(stack, planned=tally.planned)
     log = stack.enter_context(stored_log(storage))
     session = _Session(sweep, output, tally, lease, opened.storage_spec, log, figures)
-    scheduler = Scheduler(session.pools(executor), num_replicas)
+    scheduler = Scheduler(session.pools(executor), num_replicas, executor.policy())
     backend = executor.backend(opened.storage_spec, lease.token)
     return session.end(session.execute(backend, scheduler), signals)
 
@@ -183,6 +183,7 @@ class _Session:
     def pools(self, executor: Executor) -> list[Pool]:
         """A pool of replicas for each model."""
         sweep, compute = self._sweep, self._sweep.spec.compute
+        share = executor.share(sweep.device)
         return [
             Pool(
                 name=name,
@@ -195,13 +196,13 @@ class _Session:
                         "device": sweep.device,
                         "dtype": model.dtype,
                         "num_threads": compute.cpus_per_replica,
+                        "gpu_share": share.gpu_share,
                         "storage": self._storage_spec,
                         "certificate": sweep.spec.certificate,
                         "tuning_key": tuning_key(name),
                     },
                 ),
-                cpus_per_replica=compute.cpus_per_replica,
-                gpus_per_replica=executor.gpus_per_replica(sweep.device),
+                share=share,
             )
             for name, model in sweep.models.items()
         ]

@@ -71,6 +71,7 @@ class StereoSetWorker:
         device: str,
         dtype: str,
         num_threads: int,
+        gpu_share: float = 1.0,
         storage: StorageSpec,
         certificate: CertificateSpec,
         tuning_key: str,
@@ -78,6 +79,7 @@ class StereoSetWorker:
         self._source, self._protocol, self._layers = source, protocol, layers
         self._device, self._dtype = device, dtype
         self._num_threads = num_threads
+        self._gpu_share = gpu_share
         self._storage = storage.open()
         self._certificate_spec = certificate
         self._tuning_key = tuning_key
@@ -106,7 +108,9 @@ class StereoSetWorker:
         torch.set_num_threads(self._num_threads)
         tokenizer = load_tokenizer(self._source)
         self._encoder = ExampleEncoder(tokenizer, self._protocol, self._source.path)
-        model = load_model(self._source, device=self._device, dtype=self._dtype)
+        model = load_model(
+            self._source, device=self._device, dtype=self._dtype, gpu_share=self._gpu_share
+        )
         for layer in self._layers:
             model.layout.module_at(self._protocol.read_at(layer))
             model.layout.module_at(self._protocol.apply_at(layer))

@@ -23,6 +23,7 @@ from cluster.driver import execute
 from cluster.errors import UserActionError
 from cluster.outcome import Outcome
 from cluster.parts import read_part
+from cluster.placement import Share
 from cluster.policy import Policy
 from cluster.scheduler import Scheduler
 from cluster.storage import StorageSpec
@@ -32,6 +33,7 @@ from cluster.tasks import (
     Pool,
     Receipt,
     ReplicaLost,
+    ReplicaPlaced,
     ReplicaReady,
     Task,
     TaskFailed,
@@ -87,7 +89,7 @@ def backend(request: pytest.FixtureRequest, storage_spec: StorageSpec) -> Iterat
 
 def pool_of(name: str = "a", cpus: float = 1.0, **kwargs: str) -> Pool:
     factory = WorkerFactory("tests.support.workers:ScriptedWorker", {"name": name, **kwargs})
-    return Pool(name, factory, cpus_per_replica=cpus)
+    return Pool(name, factory, Share(cpus))
 
 
 def task_of(value: int, do: str = "return", pool: str = "a", **script: object) -> Task:
@@ -119,7 +121,8 @@ def wait_for_event(backend: Backend, within_s: float = SOON_S) -> Event:
     end = time.monotonic() + within_s
     while time.monotonic() < end:
         for event in backend.poll(0.05):
-            return event
+            if not isinstance(event, ReplicaPlaced):  # only where there was something to wait for
+                return event
     raise AssertionError(f"no event within {within_s} s")
 
 
@@ -274,7 +277,8 @@ def test_a_process_that_exits_is_replaced(backend: Backend, tmp_path: Path) -> N
     task = task_of(1, "system_exit", marker=str(tmp_path / "tried"))
     outcome = run(backend, [task], on_event=events.append)
     assert outcome.complete
-    assert [type(event).__name__ for event in events] == [
+    said = [type(event).__name__ for event in events if not isinstance(event, ReplicaPlaced)]
+    assert said == [
         "ReplicaReady",
         "ReplicaLost",
         "ReplicaReady",
@@ -424,17 +428,17 @@ def test_close_ends_the_processes(ray_backend: Backend) -> None:
 
 @pytest.mark.ray
 def test_the_number_of_replicas_fits_the_cluster(ray_cluster: None) -> None:
-    from cluster.backends.ray_session import resolve_num_replicas
+    from cluster.backends.ray_nodes import resolve_num_replicas
 
-    assert resolve_num_replicas(None, 1.0, 0.0, num_tasks=9) == 2
-    assert resolve_num_replicas(None, 0.1, 0.0, num_tasks=99) == 20
-    assert resolve_num_replicas(None, 1.0, 0.0, num_tasks=1) == 1
-    assert resolve_num_replicas(2, 1.0, 0.0, num_tasks=9) == 2
-    assert resolve_num_replicas(None, 1.0, 0.0, num_tasks=0) == 1
-    with pytest.raises(UserActionError, match=r"asked for 3 replicas.* room for 2 "):
-        resolve_num_replicas(3, 1.0, 0.0, num_tasks=9)
-    with pytest.raises(UserActionError, match=r"1 CPUs and 1 GPUs each.* room for 0 "):
-        resolve_num_replicas(None, 1.0, 1.0, num_tasks=9)
+    assert resolve_num_replicas(None, Share(1.0), num_tasks=9) == 2
+    assert resolve_num_replicas(None, Share(0.1), num_tasks=99) == 20
+    assert resolve_num_replicas(None, Share(1.0), num_tasks=1) == 1
+    assert resolve_num_replicas(2, Share(1.0), num_tasks=9) == 2
+    assert resolve_num_replicas(None, Share(1.0), num_tasks=0) == 1
+    with pytest.raises(UserActionError, match=r"asks for 3 replicas.* room for 2;"):
+        resolve_num_replicas(3, Share(1.0), num_tasks=9)
+    with pytest.raises(UserActionError, match=r"asks for 1 GPU for a replica; .* has 0 "):
+        resolve_num_replicas(None, Share(1.0, 1.0), num_tasks=9)
 
 
 def address_of_cluster() -> str:
@@ -615,12 +619,13 @@ CUT_OFF = """
 import psutil, sys
 from cluster.backends.ray_backend import RayBackend
 from cluster.backends.ray_session import ray_session
+from cluster.placement import Share
 from cluster.storage import StorageSpec
 from cluster.tasks import Pool, WorkerFactory
 with ray_session():
     factory = WorkerFactory("tests.support.workers:ScriptedWorker")
     with RayBackend(StorageSpec(sys.argv[1])) as backend:
-        backend.start(0, Pool("a", factory, cpus_per_replica=10**6))  # nobody has room for it
+        backend.start(0, Pool("a", factory, Share(10**6)))  # nobody has room for it
         assert not backend.poll(1.0)
         raylet, = [p for p in psutil.Process().children() if p.name() == "raylet"]
         raylet.kill()

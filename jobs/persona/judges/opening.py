@@ -20,12 +20,15 @@ from jobs.resources import local_path
 # Clients and torch take a second to load each; only the judge that is used is.
 
 
-def open_judge(spec: JudgeSpec, traits: Sequence[Trait], device: str = "auto") -> Judge:
+def open_judge(
+    spec: JudgeSpec, traits: Sequence[Trait], device: str = "auto", gpu_share: float = 1.0
+) -> Judge:
     """The judge that a spec describes; a local model is loaded when it is first asked.
 
     Args:
         traits: those to be scored, for a judge that goes by words.
-        device: of a local model.
+        device: of a local model; a kind that this machine need not have.
+        gpu_share: part of a GPU that a local model may take.
 
     Raises:
         InputError: a local model that is not there, or is no chat model.
@@ -39,13 +42,15 @@ def open_judge(spec: JudgeSpec, traits: Sequence[Trait], device: str = "auto") -
 
         return AnthropicJudge(spec)
     if isinstance(spec, LocalJudgeSpec):
-        return _local(spec, device)
+        return _local(spec, device, gpu_share)
     assert isinstance(spec, WordListJudgeSpec)
     words = {trait.name: spec.words.get(trait.name) or telling_words(trait) for trait in traits}
     return WordListJudge(words, spec.words_for_100)
 
 
-def _local(spec: LocalJudgeSpec, device: str) -> Judge:
+def _local(spec: LocalJudgeSpec, device: str, gpu_share: float) -> Judge:
+    import torch
+
     from steering_core.models import (
         ModelSource,
         load_model,
@@ -60,7 +65,8 @@ def _local(spec: LocalJudgeSpec, device: str) -> Judge:
     tokenizer = load_tokenizer(source)
     numbers = NumberTokens.of(tokenizer, f"judge ({spec.path})")
     facts = read_facts(source, tokenizer)
-    dtype = str(resolve_dtype(spec.dtype, resolve_device(device)))
+    where = resolve_device(device) if device == "auto" else torch.device(device)
+    dtype = str(resolve_dtype(spec.dtype, where)).removeprefix("torch.")
     identity = {
         "model_digest": facts.digest,
         "tokenizer_digest": facts.tokenizer_digest,
@@ -69,8 +75,8 @@ def _local(spec: LocalJudgeSpec, device: str) -> Judge:
     }
 
     def load() -> ChatDistribution:
-        dtype_name = dtype.removeprefix("torch.")
-        return ChatNextTokens(load_model(source, device=device, dtype=dtype_name), tokenizer)
+        model = load_model(source, device=device, dtype=dtype, gpu_share=gpu_share)
+        return ChatNextTokens(model, tokenizer)
 
     return LocalJudge(spec.path, _LoadedWhenAsked(load, numbers.are_whole), identity)
 

@@ -11,7 +11,9 @@ from pathlib import Path
 import torch
 
 from cluster.ledger import Ledger
+from cluster.placement import Node, Share, num_fitting
 from cluster.storage import Storage, StorageSpec
+from jobs.executor import gpus_of
 from jobs.spec import ComputeSpec
 from jobs.stereoset.batch_size import read_tokens_per_batch, tuning_key
 from jobs.stereoset.forecast.devices import DEFAULT_SHARE, Device, device_of
@@ -130,6 +132,7 @@ class _Planner:
             device=self._device,
             share=self._options.share or DEFAULT_SHARE,
             num_replicas=self._num_replicas,
+            gpus_per_replica=gpus_of(self._sweep.spec.compute, self._sweep.device) or 1.0,
             sessions=record.get("sessions", []),
         )
 
@@ -204,9 +207,7 @@ def _num_replicas(compute: ComputeSpec, device: str, *, is_here: bool) -> int:
         return 1
     if compute.replicas != "auto" or not is_here:
         return 1 if compute.replicas == "auto" else compute.replicas
-    if device == "cuda":
-        each = 1.0 if compute.gpus_per_replica == "auto" else compute.gpus_per_replica
-        return int(torch.cuda.device_count() / each) if each > 0 else 1
     has_affinity = hasattr(os, "sched_getaffinity")
     num_cpus = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
-    return num_cpus // compute.cpus_per_replica
+    here = Node({"CPU": num_cpus, "GPU": torch.cuda.device_count()})
+    return num_fitting(here, Share(compute.cpus_per_replica, gpus_of(compute, device)))

@@ -47,6 +47,7 @@ class SweepForecast:
     Attributes:
         device: a stated one; None: this machine.
         share: of the device's stated rate that is assumed to be reached.
+        gpus_per_replica: devices that hold a replica; below 1, its part of one.
         sessions: of the run so far, as in ``run.json``.
     """
 
@@ -58,6 +59,7 @@ class SweepForecast:
     device: Device | None
     share: float
     num_replicas: int
+    gpus_per_replica: float
     sessions: Sequence[Mapping[str, Any]]
 
     @property
@@ -213,12 +215,13 @@ def _show_time(plan: SweepForecast) -> None:
                 f"{amount(time.rates.checked)}FLOP/s in the certificate"
             )
         say(line)
-        limit = None if plan.device is None else plan.device.memory_bytes
+        limit = None if plan.device is None else plan.device.memory_bytes * plan.gpus_per_replica
         if limit is not None and model.memory.total_bytes > limit:
             warn(
                 f"{model.name}: a replica takes {amount(model.memory.total_bytes, 'B')}, "
-                f"{plan.device.name if plan.device else ''} has {amount(limit, 'B')}; give it "
-                "several (compute.gpus_per_replica), a smaller batch or a smaller dtype"
+                f"{plan.gpus_per_replica:g} of {plan.device.name if plan.device else ''} has "
+                f"{amount(limit, 'B')}; give it more (compute.gpus_per_replica), a smaller batch "
+                "or a smaller dtype"
             )
     where = f"{plan.num_replicas} replica{'s' if plan.num_replicas > 1 else ''} on " + (
         plan.device.name if plan.device else f"this machine ({plan.device_kind})"

@@ -17,6 +17,7 @@ from cluster.tasks import (
     Pool,
     Receipt,
     ReplicaLost,
+    ReplicaPlaced,
     ReplicaReady,
     RunTask,
     StartReplica,
@@ -483,7 +484,32 @@ def test_a_start_past_its_deadline_is_killed_and_counts() -> None:
     assert bench.step(5.1) == [StopReplica(0)]
     stop = bench.scheduler.outcome().stop
     assert stop is not None
-    assert "replica was not ready within 5 s" in stop.message
+    assert "no node had room for the replica within 5 s" in stop.message
+
+
+def test_time_spent_waiting_for_a_node_is_not_taken_from_the_load() -> None:
+    policy = Policy(start_deadline_s=5.0, wait_for_nodes_s=100.0, backoff_s=1.0)
+    bench = Bench([make_task("t")], policy=policy)
+    assert bench.step() == [StartReplica(0, A)]
+    assert bench.scheduler.awaited() == "room for a replica of a in slot 0"
+    assert bench.step(104.0) == []
+    bench.scheduler.handle(ReplicaPlaced(0), bench.now)
+    assert bench.scheduler.awaited() == "a replica of a in slot 0"
+    assert bench.scheduler.quiet_until() == bench.now + 5.0
+    assert bench.step(4.9) == []
+    assert bench.step(0.2) == [StopReplica(0)]
+    bench.step(4.0)
+    assert bench.scheduler.awaited() == "room for a replica of a in slot 0", "of the next one"
+    assert bench.step(105.1) == [StopReplica(0)]
+
+
+def test_a_place_that_is_heard_of_late_changes_nothing() -> None:
+    bench = Bench([make_task("t")])
+    bench.step()
+    bench.ready(0)
+    before = bench.scheduler.quiet_until()
+    bench.scheduler.handle(ReplicaPlaced(0), bench.now + 1.0)
+    assert bench.scheduler.quiet_until() == before
 
 
 def test_a_worker_that_cannot_load_stops_the_run_at_once() -> None:

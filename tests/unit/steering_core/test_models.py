@@ -287,3 +287,45 @@ def test_tokenizer_digest_sees_merges_post_processor_and_special_tokens() -> Non
     digests = [models._tokenizer_digest(t) for t in variants]
     assert len(set(digests)) == len(digests)
     assert models._tokenizer_digest(train_tokenizer([TEXT] * 3, 320)) == digests[0]
+
+
+def test_weights_in_their_stored_dtype_stay_pages_of_the_file(llama: Path) -> None:
+    """So that the replicas of a node share them; another dtype is a copy of each replica's own."""
+
+    def is_in_file(dtype: str) -> bool:
+        module = load_model(ModelSource(str(llama)), device="cpu", dtype=dtype).module
+        at = module.get_output_embeddings().weight.data_ptr()  # type: ignore[operator]
+        lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+        spans = [(line[0].split("-"), line[-1]) for line in lines]
+        name = next(name for (a, b), name in spans if int(a, 16) <= at < int(b, 16))
+        return name == str(llama / "model.safetensors")
+
+    assert is_in_file("float32")
+    assert not is_in_file("bfloat16")
+
+
+def test_a_share_of_a_gpu_is_all_that_a_process_takes(
+    llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=24 * 2**30)
+    )
+    fractions: list[float] = []
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", fractions.append)
+    models._keep_to_share(0.25)
+    assert fractions == [0.25 - 0.75 / 24]
+    # Four processes and what CUDA takes for each are the whole GPU.
+    assert 4 * (fractions[0] * 24 + 0.75) == 24
+    with pytest.raises(InputError, match=r"0\.03 of a GPU of 24\.0 GiB is less than the 0\.75 GiB"):
+        models._keep_to_share(0.03)
+    load_model(ModelSource(str(llama)), device="cpu", gpu_share=0.25)
+    assert len(fractions) == 1, "there is no GPU to share"
+
+
+def test_a_model_that_does_not_fit_its_gpus_is_refused() -> None:
+    models.check_all_placed({}, "m")
+    models.check_all_placed({"model.embed": 0, "model.layers.0": 1}, "m")
+    with pytest.raises(
+        InputError, match=r"m does not fit the 2 GPUs of a replica: 2 of its 4 parts"
+    ):
+        models.check_all_placed({"a": 0, "b": 1, "c": "cpu", "d": "disk"}, "m")
