@@ -38,6 +38,14 @@ class Slot:
     "Replicas lost since a task last finished here."
     record: TaskRecord | None = None
     attempt: str = ""
+    drains_by: float | None = None
+    "When the node of the replica is taken away, where that is known."
+    num_timed: int = 0
+    "Tasks that the replica has finished, ..."
+    timed_s: float = 0.0
+    "... how long they took, ..."
+    timed_cost: float = 0.0
+    "... and what they cost."
 
     @property
     def held_pool(self) -> str:
@@ -48,6 +56,8 @@ class Slot:
     def start(self, pool: str, replica: int, now: float, allowed_s: float) -> None:
         """A replica is being started here."""
         self.state, self.pool, self.replica = SlotState.STARTING, pool, replica
+        self.drains_by = None
+        self.num_timed, self.timed_s, self.timed_cost = 0, 0.0, 0.0
         self.since, self.deadline = now, now + allowed_s
 
     def busy(self, record: TaskRecord, attempt: str, now: float, allowed_s: float) -> None:
@@ -64,6 +74,17 @@ class Slot:
         """The replica is gone."""
         self.state, self.record, self.attempt = SlotState.EMPTY, None, ""
         self.not_before = not_before
+        self.drains_by = None
+
+    @property
+    def is_draining(self) -> bool:
+        """True where the replica is given no new task."""
+        return self.drains_by is not None
+
+    @property
+    def holds_replica(self) -> bool:
+        """True where a replica is there or on its way."""
+        return self.state in _HOLDING
 
 
 _HOLDING = (SlotState.STARTING, SlotState.IDLE, SlotState.BUSY)

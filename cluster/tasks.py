@@ -152,6 +152,22 @@ class ReplicaLost:
 
 
 @dataclass(frozen=True)
+class ReplicaDraining:
+    """The slot's node will be taken away; the replica works until then."""
+
+    slot: int
+    seconds_left: float
+    "inf where the node waits for as long as something runs on it."
+
+
+@dataclass(frozen=True)
+class RoomChanged:
+    """The cluster now has room for another number of replicas than it had."""
+
+    num_replicas: int
+
+
+@dataclass(frozen=True)
 class TaskFinished:
     slot: int
     receipt: Receipt
@@ -186,5 +202,7 @@ class StopReplica:
     slot: int
 
 
-Event: TypeAlias = ReplicaReady | ReplicaLost | TaskFinished | TaskFailed
+Event: TypeAlias = (
+    ReplicaReady | ReplicaLost | ReplicaDraining | RoomChanged | TaskFinished | TaskFailed
+)
 Action: TypeAlias = StartReplica | RunTask | StopReplica

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from cluster.backends.base import Backend
 from cluster.lease import LeaseToken
 from cluster.storage import StorageSpec
 from jobs.console import say
 from jobs.spec import ComputeSpec
+
+if TYPE_CHECKING:  # Ray takes seconds to import
+    from cluster.backends.ray_backend import RoomOf
 
 
 class Executor:
@@ -22,6 +26,7 @@ class Executor:
         self._compute = compute
         self._stack = stack
         self._is_connected = False
+        self._room_of: RoomOf | None = None
 
     @property
     def is_in_process(self) -> bool:
@@ -39,7 +44,7 @@ class Executor:
         return "cuda" if num_cluster_gpus() > 0 else None
 
     def num_replicas(self, device: str, num_tasks: int) -> int:
-        """How many replicas there is room for.
+        """How many replicas there is room for; `replicas: auto` then follows what room there is.
 
         Raises:
             UserActionError: the cluster cannot be reached or has no room.
@@ -47,7 +52,7 @@ class Executor:
         if self.is_in_process:
             return 1
         self._connect()
-        from cluster.backends.ray_session import resolve_num_replicas
+        from cluster.backends.ray_session import num_fitting, resolve_num_replicas
 
         compute = self._compute
         num_replicas = resolve_num_replicas(
@@ -56,6 +61,9 @@ class Executor:
             self.gpus_per_replica(device),
             num_tasks,
         )
+        if compute.replicas == "auto":
+            cpus, gpus = compute.cpus_per_replica, self.gpus_per_replica(device)
+            self._room_of = lambda nodes: int(num_fitting(nodes, cpus, gpus))
         say(f"{num_replicas} replica{'s' if num_replicas > 1 else ''} on {device}")
         return num_replicas
 
@@ -68,7 +76,7 @@ class Executor:
         self._connect()
         from cluster.backends.ray_backend import RayBackend
 
-        return self._stack.enter_context(RayBackend(storage, lease))
+        return self._stack.enter_context(RayBackend(storage, lease, self._room_of))
 
     def gpus_per_replica(self, device: str) -> float:
         """GPUs that each replica asks the cluster for."""

@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -141,7 +141,7 @@ def resolve_num_replicas(
     room for fewer than `requested`, or for none.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    fits = sum(_num_fitting(node, cpus_per_replica, gpus_per_replica) for node in nodes)
+    fits = num_fitting(nodes, cpus_per_replica, gpus_per_replica)
     if fits < max(1, requested or 1):
         each = f"{cpus_per_replica:g} CPUs and {gpus_per_replica:g} GPUs"
         num_cpus, num_gpus = (sum(node.get(key, 0.0) for node in nodes) for key in ("CPU", "GPU"))
@@ -152,6 +152,11 @@ def resolve_num_replicas(
         )
     wanted = fits if requested is None else requested
     return int(max(1, min(wanted, num_tasks)))
+
+
+def num_fitting(nodes: Iterable[Mapping[str, float]], cpus_each: float, gpus_each: float) -> float:
+    """How many replicas these nodes have room for, given the resources of each."""
+    return sum(_num_fitting(node, cpus_each, gpus_each) for node in nodes)
 
 
 def _num_fitting(node: Mapping[str, float], cpus_each: float, gpus_each: float) -> float:

@@ -105,6 +105,7 @@ class _Session:
                     scheduler,
                     on_finished=self._on_finished,
                     on_event=self._on_event,
+                    on_heartbeat=self._log.write_if_due,
                     stop_requested=lambda: self._lease.is_lost,
                 )
         except KeyboardInterrupt:
