@@ -92,4 +92,5 @@ class Pace:
         if slot.drains_by is not None and slot.since + whole_s > slot.drains_by:
             return math.inf
         left_s = whole_s - elapsed_s
-        return left_s if whole_s > factor * anew_s and left_s > anew_s else 0.0
+        is_worth_it = left_s - anew_s >= self._policy.least_gain_s
+        return left_s if whole_s > factor * anew_s and is_worth_it else 0.0

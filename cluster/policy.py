@@ -37,6 +37,8 @@ class Policy:
 
     slow_factor: float = 1.5
     "A task is slow when it takes this many times what another replica would take for it."
+    least_gain_s: float = 10.0
+    "Time that running a slow task a second time must be expected to save, seconds."
     min_timed: int = 3
     "Tasks of a pool that must have been timed before one of them is called slow."
     room_s: float = 30.0

@@ -44,6 +44,7 @@ POLICY = Policy(
     first_deadline_s=30.0,
     min_deadline_s=30.0,
     start_deadline_s=15.0,
+    least_gain_s=0.5,
 )
 STEP_S = 2.0
 FATES = ("raise", "crash", "hang", "preempt", "memory", "store", "late", "dup")
