@@ -33,6 +33,8 @@ class Task:
     "Table name to storage key, committed in this order: the last one marks the task done."
     payload: Any
     "Handed to `Worker.run` as it is; must survive pickling."
+    num_items: int = 0
+    "What it computes in the job's own unit, for a monitor."
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.cost) and self.cost > 0):

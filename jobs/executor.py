@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from cluster.backends.base import Backend
 from cluster.lease import LeaseToken
+from cluster.metrics import Metrics
 from cluster.storage import StorageSpec
 from jobs.console import say
 from jobs.spec import ComputeSpec
@@ -77,6 +78,15 @@ class Executor:
         from cluster.backends.ray_backend import RayBackend
 
         return self._stack.enter_context(RayBackend(storage, lease, self._room_of))
+
+    def metrics(self, run: str) -> Metrics | None:
+        """Numbers for a monitor, under the name of the run; None where nobody exports them."""
+        if self.is_in_process:
+            return None
+        self._connect()
+        from cluster.backends.ray_metrics import RayMetrics
+
+        return RayMetrics(run)
 
     def gpus_per_replica(self, device: str) -> float:
         """GPUs that each replica asks the cluster for."""
