@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from cluster.backends.base import Backend
+from cluster.metrics import Heartbeat, Metrics, memory_bytes
 from cluster.outcome import Outcome, Progress
 from cluster.scheduler import Scheduler
 from cluster.tasks import (
@@ -15,9 +16,11 @@ from cluster.tasks import (
     Failure,
     FailureKind,
     Receipt,
+    ReplicaDraining,
     ReplicaLost,
     ReplicaPlaced,
     ReplicaReady,
+    RoomChanged,
     RunTask,
     StartReplica,
     StopReplica,
@@ -36,6 +39,8 @@ def execute(
     on_finished: Callable[[Task, Receipt], Iterable[Task]] | None = None,
     on_event: Callable[[Event], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    on_heartbeat: Callable[[], None] | None = None,
+    metrics: Metrics | None = None,
     stop_requested: Callable[[], bool] = lambda: False,
     poll_s: float = 0.2,
     clock: Callable[[], float] = time.monotonic,
@@ -43,8 +48,9 @@ def execute(
     """Run every task of the scheduler, and those that `on_finished` adds; returns how it ended.
 
     `on_finished` is called once for each task that is done and returns the tasks that follow from
-    it. `on_event` sees every event, `on_progress` the counts after each batch of them. What these
-    callbacks raise ends the run and reaches the caller; failures of tasks and replicas never do.
+    it. `on_event` sees every event, `on_progress` the counts after each batch of them,
+    `on_heartbeat` follows each line that the log gets every minute. What these callbacks raise
+    ends the run and reaches the caller; failures of tasks and replicas never do.
     Returns at once when `stop_requested()` turns true, or the scheduler stops: what is in flight
     is left to `backend.close()`, what is committed stays.
 
@@ -54,29 +60,36 @@ def execute(
     """
     watched = _WatchedClock(clock)
     patience = _Patience(scheduler, watched())
+    teller = _Teller(scheduler, metrics, watched.real)
+    wait_s = 0.0  # what was under way when the loop before this one ended may be done by now
     while not scheduler.finished:
         if stop_requested():
             return scheduler.outcome(interrupted=True)
-        now = watched()
-        scheduler.tick(now)
-        for action in scheduler.actions(now):
-            _apply(backend, action)
-        events = backend.poll(poll_s)
-        now = watched()
+        events = backend.poll(wait_s)
+        now, wait_s = watched(), poll_s
         for event in events:
             _log(event)
             if on_event is not None:
                 on_event(event)
             task = scheduler.handle(event, now)
+            teller.saw(event, task)
             if task is not None and on_finished is not None and isinstance(event, TaskFinished):
                 scheduler.add(on_finished(task, event.receipt))
         if events and on_progress is not None:
             on_progress(scheduler.progress())
         patience.check(now, heard=bool(events))
+        if teller.tell(watched.real) and on_heartbeat is not None:
+            on_heartbeat()
+        now = watched()
+        scheduler.tick(now)
+        for action in scheduler.actions(now):
+            _apply(backend, action)
+    teller.tell(watched.real, is_last=True)
     return scheduler.outcome()
 
 
 _MOST_PER_LOOK_S = 5.0
+_REPORT_S = 5.0
 
 
 class _WatchedClock:
@@ -91,6 +104,41 @@ class _WatchedClock:
         self._watched += min(now - self._last, _MOST_PER_LOOK_S)
         self._last = now
         return self._watched
+
+    @property
+    def real(self) -> float:
+        """What the clock said at the last call."""
+        return self._last
+
+
+class _Teller:
+    """Tells the log every minute, and a monitor every few seconds, how the run goes on."""
+
+    def __init__(self, scheduler: Scheduler, metrics: Metrics | None, now: float) -> None:
+        self._scheduler, self._metrics = scheduler, metrics
+        self._heartbeat = Heartbeat(now)
+        self._reported_at = now
+
+    def saw(self, event: Event, task: Task | None) -> None:
+        """An event, and the task that it brought to its end."""
+        if self._metrics is not None:
+            self._metrics.saw(event)
+            if task is not None and isinstance(event, TaskFinished):
+                self._metrics.finished(task, event.receipt)
+
+    def tell(self, now: float, *, is_last: bool = False) -> bool:
+        """Tell what is due; whether the log was told."""
+        if not is_last and now < self._reported_at + _REPORT_S:
+            return False
+        self._reported_at = now
+        progress = self._scheduler.progress()
+        self._heartbeat.look(progress, now)
+        if self._metrics is not None:
+            self._metrics.report(progress, self._heartbeat.rows_per_s, memory_bytes())
+        is_due = self._heartbeat.is_due(now)
+        if is_due:
+            logger.info("%s", self._heartbeat.line(progress, now))
+        return is_due
 
 
 class _Patience:
@@ -139,6 +187,10 @@ def _log(event: Event) -> None:
         case ReplicaReady(slot, facts):
             said = ", ".join(f"{name} {value}" for name, value in facts.items())
             logger.info("slot %d: ready (%s)", slot, said)
+        case ReplicaDraining(slot, seconds_left):
+            logger.warning("slot %d: its node will be gone in %.0f s", slot, seconds_left)
+        case RoomChanged(num_replicas):
+            logger.info("the cluster has room for %d replicas", num_replicas)
         case ReplicaLost(slot, failure):
             logger.warning("slot %d: replica lost (%s): %s", slot, failure.kind, failure.message)
             logger.debug("slot %d: %s", slot, failure.details)

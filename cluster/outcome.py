@@ -32,6 +32,56 @@ class Progress:
     num_ready_replicas: int
     total_cost: float
     done_cost: float
+    left_cost: float = 0.0
+    "Of tasks neither done nor set aside."
+    num_rows: int = 0
+    "Rows of the tasks done."
+    num_lost_replicas: int = 0
+    num_failures: int = 0
+    "Attempts that failed, lost replicas included."
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What failures and departures have cost, by the driver's clock."""
+
+    num_attempts: int = 0
+    num_done_again: int = 0
+    "Attempts of tasks that had lost one."
+    num_second_attempts: int = 0
+    "Attempts of slow tasks beside the first, on replicas that had nothing else to do."
+    num_failures: int = 0
+    num_lost_replicas: int = 0
+    num_drained: int = 0
+    "Replicas given up since their node was being taken away."
+    lost_s: float = 0.0
+    "Replica time of attempts that brought no result, and of waits for the next replica."
+    second_attempts_s: float = 0.0
+    "Replica time of attempts whose task was finished by another one."
+
+    def __str__(self) -> str:
+        """One clause; empty where nothing was lost."""
+        said = []
+        if self.num_done_again or self.lost_s >= 0.5:
+            tasks = "1 task" if self.num_done_again == 1 else f"{self.num_done_again} tasks"
+            said.append(f"{tasks} done again, {self.lost_s:.0f} s of replica time lost")
+        if self.num_lost_replicas or self.num_drained:
+            said.append(f"{self.num_lost_replicas} replicas lost, {self.num_drained} drained")
+        if self.num_second_attempts:
+            said.append(f"{self.num_second_attempts} slow tasks run a second time elsewhere")
+        return "; ".join(said)
+
+    def as_record(self) -> dict[str, float]:
+        """Plain numbers for a run's record."""
+        return {
+            "attempts": self.num_attempts,
+            "done_again": self.num_done_again,
+            "second_attempts": self.num_second_attempts,
+            "replicas_lost": self.num_lost_replicas,
+            "replicas_drained": self.num_drained,
+            "lost_s": round(self.lost_s, 1),
+            "second_attempts_s": round(self.second_attempts_s, 1),
+        }
 
 
 @dataclass(frozen=True)
@@ -47,6 +97,7 @@ class Outcome:
     "Why the run stopped early."
     interrupted: bool = False
     "True where the caller asked to stop."
+    losses: Losses = Losses()
 
     @property
     def complete(self) -> bool:

@@ -37,6 +37,15 @@ class Policy:
     no_progress_s: float = 4 * 3600.0
     "Time in which no task ends, whatever else happens, after which the driver stops, seconds."
 
+    slow_factor: float = 1.5
+    "A task is slow when it takes this many times what another replica would take for it."
+    least_gain_s: float = 10.0
+    "Time that running a slow task a second time must be expected to save, seconds."
+    min_timed: int = 3
+    "Tasks of a pool that must have been timed before one of them is called slow."
+    room_s: float = 30.0
+    "Time after which starts that the cluster has no room for any more are given up, seconds."
+
     backoff_s: float = 1.0
     "First wait before a retry, seconds; doubles each time."
     max_backoff_s: float = 60.0
@@ -52,15 +61,25 @@ class Policy:
     seed: int = 0
     "Seeds the jitter of the waits."
 
-    def deadline_s(self, cost: float, slowest_s_per_cost: float | None, num_strikes: int) -> float:
+    def deadline_s(
+        self,
+        cost: float,
+        slowest_s_per_cost: float | None,
+        num_strikes: int,
+        *,
+        is_timed: bool = True,
+    ) -> float:
         """Seconds a task of `cost` may take; doubled for each replica it has lost.
 
-        The doubling lets a task that is slow, not stuck, through before it is set aside.
+        The doubling lets a task that is slow, not stuck, through before it is set aside. So does
+        the patience with a replica that has not finished a task yet (not `is_timed`): its device
+        may be slower than all that were timed so far.
         """
-        if slowest_s_per_cost is None:
-            base = max(self.first_deadline_s, self.min_deadline_s)
-        else:
-            base = max(self.min_deadline_s, self.deadline_factor * slowest_s_per_cost * cost)
+        base = self.min_deadline_s
+        if slowest_s_per_cost is not None:
+            base = max(base, self.deadline_factor * slowest_s_per_cost * cost)
+        if slowest_s_per_cost is None or not is_timed:
+            base = max(base, self.first_deadline_s)
         return base * 2.0**num_strikes
 
     def wait_s(self, num_failures: int, rng: random.Random) -> float:

@@ -30,6 +30,8 @@ class Slot:
     since: float = 0.0
     "When the start or the task under way began."
     deadline: float = 0.0
+    allowed_s: float = 0.0
+    "Time up to the deadline, from when it was set."
     not_before: float = 0.0
     "No start before this time."
     num_start_failures: int = 0
@@ -40,6 +42,14 @@ class Slot:
     "Whether the replica it holds was heard to have its share of a node."
     record: TaskRecord | None = None
     attempt: str = ""
+    drains_by: float | None = None
+    "When the node of the replica is taken away, where that is known."
+    num_timed: int = 0
+    "Tasks that the replica has finished, ..."
+    timed_s: float = 0.0
+    "... how long they took, ..."
+    timed_cost: float = 0.0
+    "... and what they cost."
 
     @property
     def awaited_event(self) -> str:
@@ -57,19 +67,25 @@ class Slot:
     def start(self, pool: str, replica: int, now: float, allowed_s: float) -> None:
         """A replica is being started here."""
         self.state, self.pool, self.replica = SlotState.STARTING, pool, replica
-        self.since, self.deadline = now, now + allowed_s
-        self.is_placed = False
+        self.drains_by = None
+        self.num_timed, self.timed_s, self.timed_cost = 0, 0.0, 0.0
+        self.since, self.is_placed = now, False
+        self._allow(now, allowed_s)
 
     def placed(self, now: float, allowed_s: float) -> None:
-        """The replica being started has its share of a node; what it waited for it is past."""
+        """The replica being started has its share of a node; its time to load begins."""
         self.is_placed = True
-        self.since, self.deadline = now, now + allowed_s
+        self._allow(now, allowed_s)
 
     def busy(self, record: TaskRecord, attempt: str, now: float, allowed_s: float) -> None:
         """The ready replica was sent a task."""
         assert self.state is SlotState.IDLE
         self.state, self.record, self.attempt = SlotState.BUSY, record, attempt
-        self.since, self.deadline = now, now + allowed_s
+        self.since = now
+        self._allow(now, allowed_s)
+
+    def _allow(self, now: float, allowed_s: float) -> None:
+        self.deadline, self.allowed_s = now + allowed_s, allowed_s
 
     def idle(self) -> None:
         """The replica is ready and has nothing to do."""
@@ -79,6 +95,22 @@ class Slot:
         """The replica is gone."""
         self.state, self.record, self.attempt = SlotState.EMPTY, None, ""
         self.not_before = not_before
+        self.drains_by = None
+
+    @property
+    def is_draining(self) -> bool:
+        """True where the replica is given no new task."""
+        return self.drains_by is not None
+
+    @property
+    def is_waiting_for_room(self) -> bool:
+        """True where a replica is being started that no node is known to have taken."""
+        return self.state is SlotState.STARTING and not (self.is_placed or self.is_draining)
+
+    @property
+    def holds_replica(self) -> bool:
+        """True where a replica is there or on its way."""
+        return self.state in _HOLDING
 
 
 _HOLDING = (SlotState.STARTING, SlotState.IDLE, SlotState.BUSY)

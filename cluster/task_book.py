@@ -31,6 +31,8 @@ class TaskRecord:
     state: TaskState = TaskState.WAITING
     not_before: float = 0.0
     num_attempts: int = 0
+    num_in_flight: int = 0
+    "Slots on which an attempt is under way: two while a slow task runs a second time."
     num_task_failures: int = 0
     num_strikes: int = 0
     num_preemptions: int = 0
@@ -127,9 +129,24 @@ class TaskBook:
             return None
         self._num_queued[pool] -= 1
         taken.state = TaskState.IN_FLIGHT
-        taken.num_attempts += 1
-        attempt = f"{taken.task.id[:12]}-{taken.num_attempts}-{self._suffix()}"
-        return taken, attempt
+        return taken, self.begin_attempt(taken)
+
+    def begin_attempt(self, record: TaskRecord) -> str:
+        """Count one more attempt of a task in flight; returns its id."""
+        assert record.state is TaskState.IN_FLIGHT
+        record.num_attempts += 1
+        record.num_in_flight += 1
+        return f"{record.task.id[:12]}-{record.num_attempts}-{self._suffix()}"
+
+    def end_attempt(self, record: TaskRecord) -> None:
+        """An attempt is over, however it ended; what it came to is told before or after this."""
+        record.num_in_flight -= 1
+        assert record.num_in_flight >= 0
+
+    def give_back(self, record: TaskRecord) -> None:
+        """Queue a task again whose attempt was given up through no fault of its own."""
+        if record.state is TaskState.IN_FLIGHT and not record.num_in_flight:
+            self._enqueue(record)
 
     def finish(self, record: TaskRecord, receipt: Receipt) -> bool:
         """Mark a task done, whatever it was before; False where it was done already."""
@@ -150,44 +167,46 @@ class TaskBook:
     def fail(
         self, record: TaskRecord, failure: Failure, replica: int, now: float
     ) -> Failure | None:
-        """Account for a failed attempt; returns why the run must stop, if it must."""
+        """Account for a failed attempt that is over; returns why the run must stop, if it must.
+
+        Each attempt counts for itself. Whether the task is tried again or set aside is decided
+        when the last of its attempts under way is over: another one may still bring the result.
+        """
         if record.state is not TaskState.IN_FLIGHT:
             return None
-        policy = self._policy
+        stop = None
+        not_before = now
         match failure.kind:
             case FailureKind.RUN:
-                self._enqueue(record)
-                return failure
-            case FailureKind.PREEMPTED:
-                record.num_preemptions += 1
-                given_up = record.num_preemptions >= policy.max_preemptions
-                self._again_or_set_aside(record, failure, given_up)
+                stop = failure
             case FailureKind.STORAGE:
                 record.num_storage_failures += 1
-                if record.num_storage_failures > policy.max_storage_retries:
-                    self._enqueue(record)
+                not_before += self._policy.wait_s(record.num_storage_failures, self._rng)
+                if record.num_storage_failures > self._policy.max_storage_retries:
                     tries = f"storage failed {record.num_storage_failures} times in a row"
-                    return Failure(failure.kind, f"{tries}: {failure.message}", failure.details)
-                self._delay(record, now + policy.wait_s(record.num_storage_failures, self._rng))
+                    message = f"{tries}: {failure.message}"
+                    stop = Failure(failure.kind, message, failure.details)
+            case FailureKind.PREEMPTED:
+                record.num_preemptions += 1
+                record.failures.append(failure)
             case FailureKind.TASK:
                 record.num_storage_failures = 0
                 record.num_task_failures += 1
                 record.failed_on = replica
-                given_up = record.num_task_failures >= policy.max_task_failures
-                self._again_or_set_aside(record, failure, given_up)
+                record.failures.append(failure)
             case FailureKind.REPLICA | FailureKind.MEMORY:
                 record.num_strikes += 1
-                given_up = record.num_strikes >= policy.max_strikes
-                self._again_or_set_aside(record, failure, given_up)
-        return None
+                record.failures.append(failure)
+        if not record.num_in_flight:
+            self._again_or_set_aside(record, now if stop else not_before, now)
+        return stop
 
     def forgive_memory(self, record: TaskRecord) -> bool:
-        """Requeue a task in flight that ran out of memory at no cost; False the second time."""
+        """Requeue a task that ran out of memory at no cost; False the second time."""
         if record.is_short_of_memory:
             return False
         record.is_short_of_memory = True
-        if record.state is TaskState.IN_FLIGHT:  # and not done by a late reply
-            self._enqueue(record)
+        self.give_back(record)
         return True
 
     def set_aside(self) -> tuple[SetAside, ...]:
@@ -195,18 +214,21 @@ class TaskBook:
         given_up = [r for r in self.records.values() if r.state is TaskState.SET_ASIDE]
         return tuple(SetAside(r.task, tuple(r.failures)) for r in given_up)
 
-    def _again_or_set_aside(self, record: TaskRecord, failure: Failure, given_up: bool) -> None:
-        record.failures.append(failure)
-        if given_up:
+    def _again_or_set_aside(self, record: TaskRecord, not_before: float, now: float) -> None:
+        policy = self._policy
+        if (
+            record.num_task_failures >= policy.max_task_failures
+            or record.num_strikes >= policy.max_strikes
+            or record.num_preemptions >= policy.max_preemptions
+        ):
             record.state = TaskState.SET_ASIDE
             self.num_set_aside += 1
             self._remaining_cost[record.task.pool] -= record.task.cost
+        elif not_before > now:
+            record.state, record.not_before = TaskState.DELAYED, not_before
+            self._delayed[record.task.id] = record
         else:
             self._enqueue(record)
-
-    def _delay(self, record: TaskRecord, not_before: float) -> None:
-        record.state, record.not_before = TaskState.DELAYED, not_before
-        self._delayed[record.task.id] = record
 
     def _enqueue(self, record: TaskRecord) -> None:
         record.state = TaskState.WAITING

@@ -34,6 +34,8 @@ class Task:
     "Table name to storage key, committed in this order: the last one marks the task done."
     payload: Any
     "Handed to `Worker.run` as it is; must survive pickling."
+    num_items: int = 0
+    "What it computes in the job's own unit, for a monitor."
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.cost) and self.cost > 0):
@@ -159,6 +161,22 @@ class ReplicaLost:
 
 
 @dataclass(frozen=True)
+class ReplicaDraining:
+    """The slot's node will be taken away; the replica works until then."""
+
+    slot: int
+    seconds_left: float
+    "inf where the node waits for as long as something runs on it."
+
+
+@dataclass(frozen=True)
+class RoomChanged:
+    """The cluster now has room for another number of replicas than it had."""
+
+    num_replicas: int
+
+
+@dataclass(frozen=True)
 class TaskFinished:
     slot: int
     receipt: Receipt
@@ -193,5 +211,13 @@ class StopReplica:
     slot: int
 
 
-Event: TypeAlias = ReplicaPlaced | ReplicaReady | ReplicaLost | TaskFinished | TaskFailed
+Event: TypeAlias = (
+    ReplicaPlaced
+    | ReplicaReady
+    | ReplicaLost
+    | ReplicaDraining
+    | RoomChanged
+    | TaskFinished
+    | TaskFailed
+)
 Action: TypeAlias = StartReplica | RunTask | StopReplica

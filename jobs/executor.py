@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from cluster.backends.base import Backend
 from cluster.lease import LeaseToken
-from cluster.placement import Share
+from cluster.metrics import Metrics
+from cluster.placement import Share, num_fitting
 from cluster.policy import Policy
 from cluster.storage import StorageSpec
 from jobs.console import say
 from jobs.spec import ComputeSpec
+
+if TYPE_CHECKING:  # Ray takes seconds to import
+    from cluster.backends.ray_backend import RoomOf
 
 
 class Executor:
@@ -26,6 +31,7 @@ class Executor:
         self._is_connected = False
         self._joined = False
         self._wait_s = 0.0
+        self._room_of: RoomOf | None = None
 
     @property
     def is_in_process(self) -> bool:
@@ -57,6 +63,8 @@ class Executor:
     def num_replicas(self, device: str, num_tasks: int) -> int:
         """How many replicas there is room for, once there is room for one.
 
+        With `replicas: auto` the run then follows what room there is.
+
         Raises:
             UserActionError: the cluster cannot be reached or has no room.
         """
@@ -81,6 +89,9 @@ class Executor:
             wait_s=self._wait_s,
             say=say,
         )
+        if compute.replicas == "auto":
+            share = self.share(device)
+            self._room_of = lambda nodes: sum(num_fitting(node, share) for node in nodes)
         say(f"{num_replicas} replica{'s' if num_replicas > 1 else ''} on {device}")
         return num_replicas
 
@@ -93,7 +104,16 @@ class Executor:
         self._connect()
         from cluster.backends.ray_backend import RayBackend
 
-        return self._stack.enter_context(RayBackend(storage, lease))
+        return self._stack.enter_context(RayBackend(storage, lease, self._room_of))
+
+    def metrics(self, run: str) -> Metrics | None:
+        """Numbers for a monitor, under the name of the run; None where nobody exports them."""
+        if self.is_in_process:
+            return None
+        self._connect()
+        from cluster.backends.ray_metrics import RayMetrics
+
+        return RayMetrics(run)
 
     def policy(self) -> Policy:
         """How patient the run is, once the number of replicas is known."""

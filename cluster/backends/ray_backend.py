@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import logging
 import re
-import threading
 import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
@@ -19,8 +19,9 @@ from typing import Any, Self
 import ray
 from ray import exceptions as ray_errors
 
+from cluster.backends.node_watch import NodeWatch
 from cluster.lease import LeaseToken
-from cluster.placement import Share
+from cluster.placement import Node, Share
 from cluster.replica import Replica
 from cluster.storage import StorageSpec
 from cluster.tasks import (
@@ -29,9 +30,11 @@ from cluster.tasks import (
     Failure,
     FailureKind,
     Pool,
+    ReplicaDraining,
     ReplicaLost,
     ReplicaPlaced,
     ReplicaReady,
+    RoomChanged,
     Task,
     TaskFailed,
     TaskFinished,
@@ -43,7 +46,9 @@ _PID = re.compile(r"\bpid: (\d+)")
 _REASON = re.compile(r"The actor (?:is dead|died) because (.*)")
 _NODE_DIED = "because its node has died"
 _OWNER_DIED = "because its owner has died"
-_NODE_CHECK_S = 2.0
+
+RoomOf = Callable[[Sequence[Node]], int]
+"""How many replicas nodes have room for."""
 
 
 @dataclass
@@ -60,10 +65,21 @@ class _Actor:
 class RayBackend:
     """Runs replicas on the Ray cluster that this process is connected to."""
 
-    def __init__(self, storage_spec: StorageSpec, lease: LeaseToken | None = None) -> None:
-        """`lease`: what each replica must find in its storage before it is given work."""
-        self._storage_spec, self._lease = storage_spec, lease
-        self._own_node = _OwnNode()
+    def __init__(
+        self,
+        storage_spec: StorageSpec,
+        lease: LeaseToken | None = None,
+        room_of: RoomOf | None = None,
+    ) -> None:
+        """`lease`: what each replica must find in its storage before it is given work.
+
+        `room_of`: where it is given, `RoomChanged` tells when nodes come and go.
+        """
+        self._storage_spec, self._lease, self._room_of = storage_spec, lease, room_of
+        self._nodes = NodeWatch()
+        self._room: int | None = None
+        self._seen: object = None
+        self._told_draining: set[int] = set()
         self._actors: dict[int, _Actor] = {}
         self._queued: list[Event] = []
 
@@ -94,7 +110,8 @@ class RayBackend:
 
     def stop(self, slot: int) -> None:
         """See `Backend.stop`."""
-        self._queued = [event for event in self._queued if event.slot != slot]
+        self._queued = [e for e in self._queued if isinstance(e, RoomChanged) or e.slot != slot]
+        self._told_draining.discard(slot)
         actor = self._actors.pop(slot, None)
         if actor is None:
             return
@@ -105,8 +122,8 @@ class RayBackend:
 
     def poll(self, timeout_s: float) -> list[Event]:
         """See `Backend.poll`."""
-        events, self._queued = self._queued, []
-        if self._own_node.is_dead:
+        events, self._queued = [*self._queued, *self._news_of_nodes()], []
+        if self._nodes.own_is_dead:
             return events + [self._lost(slot, _no_node()) for slot in list(self._actors)]
         placed = {a.placed: slot for slot, a in self._actors.items() if a.placed is not None}
         calls = {a.call: slot for slot, a in self._actors.items() if a.call is not None}
@@ -130,7 +147,7 @@ class RayBackend:
 
     def close(self) -> None:
         """See `Backend.close`."""
-        self._own_node.close()
+        self._nodes.close()
         for slot in list(self._actors):
             self.stop(slot)
 
@@ -152,6 +169,24 @@ class RayBackend:
         except Exception:  # the call behind it fails alike, and says why
             return []
         return [ReplicaPlaced(slot)]
+
+    def _news_of_nodes(self) -> Iterable[Event]:
+        """What has become of the nodes since the last look of the thread that watches them."""
+        usable = self._nodes.usable
+        if self._room_of is not None and usable is not None and usable is not self._seen:
+            self._seen, room = usable, self._room_of(usable)
+            if room != self._room:
+                self._room = room
+                yield RoomChanged(room)
+        if not self._nodes.draining:
+            return
+        by_actor = {a.handle._actor_id.hex(): slot for slot, a in self._actors.items()}
+        self._nodes.of_interest = tuple(by_actor)
+        for actor_id, deadline in self._nodes.draining_actors.items():
+            slot = by_actor.get(actor_id)
+            if slot is not None and slot not in self._told_draining:
+                self._told_draining.add(slot)
+                yield ReplicaDraining(slot, max(0.0, deadline - time.time()))
 
     def _collect(self, slot: int, ref: Any) -> Event:
         actor = self._actors[slot]
@@ -185,36 +220,6 @@ def actor_options(share: Share) -> dict[str, Any]:
     if share.labels:
         options["label_selector"] = dict(share.labels)
     return options
-
-
-class _OwnNode:
-    """Watches the node that this process is connected to.
-
-    When it dies, Ray places nothing of this driver any more, and says so only for actors that were
-    placed before: a start would be waited for until its deadline. In a thread, since a question to
-    a head that is gone as well takes a minute.
-    """
-
-    def __init__(self) -> None:
-        self.is_dead = False
-        self._node_id = ray.get_runtime_context().get_node_id()
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="own-node", daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """Ask no more; before Ray is disconnected."""
-        self._closed.set()
-        self._thread.join(_NODE_CHECK_S)
-
-    def _watch(self) -> None:
-        while not (self.is_dead or self._closed.wait(_NODE_CHECK_S)):
-            try:
-                nodes = ray.nodes()
-            except Exception as error:  # no answer is no news of the node
-                logger.warning("could not ask Ray for its nodes: %s", error)
-                continue
-            self.is_dead = any(n["NodeID"] == self._node_id and not n["Alive"] for n in nodes)
 
 
 def classify(error: Exception) -> Failure:

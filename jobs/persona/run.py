@@ -11,7 +11,9 @@ from cluster.driver import execute
 from cluster.errors import ClusterError, StorageUnavailableError, UserActionError
 from cluster.lease import Lease
 from cluster.ledger import Ledger
-from cluster.outcome import SetAside
+from cluster.logs import StoredLog
+from cluster.metrics import Metrics
+from cluster.outcome import Losses, SetAside
 from cluster.scheduler import Scheduler
 from cluster.storage import Storage
 from cluster.tasks import Pool, Receipt, Task, WorkerFactory
@@ -81,6 +83,9 @@ class _Session:
         self._signals.install()  # Ray takes SIGTERM where it is joined
         self._sweep = resolve(spec, device)
         self._running: tuple[Backend, Scheduler] | None = None
+        self._metrics: Metrics | None = None
+        self._log: StoredLog | None = None
+        self._losses = Losses()
         self._lease: Lease | None = None
         self._num_replicas: int | None = None
 
@@ -103,17 +108,17 @@ class _Session:
         record = Record(ledger, sweep, before)
         record.write("running")
         self._storage.clean_temporaries(_OLD_TEMPORARY_S)
-        self._stack.enter_context(stored_log(self._storage))
+        self._log = self._stack.enter_context(stored_log(self._storage))
         try:
             return self._stages(record, judge)
         except KeyboardInterrupt:
             self._storage.hasten()
             with suppress(StorageUnavailableError):
-                record.write("interrupted")
+                record.write("interrupted", **self._losses.as_record())
             raise
         except (ClusterError, InputError) as error:
             with suppress(ClusterError):  # the error at hand says more
-                record.write("stopped", reason=str(error))
+                record.write("stopped", reason=str(error), **self._losses.as_record())
             raise
 
     def _stages(self, record: Record, judge: Judge) -> int:
@@ -122,19 +127,21 @@ class _Session:
         try:
             parts = pipeline.run()
         except SetAsideError as error:
-            record.write("failed tasks", set_aside=error.entries)
+            record.write("failed tasks", set_aside=error.entries, **self._losses.as_record())
             for entry in error.entries:
                 warn(f"set aside: {entry['table']}: {entry['reason']}")
             return 1
         except FailedVerdictsError as error:
-            record.write("failed tasks", reason=str(error))
+            record.write("failed tasks", reason=str(error), **self._losses.as_record())
             warn(str(error))
             return 1
         finally:
             if scorer.usage.num_calls or scorer.usage.num_cached:
                 say(scorer.cost_line())
+            if lost := str(self._losses):
+                say(lost)
         report(self._storage, parts, figures=self._figures)
-        record.write("done")
+        record.write("done", **self._losses.as_record())
         return 0
 
     def _execute(self, what: str, tasks: Sequence[Task]) -> None:
@@ -151,6 +158,7 @@ class _Session:
             num_replicas = self._num_replicas or self._find_room()
             backend = self._executor.backend(self._storage_spec, lease.token)
             scheduler = Scheduler(self._pools(), num_replicas, self._executor.policy())
+            self._metrics = self._executor.metrics(self._storage.uri)
             self._running = backend, scheduler
         backend, scheduler = self._running
         scheduler.add(tasks)
@@ -166,8 +174,11 @@ class _Session:
             backend,
             scheduler,
             on_finished=on_finished,
+            on_heartbeat=self._log.write_if_due if self._log is not None else None,
+            metrics=self._metrics,
             stop_requested=lambda: lease.is_lost,
         )
+        self._losses = outcome.losses
         if not lease.still_held():
             raise UserActionError(
                 f"another driver has taken over {self._storage.uri}; see `steersweep status`"

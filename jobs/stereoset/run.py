@@ -11,6 +11,7 @@ from cluster.driver import execute
 from cluster.errors import ClusterError, StorageUnavailableError, UserActionError
 from cluster.lease import Lease
 from cluster.logs import StoredLog
+from cluster.metrics import Metrics
 from cluster.outcome import Outcome, SetAside
 from cluster.scheduler import Scheduler
 from cluster.storage import StorageSpec
@@ -69,7 +70,8 @@ def _run(spec: StereoSetSpec, opened: Opened, figures: bool) -> int:
     session = _Session(sweep, output, tally, lease, opened.storage_spec, log, figures)
     scheduler = Scheduler(session.pools(executor), num_replicas, executor.policy())
     backend = executor.backend(opened.storage_spec, lease.token)
-    return session.end(session.execute(backend, scheduler), signals)
+    metrics = executor.metrics(storage.uri)
+    return session.end(session.execute(backend, scheduler, metrics), signals)
 
 
 class _Session:
@@ -94,7 +96,7 @@ class _Session:
             output.inventory.num_rows_done,
         )
 
-    def execute(self, backend: Backend, scheduler: Scheduler) -> Outcome:
+    def execute(self, backend: Backend, scheduler: Scheduler, metrics: Metrics | None) -> Outcome:
         """Execute what is missing, until it is done or the run is stopped."""
         try:
             with self._progress.shown():
@@ -105,6 +107,8 @@ class _Session:
                     scheduler,
                     on_finished=self._on_finished,
                     on_event=self._on_event,
+                    on_heartbeat=self._log.write_if_due,
+                    metrics=metrics,
                     stop_requested=lambda: self._lease.is_lost,
                 )
         except KeyboardInterrupt:
@@ -122,7 +126,7 @@ class _Session:
         if signals.number is not None:
             self._storage.hasten()  # a user is waiting
             with suppress(StorageUnavailableError):
-                self._record.write("interrupted", **self._speed())
+                self._record.write("interrupted", **self._speed(), **outcome.losses.as_record())
             say(INTERRUPTED)
             return signals.exit_code
         if not self._lease.still_held():
@@ -156,7 +160,9 @@ class _Session:
             self._record.write("stopped", reason=str(error), **self._speed())
 
     def _end(self, outcome: Outcome) -> int:
-        speed = self._speed()
+        speed = self._speed() | outcome.losses.as_record()
+        if lost := str(outcome.losses):
+            say(lost)
         if outcome.stop is not None:
             reason = outcome.stop.message
             self._record.write("stopped", reason=reason, **speed)

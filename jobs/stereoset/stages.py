@@ -165,4 +165,5 @@ class Stages:
             cost=planned.cost,
             parts=planned.parts(task_id),
             payload=payload,
+            num_items=planned.num_rows_cells,
         )

@@ -34,7 +34,8 @@ _HEALTH = {
     "health_check_failure_threshold": 3,
 }
 SHAPES = {"one node": 2, "three nodes": 3}
-"Slots of each shape: two on one node, one on each of three."
+"Slots of each shape that is drawn: two on one node, one on each of several beside the head."
+MORE_SHAPES = {"two nodes": 2}
 
 
 class RayMachines:
@@ -42,7 +43,7 @@ class RayMachines:
 
     def __init__(self, shape: str) -> None:
         self.shape = shape
-        self.num_slots = SHAPES[shape]
+        self.num_slots = (SHAPES | MORE_SHAPES)[shape]
         self._cluster: Any = None
         self.heal()
 
@@ -65,7 +66,7 @@ class RayMachines:
                     "_system_config": _HEALTH,
                 },
             )
-        if self.shape == "three nodes":
+        if self.shape != "one node":
             for node in list(self._cluster.worker_nodes):
                 if not self._is_alive(node):
                     self._cluster.remove_node(node, allow_graceful=False)
@@ -81,6 +82,11 @@ class RayMachines:
         if nodes:
             self._cluster.remove_node(nodes[number % len(nodes)])
         return bool(nodes)
+
+    def remove_node_of(self, node_id: str) -> None:
+        """Take away the node of that id."""
+        (node,) = [node for node in self._nodes() if node.node_id == node_id]
+        self._cluster.remove_node(node)
 
     def kill_raylet(self, number: int) -> bool:
         """SIGKILL a node's raylet; on one node that is the end of the cluster."""

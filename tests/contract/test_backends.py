@@ -517,7 +517,7 @@ def note(event):
         print("lost", event.failure.kind, flush=True)
 with ray_session(), RayBackend(StorageSpec(sys.argv[1])) as backend:
     pool = Pool("a", WorkerFactory("tests.support.workers:ScriptedWorker"))
-    scheduler = Scheduler([pool], 2, Policy(backoff_s=0.1))
+    scheduler = Scheduler([pool], 2, Policy(backoff_s=0.1, least_gain_s=999.0))
     scripts = [Script(0, "eat", sys.argv[2], seconds=4.0), *(Script(i) for i in range(1, 6))]
     scheduler.add(
         Task(f"t{s.value}", "a", 9.0 - s.value, {"rows": f"r/{s.value}"}, s) for s in scripts
