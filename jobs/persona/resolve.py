@@ -23,9 +23,9 @@ from steering_core.hook_points import check_layers
 from steering_core.models import (
     ModelFacts,
     ModelSource,
+    device_kind,
     load_tokenizer,
     read_facts,
-    resolve_device,
     resolve_dtype,
 )
 
@@ -141,7 +141,7 @@ def resolve(spec: PersonaSpec, device: str | None = None) -> PersonaSweep:
         trait = read_trait(Path(local_path(of.path)), name)
         asked = trait if of.steered is None else read_trait(Path(local_path(of.steered)), name)
         traits[name] = PersonaTrait(trait, asked.questions[: spec.steering.questions])
-    kind = device or resolve_device(spec.compute.device).type
+    kind = device or device_kind(spec.compute.device)
     models = {name: _model(name, model, spec, kind) for name, model in spec.models.items()}
     if isinstance(spec.judge, LocalJudgeSpec):
         source = ModelSource(local_path(spec.judge.path), spec.judge.revision)

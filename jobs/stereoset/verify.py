@@ -28,7 +28,7 @@ from jobs.stereoset.tables import stored_scores
 from steering_core.certificate import Certificate, RowName, Tolerance, draw, tolerance_for
 from steering_core.engine import Cell
 from steering_core.errors import InputError
-from steering_core.models import load_model, resolve_device
+from steering_core.models import device_kind, load_model
 from steering_core.slow_engine import SlowEngine
 
 
@@ -112,9 +112,9 @@ def _resolved(storage: Storage) -> tuple[Sweep, str]:
             f"{storage.uri_of('run.json')} holds no sweep that this version reads"
         ) from error
     try:
-        device = resolve_device(spec.compute.device).type
+        device = device_kind(spec.compute.device)
     except InputError:  # the run was on another machine; any device is held to the same tolerance
-        device = resolve_device("auto").type
+        device = device_kind()
     try:
         sweep = resolve(spec, device)
     except InputError as error:
