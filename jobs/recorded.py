@@ -14,7 +14,7 @@ from jobs.identity import changed_keys
 from jobs.record import Described
 from jobs.spec import ComputeSpec, SpecModel
 from steering_core.errors import InputError
-from steering_core.models import resolve_device
+from steering_core.models import device_kind
 
 Spec = TypeVar("Spec", bound=SpecModel)
 Sweep = TypeVar("Sweep", bound=Described)
@@ -49,9 +49,9 @@ def recorded_sweep(
             f"{storage.uri_of('run.json')} holds no sweep that this version reads"
         ) from error
     try:
-        device = resolve_device(compute.device).type
+        device = device_kind(compute.device)
     except InputError:  # the run was on another machine; any device is held to the same tolerance
-        device = resolve_device("auto").type
+        device = device_kind()
     try:
         sweep = resolve(spec, device)
     except InputError as error:

@@ -39,7 +39,8 @@ class BatchSteering:
         direction: [R, 1, D] float32; 0 for a sequence that is not steered here.
         terms: offset, slope, low and high, [4, R, 1, 1] float32.
         at: [R, S, 1] bool, the positions that are steered; None for all of them.
-        has_projection: whether any slope is other than 0.
+        has_projection: whether any operation looks at the state; decided by operations and not
+            by coefficients, so that one compiled program serves all of those.
     """
 
     direction: Tensor
@@ -120,7 +121,7 @@ def steering_at(
         direction=upload(direction[:, None], device),
         terms=upload(torch.from_numpy(terms_R4.T.copy())[:, :, None, None], device),
         at=None if at_RS is None else upload(torch.from_numpy(at_RS)[:, :, None], device),
-        has_projection=bool(terms_R4[:, 1].any()),
+        has_projection=any(needs_unit),
     )
 
 

@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from steering_core.batch_steering import BatchSteering, steering_of
+from steering_core.buckets import Buckets, batches_in_buckets, filled
 from steering_core.encoding import EncodedExample
 from steering_core.hook_points import HookPoint
 from steering_core.interventions import Intervention
 from steering_core.models import LoadedModel
+from steering_core.out_of_memory import is_out_of_memory
 from steering_core.packing import NUM_CANDIDATES, Batch, batches, lay_out
 from steering_core.placing import PlacedBatch, place
 from steering_core.pooled import PooledStates
@@ -27,6 +29,7 @@ from steering_core.protocol import Protocol
 from steering_core.scoring import mean_scores, scored_log_probs
 from steering_core.trunk import fork, fork_point, run_trunk
 from steering_core.vectors import SteeringVectors
+from steering_core.xla import forward_only, is_xla, launch
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -70,6 +73,8 @@ class Engine:
         reuses_prefix: whether what lies before the first steered position is left as the trunk
             has it (see ``probes.can_reuse_prefix``); only where the protocol leaves the prefix
             alone.
+        is_static: whether batches are filled up to a few shapes (``buckets``), at the price of
+            padding; None: where the device compiles a program for each shape.
     """
 
     def __init__(
@@ -79,11 +84,13 @@ class Engine:
         *,
         is_packed: bool = True,
         reuses_prefix: bool = False,
+        is_static: bool | None = None,
     ) -> None:
         self._model = model
         self._protocol = protocol
         self.is_packed = is_packed
         self.reuses_prefix = reuses_prefix and is_packed and protocol.leaves_prefix_alone
+        self.is_static = is_xla(model.device) if is_static is None else is_static
         self._num_blocks = model.layout.num_blocks
         self._most_positions = sys.maxsize
 
@@ -94,7 +101,16 @@ class Engine:
             self._protocol,
             is_packed=self.is_packed,
             reuses_prefix=self.reuses_prefix,
+            is_static=self.is_static,
         )
+
+    @property
+    def buckets(self) -> Buckets | None:
+        """The widths of batches, None where each is as wide as its longest row."""
+        if not self.is_static:
+            return None
+        widest = getattr(self._model.layout.config, "max_position_embeddings", None)
+        return Buckets(None if self.is_packed else widest)
 
     def baseline(
         self,
@@ -122,11 +138,12 @@ class Engine:
             trunk = run_trunk(self._model, batch, {below_last, *read})
             log_probs_T = self._log_probs(fork(self._model, trunk, batch, {}), batch)
             sums = [pool(trunk.states[point], batch.host) for point in read]
+            launch(self._model.device)
 
             def finish() -> None:
                 scores.fill(batch.host, log_probs_T.cpu().numpy())
                 for index, of_layer in enumerate(sums):
-                    store(of_layer, batch.host, pooled, index)
+                    store(of_layer(), batch.host, pooled, index)
 
             return finish
 
@@ -152,6 +169,7 @@ class Engine:
 
         def run(batch: PlacedBatch) -> Finish:
             forked = self._forked(batch, keep)
+            launch(self._model.device)
 
             def log_probs(cell: Cell) -> Tensor:
                 own = [
@@ -160,9 +178,13 @@ class Engine:
                     )
                     for n in batch.host.rows
                 ]
-                return self._log_probs(forked(own), batch)
+                of_cell_T = self._log_probs(forked(own), batch)
+                # A program for each layer, and not one for all the cells that a task has.
+                launch(self._model.device)
+                return of_cell_T
 
             cells_CT = torch.stack([log_probs(cell) for cell in cells])
+            launch(self._model.device)
 
             def finish() -> None:
                 for into, log_probs_T in zip(scores, cells_CT.cpu().numpy(), strict=True):
@@ -193,6 +215,7 @@ class Engine:
             trunk = run_trunk(self._model, batch, {start})
             changes = steering_of(_of_sequences(own, batch.host), batch.host, self._model.device)
             log_probs_T = self._log_probs(fork(self._model, trunk, batch, changes), batch)
+            launch(self._model.device)
             return lambda: scores.fill(batch.host, log_probs_T.cpu().numpy())
 
         self._for_each_batch(run, rows, tokens_per_batch)
@@ -229,38 +252,76 @@ class Engine:
         whole one by rounding alone.
 
         Raises:
-            torch.OutOfMemoryError: a single row does not fit.
+            RuntimeError: a single row does not fit (see ``is_out_of_memory``).
         """
-        with torch.inference_mode():
-            finish: Finish | None = None
-            for batch in batches(rows, tokens_per_batch, is_packed=self.is_packed):
+        with forward_only(self._model.device):
+            under_way: tuple[Batch, Finish] | None = None
+            for batch in self._batches(rows, tokens_per_batch):
                 for following in self._in_parts(run, rows, batch):
-                    if finish is not None:
-                        finish()
-                    finish = following
-            if finish is not None:
-                finish()
+                    if under_way is not None:
+                        self._complete(run, rows, *under_way)
+                    under_way = following
+            if under_way is not None:
+                self._complete(run, rows, *under_way)
+
+    def _batches(self, rows: Sequence[EncodedExample], tokens_per_batch: int) -> Iterator[Batch]:
+        if self.buckets is None:
+            return batches(rows, tokens_per_batch, is_packed=self.is_packed)
+        return batches_in_buckets(rows, tokens_per_batch, self.buckets, is_packed=self.is_packed)
 
     def _in_parts(
         self, run: Callable[[PlacedBatch], Finish], rows: Sequence[EncodedExample], batch: Batch
-    ) -> Iterator[Finish]:
-        is_alone = len(batch.rows) == 1
-        if is_alone or batch.input_ids.size <= self._most_positions:
+    ) -> Iterator[tuple[Batch, Finish]]:
+        """Start a batch, or its halves one after the other."""
+        if batch.num_places == 1 or batch.input_ids.size <= self._most_positions:
             try:
                 finish = run(place(batch, self._model.device))
-            except torch.OutOfMemoryError:
-                if is_alone:
-                    raise
-                self._most_positions = batch.input_ids.size // 2
+            except (RuntimeError, MemoryError) as error:
+                self._note_too_large(batch, error)
             else:
-                yield finish
+                yield batch, finish
                 return
         # Behind the handler: the error held on to the tensors of the batch that failed.
+        self._free()
+        for part in _halves(rows, batch):
+            yield from self._in_parts(run, rows, part)
+
+    def _complete(
+        self,
+        run: Callable[[PlacedBatch], Finish],
+        rows: Sequence[EncodedExample],
+        batch: Batch,
+        finish: Finish,
+    ) -> None:
+        """Fetch what a batch has left; a device that runs behind may only now be out of memory."""
+        try:
+            finish()
+        except (RuntimeError, MemoryError) as error:
+            self._note_too_large(batch, error)
+        else:
+            return
+        self._free()
+        for part in _halves(rows, batch):
+            for of_part in self._in_parts(run, rows, part):
+                self._complete(run, rows, *of_part)
+
+    def _note_too_large(self, batch: Batch, error: Exception) -> None:
+        """Remember what does not fit; raises any other error, and this one where a row is alone."""
+        if batch.num_places == 1 or not is_out_of_memory(error):
+            raise error
+        self._most_positions = min(self._most_positions, batch.input_ids.size // 2)
+
+    def _free(self) -> None:
         if self._model.device.type == "cuda":
             torch.cuda.empty_cache()
-        for half in np.array_split(batch.rows, 2):
-            part = lay_out(rows, half.tolist(), is_packed=self.is_packed)
-            yield from self._in_parts(run, rows, part)
+
+
+def _halves(rows: Sequence[EncodedExample], batch: Batch) -> Iterator[Batch]:
+    """The batch's rows in one or two batches of half its room."""
+    num_rows = -(-batch.num_places // 2)
+    for low in range(0, len(batch.rows), num_rows):
+        part = lay_out(rows, batch.rows[low : low + num_rows].tolist(), is_packed=batch.is_packed)
+        yield filled(part, num_rows, batch.input_ids.shape[1]) if batch.is_static else part
 
 
 def _of_sequences(own: Sequence[Intervention], batch: Batch) -> list[Intervention]:

@@ -29,6 +29,7 @@ from steering_core.hooks import change
 from steering_core.interventions import Intervention
 from steering_core.layout import last_hidden_state
 from steering_core.models import LoadedModel
+from steering_core.out_of_memory import is_out_of_memory
 from steering_core.placing import upload
 from steering_core.sampling import Sampling, choose, random_stream
 from steering_core.slot_cache import SlotCache, slot_mask, whole_columns
@@ -103,7 +104,7 @@ def generate(
 
     Raises:
         InputError: a setting or a row that cannot be generated, by number.
-        torch.OutOfMemoryError: a single row does not fit.
+        RuntimeError: a single row does not fit (see ``is_out_of_memory``).
     """
     sampling.check()
     if rows_at_once < 1:
@@ -122,8 +123,8 @@ def generate(
         try:
             with torch.inference_mode():
                 _Slots(model, rows, waiting, sampling, rows_at_once, answers, counts).run()
-        except torch.OutOfMemoryError:
-            if rows_at_once == 1:
+        except (RuntimeError, MemoryError) as error:
+            if rows_at_once == 1 or not is_out_of_memory(error):
                 raise
             rows_at_once = max(1, min(rows_at_once, len(waiting)) // 2)
         # Behind the handler: the error held on to the tensors of the slots that failed.

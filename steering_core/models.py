@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from steering_core import xla
 from steering_core.errors import InputError
 from steering_core.layout import ModelLayout, find_layout, text_config
 
@@ -73,8 +73,11 @@ class LoadedModel:
     name: str
 
 
-def resolve_device(name: str = "auto") -> torch.device:
-    """The device of that name; ``auto`` takes CUDA, then XLA, then MPS, then CPU.
+def device_kind(name: str = "auto") -> str:
+    """The kind of the device of that name; ``auto`` takes CUDA, then XLA, then MPS, then CPU.
+
+    Takes hold of no device, so that a driver may ask for what its replicas will hold. XLA is taken
+    by itself where it has more than the CPU to run on.
 
     Raises:
         InputError: an unknown name, or a device that is not there.
@@ -83,24 +86,26 @@ def resolve_device(name: str = "auto") -> torch.device:
         raise InputError(f"device must be one of {', '.join(DEVICES)}, got {name!r}")
     present: dict[str, Callable[[], bool]] = {
         "cuda": torch.cuda.is_available,
-        "xla": _has_xla,
+        "xla": xla.has_accelerator if name == "auto" else xla.is_installed,
         "mps": torch.backends.mps.is_available,
         "cpu": lambda: True,
     }
     chosen = next(d for d in present if present[d]()) if name == "auto" else name
     if not present[chosen]():
         there = ", ".join(d for d in present if present[d]())
-        raise InputError(f"device {name} was asked for and is not there; there are: {there}")
-    if chosen == "xla":
-        import torch_xla  # type: ignore[import-not-found]
-
-        device: torch.device = torch_xla.device()
-        return device
-    return torch.device(chosen)
+        hint = "; it needs torch_xla, see docs/xla.md" if chosen == "xla" else ""
+        raise InputError(f"device {name} was asked for and is not there; there are: {there}{hint}")
+    return chosen
 
 
-def _has_xla() -> bool:
-    return importlib.util.find_spec("torch_xla") is not None
+def resolve_device(name: str = "auto") -> torch.device:
+    """The device of ``device_kind``, held by this process where devices belong to processes.
+
+    Raises:
+        InputError: as ``device_kind``, or a device that cannot be had.
+    """
+    chosen = device_kind(name)
+    return xla.device() if chosen == "xla" else torch.device(chosen)
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -229,6 +234,15 @@ def load_model(
         raise InputError(f"cannot load {source.path}: {_first_line(error)}") from error
     check_all_placed(getattr(module, "hf_device_map", {}), source.path)
     module.eval().requires_grad_(False)
+    if xla.is_xla(where):
+        # The layout is found by following tensors by their address, which XLA's do not have.
+        layout = find_layout(module, source.path)
+        module.to(where)
+        module.tie_weights()  # the move took tied weights apart
+        if kind == torch.float32:
+            xla.multiply_in_float32()
+        xla.launch(where)
+        return LoadedModel(module, layout, where, kind, source.path)
     if not spans_devices:
         module.to(where)
     return LoadedModel(module, find_layout(module, source.path), where, kind, source.path)

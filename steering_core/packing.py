@@ -45,6 +45,9 @@ class Batch:
         num_scored: [N, 3] scored tokens of each candidate.
         pooling_weights: [2, R, S] float64, by ``POOLED_LABELS``; summed over a row's sequences,
             states times these are its pooled stereotype and anti-stereotype states.
+        is_static: whether it was filled up to a shape that others share (``buckets.filled``). R
+            and M then count copies of the last row and positions that no token is read at; behind
+            the scored tokens that have an owner stand others, which have none.
     """
 
     rows: np.ndarray
@@ -60,6 +63,7 @@ class Batch:
     token_owner: np.ndarray
     num_scored: np.ndarray
     pooling_weights: np.ndarray
+    is_static: bool = False
 
     @property
     def difference_weights(self) -> np.ndarray:
@@ -69,8 +73,19 @@ class Batch:
 
     @property
     def num_tokens(self) -> int:
-        """Positions that hold a token; the rest of R * S is padding."""
-        return int((self.branch >= 0).sum())
+        """Positions that hold a token of a row; the rest of R * S is padding."""
+        num_sequences = len(self.rows) * sequences_per_row(is_packed=self.is_packed)
+        return int((self.branch[:num_sequences] >= 0).sum())
+
+    @property
+    def num_places(self) -> int:
+        """Rows that it has room for: those that it holds, or more where it was filled."""
+        return len(self.input_ids) // sequences_per_row(is_packed=self.is_packed)
+
+    @property
+    def longest(self) -> int:
+        """Positions of its longest sequence, or the most that one of its shape can have."""
+        return self.input_ids.shape[1] if self.is_static else int(self.position_ids.max()) + 1
 
     def steered_at(self, positions: Positions) -> np.ndarray:
         """Which positions [R, S] bool a steering of these positions touches."""
@@ -84,6 +99,16 @@ class Batch:
         return steered
 
 
+def sequences_per_row(*, is_packed: bool) -> int:
+    """Sequences that a row is laid out as."""
+    return 1 if is_packed else NUM_CANDIDATES
+
+
+def width_of(row: EncodedExample, *, is_packed: bool) -> int:
+    """Positions of a row's longest sequence."""
+    return row.num_packed_tokens if is_packed else row.num_tokens
+
+
 def batches(
     rows: Sequence[EncodedExample], tokens_per_batch: int, *, is_packed: bool = True
 ) -> Iterator[Batch]:
@@ -91,8 +116,9 @@ def batches(
 
     Depends on the arguments alone. A row longer than the limit gets a batch of its own.
     """
-    size = [r.num_packed_tokens if is_packed else NUM_CANDIDATES * r.num_tokens for r in rows]
-    for group in group_by_size(size, tokens_per_batch):
+    per_row = sequences_per_row(is_packed=is_packed)
+    sizes = [per_row * width_of(row, is_packed=is_packed) for row in rows]
+    for group in group_by_size(sizes, tokens_per_batch):
         yield lay_out(rows, group, is_packed=is_packed)
 
 
@@ -114,8 +140,8 @@ def lay_out(
 ) -> Batch:
     """The batch of the examples with these indices."""
     chosen = [examples[row] for row in rows]
-    per_row = 1 if is_packed else NUM_CANDIDATES
-    width = max(e.num_packed_tokens if is_packed else e.num_tokens for e in chosen)
+    per_row = sequences_per_row(is_packed=is_packed)
+    width = max(width_of(e, is_packed=is_packed) for e in chosen)
     shape = (per_row * len(chosen), width)
     input_ids, position_ids = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     num_question = np.zeros(shape, np.int64)

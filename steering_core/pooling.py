@@ -5,7 +5,7 @@ Shapes: N rows, R sequences and S positions of a batch, D width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -16,13 +16,20 @@ from steering_core.placing import upload
 from steering_core.pooled import PooledStates
 
 
-def pool(state_RSD: Tensor, batch: Batch) -> list[Tensor]:
-    """Weighted sums [R, D] float64 of a batch's states, on the CPU where a device has no float64.
+def pool(state_RSD: Tensor, batch: Batch) -> Callable[[], list[Tensor]]:
+    """Gives weighted sums [R, D] float64 of a batch's states when it is called.
 
-    Of the differences, then of both pooled states.
+    Of the differences, then of both pooled states. They are under way already, but for devices that
+    have no float64: there the states are fetched, which waits for them, and summed on the CPU.
     """
-    has_float64 = state_RSD.device.type in ("cpu", "cuda")
-    state_RSD = (state_RSD if has_float64 else state_RSD.cpu()).double()
+    if state_RSD.device.type in ("cpu", "cuda"):
+        sums = _sums(state_RSD, batch)
+        return lambda: sums
+    return lambda: _sums(state_RSD.cpu(), batch)
+
+
+def _sums(state_RSD: Tensor, batch: Batch) -> list[Tensor]:
+    state_RSD = state_RSD.double()
     # One sum, not the difference of two pooled states: the bits of vectors hang on it.
     weights = [batch.difference_weights, *batch.pooling_weights]
     return [

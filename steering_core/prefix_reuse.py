@@ -116,12 +116,16 @@ def fork_behind_prefix(
 def steered_and_behind(batch: Batch, positions: Positions) -> np.ndarray:
     """Index [R, T] of the positions of each row from the first steered one on.
 
-    Shorter rows repeat their last position: it is computed twice, to the same end.
+    Shorter rows repeat their last position: it is computed twice, to the same end. Half of a static
+    batch's positions, or all of them.
     """
     is_token_RS = batch.branch >= 0
     first_R = (batch.steered_at(positions) & is_token_RS).argmax(axis=1)
     last_R = is_token_RS.sum(axis=1) - 1
     most = int((last_R - first_R).max()) + 1
+    if batch.is_static:
+        width = batch.input_ids.shape[1]
+        most = width // 2 if most <= width // 2 else width
     index_RT: np.ndarray = np.minimum(first_R[:, None] + np.arange(most), last_R[:, None])
     return index_RT
 

@@ -18,6 +18,7 @@ from steering_core.prefix_reuse import fork_behind_prefix, run_prefix_trunk
 from steering_core.protocol import Protocol
 from steering_core.stereoset import LABELS, Example
 from steering_core.trunk import fork, run_trunk
+from steering_core.xla import forward_only
 
 _PREFIX, _BRANCHES = 280, (9, 7, 8)
 
@@ -45,7 +46,7 @@ def can_pack(model: LoadedModel, max_tokens: int | None) -> bool:
         batch = place(lay_out([row], [0], is_packed=is_packed), model.device)
         return run_trunk(model, batch, {last}).states[last]
 
-    with torch.inference_mode():
+    with forward_only(model.device):
         try:
             packed = left(is_packed=True)
         except Exception:  # an unknown architecture may refuse a tree mask in any way
@@ -67,7 +68,7 @@ def can_reuse_prefix(model: LoadedModel, max_tokens: int | None) -> bool:
     vector = np.random.default_rng(1).standard_normal(model.layout.config.hidden_size)
     steered = Intervention(point, vector.astype(np.float32), 1.0, positions="candidate")
     changes = steering_of([steered], batch.host, model.device)
-    with torch.inference_mode():
+    with forward_only(model.device):
         whole = fork(model, run_trunk(model, batch, {point}), batch, changes)
         try:
             trunk = run_prefix_trunk(model, batch, {point}, "candidate")

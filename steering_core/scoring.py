@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from steering_core.layout import ModelLayout
 from steering_core.packing import NUM_CANDIDATES, Batch
 from steering_core.placing import PlacedBatch
+from steering_core.xla import is_xla
 
 _LOGITS_AT_ONCE = {"cpu": 2**18}
 _LOGITS_ON_ACCELERATOR = 2**25
@@ -47,8 +48,15 @@ def _log_norms(layout: ModelLayout, head: nn.Linear, hidden_MD: Tensor) -> Tenso
         bias = None if head.bias is None else head.bias[low : low + columns]
         products = nn.functional.linear(hidden_MD, head.weight[low : low + columns], bias)
         logits_MC = layout.scaled_and_capped(products)
-        log_norm_M = torch.logaddexp(log_norm_M, torch.logsumexp(logits_MC, dim=-1))
+        log_norm_M = _log_add_exp(log_norm_M, torch.logsumexp(logits_MC, dim=-1))
     return log_norm_M
+
+
+def _log_add_exp(a: Tensor, b: Tensor) -> Tensor:
+    """log(exp a + exp b); of all operations here the one that XLA leaves to the host."""
+    if not is_xla(a.device):
+        return torch.logaddexp(a, b)
+    return torch.maximum(a, b) + torch.log1p(torch.exp(-(a - b).abs()))
 
 
 def _by_positions(layout: ModelLayout, hidden_MD: Tensor, batch: Batch) -> Tensor:
@@ -81,7 +89,7 @@ def mean_scores(log_probs_T: np.ndarray, batch: Batch) -> np.ndarray:
     """
     sums = np.bincount(
         batch.token_owner,
-        weights=log_probs_T.astype(np.float64),
+        weights=log_probs_T[: len(batch.token_owner)].astype(np.float64),
         minlength=batch.num_scored.size,
     )
     scores: np.ndarray = sums.reshape(-1, NUM_CANDIDATES) / batch.num_scored

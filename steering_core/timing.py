@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from steering_core import xla
+
 
 def synchronize(device: torch.device) -> None:
     """Wait for everything that was given to the device."""
@@ -15,6 +17,8 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
+    else:
+        xla.wait(device)
 
 
 def seconds(work: Callable[[], Any], device: torch.device) -> float:

@@ -121,10 +121,9 @@ def _decoder_inputs(model: LoadedModel, batch: PlacedBatch) -> dict[str, object]
 def masks(model: LoadedModel, batch: PlacedBatch) -> Tensor | dict[str, Tensor]:
     """The tree mask; one for each kind of attention where a window is shorter than a sequence."""
     branch_RS, position_RS = batch.branch, batch.position_ids
-    longest = int(batch.host.position_ids.max()) + 1
     return masks_by_kind(
         model.layout.config,
-        longest,
+        batch.host.longest,
         lambda window: tree_mask(branch_RS, position_RS, model.dtype, window),
     )
 

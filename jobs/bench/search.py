@@ -12,6 +12,7 @@ from jobs.bench.measure import available_memory_bytes
 from jobs.bench.plain import batched, num_positions_batched
 from jobs.bench.subject import Subject
 from steering_core.encoding import EncodedExample
+from steering_core.out_of_memory import is_out_of_memory
 from steering_core.timing import seconds
 from steering_core.tuning import Tuning, tune
 
@@ -46,7 +47,9 @@ def best_plain_batch(
             if not rates:
                 work()
             took = min(seconds(work, device) for _ in range(_TRIES))
-        except torch.OutOfMemoryError:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             torch.cuda.empty_cache()
             break
         rates[size] = size / took

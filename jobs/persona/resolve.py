@@ -24,9 +24,9 @@ from steering_core.hook_points import check_layers
 from steering_core.models import (
     ModelFacts,
     ModelSource,
+    device_kind,
     load_tokenizer,
     read_facts,
-    resolve_device,
     resolve_dtype,
 )
 
@@ -144,7 +144,7 @@ def resolve(spec: PersonaSpec, device: str | None = None) -> PersonaSweep:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     transformers.logging.set_verbosity_error()
     traits = {name: _trait(name, spec) for name in spec.traits}
-    kind = device or resolve_device(spec.compute.device).type
+    kind = device or device_kind(spec.compute.device)
     models = {name: _model(name, model, spec, kind) for name, model in spec.models.items()}
     widths = {name: model.facts.width for name, model in models.items()}
     for name, trait in spec.traits.items():

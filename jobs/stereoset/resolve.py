@@ -21,9 +21,9 @@ from steering_core.hook_points import check_layers
 from steering_core.models import (
     ModelFacts,
     ModelSource,
+    device_kind,
     load_tokenizer,
     read_facts,
-    resolve_device,
     resolve_dtype,
 )
 from steering_core.protocol import Protocol
@@ -146,7 +146,7 @@ def resolve(spec: StereoSetSpec, device: str | None = None) -> Sweep:
     protocol = spec.resolved_protocol()
     dataset = read_stereoset(local_path(spec.data.path))
     groups = _groups(spec, dataset, protocol)
-    kind = device or resolve_device(spec.compute.device).type
+    kind = device or device_kind(spec.compute.device)
     models = {
         name: _model(name, model, protocol, spec.steering.layers, kind)
         for name, model in spec.models.items()

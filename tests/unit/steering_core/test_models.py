@@ -16,7 +16,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from tokenizers import pre_tokenizers
 
-from steering_core import models
+from steering_core import models, xla
 from steering_core.errors import InputError
 from steering_core.models import (
     ModelSource,
@@ -58,7 +58,8 @@ def change_json(path: Path, **changes: Any) -> None:
 def set_devices(monkeypatch: pytest.MonkeyPatch, *present: str) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: "cuda" in present)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: "mps" in present)
-    monkeypatch.setattr(models, "_has_xla", lambda: "xla" in present)
+    monkeypatch.setattr(xla, "is_installed", lambda: "xla" in present)
+    monkeypatch.setattr(xla, "has_accelerator", lambda: "xla" in present)
     # torch has a name for XLA devices even where torch_xla is not installed.
     fake = SimpleNamespace(device=lambda: torch.device("xla", 0))
     monkeypatch.setitem(sys.modules, "torch_xla", fake)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from steering_core.engine import Cell, Engine
+from steering_core.out_of_memory import is_out_of_memory
 from steering_core.protocol import PROTOCOLS
 from steering_core.vectors import fit_mean_difference
 from tests.support.golden import encode_group, golden_model
@@ -16,6 +17,9 @@ from tests.support.golden import encode_group, golden_model
 PUBLISHED = PROTOCOLS["as_published"]
 ALL_IN_ONE_BATCH = 4096
 BLOCK = 2
+XLA_SAYS = (
+    "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm."
+)
 
 
 class SmallDevice:
@@ -74,3 +78,100 @@ def test_a_row_that_does_not_fit_alone_is_an_error() -> None:
             engine.baseline(rows, ALL_IN_ONE_BATCH)
     finally:
         hook.remove()
+
+
+def test_static_batches_are_halved_in_rows_and_keep_their_width() -> None:
+    rows = encode_group("gemma2-tiny", "intersentence", "race", PUBLISHED)
+    model = golden_model("gemma2-tiny")
+    wanted, _ = Engine(model, PUBLISHED).baseline(rows, ALL_IN_ONE_BATCH)
+    device = SmallDevice(most=2)
+    hook = model.layout.blocks[BLOCK].register_forward_pre_hook(device, with_kwargs=True)
+    try:
+        found, _ = Engine(model, PUBLISHED, is_static=True).baseline(rows, 1024)
+    finally:
+        hook.remove()
+    np.testing.assert_allclose(found.scores, wanted.scores, rtol=0, atol=2e-6)
+    # One shape at a time is tried, filled or not.
+    assert len(set(device.refused)) == len(device.refused) > 0
+    assert set(device.held) == {min(device.refused) // 2}
+
+
+@pytest.mark.parametrize("is_static", [False, True])
+def test_a_device_that_runs_behind_says_so_when_results_are_fetched(is_static: bool) -> None:
+    rows = encode_group("gemma2-tiny", "intersentence", "race", PUBLISHED)
+    model = golden_model("gemma2-tiny")
+    wanted, _ = Engine(model, PUBLISHED).baseline(rows, ALL_IN_ONE_BATCH)
+    refused: list[int] = []
+
+    class Late(Engine):
+        """Fails once a batch is fetched, where it has more than one row."""
+
+        def _for_each_batch(self, run: Any, rows: Any, tokens_per_batch: int) -> None:
+            def started(batch: Any) -> Any:
+                finish = run(batch)
+
+                def fetch() -> None:
+                    if batch.host.num_places > 1:
+                        refused.append(batch.host.num_places)
+                        raise RuntimeError(XLA_SAYS)
+                    finish()
+
+                return fetch
+
+            super()._for_each_batch(started, rows, tokens_per_batch)
+
+    found, _ = Late(model, PUBLISHED, is_static=is_static).baseline(rows, 400)
+    assert refused
+    np.testing.assert_allclose(found.scores, wanted.scores, rtol=0, atol=2e-6)
+
+
+def test_another_error_is_not_taken_for_a_lack_of_memory() -> None:
+    rows = encode_group("gemma2-tiny", "intersentence", "race", PUBLISHED)
+    model = golden_model("gemma2-tiny")
+    entered: list[None] = []
+
+    def fail(*_: object) -> None:
+        entered.append(None)
+        raise RuntimeError("a bug")
+
+    hook = model.layout.blocks[BLOCK].register_forward_pre_hook(fail)
+    try:
+        with pytest.raises(RuntimeError, match="a bug"):
+            Engine(model, PUBLISHED).baseline(rows, ALL_IN_ONE_BATCH)
+    finally:
+        hook.remove()
+    assert len(entered) == 1
+
+
+def _caused_by(cause: Exception) -> Exception:
+    error = RuntimeError("could not run the batch")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "wanted"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 17 GB)"), True),
+        (RuntimeError(XLA_SAYS), True),
+        (RuntimeError("Bad StatusOr access: RESOURCE_EXHAUSTED: Attempting to allocate 8G"), True),
+        (RuntimeError("Ran out of memory in memory space hbm. Used 17.5G of 15.48G hbm."), True),
+        # As torch_xla 2.9 says it, without the status.
+        (RuntimeError("Out of memory allocating 70368744177664 bytes."), True),
+        (RuntimeError("Error preparing computation: Out of memory allocating 8 bytes."), True),
+        (RuntimeError("while running a batch", XLA_SAYS), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate"), True),
+        (MemoryError(), True),
+        (_caused_by(RuntimeError(XLA_SAYS)), True),
+        (_caused_by(ValueError("another")), False),
+        (RuntimeError("shapes do not match"), False),
+        (RuntimeError(), False),
+        (ValueError(XLA_SAYS), False),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+    ],
+)
+def test_one_function_knows_every_devices_words(error: Exception, wanted: bool) -> None:
+    assert is_out_of_memory(error) is wanted

@@ -1,0 +1,28 @@
+"""Whether an error says that memory ran out: devices say so in different ways."""
+
+from __future__ import annotations
+
+import torch
+
+_SAID = (
+    "out of memory",  # CUDA, MPS; XLA where it runs
+    "ran out of memory",  # XLA's compiler
+    "resource_exhausted",  # XLA, but for the versions that leave out the status
+    "cublas_status_alloc_failed",
+    "can't allocate memory",  # the CPU's allocator
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the error, or what caused it, is that a device or the host is out of memory.
+
+    A smaller batch may then fit. Try it behind the ``except``, not inside: the error's traceback
+    holds on to the tensors of what failed.
+    """
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = " ".join(map(str, error.args)).lower()
+    if isinstance(error, RuntimeError) and any(said in text for said in _SAID):
+        return True
+    cause = error.__cause__
+    return cause is not None and is_out_of_memory(cause)
