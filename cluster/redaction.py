@@ -39,6 +39,11 @@ _PATTERNS = (
 )
 
 
+def is_secret_name(name: str) -> bool:
+    """Whether a variable of that name is there to hold a secret."""
+    return _SECRET_VARIABLE.search(name) is not None
+
+
 def redact(text: str) -> str:
     """The text with every secret in it replaced by ``***``."""
     for value in _secret_values():
@@ -64,6 +69,6 @@ def _secret_values() -> list[str]:
     found = {
         value
         for name, value in os.environ.items()
-        if len(value) >= _SHORTEST_VALUE and _SECRET_VARIABLE.search(name)
+        if len(value) >= _SHORTEST_VALUE and is_secret_name(name)
     }
     return sorted(found, key=len, reverse=True)

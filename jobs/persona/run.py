@@ -14,8 +14,8 @@ from cluster.ledger import Ledger
 from cluster.outcome import SetAside
 from cluster.scheduler import Scheduler
 from cluster.storage import Storage
-from cluster.tasks import Pool, Receipt, Task, WorkerFactory
-from jobs.console import say, warn
+from cluster.tasks import Event, Pool, Receipt, ReplicaReady, Task, WorkerFactory
+from jobs.console import REPLICA_IS_READY, say, warn
 from jobs.executor import Executor
 from jobs.identity import changed_keys
 from jobs.persona.index import INDEX_KEY
@@ -81,6 +81,7 @@ class _Session:
         self._sweep = resolve(spec, device)
         self._running: tuple[Backend, Scheduler] | None = None
         self._lease: Lease | None = None
+        self._has_begun = False
 
     def run(self) -> int:
         """Claim the output, run every stage, write the summary and the record."""
@@ -162,6 +163,7 @@ class _Session:
             backend,
             scheduler,
             on_finished=on_finished,
+            on_event=self._on_event,
             stop_requested=lambda: lease.is_lost,
         )
         if not lease.still_held():
@@ -172,6 +174,11 @@ class _Session:
             raise UserActionError(f"{outcome.stop.message}; what is finished is kept")
         if outcome.set_aside:
             raise SetAsideError(what, outcome.set_aside)
+
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, ReplicaReady) and not self._has_begun:
+            self._has_begun = True
+            say(REPLICA_IS_READY)
 
     def _pools(self) -> list[Pool]:
         compute = self._sweep.spec.compute
