@@ -42,7 +42,7 @@ def say(message: str) -> None:
 
 def quote(line: str) -> None:
     """A line that another process has said."""
-    out.print(Text(f"  {_line(line)}", style="dim"))
+    out.print(Text(f"  {_printable(redact(line))}", style="dim"))
 
 
 def complain(message: str) -> None:
@@ -87,7 +87,10 @@ def duration(seconds: float) -> str:
 
 def _line(message: str) -> str:
     """The message as one line without secrets, and without codes that a terminal would obey."""
-    line = redact(" ".join(message.split()))
+    return _printable(redact(" ".join(message.split())))
+
+
+def _printable(line: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
 
 

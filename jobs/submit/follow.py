@@ -16,6 +16,7 @@ START_S = 60.0
 _AWAY_S = 60.0
 _ENTRYPOINT = "Running entrypoint for job "
 _ERROR, _WARNING = "error: ", "warning: "
+_TRACEBACK = "Traceback (most recent call last):"
 _INTERRUPTED = 130
 # Of a driver that ends by a signal: Ctrl-C, SIGTERM.
 _SIGNALS = (130, 143)
@@ -29,6 +30,7 @@ class Follower:
         self._num_shown = 0
         self._last_answer = time.monotonic()
         self._lines: list[str] = []
+        self._is_bug = False
         self.is_healthy = False
 
     def until_healthy(self, within_s: float = START_S) -> Job:
@@ -84,8 +86,9 @@ class Follower:
         whole = log if job.is_ended else log[: log.rfind("\n") + 1]
         self._lines = _of_driver(whole.splitlines())
         for line in self._lines[self._num_shown :]:
+            self._is_bug |= line.startswith(_TRACEBACK)
             # An error is raised at the end.
-            if not line.startswith(_ERROR):
+            if not (self._is_bug or line.startswith(_ERROR)):
                 self._show(line)
             self.is_healthy |= line.startswith(REPLICA_IS_READY)
         self._num_shown = len(self._lines)
