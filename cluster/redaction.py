@@ -40,6 +40,12 @@ _PATTERNS = (
 )
 
 
+@lru_cache(maxsize=1024)
+def is_secret_name(name: str) -> bool:
+    """Whether a variable of that name is there to hold a secret."""
+    return _SECRET_VARIABLE.search(name) is not None
+
+
 def redact(text: str) -> str:
     """The text with every secret in it replaced by ``***``."""
     for value in _secret_values():
@@ -63,10 +69,5 @@ def redact_all(value: Any) -> Any:
 def _secret_values() -> list[str]:
     """Values of the environment's secrets, longest first: one may hold another."""
     # Asked for each line of a log: only names are looked at, but for those few.
-    found = {os.environ.get(name, "") for name in os.environ if _is_secret(name)}
+    found = {os.environ.get(name, "") for name in os.environ if is_secret_name(name)}
     return sorted((v for v in found if len(v) >= _SHORTEST_VALUE), key=len, reverse=True)
-
-
-@lru_cache(maxsize=1024)
-def _is_secret(name: str) -> bool:
-    return _SECRET_VARIABLE.search(name) is not None

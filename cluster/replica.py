@@ -17,6 +17,7 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 
+from cluster.environment import require_variables
 from cluster.errors import ClusterError, TransientStorageError, UserActionError
 from cluster.lease import LeaseToken
 from cluster.logs import StoredLog
@@ -67,6 +68,7 @@ class Replica:
     def ready(self) -> Mapping[str, str] | Failure:
         """The worker's facts once it is loaded and storage is open; safe to call again."""
         try:
+            require_variables()
             if self._worker is None:
                 self._worker = self._factory.build()
             if self._storage is None:

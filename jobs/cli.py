@@ -95,6 +95,106 @@ def run(
 
 
 @app.command()
+def submit(
+    spec: SpecArgument,
+    address: Annotated[
+        str,
+        typer.Option(
+            metavar="URL",
+            envvar="RAY_API_SERVER_ADDRESS",
+            help="The dashboard of the cluster's head",
+        ),
+    ] = "http://127.0.0.1:8265",
+    set_: SetOption = None,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URI",
+            help="Where the results go: s3://bucket/prefix, or a folder that all nodes share",
+        ),
+    ] = None,
+    new: Annotated[
+        bool, typer.Option("--new", help="Start afresh beside an output that is there already")
+    ] = False,
+    wait: Annotated[
+        bool | None,
+        typer.Option(
+            help="Follow it to its end, and end as it does; or not at all. Left out: until a "
+            "replica is ready, or for a minute",
+            show_default=False,
+        ),
+    ] = None,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="A setting for driver and replicas, which anybody at the dashboard can read; "
+            "repeatable",
+        ),
+    ] = None,
+    needs: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A variable that every node must have, such as HF_TOKEN: a driver or replica "
+            "without it says so at once; repeatable",
+        ),
+    ] = None,
+    pip: Annotated[
+        bool,
+        typer.Option(
+            "--pip", help="Let the nodes install what this needs; left out: their image has it"
+        ),
+    ] = False,
+    driver_cpus: Annotated[
+        float, typer.Option(min=0, help="That the driver asks Ray for; with 0 it runs on the head")
+    ] = 0.0,
+    figures: FiguresOption = True,
+) -> None:
+    """Run a sweep as a job of a Ray cluster that is reached by its dashboard.
+
+    This package and the spec, with `--set` and `--output` applied, travel along; weights, data and
+    credentials never do: the nodes' own environment has HF_TOKEN and AWS_*. A sweep that runs
+    already is not started again. Stopping keeps what is finished, submitting again goes on from
+    there. Exit code 0: it has started well (with `--wait`: all done); 1: the run failed, or tasks
+    of it; 2: something must be changed; 130: it was stopped.
+
+    Examples:
+
+        steersweep submit sweep.yaml --address http://head:8265 --output s3://bucket/gemma2
+
+        steersweep submit sweep.yaml --needs HF_TOKEN --set compute.replicas=8
+
+        steersweep submit sweep.yaml --wait
+    """
+    from jobs.spec import job_of, load_spec
+    from jobs.submit.command import SubmitOptions
+    from jobs.submit.command import submit as submit_job
+    from jobs.submit.travel import AnySpec
+
+    sweep: AnySpec
+    if job_of(spec, _JOBS) == "persona":
+        from jobs.persona.spec import PersonaSpec
+
+        sweep = load_spec(PersonaSpec, spec, set_ or [], output)
+    else:
+        from jobs.stereoset.spec import StereoSetSpec
+
+        sweep = load_spec(StereoSetSpec, spec, set_ or [], output)
+    options = SubmitOptions(
+        address=address,
+        new=new,
+        figures=figures,
+        wait="start" if wait is None else "end" if wait else "no",
+        env=env or (),
+        needs=needs or (),
+        with_pip=pip,
+        driver_cpus=driver_cpus,
+    )
+    raise typer.Exit(submit_job(sweep, options))
+
+
+@app.command()
 def plan(
     spec: SpecArgument,
     set_: SetOption = None,

@@ -25,6 +25,9 @@ from rich.text import Text
 
 from cluster.redaction import redact
 
+REPLICA_IS_READY = "the first replica is ready"
+"""What a driver says once, where it has no bar to show; `steersweep submit` waits for it."""
+
 _LINE_EVERY_S = 30.0
 _UNIT = re.compile(r"(%| [kMGTPE]?B?)$")
 
@@ -35,6 +38,11 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 def say(message: str) -> None:
     """One line for the user on standard output."""
     out.print(redact(message), markup=False)
+
+
+def quote(line: str) -> None:
+    """A line that another process has said."""
+    out.print(Text(f"  {_printable(redact(line))}", style="dim"))
 
 
 def complain(message: str) -> None:
@@ -79,7 +87,10 @@ def duration(seconds: float) -> str:
 
 def _line(message: str) -> str:
     """The message as one line without secrets, and without codes that a terminal would obey."""
-    line = redact(" ".join(message.split()))
+    return _printable(redact(" ".join(message.split())))
+
+
+def _printable(line: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
 
 
@@ -145,6 +156,8 @@ class RunProgress:
             self._has_begun = True
             self._started = self._said = time.monotonic()
             self.describe("scoring")
+            if self._bar is None:
+                say(REPLICA_IS_READY)
 
     def describe(self, text: str) -> None:
         """What is going on now, in a few words."""

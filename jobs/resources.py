@@ -7,7 +7,7 @@ from pathlib import Path
 from steering_core.errors import InputError
 
 _PACKAGE = Path(__file__).parent
-_EMBEDDED = "embedded:"
+EMBEDDED = "embedded:"
 
 
 def local_path(text: str) -> str:
@@ -18,11 +18,11 @@ def local_path(text: str) -> str:
     Raises:
         InputError: no such embedded name; the message lists those there are.
     """
-    if not text.startswith(_EMBEDDED):
+    if not text.startswith(EMBEDDED):
         return str(Path(text).expanduser()) if text.startswith("~") else text
     folder = _PACKAGE / "demo"
     names = sorted(entry.name for entry in folder.iterdir())
-    name = text.removeprefix(_EMBEDDED)
+    name = text.removeprefix(EMBEDDED)
     if name not in names:
         raise InputError(f"{text}: nothing embedded has that name; there are {', '.join(names)}")
     return str(folder / name)

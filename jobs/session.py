@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from cluster.environment import require_variables
 from cluster.errors import ObjectNotFoundError, UserActionError
 from cluster.lease import LEASE_S, Lease, LeaseContent
 from cluster.logs import StoredLog
@@ -57,6 +58,7 @@ def run_session(spec: HasOutput, body: Callable[[Opened], int], *, new: bool) ->
     Raises:
         UserActionError: the output cannot be reached, or another driver holds it.
     """
+    require_variables()
     storage_spec = StorageSpec(spec.output, spec.storage.endpoint_url, spec.storage.region)
     if new:
         storage_spec = _beside(storage_spec)

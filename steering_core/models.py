@@ -140,12 +140,27 @@ def load_tokenizer(source: ModelSource) -> Any:
         loader = AutoTokenizer if published is None else PreTrainedTokenizerFast
         tokenizer = loader.from_pretrained(source.path, **options)
     except Exception as error:  # transformers raises many types here; each means the same to a user
+        _refuse_gated(source, error)
         raise InputError(
             f"no usable tokenizer in {source.path}: {_first_line(error)}; save one beside the "
             "weights (tokenizer.json and tokenizer_config.json)"
         ) from error
     tokenizer.padding_side = "right"
     return tokenizer
+
+
+def _refuse_gated(source: ModelSource, error: BaseException | None) -> None:
+    """Raise InputError where the hub refuses, behind whatever error transformers makes of it."""
+    from huggingface_hub.errors import GatedRepoError
+
+    while error is not None:
+        if isinstance(error, GatedRepoError):
+            raise InputError(
+                f"{source.path} is gated, and the hub refuses this node's token or finds none: "
+                "accept its licence on the hub, then log in with `hf auth login`, or set HF_TOKEN "
+                "in the environment of every node"
+            ) from error
+        error = error.__cause__ or error.__context__
 
 
 def load_config(source: ModelSource) -> Any:
@@ -157,6 +172,7 @@ def load_config(source: ModelSource) -> Any:
     try:
         return AutoConfig.from_pretrained(source.path, **source.hub_options())
     except Exception as error:  # as above
+        _refuse_gated(source, error)
         raise InputError(
             f"no model at {source.path!r}: {_first_line(error)}; give a local folder or a hub id "
             "that this machine can reach or has cached"

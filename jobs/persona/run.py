@@ -16,8 +16,8 @@ from cluster.metrics import Metrics
 from cluster.outcome import Losses, SetAside
 from cluster.scheduler import Scheduler
 from cluster.storage import Storage
-from cluster.tasks import Pool, Receipt, Task, WorkerFactory
-from jobs.console import say, warn
+from cluster.tasks import Event, Pool, Receipt, ReplicaReady, Task, WorkerFactory
+from jobs.console import REPLICA_IS_READY, say, warn
 from jobs.executor import Executor
 from jobs.identity import changed_keys
 from jobs.persona.index import INDEX_KEY
@@ -88,6 +88,7 @@ class _Session:
         self._losses = Losses()
         self._lease: Lease | None = None
         self._num_replicas: int | None = None
+        self._has_begun = False
 
     def run(self) -> int:
         """Claim the output, run every stage, write the summary and the record."""
@@ -176,6 +177,7 @@ class _Session:
             on_finished=on_finished,
             on_heartbeat=self._log.write_if_due if self._log is not None else None,
             metrics=self._metrics,
+            on_event=self._on_event,
             stop_requested=lambda: lease.is_lost,
         )
         self._losses = outcome.losses
@@ -192,6 +194,11 @@ class _Session:
         num_replicas = self._executor.num_replicas(self._sweep.device, most_tasks(self._sweep))
         self._signals.install()
         return num_replicas
+
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, ReplicaReady) and not self._has_begun:
+            self._has_begun = True
+            say(REPLICA_IS_READY)
 
     def _pools(self) -> list[Pool]:
         compute = self._sweep.spec.compute

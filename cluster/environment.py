@@ -1,0 +1,59 @@
+"""What a process needs of its node's environment, and what may travel there in the open."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Iterable
+
+from cluster.errors import UserActionError
+from cluster.redaction import is_secret_name, redact
+
+NEEDS_VARIABLE = "STEERSWEEP_NEEDS"
+"""Names, joined by commas, of variables that driver and replicas must find on their nodes."""
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def require_variables() -> None:
+    """Raise `UserActionError` where a variable that was said to be needed is not set here."""
+    names = [name for name in os.environ.get(NEEDS_VARIABLE, "").split(",") if name]
+    missing = [name for name in names if not os.environ.get(name)]
+    if missing:
+        raise UserActionError(
+            f"{' and '.join(missing)} must be in the environment of Ray on every node, and is not "
+            f"on {socket.gethostname()}; set it where that node's Ray is started, or leave it out "
+            "of --needs"
+        )
+
+
+def needs(names: Iterable[str]) -> dict[str, str]:
+    """The setting that makes `require_variables` ask for these; none for no names."""
+    wanted = list(dict.fromkeys(names))
+    for name in wanted:
+        if not _NAME.fullmatch(name):
+            # The value is not repeated: it may be a secret.
+            raise UserActionError("--needs takes the name of a variable, without a value")
+    return {NEEDS_VARIABLE: ",".join(wanted)} if wanted else {}
+
+
+def plain_variables(settings: Iterable[str]) -> dict[str, str]:
+    """``NAME=VALUE`` settings as a mapping.
+
+    Raises `UserActionError` for one that holds, or by its name should hold, a secret: settings of a
+    job can be read by anybody who reaches the cluster's dashboard.
+    """
+    found = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals or not _NAME.fullmatch(name):
+            raise UserActionError("--env must look like NAME=VALUE")
+        if is_secret_name(name) or redact(setting) != setting or "${" in value:
+            raise UserActionError(
+                f"--env {name} looks like a secret, and settings of a job can be read by anybody "
+                f"who reaches the dashboard; set it where each node's Ray is started, and have it "
+                f"checked with --needs {name}"
+            )
+        found[name] = value
+    return found

@@ -1,0 +1,1 @@
+"""``steersweep submit``: a sweep as a job of a Ray cluster."""

@@ -1,0 +1,51 @@
+"""The zip that travels to a cluster: this package as it is here, and the sweep."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import cluster
+import jobs
+import steering_core
+from jobs.submit.travel import SPEC_NAME, Travelling
+from steering_core.errors import InputError
+
+MOST_BYTES = 16 * 2**20
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+def write_package(file: Path, sweep: Travelling, most_bytes: int = MOST_BYTES) -> None:
+    """Write the zip. Equal content gives equal bytes, and is uploaded once.
+
+    Raises:
+        InputError: it would be larger than ``most_bytes`` unpacked.
+    """
+    contents = {name: path.read_bytes() for name, path in _sources()}
+    contents |= {SPEC_NAME: sweep.spec.encode(), **sweep.files}
+    num_bytes = sum(map(len, contents.values()))
+    if num_bytes > most_bytes:
+        largest = max(contents, key=lambda name: len(contents[name]))
+        raise InputError(
+            f"what would travel to the cluster has {num_bytes / 2**20:.1f} MiB, at most "
+            f"{most_bytes / 2**20:.1f} can; the largest file is {largest}: move out of the package "
+            "what is not part of it"
+        )
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in sorted(contents):
+            entry = zipfile.ZipInfo(name, _EPOCH)
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, contents[name])
+
+
+def _sources() -> Iterator[tuple[str, Path]]:
+    """Every file of the three packages, by its name in the zip."""
+    for package in (cluster, jobs, steering_core):
+        root = Path(str(package.__file__)).parent
+        for path in sorted(root.rglob("*")):
+            inside = path.relative_to(root.parent)
+            is_made = any(part == "__pycache__" or part.startswith(".") for part in inside.parts)
+            if path.is_file() and not is_made:
+                yield inside.as_posix(), path

@@ -1,0 +1,135 @@
+"""What of a spec travels to a cluster: its own text and its traits; never weights or data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cluster.redaction import redact
+from cluster.storage import StorageSpec
+from jobs.persona.judges.spec import LocalJudgeSpec
+from jobs.persona.spec import PersonaSpec
+from jobs.persona.traits import read_trait
+from jobs.resources import EMBEDDED, local_path
+from jobs.stereoset.spec import StereoSetSpec
+from steering_core.errors import InputError
+
+SPEC_NAME = "sweep.yaml"
+
+AnySpec = StereoSetSpec | PersonaSpec
+
+
+@dataclass(frozen=True)
+class Travelling:
+    """A spec as the cluster gets it.
+
+    Attributes:
+        spec: YAML, with every override applied.
+        files: what it names and brings along, by path beside it.
+    """
+
+    spec: str
+    files: Mapping[str, bytes]
+
+
+def travelling(spec: AnySpec) -> Travelling:
+    """What of a spec travels.
+
+    Raises:
+        InputError: it names something that only this machine can see, or holds a secret, or would
+            compute on the head itself.
+    """
+    if spec.compute.executor == "in_process":
+        raise InputError(
+            "compute.executor: in_process would compute on the cluster's head, beside Ray; leave "
+            "it at ray"
+        )
+    _check_output(spec.output)
+    for key, path in _model_paths(spec):
+        _check_model(key, path)
+    document = spec.model_dump(mode="json", exclude_unset=True)
+    files: dict[str, bytes] = {}
+    if isinstance(spec, StereoSetSpec):
+        _check_file("data.path", spec.data.path, "the head")
+        if spec.vectors.file is not None and not spec.vectors.file.startswith("s3://"):
+            _check_file("vectors.file", spec.vectors.file, "the head")
+    else:
+        files = _traits(spec, document)
+    for key, text in _texts(document):
+        if redact(text) != text:
+            raise InputError(
+                f"{key} holds what looks like a secret, and a spec travels in the open; put it "
+                "into the environment of each node's Ray"
+            )
+    return Travelling(yaml.safe_dump(document, sort_keys=False), files)
+
+
+def _check_output(output: str) -> None:
+    is_uri = "://" in output
+    if not is_uri and not Path(output).is_absolute():
+        raise InputError(
+            f"output: {output} is a folder of this machine; give s3://bucket/prefix, or the "
+            "absolute path of a folder that all nodes share"
+        )
+    StorageSpec(output)  # refuses what cannot be meant
+
+
+def _check_model(key: str, path: str) -> None:
+    if path.startswith(EMBEDDED):
+        local_path(path)  # refuses a name that is not there
+        return
+    is_here = path.startswith((".", "~")) or Path(path).is_dir()
+    if is_here and not Path(path).is_absolute():
+        raise InputError(
+            f"{key}: {path} is a folder of this machine, and weights do not travel; give a hub id, "
+            "or the absolute path of a folder that all nodes share"
+        )
+
+
+def _check_file(key: str, path: str, node: str) -> None:
+    if path.startswith(EMBEDDED):
+        local_path(path)
+        return
+    if not Path(path).is_absolute():
+        raise InputError(
+            f"{key}: {path} is a file of this machine, and data do not travel; give its absolute "
+            f"path on {node} of the cluster"
+        )
+
+
+def _model_paths(spec: AnySpec) -> Iterator[tuple[str, str]]:
+    for name, model in spec.models.items():
+        yield f"models.{name}.path", model.path
+    if isinstance(spec, PersonaSpec) and isinstance(spec.judge, LocalJudgeSpec):
+        yield "judge.path", spec.judge.path
+
+
+def _traits(spec: PersonaSpec, document: dict[str, Any]) -> dict[str, bytes]:
+    """The trait files of this machine, each checked; the document then names them beside it."""
+    files = {}
+    for name, of in spec.traits.items():
+        for key, path in (("path", of.path), ("steered", of.steered)):
+            if path is None or path.startswith(EMBEDDED) or Path(path).is_absolute():
+                continue
+            here = Path(local_path(path))
+            read_trait(here, name)
+            there = f"traits/{name}-{key}.json"
+            files[there] = here.read_bytes()
+            document["traits"][name][key] = there
+    return files
+
+
+def _texts(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
+    """Every text of plain data, with where it stands."""
+    if isinstance(value, str):
+        yield place, value
+    elif isinstance(value, Mapping):
+        for key, entry in value.items():
+            yield from _texts(entry, f"{place}.{key}" if place else str(key))
+    elif isinstance(value, list):
+        for number, entry in enumerate(value):
+            yield from _texts(entry, f"{place}[{number}]")
