@@ -31,9 +31,10 @@ command -v steersweep >/dev/null ||
   complain "steersweep is not on the PATH; activate its environment before sbatch"
 node_script=$(python -c 'import cluster, pathlib; print(pathlib.Path(cluster.__file__).with_name("launch") / "node.sh")')
 
-head_name=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+mapfile -t names < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+head_name=${names[0]}
 # The name of a node may lead to its loopback address, which no other node reaches.
-head_ip=${STEERSWEEP_HEAD_IP:-$(getent ahostsv4 "$head_name" | awk '$1 !~ /^127\./ { print $1; exit }')}
+head_ip=${STEERSWEEP_HEAD_IP:-$(getent ahostsv4 "$head_name" | awk '$1 !~ /^127\./ && !n++ { print $1 }')}
 [[ -n $head_ip ]] || complain "$head_name has no address that other nodes reach; set STEERSWEEP_HEAD_IP"
 
 # Jobs that share a node share neither ports, nor files, nor the token. Sockets in the folder have
@@ -48,7 +49,10 @@ num_cpus=${SLURM_CPUS_PER_TASK:-1}
 # shellcheck disable=SC2016 # the variables are those of each task
 start_node='
   if [[ $SLURM_PROCID -eq 0 ]]; then export STEERSWEEP_NODE_IP=$2; role=(head); else role=(worker "$2"); fi
-  exec "$1" "${role[@]}" --num-cpus="$3" --num-gpus="${SLURM_GPUS_ON_NODE:-0}"
+  "$1" "${role[@]}" --num-cpus="$3" --num-gpus="${SLURM_GPUS_ON_NODE:-0}" &
+  trap "kill $! 2>/dev/null" TERM
+  while kill -0 $! 2>/dev/null; do wait $!; done
+  rm -rf "$RAY_TMPDIR"
 '
 
 stopped_by="" child="" code=0

@@ -1,6 +1,6 @@
 """What tests of the KubeRay manifests need: the keys of a RayJob, and where a pod may run.
 
-The models list the keys of KubeRay's API that the manifests use, and refuse any other; pod templates
+Models list the keys of KubeRay's API that the manifests use, and refuse any other; pod templates
 are held against Kubernetes' own schemas.
 """
 
