@@ -49,7 +49,7 @@ num_cpus=${SLURM_CPUS_PER_TASK:-1}
 # shellcheck disable=SC2016 # the variables are those of each task
 start_node='
   if [[ $SLURM_PROCID -eq 0 ]]; then export STEERSWEEP_NODE_IP=$2; role=(head); else role=(worker "$2"); fi
-  "$1" "${role[@]}" --num-cpus="$3" --num-gpus="${SLURM_GPUS_ON_NODE:-0}" &
+  bash "$1" "${role[@]}" --num-cpus="$3" --num-gpus="${SLURM_GPUS_ON_NODE:-0}" &
   trap "kill $! 2>/dev/null" TERM
   while kill -0 $! 2>/dev/null; do wait $!; done
   rm -rf "$RAY_TMPDIR"
