@@ -39,6 +39,7 @@ worker)
   [[ -n ${RAY_AUTH_TOKEN:-} || -s $token_file ]] ||
     complain "no token: copy ~/.ray/auth_token from the head to $token_file"
   options+=(--address="$2:$port")
+  echo "node.sh: joining the head at $2:$port as soon as it is there" >&2
   until (exec 3<>"/dev/tcp/$2/$port") 2>/dev/null; do sleep 1; done
   shift 2
   ;;

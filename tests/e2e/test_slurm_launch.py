@@ -78,18 +78,27 @@ def test_directives_are_read_and_say_what_the_script_relies_on() -> None:
 
 
 @pytest.mark.parametrize(
-    ("environment", "arguments", "told"),
-    [({}, ["sweep.yaml"], "start it with sbatch"), ({"SLURM_JOB_ID": "1"}, [], "which sweep?")],
+    ("script", "environment", "arguments", "told"),
+    [
+        ("slurm.sh", {}, ["sweep.yaml"], "start it with sbatch"),
+        ("slurm.sh", {"SLURM_JOB_ID": "1"}, [], "which sweep?"),
+        ("node.sh", {}, [], "must be head or worker, got ''"),
+        ("node.sh", {}, ["worker"], "needs the address of the head"),
+        ("node.sh", {}, ["worker", "10.0.0.5"], "no token: copy"),
+        ("node.sh", {"STEERSWEEP_PORT": "80"}, ["head"], "must be in 1024..65520, got 80"),
+    ],
 )
 def test_a_wrong_start_is_one_line(
-    environment: dict[str, str], arguments: list[str], told: str
+    script: str, environment: dict[str, str], arguments: list[str], told: str, tmp_path: Path
 ) -> None:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(
-        ["bash", SCRIPT, *arguments], capture_output=True, text=True, timeout=60,
-        env={"PATH": os.environ["PATH"]} | environment,
+        ["bash", SCRIPT.with_name(script), *arguments], capture_output=True, text=True, timeout=60,
+        env={"PATH": path, "HOME": str(tmp_path)} | environment,
     )  # fmt: skip
     assert done.returncode == 2
     assert told in done.stderr and done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.ray

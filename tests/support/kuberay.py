@@ -68,7 +68,9 @@ class RayJob(_Keys):
     """``spec`` of a RayJob."""
 
     entrypoint: str
+    submissionMode: Literal["K8sJobMode", "SidecarMode"]
     backoffLimit: int = Field(ge=0)
+    preRunningDeadlineSeconds: int = Field(ge=1)
     activeDeadlineSeconds: int = Field(ge=1)
     shutdownAfterJobFinishes: bool
     ttlSecondsAfterFinished: int = Field(ge=0)

@@ -152,7 +152,11 @@ def test_workers_run_where_they_are_meant_to() -> None:
 def test_a_failure_starts_over_and_every_end_gives_the_nodes_back(manifest: Manifest) -> None:
     job = manifest.job
     assert job.backoffLimit >= 1
+    # As a job of its own, the submitter would start the sweep again on a head that came back, and
+    # KubeRay end it for good where that took five minutes.
+    assert job.submissionMode == "SidecarMode"
     assert job.shutdownAfterJobFinishes
+    assert job.preRunningDeadlineSeconds <= 3600
     assert job.activeDeadlineSeconds >= 3600
 
 
