@@ -20,7 +20,7 @@ lint: .venv/.installed-dev  ## ruff, mypy and shellcheck
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/shellcheck .ci/run cluster/launch/*.sh
+	$(BIN)/shellcheck .ci/run cluster/launch/*.sh tests/support/slurm/*
 
 format: .venv/.installed-dev  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .

@@ -29,7 +29,8 @@ complain() {
 [[ $# -ge 1 ]] || complain "which sweep? sbatch slurm.sh sweep.yaml"
 command -v steersweep >/dev/null ||
   complain "steersweep is not on the PATH; activate its environment before sbatch"
-node_script=$(python -c 'import cluster, pathlib; print(pathlib.Path(cluster.__file__).with_name("launch") / "node.sh")')
+# -P: not what happens to be called `cluster` or `ray` in the folder of the sweep.
+node_script=$(python -P -c 'import cluster, pathlib; print(pathlib.Path(cluster.__file__).with_name("launch") / "node.sh")')
 
 mapfile -t names < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head_name=${names[0]}
@@ -77,7 +78,7 @@ srun --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpus-per-task="$num_c
   --kill-on-bad-exit=0 --wait=0 bash -c "$start_node" node "$node_script" "$head_ip" "$num_cpus" &
 nodes=$!
 
-python - "$SLURM_JOB_NUM_NODES" "$JOIN_S" <<'PY' &
+python -P - "$SLURM_JOB_NUM_NODES" "$JOIN_S" <<'PY' &
 import logging, os, signal, socket, sys, time
 
 num_nodes, deadline = int(sys.argv[1]), time.monotonic() + float(sys.argv[2])
@@ -113,7 +114,7 @@ driver_code=$code
 kill -TERM "$nodes" 2>/dev/null || true
 await "$nodes"
 
-if [[ $stopped_by == time ]]; then
+if [[ $stopped_by == time && $driver_code -ne 0 ]]; then
   [[ ${SLURM_RESTART_COUNT:-0} -lt $MAX_REQUEUES ]] ||
     complain "the time limit ended it $MAX_REQUEUES times; give it more time or more nodes"
   scontrol requeue "$SLURM_JOB_ID"
