@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -32,6 +33,7 @@ from cluster.storage.base import PutOutcome, Storage, VersionedObject
 _LOG = logging.getLogger(__name__)
 _NUM_TRIES = 20
 _RENEWALS_PER_TTL = 6
+_LOOKS_PER_TTL = 30
 LEASE_S = 60.0
 """A lease that is not renewed for so long has ended."""
 
@@ -148,13 +150,40 @@ class Lease:
         return lease
 
     @staticmethod
-    def check_free(storage: Storage, key: str = "driver.lock", *, ttl_s: float = LEASE_S) -> None:
-        """Raise `LeaseHeldError` where `acquire` would, without writing anything."""
-        try:
-            found = storage.read_versioned(key)
-        except ObjectNotFoundError:
-            return
-        _refuse_if_held(storage.uri_of(key), found, ttl_s)
+    def await_free(
+        storage: Storage,
+        key: str = "driver.lock",
+        *,
+        ttl_s: float = LEASE_S,
+        on_wait: Callable[[str], None] = lambda _told: None,
+    ) -> None:
+        """Return when `acquire` would succeed, without writing anything.
+
+        A driver that is started again elsewhere, as after the loss of its node, finds the lock of
+        the one before. The lock of a live driver changes within a sixth of `ttl_s`; one that does
+        not is waited for until it has run out, and `on_wait` is told once. Raises `LeaseHeldError`
+        where its holder lives: at once on this machine, when it renews on another.
+        """
+        first: VersionedObject | None = None
+        while True:
+            try:
+                found = storage.read_versioned(key)
+            except ObjectNotFoundError:
+                return
+            try:
+                _refuse_if_held(storage.uri_of(key), found, ttl_s)
+            except LeaseHeldError as error:
+                holder = LeaseContent.parse(found.data)
+                if holder is None or holder.machine == machine_id():
+                    raise
+                if first is None:
+                    first = found
+                    on_wait(str(error))
+                elif found.version != first.version:
+                    raise
+            else:
+                return
+            time.sleep(ttl_s / _LOOKS_PER_TTL)
 
     @property
     def token(self) -> LeaseToken:
@@ -255,11 +284,7 @@ def _refuse_if_held(uri: str, found: VersionedObject, ttl_s: float) -> None:
         return
     if found.age_s > ttl_s:
         return
-    what_to_do = (
-        f"wait for process {holder.pid} or stop it"
-        if is_here
-        else f"wait or stop it there; if it is dead, try again in {ttl_s:.0f} s"
-    )
+    what_to_do = f"wait for process {holder.pid} or stop it" if is_here else "wait or stop it there"
     raise LeaseHeldError(
         f"another driver holds {uri}: process {holder.pid} on {holder.host}, since {holder.since}, "
         f"{age}; {what_to_do}"

@@ -167,20 +167,10 @@ def submit(
 
         steersweep submit sweep.yaml --wait
     """
-    from jobs.spec import job_of, load_spec
+    from jobs.kinds import load_any_spec
     from jobs.submit.command import SubmitOptions
     from jobs.submit.command import submit as submit_job
-    from jobs.submit.travel import AnySpec
 
-    sweep: AnySpec
-    if job_of(spec, _JOBS) == "persona":
-        from jobs.persona.spec import PersonaSpec
-
-        sweep = load_spec(PersonaSpec, spec, set_ or [], output)
-    else:
-        from jobs.stereoset.spec import StereoSetSpec
-
-        sweep = load_spec(StereoSetSpec, spec, set_ or [], output)
     options = SubmitOptions(
         address=address,
         new=new,
@@ -191,7 +181,7 @@ def submit(
         with_pip=pip,
         driver_cpus=driver_cpus,
     )
-    raise typer.Exit(submit_job(sweep, options))
+    raise typer.Exit(submit_job(load_any_spec(spec, set_ or [], output), options))
 
 
 @app.command()

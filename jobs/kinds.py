@@ -12,6 +12,8 @@ from jobs.spec import job_of, load_spec
 from jobs.stereoset.spec import StereoSetSpec
 from steering_core.errors import InputError
 
+AnySpec = StereoSetSpec | PersonaSpec
+
 _SPECS: dict[str, type[StereoSetSpec] | type[PersonaSpec]] = {
     "stereoset": StereoSetSpec,
     "persona": PersonaSpec,
@@ -25,9 +27,7 @@ def spec_kind(job: str) -> type[StereoSetSpec] | type[PersonaSpec]:
     return _SPECS[job]
 
 
-def load_any_spec(
-    source: str, overrides: Sequence[str] = (), output: str | None = None
-) -> StereoSetSpec | PersonaSpec:
+def load_any_spec(source: str, overrides: Sequence[str] = (), output: str | None = None) -> AnySpec:
     """The spec in a file, of the job that it names; see ``load_spec``."""
     return load_spec(_SPECS[job_of(source, tuple(_SPECS))], source, overrides, output)
 

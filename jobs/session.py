@@ -64,9 +64,11 @@ def run_session(spec: HasOutput, body: Callable[[Opened], int], *, new: bool) ->
         storage_spec = _beside(storage_spec)
     storage = storage_spec.open()
     storage.check_reachable()
-    Lease.check_free(storage, LOCK_KEY)
     with StopSignals() as signals:
         try:
+            Lease.await_free(
+                storage, LOCK_KEY, on_wait=lambda held: say(f"{held}; watching whether it is alive")
+            )
             with ExitStack() as stack:
                 try:
                     return body(Opened(storage_spec, storage, stack, signals))

@@ -20,9 +20,10 @@ from cluster.storage import StorageSpec
 from cluster.submission import Job, JobRequest, JobServer, JobTakenError, ServerAwayError
 from jobs import __version__
 from jobs.console import say
+from jobs.kinds import AnySpec
 from jobs.submit.follow import START_S, Follower
 from jobs.submit.package import write_package
-from jobs.submit.travel import SPEC_NAME, AnySpec, Travelling, travelling
+from jobs.submit.travel import SPEC_NAME, Travelling, travelling
 from steering_core.errors import InputError
 
 _STOP_S = 30

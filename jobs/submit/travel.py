@@ -11,6 +11,7 @@ import yaml
 
 from cluster.redaction import redact
 from cluster.storage import StorageSpec
+from jobs.kinds import AnySpec
 from jobs.persona.judges.spec import LocalJudgeSpec
 from jobs.persona.spec import PersonaSpec
 from jobs.persona.traits import read_trait
@@ -19,8 +20,6 @@ from jobs.stereoset.spec import StereoSetSpec
 from steering_core.errors import InputError
 
 SPEC_NAME = "sweep.yaml"
-
-AnySpec = StereoSetSpec | PersonaSpec
 
 
 @dataclass(frozen=True)
@@ -55,10 +54,11 @@ def travelling(spec: AnySpec) -> Travelling:
     files: dict[str, bytes] = {}
     if isinstance(spec, StereoSetSpec):
         _check_file("data.path", spec.data.path, "the head")
-        if spec.vectors.file is not None and not spec.vectors.file.startswith("s3://"):
-            _check_file("vectors.file", spec.vectors.file, "the head")
+        _check_vectors("vectors.file", spec.vectors.file)
     else:
         files = _traits(spec, document)
+        for name, of in spec.traits.items():
+            _check_vectors(f"traits.{name}.vectors", of.vectors)
     for key, text in _texts(document):
         if redact(text) != text:
             raise InputError(
@@ -99,6 +99,11 @@ def _check_file(key: str, path: str, node: str) -> None:
             f"{key}: {path} is a file of this machine, and data do not travel; give its absolute "
             f"path on {node} of the cluster"
         )
+
+
+def _check_vectors(key: str, uri: str | None) -> None:
+    if uri is not None and not uri.startswith("s3://"):
+        _check_file(key, uri, "the head")
 
 
 def _model_paths(spec: AnySpec) -> Iterator[tuple[str, str]]:

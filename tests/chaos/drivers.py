@@ -113,12 +113,12 @@ def _drive_sweep(settings: Settings) -> None:
         return WorkerFactory("tests.chaos.workers:counted_stereoset_worker", {**kwargs, **more})
 
     acquire = partial(Lease.acquire, ttl_s=LEASE_TTL_S)
-    check_free = partial(Lease.check_free, ttl_s=LEASE_TTL_S)
+    await_free = partial(Lease.await_free, ttl_s=LEASE_TTL_S)
     with (
         mock.patch("sys.argv", ["steersweep", "run", settings.spec, "--no-figures"]),
         mock.patch("jobs.stereoset.run.WorkerFactory", counted),
         mock.patch.object(Lease, "acquire", acquire),
-        mock.patch.object(Lease, "check_free", check_free),
+        mock.patch.object(Lease, "await_free", await_free),
         mock.patch("jobs.stereoset.run.Scheduler", partial(Scheduler, policy=POLICY)),
     ):
         cli.main()

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,36 @@ class TestTakingOver:
         time.sleep(1.1)  # S3 stamps whole seconds
         with Lease.acquire(storage, ttl_s=0.5) as lease:
             assert lease.still_held()
+
+    def test_a_lock_of_another_machine_is_waited_for_until_it_runs_out(
+        self, storage: Storage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As by a driver that is started again after the loss of its node."""
+        write_lock(storage, machine="other")
+        content = storage.read(KEY)
+        read, ages, told = storage.read_versioned, iter([5.0, 30.0, 59.0, 61.0]), list[str]()
+        monkeypatch.setattr(
+            storage, "read_versioned", lambda key: replace(read(key), age_s=next(ages))
+        )
+        slept: list[float] = []
+        monkeypatch.setattr("cluster.lease.time.sleep", slept.append)
+        Lease.await_free(storage, on_wait=told.append)
+        assert len(told) == 1 and "another driver holds" in told[0] and "5 s ago" in told[0]
+        assert slept == [2.0, 2.0, 2.0]
+        assert next(ages, None) is None
+        assert storage.read(KEY) == content
+
+    def test_a_lock_that_is_renewed_or_held_here_is_not_waited_for(self, storage: Storage) -> None:
+        write_lock(storage, machine="other")
+
+        def renew(_told: str) -> None:
+            write_lock(storage, machine="other")
+
+        with pytest.raises(LeaseHeldError, match="another driver holds"):
+            Lease.await_free(storage, ttl_s=60, on_wait=renew)
+        write_lock(storage)
+        with pytest.raises(LeaseHeldError, match="another driver holds"):
+            Lease.await_free(storage, on_wait=lambda told: pytest.fail(told))
 
     @pytest.mark.parametrize("content", [b"", b"not json", b"[]", b'{"pid": 1}'])
     def test_from_a_lock_that_says_nothing(self, storage: Storage, content: bytes) -> None:

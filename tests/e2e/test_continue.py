@@ -368,7 +368,7 @@ def test_a_driver_that_was_overtaken_changes_nothing(tmp_path: Path) -> None:
         first.send_signal(signal.SIGSTOP)
         with mock.patch.object(Lease, "acquire", partial(Lease.acquire, ttl_s=0.2)):
             time.sleep(1.0)
-            with mock.patch.object(Lease, "check_free"):
+            with mock.patch.object(Lease, "await_free"):
                 assert steersweep("run", str(spec)).code == 0
         after = {f: f.read_bytes() for f in (tmp_path / "out").rglob("*.parquet")}
         record = (tmp_path / "out" / "run.json").read_bytes()
