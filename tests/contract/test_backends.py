@@ -563,19 +563,19 @@ import ray
 from cluster.backends.ray_backend import RayBackend
 from cluster.backends.ray_session import ray_session
 from cluster.storage import StorageSpec
-from cluster.tasks import Pool, Task, WorkerFactory
+from cluster.tasks import Pool, ReplicaReady, Task, WorkerFactory
 from tests.support.workers import ArrivesBroken, Script
 with ray_session():
     pool = Pool("a", WorkerFactory("tests.support.workers:ScriptedWorker"))
     with RayBackend(StorageSpec(sys.argv[1])) as backend:
         backend.start(0, pool)
-        events = []
-        while not events:
-            events = backend.poll(1.0)
+        ready = []
+        while not ready:
+            ready = [event for event in backend.poll(1.0) if isinstance(event, ReplicaReady)]
         script = Script(do="sleep", seconds=60, marker=sys.argv[2])
         backend.submit(0, Task("t", "a", 1.0, {"rows": "r"}, script), "t-1-x")
         address = ray.get_runtime_context().gcs_address
-        print(json.dumps({**events[0].facts, "address": address}), flush=True)
+        print(json.dumps({**ready[0].facts, "address": address}), flush=True)
         sys.stdin.read()
 assert not ray.is_initialized()
 """
