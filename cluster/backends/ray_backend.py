@@ -57,6 +57,11 @@ class _Actor:
     task_id: str | None = None
     "None while the call under way is `ready`."
 
+    @property
+    def id(self) -> str:
+        """As Ray's tables have it."""
+        return str(self.handle._actor_id.hex())
+
 
 class RayBackend:
     """Runs replicas on the Ray cluster that this process is connected to."""
@@ -93,6 +98,7 @@ class RayBackend:
                 pool.factory, self._storage_spec, owns_process=True, lease=self._lease
             )
             self._actors[slot] = _Actor(handle, handle.ready.remote())
+            self._watch_actors()
         except Exception as error:  # arguments that do not pickle raise what they like
             failure = Failure.from_exception(FailureKind.RUN, error)
             self._queued.append(ReplicaLost(slot, failure))
@@ -113,6 +119,7 @@ class RayBackend:
         actor = self._actors.pop(slot, None)
         if actor is None:
             return
+        self._watch_actors()
         try:
             ray.kill(actor.handle, no_restart=True)
         except Exception as error:  # it is being given up: whatever Ray says, go on
@@ -162,13 +169,14 @@ class RayBackend:
                 yield RoomChanged(room)
         if not self._nodes.draining:
             return
-        by_actor = {a.handle._actor_id.hex(): slot for slot, a in self._actors.items()}
-        self._nodes.of_interest = tuple(by_actor)
-        for actor_id, deadline in self._nodes.draining_actors.items():
-            slot = by_actor.get(actor_id)
-            if slot is not None and slot not in self._told_draining:
+        for slot, actor in self._actors.items():
+            deadline = self._nodes.draining_actors.get(actor.id)
+            if deadline is not None and slot not in self._told_draining:
                 self._told_draining.add(slot)
                 yield ReplicaDraining(slot, max(0.0, deadline - time.time()))
+
+    def _watch_actors(self) -> None:
+        self._nodes.of_interest = tuple(actor.id for actor in self._actors.values())
 
     def _collect(self, slot: int, ref: Any) -> Event:
         actor = self._actors[slot]

@@ -110,6 +110,7 @@ def test_a_replica_killed_and_nodes_added_drained_and_removed_leave_the_same_row
     machines: RayMachines, tmp_path: Path
 ) -> None:
     import ray
+
     from cluster.backends.ray_backend import RayBackend
     from cluster.backends.ray_session import num_fitting
 
