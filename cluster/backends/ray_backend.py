@@ -61,6 +61,11 @@ class _Actor:
     placed: Any = None
     "The object ref of `placed` until it is answered; calls of an actor run one after another."
 
+    @property
+    def id(self) -> str:
+        """As Ray's tables have it."""
+        return str(self.handle._actor_id.hex())
+
 
 class RayBackend:
     """Runs replicas on the Ray cluster that this process is connected to."""
@@ -95,6 +100,7 @@ class RayBackend:
             )
             placed = handle.placed.remote()
             self._actors[slot] = _Actor(handle, handle.ready.remote(), placed=placed)
+            self._watch_actors()
         except Exception as error:  # arguments that do not pickle raise what they like
             failure = Failure.from_exception(FailureKind.RUN, error)
             self._queued.append(ReplicaLost(slot, failure))
@@ -115,6 +121,7 @@ class RayBackend:
         actor = self._actors.pop(slot, None)
         if actor is None:
             return
+        self._watch_actors()
         try:
             ray.kill(actor.handle, no_restart=True)
         except Exception as error:  # it is being given up: whatever Ray says, go on
@@ -180,13 +187,14 @@ class RayBackend:
                 yield RoomChanged(room)
         if not self._nodes.draining:
             return
-        by_actor = {a.handle._actor_id.hex(): slot for slot, a in self._actors.items()}
-        self._nodes.of_interest = tuple(by_actor)
-        for actor_id, deadline in self._nodes.draining_actors.items():
-            slot = by_actor.get(actor_id)
-            if slot is not None and slot not in self._told_draining:
+        for slot, actor in self._actors.items():
+            deadline = self._nodes.draining_actors.get(actor.id)
+            if deadline is not None and slot not in self._told_draining:
                 self._told_draining.add(slot)
                 yield ReplicaDraining(slot, max(0.0, deadline - time.time()))
+
+    def _watch_actors(self) -> None:
+        self._nodes.of_interest = tuple(actor.id for actor in self._actors.values())
 
     def _collect(self, slot: int, ref: Any) -> Event:
         actor = self._actors[slot]

@@ -139,9 +139,9 @@ class _Session:
         finally:
             if scorer.usage.num_calls or scorer.usage.num_cached:
                 say(scorer.cost_line())
-            if lost := str(self._losses):
-                say(lost)
         report(self._storage, parts, figures=self._figures)
+        if lost := str(self._losses):
+            say(lost)
         record.write("done", **self._losses.as_record())
         return 0
 

@@ -161,13 +161,14 @@ class _Session:
 
     def _end(self, outcome: Outcome) -> int:
         speed = self._speed() | outcome.losses.as_record()
-        if lost := str(outcome.losses):
-            say(lost)
+        lost = str(outcome.losses)
         if outcome.stop is not None:
             reason = outcome.stop.message
             self._record.write("stopped", reason=reason, **speed)
             if outcome.stop.user_must_act:
                 raise UserActionError(reason)
+            if lost:
+                say(lost)
             warn(f"the run stopped: {reason}; what is finished is kept")
             return 1
         set_aside = [_described(self._stages.planned(e.task.id), e) for e in outcome.set_aside]
@@ -177,6 +178,8 @@ class _Session:
         except ClusterError as error:
             self._write_stopped(error)
             raise
+        if lost:
+            say(lost)
         # Last, as a run that is done is not reported again.
         self._record.write("failed tasks" if set_aside else "done", set_aside=set_aside, **speed)
         for entry in set_aside:

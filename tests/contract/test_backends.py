@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -439,6 +440,45 @@ def test_the_number_of_replicas_fits_the_cluster(ray_cluster: None) -> None:
         resolve_num_replicas(3, Share(1.0), num_tasks=9)
     with pytest.raises(UserActionError, match=r"asks for 1 GPU for a replica; .* has 0 "):
         resolve_num_replicas(None, Share(1.0, 1.0), num_tasks=9)
+
+
+@pytest.mark.ray
+def test_the_node_exports_the_numbers_of_a_run(
+    ray_backend: Backend, storage_spec: StorageSpec
+) -> None:
+    import ray
+
+    from cluster.backends.ray_metrics import RayMetrics
+
+    tasks = [task_of(i) for i in range(5)] + [task_of(5, "raise")]
+    outcome = run(ray_backend, tasks, num_slots=2, metrics=RayMetrics("s3://bucket/numbers"))
+    assert len(outcome.done) == 5
+    port = ray.nodes()[0]["MetricsExportPort"]
+    wanted = {
+        ("ray_steersweep_tasks_done_total", "a"): 5.0,
+        ("ray_steersweep_rows_total", "a"): 5.0,
+        ("ray_steersweep_failures_total", "task"): 2.0,
+        ("ray_steersweep_task_seconds_count", "a"): 5.0,
+        ("ray_steersweep_tasks_known", ""): 6.0,
+        ("ray_steersweep_tasks_finished", ""): 6.0,
+        ("ray_steersweep_tasks_set_aside", ""): 1.0,
+        ("ray_steersweep_replicas_ready", ""): 2.0,
+    }
+    # Ray hands numbers on every 10 s.
+    assert wait_until(lambda: wanted.items() <= exported(port).items(), 60.0), exported(port)
+
+
+def exported(port: int) -> dict[tuple[str, str], float]:
+    """Our numbers on the node's metrics page, by name and pool or kind."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as page:
+        lines = page.read().decode().splitlines()
+    found = {}
+    for line in lines:
+        name, _, rest = line.partition("{")
+        if name.startswith("ray_steersweep") and 'run="s3://bucket/numbers"' in rest:
+            tag = re.search(r'(?:pool|kind)="(\w+)"', rest)
+            found[name, tag[1] if tag else ""] = float(line.rpartition(" ")[2])
+    return found
 
 
 def address_of_cluster() -> str:
