@@ -20,6 +20,7 @@ _ALMOST = 1e-9
 _A_LITTLE = 0.001
 """What Ray asks of the resource that stands for a kind of accelerator."""
 _VALUE = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
+_LABEL = re.compile(rf"([A-Za-z0-9][A-Za-z0-9.-]{{0,252}}/)?{_VALUE}")
 _SELECTOR = re.compile(rf"(!?)(?:({_VALUE})|in\(({_VALUE}(?:, ?{_VALUE})*)\))")
 
 
@@ -64,6 +65,13 @@ class Node:
 
     resources: Mapping[str, float]
     labels: Mapping[str, str] = field(default_factory=dict)
+
+
+def check_label(name: str) -> str:
+    """The name of a label; ValueError where Ray would not understand it."""
+    if not _LABEL.fullmatch(name):
+        raise ValueError("must be the name of a label, such as zone or ray.io/node-group")
+    return name
 
 
 def check_selector(selector: str) -> str:
