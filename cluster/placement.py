@@ -116,7 +116,8 @@ def why_no_room(requested: int, share: Share, nodes: Sequence[Node]) -> str:
     if not matching:
         return _no_such_label(share, nodes)
     among = "" if len(matching) == len(nodes) else f" of {len(nodes)}, those with the labels,"
-    for name, asked in share.amounts().items():
+    # The last ones are the rarest, and say most.
+    for name, asked in reversed(share.amounts().items()):
         most = max(node.resources.get(name, 0.0) for node in matching)
         if _fitting(name, most, asked) < 1:
             return _too_little(name, asked, most, f"{_count(matching)}{among}", matching)
