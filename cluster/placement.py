@@ -20,6 +20,7 @@ _ALMOST = 1e-9
 _A_LITTLE = 0.001
 """What Ray asks of the resource that stands for a kind of accelerator."""
 _VALUE = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
+_LABEL = re.compile(rf"([A-Za-z0-9][A-Za-z0-9.-]{{0,252}}/)?{_VALUE}")
 _SELECTOR = re.compile(rf"(!?)(?:({_VALUE})|in\(({_VALUE}(?:, ?{_VALUE})*)\))")
 
 
@@ -66,6 +67,13 @@ class Node:
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
+def check_label(name: str) -> str:
+    """The name of a label; ValueError where Ray would not understand it."""
+    if not _LABEL.fullmatch(name):
+        raise ValueError("must be the name of a label, such as zone or ray.io/node-group")
+    return name
+
+
 def check_selector(selector: str) -> str:
     """The selector of a label; ValueError where Ray would not understand it."""
     if not _SELECTOR.fullmatch(selector):
@@ -108,7 +116,8 @@ def why_no_room(requested: int, share: Share, nodes: Sequence[Node]) -> str:
     if not matching:
         return _no_such_label(share, nodes)
     among = "" if len(matching) == len(nodes) else f" of {len(nodes)}, those with the labels,"
-    for name, asked in share.amounts().items():
+    # The last ones are the rarest, and say most.
+    for name, asked in reversed(share.amounts().items()):
         most = max(node.resources.get(name, 0.0) for node in matching)
         if _fitting(name, most, asked) < 1:
             return _too_little(name, asked, most, f"{_count(matching)}{among}", matching)

@@ -20,7 +20,7 @@ from pydantic import (
     ValidationError,
 )
 
-from cluster.placement import check_selector
+from cluster.placement import check_label, check_selector
 from jobs.identity import decimal_text
 from jobs.resources import embedded_specs
 from jobs.yaml_text import MAX_BYTES, load_yaml
@@ -90,6 +90,7 @@ def _custom_resources(amounts: dict[str, float]) -> dict[str, float]:
 Text = Annotated[str, Field(min_length=1, max_length=200)]
 Gpus = Annotated[float, Field(ge=0, le=64), AfterValidator(_gpus)]
 Amount = Annotated[float, Field(ge=0.0001, le=1e9)]
+Label = Annotated[str, AfterValidator(check_label)]
 Selector = Annotated[str, AfterValidator(check_selector)]
 Coeff = Annotated[Decimal, BeforeValidator(_number), AfterValidator(_in_float64)]
 ModelName = Annotated[str, AfterValidator(_model_name)]
@@ -150,7 +151,7 @@ class ComputeSpec(SpecModel):
         description="Amounts of other resources of a node that a replica takes, by Ray's name",
         json_schema_extra=role("runtime"),
     )
-    labels: dict[Text, Selector] = Field(
+    labels: dict[Label, Selector] = Field(
         {},
         description="What labels of a replica's node must be: value, !value, in(a, b), !in(a, b)",
         json_schema_extra=role("runtime"),

@@ -136,7 +136,9 @@ def _kinds_of_status() -> set[str]:
 
     text = _internal_kv_get(b"__autoscaling_status")
     report = json.loads(text).get("autoscaler_report") if text else None
-    return set(report["active_nodes"]) if report else set()
+    if not report:
+        return set()
+    return {*report["active_nodes"], *(report.get("node_type_mapping") or {}).values()}
 
 
 def _kinds_of_new_status() -> set[str]:
