@@ -186,7 +186,6 @@ def _watch(server: JobServer, job_id: str, *, to_the_end: bool) -> int:
     if job.is_ended:
         return follower.exit_code(job)
     if not follower.is_healthy:
-        say(
-            f"job {job_id} is {job.status.lower()}, and no replica is ready after {follow.START_S:.0f} s"
-        )
+        waited = f"no replica is ready after {follow.START_S:.0f} s"
+        say(f"job {job_id} is {job.status.lower()}, and {waited}")
     return 0
