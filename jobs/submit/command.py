@@ -21,7 +21,7 @@ from cluster.submission import Job, JobRequest, JobServer, JobTakenError, Server
 from jobs import __version__
 from jobs.console import say
 from jobs.kinds import AnySpec
-from jobs.submit.follow import START_S, Follower
+from jobs.submit import follow
 from jobs.submit.package import write_package
 from jobs.submit.travel import SPEC_NAME, Travelling, travelling
 from steering_core.errors import InputError
@@ -182,10 +182,11 @@ def _tell(server: JobServer, job_id: str, output: StorageSpec, *, new: bool) -> 
 
 
 def _watch(server: JobServer, job_id: str, *, to_the_end: bool) -> int:
-    follower = Follower(server, job_id)
-    job = follower.until_ended() if to_the_end else follower.until_healthy()
+    follower = follow.Follower(server, job_id)
+    job = follower.until_ended() if to_the_end else follower.until_healthy(follow.START_S)
     if job.is_ended:
         return follower.exit_code(job)
     if not follower.is_healthy:
-        say(f"job {job_id} is {job.status.lower()}, and no replica is ready after {START_S:.0f} s")
+        waited = f"no replica is ready after {follow.START_S:.0f} s"
+        say(f"job {job_id} is {job.status.lower()}, and {waited}")
     return 0

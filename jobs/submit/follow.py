@@ -33,7 +33,7 @@ class Follower:
         self._is_bug = False
         self.is_healthy = False
 
-    def until_healthy(self, within_s: float = START_S) -> Job:
+    def until_healthy(self, within_s: float) -> Job:
         """The job once a replica of it is ready, or it has ended, or the time is over.
 
         Raises:

@@ -207,7 +207,7 @@ def test_each_line_is_shown_once_until_a_replica_is_ready() -> None:
         ),
     ]
     follower, shown = _follower(Server(*running))
-    job = follower.until_healthy()
+    job = follower.until_healthy(follow.START_S)
     assert (job.is_ended, follower.is_healthy) == (False, True)
     assert shown == ["connecting to Ray ...", "2 replicas on cpu", REPLICA_IS_READY]
 
