@@ -142,11 +142,22 @@ def resolve(spec: PersonaSpec, device: str | None = None) -> PersonaSweep:
         asked = trait if of.steered is None else read_trait(Path(local_path(of.steered)), name)
         traits[name] = PersonaTrait(trait, asked.questions[: spec.steering.questions])
     kind = device or device_kind(spec.compute.device)
+    _refuse_xla("compute.device", kind)
+    if isinstance(spec.judge, LocalJudgeSpec):
+        _refuse_xla("judge.device", device_kind(spec.judge.device))
     models = {name: _model(name, model, spec, kind) for name, model in spec.models.items()}
     if isinstance(spec.judge, LocalJudgeSpec):
         source = ModelSource(local_path(spec.judge.path), spec.judge.revision)
         ChatFormat(load_tokenizer(source), f"judge ({spec.judge.path})")
     return PersonaSweep(spec, kind, models, traits)
+
+
+def _refuse_xla(key: str, kind: str) -> None:
+    if kind == "xla":
+        raise InputError(
+            f"{key} is xla, where job persona does not run: answers grow token by token, and each "
+            f"length would be compiled; set {key} to cuda or cpu"
+        )
 
 
 def _model(name: str, spec: ModelSpec, sweep: PersonaSpec, device: str) -> PersonaModel:
