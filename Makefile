@@ -1,14 +1,19 @@
 # Everything runs in .venv, which these targets make; PYTHON chooses the interpreter (3.11 or newer).
 PYTHON ?= python3
 BIN := .venv/bin
+XLA_BIN := .venv-xla/bin
 
-.PHONY: demo test lint format chaos soak clean
+.PHONY: demo test test-xla lint format chaos soak clean
 
 demo: .venv/.installed  ## a small sweep through Ray on this machine
 	$(BIN)/steersweep run demo
 
 test: .venv/.installed-dev  ## the test suite
 	$(BIN)/python -m pytest $(ARGS)
+
+test-xla: .venv-xla/.installed  ## device xla on torch_xla's CPU runtime; downloads torch 2.9, not part of the CI
+	$(XLA_BIN)/python -c 'import torch_xla'
+	PJRT_DEVICE=CPU $(XLA_BIN)/python -m pytest tests/xla $(ARGS)
 
 chaos: .venv/.installed-dev  ## break runs at random and compare: TRIALS=200 SEED=1 JSON=file
 	$(BIN)/python -m tests.chaos --trials $(or $(TRIALS),10) --seed $(or $(SEED),1) $(if $(JSON),--json $(JSON))
@@ -27,7 +32,7 @@ format: .venv/.installed-dev  ## let ruff mend what it can
 	$(BIN)/ruff format .
 
 clean:  ## remove the environment and what tools left; runs/ stays
-	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-xla build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -43,3 +48,10 @@ clean:  ## remove the environment and what tools left; runs/ stays
 	@echo "installing into .venv (once) ..."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@ .venv/.installed
+
+.venv-xla/.installed: pyproject.toml constraints.txt constraints-xla.txt
+	@echo "installing torch_xla and its torch into .venv-xla (once) ..."
+	$(PYTHON) -m venv .venv-xla
+	grep -v '^torch==' constraints.txt | cat - constraints-xla.txt > .venv-xla/constraints.txt
+	$(XLA_BIN)/python -m pip install --quiet --disable-pip-version-check -c .venv-xla/constraints.txt -e '.[dev,xla]'
+	@touch $@

@@ -54,8 +54,18 @@ def batches_in_buckets(
     sizes = [per_row * buckets.width(width_of(row, is_packed=is_packed)) for row in rows]
     for group in group_by_size(sizes, tokens_per_batch):
         size = sizes[group[0]]
-        num_rows = max(1, tokens_per_batch // size)
+        num_rows = places(tokens_per_batch, size)
         yield filled(lay_out(rows, group, is_packed=is_packed), num_rows, size // per_row)
+
+
+def places(tokens_per_batch: int, row_size: int) -> int:
+    """Rows of a batch that each take up so many positions."""
+    return max(1, tokens_per_batch // row_size)
+
+
+def room_to_read(num_read: int, num_positions: int) -> int:
+    """Positions that a batch reads: half of those it has, or all where that is too few."""
+    return min(num_positions, _room(num_read, num_positions // 2))
 
 
 def filled(batch: Batch, num_rows: int, width: int) -> Batch:
@@ -77,7 +87,7 @@ def filled(batch: Batch, num_rows: int, width: int) -> Batch:
     weights[:, is_copy_R] = 0.0
     read_M = batch.read_at // narrow * width + batch.read_at % narrow
     positions = len(index_R) * width
-    num_read = min(positions, _room(len(read_M), positions // 2))
+    num_read = room_to_read(len(read_M), positions)
     spare = np.setdiff1d(np.arange(positions), read_M)[: num_read - len(read_M)]
     read_at = np.union1d(read_M, spare)
     num_tokens = _room(len(batch.token_ids), positions // 2)

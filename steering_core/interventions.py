@@ -38,7 +38,7 @@ class Intervention:
     positions: Positions = "all"
 
 
-def intervene(operation: Operation, resid: Tensor, vector: Tensor, coeff: float) -> Tensor:
+def intervene(operation: Operation, resid: Tensor, vector: Tensor, coeff: float | Tensor) -> Tensor:
     """The stream [..., D] after an operation with a vector v [..., D] and a coefficient c.
 
     With u = v / |v| and p = x . u, the stream's projection::

@@ -109,6 +109,11 @@ def width_of(row: EncodedExample, *, is_packed: bool) -> int:
     return row.num_packed_tokens if is_packed else row.num_tokens
 
 
+def room_behind(num_positions: int, width: int) -> int:
+    """Positions that a fork of a static batch computes: half of its width, or all of it."""
+    return width // 2 if num_positions <= width // 2 else width
+
+
 def batches(
     rows: Sequence[EncodedExample], tokens_per_batch: int, *, is_packed: bool = True
 ) -> Iterator[Batch]:

@@ -23,7 +23,7 @@ from steering_core.batch_steering import BatchSteering
 from steering_core.hook_points import HookPoint
 from steering_core.interventions import Positions
 from steering_core.models import LoadedModel
-from steering_core.packing import Batch
+from steering_core.packing import Batch, room_behind
 from steering_core.placing import PlacedBatch, upload
 from steering_core.replay import BlockCall, recorded_calls
 from steering_core.trunk import masks, our_attention, run_fork, run_trunk
@@ -124,8 +124,7 @@ def steered_and_behind(batch: Batch, positions: Positions) -> np.ndarray:
     last_R = is_token_RS.sum(axis=1) - 1
     most = int((last_R - first_R).max()) + 1
     if batch.is_static:
-        width = batch.input_ids.shape[1]
-        most = width // 2 if most <= width // 2 else width
+        most = room_behind(most, batch.input_ids.shape[1])
     index_RT: np.ndarray = np.minimum(first_R[:, None] + np.arange(most), last_R[:, None])
     return index_RT
 

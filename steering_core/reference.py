@@ -1,6 +1,10 @@
 """The slow, obvious path: one candidate at a time, the model's own forward, one plain hook.
 
-No packing, no fork, no batch. What the fast path computes is compared with this.
+No packing, no fork, no batch, no padding. What the fast path computes is compared with this.
+
+On devices that compile a program for each shape, and for each number that is written in it, a
+sequence is padded on the right, where nothing before sees it, up to one of the widths of
+``buckets``; vector, coefficient, positions and tokens come as arrays.
 """
 
 from __future__ import annotations
@@ -11,12 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from steering_core.buckets import Buckets
 from steering_core.encoding import EncodedCandidate, EncodedExample
 from steering_core.hook_points import HookPoint
 from steering_core.hooks import capture, change
 from steering_core.interventions import Intervention, intervene, positions_slice
 from steering_core.models import LoadedModel
+from steering_core.placing import upload
 from steering_core.pooled import POOLED_LABELS
+from steering_core.xla import forward_only, is_xla, launch
 
 
 def reference_scores(
@@ -24,28 +31,29 @@ def reference_scores(
 ) -> np.ndarray:
     """Mean nats per scored token [3] float64 of one example, steered where asked."""
     if intervention is None:
-        with torch.inference_mode():
+        with forward_only(model.device):
             return np.asarray([_mean_log_prob(model, c) for c in row.candidates])
     scores = []
     for candidate in row.candidates:
-        at = positions_slice(intervention.positions, candidate.num_question)
-        action = _changed_at(at, intervention, model.device)
-        with torch.inference_mode(), change(model.layout, [(intervention.point, action)]):
+        at_S = np.zeros(_width(model, candidate.token_ids), bool)
+        at_S[positions_slice(intervention.positions, candidate.num_question)] = True
+        action = _changed_at(at_S, intervention, model.device)
+        with forward_only(model.device), change(model.layout, [(intervention.point, action)]):
             scores.append(_mean_log_prob(model, candidate))
     return np.asarray(scores)
 
 
 def _changed_at(
-    at: slice, intervention: Intervention, device: torch.device
+    at_S: np.ndarray, intervention: Intervention, device: torch.device
 ) -> Callable[[Tensor], Tensor]:
     """An action on states [1, S, D] that changes some positions."""
-    vector = torch.as_tensor(intervention.vector, device=device)
-    operation, coeff = intervention.operation, intervention.coeff
+    at_S1 = upload(torch.from_numpy(at_S)[:, None], device)
+    vector = upload(torch.as_tensor(intervention.vector), device)
+    coeff = upload(torch.tensor(intervention.coeff, dtype=torch.float32), device)
 
     def action(state_1SD: Tensor) -> Tensor:
-        changed_1SD = state_1SD.clone()
-        changed_1SD[:, at] = intervene(operation, state_1SD[:, at], vector, coeff)
-        return changed_1SD
+        changed_1SD = intervene(intervention.operation, state_1SD, vector, coeff)
+        return torch.where(at_S1, changed_1SD, state_1SD)
 
     return action
 
@@ -68,21 +76,38 @@ def reference_states(
     pooled = []
     for label in POOLED_LABELS:
         candidate = row.candidates[row.example.index_of(label)]
-        with torch.inference_mode(), capture(model.layout, points) as states:
+        with forward_only(model.device), capture(model.layout, points) as states:
             _forward(model, candidate.token_ids)
         start, stop = candidate.pooled
-        means = [states[p][0, start:stop].cpu().double().mean(dim=0).numpy() for p in points]
+        means = [states[p].cpu()[0, start:stop].double().mean(dim=0).numpy() for p in points]
         pooled.append(np.asarray(means).reshape(len(points), width))
     return np.stack(pooled)
 
 
+def _width(model: LoadedModel, token_ids: Sequence[int]) -> int:
+    """Positions that a sequence is computed with."""
+    if not is_xla(model.device):
+        return len(token_ids)
+    return Buckets(getattr(model.layout.config, "max_position_embeddings", None)).width(
+        len(token_ids)
+    )
+
+
+def _padded(values: Sequence[int], width: int, model: LoadedModel) -> Tensor:
+    """Values [S] int64, 0 behind those that are given."""
+    return upload(torch.tensor([*values, *[0] * (width - len(values))]), model.device)
+
+
 def _forward(model: LoadedModel, token_ids: Sequence[int]) -> Tensor:
-    ids = torch.tensor([token_ids], device=model.device)
-    logits: Tensor = model.module(input_ids=ids, use_cache=False).logits[0]
+    ids_1S = _padded(token_ids, _width(model, token_ids), model)[None]
+    logits: Tensor = model.module(input_ids=ids_1S, use_cache=False).logits[0]
+    launch(model.device)
     return logits
 
 
 def _mean_log_prob(model: LoadedModel, candidate: EncodedCandidate) -> float:
     log_probs_SV = torch.log_softmax(_forward(model, candidate.token_ids).float(), dim=-1)
-    picked = log_probs_SV[list(candidate.scored_positions), list(candidate.scored_ids)]
-    return float(picked.cpu().double().mean())
+    at_T = _padded(candidate.scored_positions, len(log_probs_SV), model)
+    ids_T = _padded(candidate.scored_ids, len(log_probs_SV), model)
+    picked = log_probs_SV[at_T, ids_T].cpu()[: len(candidate.scored_ids)]
+    return float(picked.double().mean())

@@ -14,6 +14,7 @@ from steering_core.encoding import EncodedExample
 from steering_core.models import LoadedModel
 from steering_core.packing import NUM_CANDIDATES
 from steering_core.timing import seconds
+from steering_core.xla import is_xla
 
 Score = Callable[[Sequence[EncodedExample], int], object]
 """Scores rows in batches of at most so many tokens, with a pass of the model for each batch."""
@@ -21,6 +22,9 @@ Score = Callable[[Sequence[EncodedExample], int], object]
 BUDGET_S = 10.0
 _SIZES = {"cpu": (512, 1024, 2048, 4096)}
 _SIZES_ACCELERATOR = (2048, 4096, 8192, 16384, 32768, 65536)
+_XLA_SIZE = 8192
+"""Every size that is tried on XLA compiles all programs anew, for minutes on a TPU. This one fills
+its matrix units many times over, and a few layers' streams of it fit beside a small model."""
 _MOST_RUNS = 4
 _NEARLY_BEST = 0.97
 
@@ -31,7 +35,7 @@ class Tuning:
 
     Attributes:
         tokens_per_batch: the smallest size within 3 % of the best rate; the smallest there is
-            where none could be timed.
+            where none could be timed, a fixed one on XLA.
         rows_per_s: rate of each size that was timed, smallest first.
     """
 
@@ -49,6 +53,8 @@ def tune(
 ) -> Tuning:
     """Time batches that double in size until larger ones are no faster, do not fit, or time is up.
 
+    On XLA nothing is timed: the size is a fixed one.
+
     The row of middle length, repeated, fills a batch: what is measured is the same however many
     rows there are. Each size runs a few times and its fastest run counts; the first one, which
     warms up, is all that a slow device is given time for.
@@ -59,6 +65,8 @@ def tune(
         is_packed: whether ``score`` runs rows as trees.
         budget_s: seconds to take; what has begun is finished.
     """
+    if is_xla(model.device):
+        return Tuning(_XLA_SIZE, {})
     lengths = sorted(rows, key=lambda row: row.num_packed_tokens)
     row = lengths[len(lengths) // 2]
     width = row.num_packed_tokens if is_packed else NUM_CANDIDATES * row.num_tokens

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from steering_core.buckets import Buckets, places, room_to_read
 from steering_core.encoding import EncodedExample
 from steering_core.flops import NO_NEEDS, RowNeeds, needs_of_row
 from steering_core.hook_points import HookPoint
-from steering_core.packing import NUM_CANDIDATES, group_by_size, lay_out
+from steering_core.packing import group_by_size, lay_out, room_behind, sequences_per_row
 from steering_core.prefix_reuse import steered_and_behind
 from steering_core.protocol import Protocol
 from steering_core.trunk import fork_point, num_trunk_blocks
@@ -60,6 +61,7 @@ class Batching:
     tokens_per_batch: int
     is_packed: bool = True
     reuses_prefix: bool = False
+    buckets: Buckets | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +104,21 @@ class Work:
 
 def batch_shapes(rows: Sequence[RowCounts], batching: Batching) -> list[BatchShape]:
     """The batches that an engine makes of the rows of a task."""
-    per_row = 1 if batching.is_packed else NUM_CANDIDATES
+    per_row = sequences_per_row(is_packed=batching.is_packed)
     widths = [row.num_packed if batching.is_packed else row.longest for row in rows]
+    buckets = batching.buckets
+    if buckets is not None:
+        widths = [buckets.width(width) for width in widths]
     shapes = []
     for group in group_by_size([per_row * width for width in widths], batching.tokens_per_batch):
-        width = widths[group[0]]
+        width, num_rows = widths[group[0]], len(group)
         behind = max(rows[row].num_behind for row in group) if batching.reuses_prefix else width
         num_read = sum(rows[row].needs.num_read for row in group)
-        shapes.append(BatchShape(per_row * len(group), width, num_read, behind))
+        if buckets is not None:
+            num_rows = places(batching.tokens_per_batch, per_row * width)
+            num_read = room_to_read(num_read, num_rows * per_row * width)
+            behind = room_behind(behind, width)
+        shapes.append(BatchShape(per_row * num_rows, width, num_read, behind))
     return shapes
 
 

@@ -7,16 +7,12 @@ recorded, unless the very same was compiled before.
 from __future__ import annotations
 
 import importlib.util
-import os
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 
 from steering_core.errors import InputError
-
-CACHE_VARIABLE = "STEERSWEEP_XLA_CACHE"
-"""Names a folder of its own for each process, where compiled programs outlive it."""
 
 
 def is_xla(device: torch.device) -> bool:
@@ -50,9 +46,6 @@ def device() -> torch.device:
         InputError: torch_xla cannot be imported, or finds no device.
     """
     torch_xla = _imported()
-    cache = os.environ.get(CACHE_VARIABLE)
-    if cache and not torch_xla._XLAC._xla_computation_cache_is_initialized():
-        torch_xla.runtime.initialize_cache(cache)
     try:
         found: torch.device = torch_xla.device()
     except RuntimeError as error:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 import transformers
 
-from jobs.bench.machine import Machine, machine_of
+from jobs.bench.machine import Machine, bench_device, machine_of
 from jobs.bench.measure import matmul_flops_per_s
 from jobs.bench.report import grid
 from jobs.bench.shapes import build_shape
@@ -31,7 +31,7 @@ from steering_core.errors import InputError
 from steering_core.generation import GenerationRow, generate
 from steering_core.hook_points import HookPoint
 from steering_core.interventions import Intervention
-from steering_core.models import LoadedModel, ModelSource, load_model, resolve_device, resolve_dtype
+from steering_core.models import LoadedModel, ModelSource, load_model, resolve_dtype
 from steering_core.sampling import Sampling
 from steering_core.steerer import ActivationSteerer
 from steering_core.timing import seconds
@@ -320,10 +320,10 @@ def _mixed(model: LoadedModel, options: GenerateOptions) -> dict[str, float]:
 
 
 def _load(options: GenerateOptions) -> LoadedModel:
+    device = bench_device(options.device)
     if options.model is not None:
         source = ModelSource(local_path(options.model))
         return load_model(source, device=options.device, dtype=options.dtype)
-    device = resolve_device(options.device)
     dtype = resolve_dtype(options.dtype, device)
     return build_shape(options.shape or "qwen2-small", device, dtype)
 

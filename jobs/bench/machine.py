@@ -10,7 +10,22 @@ from pathlib import Path
 import torch
 import transformers
 
-from steering_core.models import LoadedModel
+from steering_core.errors import InputError
+from steering_core.models import LoadedModel, device_kind, resolve_device
+
+
+def bench_device(name: str) -> torch.device:
+    """The device of that name, see ``resolve_device``.
+
+    Raises:
+        InputError: no such device, or one that the plain loops do not run on.
+    """
+    if device_kind(name) == "xla":
+        raise InputError(
+            "bench does not run on XLA, where the plain loops that it compares with would compile "
+            "every length anew; choose --device cuda or cpu"
+        )
+    return resolve_device(name)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from jobs.bench.machine import bench_device
 from jobs.bench.plain import Steering
 from jobs.bench.rows import draw_examples, encode, train_tokenizer
 from jobs.bench.shapes import build_shape
@@ -21,7 +22,6 @@ from steering_core.models import (
     ModelSource,
     load_model,
     load_tokenizer,
-    resolve_device,
     resolve_dtype,
 )
 from steering_core.probes import engine_for
@@ -135,7 +135,7 @@ def load_subject(options: BenchOptions) -> Subject:
     Raises:
         InputError: a device, model, shape, data file or layer that is not there.
     """
-    device = resolve_device(options.device)
+    device = bench_device(options.device)
     # Read first: a wrong path should not cost the time of loading a model.
     pool_size = _POOL_EMBEDDED if options.data is None else _POOL
     chosen, examples = draw_examples(options.data, max(pool_size, options.rows or 0))

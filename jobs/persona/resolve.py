@@ -145,6 +145,7 @@ def resolve(spec: PersonaSpec, device: str | None = None) -> PersonaSweep:
     transformers.logging.set_verbosity_error()
     traits = {name: _trait(name, spec) for name in spec.traits}
     kind = device or device_kind(spec.compute.device)
+    _refuse_xla(kind)
     models = {name: _model(name, model, spec, kind) for name, model in spec.models.items()}
     widths = {name: model.facts.width for name, model in models.items()}
     for name, trait in spec.traits.items():
@@ -161,6 +162,14 @@ def _trait(name: str, spec: PersonaSpec) -> PersonaTrait:
     trait = read_trait(Path(local_path(of.path)), name)
     asked = trait if of.steered is None else read_trait(Path(local_path(of.steered)), name)
     return PersonaTrait(trait, asked.questions[: spec.steering.questions])
+
+
+def _refuse_xla(kind: str) -> None:
+    if kind == "xla":
+        raise InputError(
+            "compute.device is xla, where job persona does not run: answers grow token by token, "
+            "and each length would be compiled; set compute.device to cuda or cpu"
+        )
 
 
 def _model(name: str, spec: ModelSpec, sweep: PersonaSpec, device: str) -> PersonaModel:

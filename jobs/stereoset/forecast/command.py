@@ -26,6 +26,7 @@ from jobs.stereoset.output import Output
 from jobs.stereoset.plan import PlannedTask
 from jobs.stereoset.resolve import Sweep, resolve
 from jobs.stereoset.spec import StereoSetSpec
+from steering_core.buckets import Buckets
 from steering_core.errors import InputError
 from steering_core.skeleton import Skeleton, read_skeleton
 from steering_core.work import Batching
@@ -149,6 +150,7 @@ class _Planner:
             batching = Batching(
                 tokens_per_batch=given or assumed,
                 reuses_prefix=self._sweep.protocol.leaves_prefix_alone,
+                buckets=Buckets() if self._sweep.device == "xla" else None,
             )
         found = forecast_model(
             self._sweep,

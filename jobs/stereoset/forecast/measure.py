@@ -144,7 +144,9 @@ class _Timer:
         engine = self._engine
         return Measured(
             rates=took.rates,
-            batching=Batching(tokens_per_batch, engine.is_packed, engine.reuses_prefix),
+            batching=Batching(
+                tokens_per_batch, engine.is_packed, engine.reuses_prefix, engine.buckets
+            ),
             num_rows=took.num_rows,
             num_cells=len(self._cells),
             took_s=time.monotonic() - started,

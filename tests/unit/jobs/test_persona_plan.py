@@ -11,6 +11,8 @@ from jobs.persona.plan import answer_tasks, contrast_rows, hook_point, most_task
 from jobs.persona.resolve import PersonaSweep, resolve
 from jobs.persona.spec import PersonaSpec
 from jobs.spec import load_spec
+from steering_core import xla
+from steering_core.errors import InputError
 from tests.support.personas import save_chat_model, write_persona_spec
 
 
@@ -24,6 +26,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sweep_of(folder: Path, *changes: str) -> PersonaSweep:
     spec = write_persona_spec(folder, folder / "model")
     return resolve(load_spec(PersonaSpec, str(spec), changes))
+
+
+@pytest.mark.parametrize("key", ["compute.device", "judge.device"])
+def test_xla_is_refused_by_name(folder: Path, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(xla, "is_installed", lambda: True)
+    judge = f"judge={{kind: local, path: {folder / 'model'}, device: xla}}"
+    change = "compute.device=xla" if key == "compute.device" else judge
+    with pytest.raises(InputError, match=f"{key} is xla, where job persona does not run.*cuda or"):
+        sweep_of(folder, change)
 
 
 def test_the_contrast_asks_every_question_under_every_instruction(folder: Path) -> None:

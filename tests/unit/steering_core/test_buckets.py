@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from steering_core import reference
 from steering_core.buckets import Buckets, batches_in_buckets, filled
 from steering_core.engine import Cell, Engine
 from steering_core.models import LoadedModel
 from steering_core.packing import batches, lay_out, width_of
 from steering_core.protocol import PROTOCOLS, Protocol
+from steering_core.reference import reference_scores, reference_states
 from steering_core.vectors import fit_mean_difference
 from tests.support.golden import encode_group, golden_model, on_cpu
 from tests.support.tiny_models import random_model
@@ -195,3 +197,35 @@ def test_the_default_layout_of_the_cpu_is_dense(is_packed: bool) -> None:
     static = Engine(golden_model("llama-tiny"), PROTOCOLS["aligned"], is_static=True)
     assert static.anew().is_static is True
     assert not any(batch.is_static for batch in batches(_rows(PROTOCOLS["aligned"]), TOKENS))
+
+
+@pytest.mark.parametrize("positions", ["all", "last"])
+def test_a_padded_reference_is_the_reference(
+    positions: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on XLA, where each sequence of another length would be compiled."""
+    protocol = replace(PROTOCOLS["aligned"], positions=positions)
+    model = golden_model("llama-tiny")
+    vector = np.linspace(-1, 1, model.layout.config.hidden_size, dtype=np.float32)
+    steering, points = protocol.intervention(2, 3.0, vector), [protocol.read_at(2)]
+    row = _rows(protocol)[0]
+
+    def computed() -> tuple[np.ndarray, ...]:
+        return (
+            reference_scores(model, row),
+            reference_scores(model, row, steering),
+            reference_states(model, row, points),
+        )
+
+    wanted = computed()
+    lengths: list[int] = []
+    monkeypatch.setattr(reference, "is_xla", lambda _device: True)
+    hook = model.layout.blocks[0].register_forward_pre_hook(
+        lambda _m, args, kwargs: lengths.append((args or [kwargs["hidden_states"]])[0].shape[1]),
+        with_kwargs=True,
+    )
+    found = computed()
+    hook.remove()
+    assert set(lengths) < {64, 96, 128, 192}
+    for ours, theirs in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=SAME)

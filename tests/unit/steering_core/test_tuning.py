@@ -181,3 +181,12 @@ def test_a_model_is_tuned_as_it_is() -> None:
     engine = Engine(model, PUBLISHED)
     found = tune(lambda b, t: engine.baseline(b, t, [2]), model, rows, budget_s=0.5)
     assert found.rows_per_s[found.tokens_per_batch] > 0
+
+
+def test_on_xla_nothing_is_tried_since_every_size_would_be_compiled() -> None:
+    def score(*_: object) -> None:
+        raise AssertionError("a size was tried")
+
+    model: Any = SimpleNamespace(device=torch.device("xla", 0))
+    found = tune(score, model, rows_of(100))
+    assert (found.tokens_per_batch, found.rows_per_s) == (8192, {})

@@ -12,6 +12,7 @@ import pytest
 from torch import nn
 
 from steering_core import engine as engine_module
+from steering_core.buckets import Buckets, batches_in_buckets
 from steering_core.engine import Cell, Engine
 from steering_core.errors import InputError
 from steering_core.flops import costs_of, needed_flops, needs_of
@@ -19,6 +20,7 @@ from steering_core.interventions import Positions
 from steering_core.memory import peak_memory
 from steering_core.models import ModelSource, load_model
 from steering_core.packing import batches
+from steering_core.prefix_reuse import steered_and_behind
 from steering_core.protocol import PROTOCOLS, Protocol
 from steering_core.skeleton import read_skeleton
 from steering_core.vectors import fit_mean_difference
@@ -104,6 +106,24 @@ def test_work_is_what_an_engine_runs(protocol: str, positions: Positions, is_pac
     assert (baseline, steered) == _ran(chosen, batching)
     whole = sum(len(c.token_ids) for row in rows for c in row.candidates)
     assert plain_block_tokens(counts, NUM_BLOCKS) == NUM_BLOCKS * whole
+
+
+@pytest.mark.parametrize(("positions", "is_packed"), [("all", False), ("candidate", True)])
+def test_static_batches_are_counted_with_what_fills_them(
+    positions: Positions, is_packed: bool
+) -> None:
+    protocol = replace(PROTOCOLS["aligned"], positions=positions)
+    reuses = protocol.leaves_prefix_alone
+    rows = encode_group("gemma2-tiny", "intersentence", "race", protocol)
+    batching = Batching(TOKENS, is_packed, reuses, Buckets())
+    shapes = batch_shapes([counts_of(row, protocol) for row in rows], batching)
+    made = list(batches_in_buckets(rows, TOKENS, Buckets(), is_packed=is_packed))
+    assert [(s.num_sequences, s.num_positions, s.num_read) for s in shapes] == [
+        (*batch.input_ids.shape, len(batch.read_at)) for batch in made
+    ]
+    assert [shape.num_behind for shape in shapes] == [
+        steered_and_behind(b, positions).shape[1] if reuses else b.input_ids.shape[1] for b in made
+    ]
 
 
 def test_counts_add_up_to_what_rows_need() -> None:
