@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Task:
     """One unit of work: it runs on one replica and leaves its parts in storage."""
 
@@ -78,7 +78,7 @@ class Pool:
     gpus_per_replica: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Receipt:
     """A task is done: its parts are in storage."""
 
