@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Task:
     """One unit of work: it runs on one replica and leaves its parts in storage."""
 
@@ -80,7 +80,7 @@ class Pool:
     share: Share = field(default_factory=Share)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Receipt:
     """A task is done: its parts are in storage."""
 

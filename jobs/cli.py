@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -374,6 +374,13 @@ def bench(
     prompts: Annotated[int, typer.Option(help="With --generate")] = 64,
     new_tokens: Annotated[int, typer.Option(help="Of an answer, with --generate")] = 64,
     rows_at_once: Annotated[int, typer.Option(help="Slots, with --generate")] = 64,
+    cluster: Annotated[
+        bool,
+        typer.Option("--cluster", help="Time one replica against several, and Ray against none"),
+    ] = False,
+    replicas: Annotated[int, typer.Option(help="Held against one, with --cluster")] = 2,
+    tasks: Annotated[int, typer.Option(help="Of each way and repeat, with --cluster")] = 4,
+    task_seconds: Annotated[float, typer.Option(help="Length of a task, with --cluster")] = 5.0,
 ) -> None:
     """Measure this machine: plain hooked loops beside the engine, on the same rows.
 
@@ -387,12 +394,33 @@ def bench(
         steersweep bench --model google/gemma-2-2b --json bench.json
 
         steersweep bench --generate --shape qwen2-small --coeffs 0,1,2
+
+        steersweep bench --cluster --shape qwen2-small --data dev.json
     """
     from jobs.bench.generate import GenerateOptions, bench_generate
     from jobs.bench.run import bench as measure
     from jobs.bench.subject import BenchOptions, numbers
     from jobs.console import say
 
+    if cluster:
+        if model is not None or device not in ("auto", "cpu") or generate:
+            from steering_core.errors import InputError
+
+            raise InputError("--cluster measures a --shape on the CPU; leave the others out")
+        _bench_cluster(
+            shape=shape,
+            data=data,
+            layers=None if layers is None else numbers(layers, int, "--layers"),
+            coeffs=None if coeffs is None else numbers(coeffs, float, "--coeffs"),
+            replicas=replicas,
+            threads=threads,
+            task_seconds=task_seconds,
+            tasks=tasks,
+            tokens_per_batch=tokens_per_batch,
+            repeats=repeats,
+            json=json_,
+        )
+        return
     if generate:
         bench_generate(
             GenerateOptions(
@@ -430,6 +458,15 @@ def bench(
         json=json_,
     )
     measure(options, say)
+
+
+def _bench_cluster(**given: Any) -> None:
+    """The one bench that needs Ray and Arrow; what is None keeps its default."""
+    from jobs.bench.cluster import ClusterOptions, bench_cluster
+    from jobs.console import say
+
+    chosen = {name: value for name, value in given.items() if value is not None}
+    bench_cluster(ClusterOptions(**chosen), say)
 
 
 @app.command()

@@ -7,7 +7,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -83,6 +83,7 @@ class SteeringVectors:
 
     whole: Mapping[int, np.ndarray]
     folds: Mapping[int, tuple[np.ndarray, ...]]
+    _digests: dict[int, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def for_fold(self, layer: int, fold: int) -> np.ndarray:
         """The vector that steers examples of a fold: fitted without them where cross-fitted."""
@@ -90,10 +91,12 @@ class SteeringVectors:
 
     def digest(self, layer: int) -> str:
         """SHA-256 over every tensor of a layer."""
-        sha = hashlib.sha256()
-        for vector in (self.whole[layer], *self.folds.get(layer, ())):
-            sha.update(np.ascontiguousarray(vector, dtype="<f4").tobytes())
-        return sha.hexdigest()
+        if layer not in self._digests:  # asked for by each of a sweep's tasks
+            sha = hashlib.sha256()
+            for vector in (self.whole[layer], *self.folds.get(layer, ())):
+                sha.update(np.ascontiguousarray(vector, dtype="<f4").tobytes())
+            self._digests[layer] = sha.hexdigest()
+        return self._digests[layer]
 
 
 def assign_folds(targets: Sequence[str], num_folds: int, seed: int, group: str) -> tuple[int, ...]:

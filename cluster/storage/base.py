@@ -26,7 +26,7 @@ class PutOutcome(enum.Enum):
     LOST = "lost"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StoredObject:
     """One object of a listing; `key` is relative to the root.
 

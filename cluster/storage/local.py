@@ -42,16 +42,17 @@ class LocalStorage(Storage):
 
     def _list(self, prefix: str) -> Iterator[StoredObject]:
         found: dict[str, os.stat_result] = {}
+        top = len(str(self._root / "-")) - 1
         with files.os_errors("list", self._root):
-            for path in _walk(self._root / prefix.rpartition("/")[0]):
-                key = path.relative_to(self._root).as_posix()
+            for entry in _walk(self._root / prefix.rpartition("/")[0]):
+                key = entry.path[top:]
                 if key.startswith(prefix) and not is_temporary(key):
                     with suppress(FileNotFoundError):  # deleted while we list
-                        found[key] = path.stat()
+                        found[key] = entry.stat()
         for key in sorted(found):
-            entry = found[key]
-            version = f"{entry.st_mtime_ns}-{entry.st_size}-{entry.st_ino}"
-            yield StoredObject(key, entry.st_size, version)
+            its = found[key]
+            version = f"{its.st_mtime_ns}-{its.st_size}-{its.st_ino}"
+            yield StoredObject(key, its.st_size, version)
 
     def read(self, key: str) -> bytes:
         """Return the content."""
@@ -176,9 +177,7 @@ class LocalStorage(Storage):
         """Unlink temporary files last written more than `older_than_s` ago; return how many."""
         num_deleted = 0
         with files.os_errors("clean", self._root):
-            for path in list(_walk(self._root)):
-                if not is_temporary(path.name):
-                    continue
+            for path in [Path(e.path) for e in _walk(self._root) if is_temporary(e.name)]:
                 with suppress(FileNotFoundError):  # finished or cleaned by somebody else
                     if self._seconds_since(path.stat().st_mtime, path.parent) > older_than_s:
                         path.unlink()
@@ -225,16 +224,16 @@ def _reading(path: Path) -> Iterator[None]:
             raise ObjectNotFoundError(f"{path} is not there") from error
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def _walk(folder: Path) -> Iterator[os.DirEntry[str]]:
     """Yield the files below `folder`; what is missing, or goes missing meanwhile, is empty."""
-    pending = [folder]
+    pending = [str(folder)]
     while pending:
         with suppress(FileNotFoundError), os.scandir(pending.pop()) as entries:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
-                    pending.append(Path(entry.path))
+                    pending.append(entry.path)
                 else:
-                    yield Path(entry.path)
+                    yield entry
 
 
 def _link(temporary: Path, path: Path) -> bool:

@@ -58,12 +58,14 @@ class Inventory:
                 steered.add(task.group)
         return [(group, missing[group]) for group in sorted(steered) if missing[group]]
 
-    def parts_done(self, table: str) -> list[tuple[PlannedTask, str, str]]:
-        """(task, task id, storage key) of every done task's part of a table."""
+    def parts_done(
+        self, table: str, group: Group | None = None
+    ) -> list[tuple[PlannedTask, str, str]]:
+        """(task, task id, storage key) of every done task's part of a table; of one group's."""
         return [
             (task, self.task_ids[task.plan_id], task.parts(self.task_ids[task.plan_id])[table])
             for task in self.tasks_done()
-            if table in task.tables
+            if table in task.tables and (group is None or task.group == group)
         ]
 
 

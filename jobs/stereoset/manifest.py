@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import pyarrow as pa
 
 from cluster.errors import UserActionError
 from jobs.stereoset.plan import Group, PlannedTask
 
+_ROWS_AT_ONCE = 4096  # as plain objects, a row takes several times its place in the task
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 MANIFEST_SCHEMA = pa.schema(
@@ -68,20 +70,27 @@ def from_tables(tables: Iterable[pa.Table]) -> list[PlannedTask]:
 
 
 def _from_tables(tables: Iterable[pa.Table]) -> list[PlannedTask]:
+    # Most tasks of a sweep have the same cells, and two have the same examples: one object of each.
+    known: dict[Any, Any] = {}
+
+    def one(value: Any) -> Any:
+        return known.setdefault(value, value)
+
     return [
         PlannedTask(
             plan_id=_name(row["plan_id"]),
-            group=Group(_name(row["model"]), _name(row["split"]), _name(row["bias_type"])),
-            tables=tuple(row["tables"]),
+            group=one(Group(_name(row["model"]), _name(row["split"]), _name(row["bias_type"]))),
+            tables=one(tuple(row["tables"])),
             shard=row["shard"],
-            example_ids=tuple(row["example_ids"]),
-            layers=tuple(row["layers"]),
-            cells=tuple(zip(row["cell_layers"], row["cell_coeffs"], strict=True)),
+            example_ids=one(tuple(row["example_ids"])),
+            layers=one(tuple(row["layers"])),
+            cells=one(tuple(zip(row["cell_layers"], row["cell_coeffs"], strict=True))),
             cost=row["cost"],
             tokens_per_batch=row["tokens_per_batch"],
         )
         for table in tables
-        for row in table.to_pylist()
+        for batch in table.to_batches(_ROWS_AT_ONCE)
+        for row in batch.to_pylist()
     ]
 
 

@@ -47,7 +47,7 @@ class VectorSet(NamedTuple):
         return vectors_key(g.model, g.split, g.bias_type, self.null)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PlannedTask:
     """A task as the manifest holds it.
 
@@ -156,11 +156,13 @@ def plan_missing(
     cells it lacks.
     """
     added: list[PlannedTask] = []
+    by_group: dict[Group, list[PlannedTask]] = {}
+    for task in planned:
+        by_group.setdefault(task.group, []).append(task)
     for name, model in sweep.models.items():
         for split, bias_type in sweep.groups:
             group = Group(name, split, bias_type)
-            known = [task for task in planned if task.group == group]
-            added += _plan_group(sweep, model, group, known, packing)
+            added += _plan_group(sweep, model, group, by_group.get(group, []), packing)
     return added
 
 
@@ -270,9 +272,8 @@ def _task(
     cells: tuple[tuple[int, str], ...],
     packing: Packing,
 ) -> PlannedTask:
-    examples, folds = sweep.groups[group.split, group.bias_type]
-    fold_of = {e.example_id: fold for e, fold in zip(examples, folds, strict=True)}
-    by_id = {e.example_id: e for e in examples}
+    by_id = sweep.by_id[group.split, group.bias_type]
+    examples, folds = zip(*(by_id[i] for i in example_ids), strict=True)
     protocol = sweep.protocol
     plan_id = digest(
         {
@@ -291,8 +292,8 @@ def _task(
             },
             "group": str(group),
             "tables": tables,
-            "examples": examples_digest([by_id[i] for i in example_ids]),
-            "folds": [fold_of[i] for i in example_ids],
+            "examples": examples_digest(examples),
+            "folds": folds,
             "layers": layers,
             "cells": cells,
             "tokens_per_batch": packing.tokens_per_batch or "auto",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -79,6 +80,14 @@ class Sweep:
     models: Mapping[str, SweepModel]
     groups: Mapping[GroupKey, tuple[tuple[Example, ...], tuple[int, ...]]]
     vectors: VectorFile | None = None
+
+    @cached_property
+    def by_id(self) -> Mapping[GroupKey, Mapping[str, tuple[Example, int]]]:
+        """Each group's examples and their folds by example id; made once for all tasks."""
+        return {
+            key: {e.example_id: (e, fold) for e, fold in zip(examples, folds, strict=True)}
+            for key, (examples, folds) in self.groups.items()
+        }
 
     def resolved_spec(self) -> dict[str, Any]:
         """The spec as plain data, every ``null`` and ``auto`` that decides numbers filled in."""

@@ -125,7 +125,7 @@ def _tables(
     storage: Storage, inventory: Inventory, group: Group, table: str
 ) -> Iterator[tuple[tuple[int, str], pa.Table]]:
     """((shard, storage key), table) of each part of a group that is done."""
-    parts = [part for part in inventory.parts_done(table) if part[0].group == group]
+    parts = inventory.parts_done(table, group)
     with thread_pool(_READERS) as pool:
         tables = pool.map(lambda part: read_part(storage, part[2], part[1]), parts)
         for (task, _, key), found in zip(parts, tables, strict=True):

@@ -142,14 +142,13 @@ class Stages:
         self, planned: PlannedTask, task_id: str, vectors: SteeringVectors | None = None
     ) -> Task:
         group = planned.group
-        examples, folds = self._sweep.groups[group.split, group.bias_type]
-        at = {e.example_id: index for index, e in enumerate(examples)}
-        rows = [at[example_id] for example_id in planned.example_ids]
+        by_id = self._sweep.by_id[group.split, group.bias_type]
+        examples, folds = zip(*(by_id[i] for i in planned.example_ids), strict=True)
         payload = Payload(
             task_id=task_id,
             tables=planned.tables,
-            examples=tuple(examples[row] for row in rows),
-            folds=tuple(folds[row] for row in rows),
+            examples=examples,
+            folds=folds,
             tokens_per_batch=planned.tokens_per_batch,
             layers=planned.layers,
             cells=planned.typed_cells(),

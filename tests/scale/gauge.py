@@ -39,7 +39,12 @@ def gauged() -> Iterator[Gauge]:
     wall, cpu = time.monotonic(), time.process_time()
     yield gauge
     gauge.wall_s, gauge.cpu_s = time.monotonic() - wall, time.process_time() - cpu
-    gauge.rss_bytes, gauge.peak_rss_bytes = _status("VmRSS"), _status("VmHWM")
+    gauge.rss_bytes, gauge.peak_rss_bytes = _status("VmRSS"), peak_rss_bytes()
+
+
+def peak_rss_bytes() -> int:
+    """Most bytes that were resident since the process, or the last gauge, began."""
+    return _status("VmHWM")
 
 
 def machine() -> dict[str, str]:
