@@ -24,6 +24,7 @@ import transformers
 from cluster.backends.base import Backend
 from cluster.backends.in_process import InProcessBackend
 from cluster.driver import execute
+from cluster.placement import Share
 from cluster.scheduler import Scheduler
 from cluster.storage import StorageSpec
 from cluster.tasks import Pool, Task, WorkerFactory
@@ -231,7 +232,7 @@ class _Work:
             "tuning_key": "",
         }
         factory = WorkerFactory("jobs.stereoset.worker:StereoSetWorker", kwargs)
-        return Pool(_POOL, factory, cpus_per_replica=0.0)
+        return Pool(_POOL, factory, share=Share(cpus=0.0))
 
     def task(self, number: int, num_examples: int) -> Task:
         """A task of its own id, on the same examples as every other of this size."""

@@ -26,6 +26,7 @@ from unittest import mock
 from cluster.backends.base import Backend
 from cluster.driver import execute
 from cluster.lease import Lease
+from cluster.placement import Share
 from cluster.scheduler import Scheduler
 from cluster.storage import StorageSpec
 from cluster.tasks import Event, Pool, ReplicaReady, Task, TaskFinished, WorkerFactory
@@ -34,7 +35,7 @@ from tests.scale.gauge import MB, gauged, machine
 from tests.scale.instant import InstantBackend, InstantReplica
 from tests.support.s3 import BUCKET, s3_server
 
-POOL = Pool("tiny", WorkerFactory("tests.scale.instant:TinyWorker"), cpus_per_replica=0.0)
+POOL = Pool("tiny", WorkerFactory("tests.scale.instant:TinyWorker"), share=Share(cpus=0.0))
 
 
 def tasks(num: int, text_bytes: int = 0) -> Iterator[Task]:
