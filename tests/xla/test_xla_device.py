@@ -195,8 +195,8 @@ def test_a_run_on_xla_ends_with_a_certificate_that_holds(small: Path, tmp_path: 
         return read_rows(str(tmp_path / device))
 
     found, wanted = run("xla"), run("cpu")
-    certificate = json.loads((tmp_path / "xla" / "certificate.json").read_text())
-    assert certificate["holds"] is True, certificate
+    overall = json.loads((tmp_path / "xla" / "certificate.json").read_text())["overall"]
+    assert (overall["verdict"], overall["num_tasks_fell_back"]) == ("holds", 0)
     columns = [column for column in found if column.startswith("score_")]
     np.testing.assert_allclose(found[columns], wanted[columns], rtol=0, atol=TOLERANCE)
 
@@ -210,5 +210,5 @@ def test_xla_on_the_hosts_cpu_is_never_chosen_by_itself() -> None:
 def test_too_much_memory_is_known_for_what_it_is() -> None:
     device = xla.device()
     with pytest.raises(RuntimeError) as raised:
-        torch.zeros(1 << 44, device=device).add(1.0)[0].item()
+        torch.ones(1 << 42, device=device).cumsum(0)[5].item()
     assert is_out_of_memory(raised.value), str(raised.value)
