@@ -39,6 +39,8 @@ pytestmark = [pytest.mark.xla, pytest.mark.timeout(1800)]
 TOLERANCE = 1e-5
 PUBLISHED = PROTOCOLS["as_published"]
 TOKENS_PER_BATCH = 512
+_SIZES: set[int] = set()
+"""Scored tokens of batches whose cells this process has put side by side, for any model."""
 
 
 @cache
@@ -74,7 +76,6 @@ def test_golden_numbers_hold_and_a_width_compiles_once(name: str, compiled: Any)
     engine = Engine(model, PUBLISHED)
     assert engine.is_static
     widths: set[int] = set()
-    sizes: set[int] = set()
     compiled()
     for group in golden["groups"]:
         rows = encode_group(name, group["split"], group["bias_type"], PUBLISHED)
@@ -86,10 +87,10 @@ def test_golden_numbers_hold_and_a_width_compiles_once(name: str, compiled: Any)
         cells = [Cell(c["layer"], c["coeff"]) for c in group["cells"]]
         steered = engine.steered(rows, TOKENS_PER_BATCH, cells, vectors)
         # A trunk, a fork for each layer whatever the coefficients, and their results side by side.
-        new_sizes = {len(batch.token_ids) for batch in made} - sizes
+        new_sizes = {len(batch.token_ids) for batch in made} - _SIZES
         assert compiled() == (len(layers) + 1) * len(new) + len(new_sizes)
         widths |= new
-        sizes |= new_sizes
+        _SIZES.update(new_sizes)
 
         np.testing.assert_allclose(baseline.scores, group["baseline"], rtol=0, atol=TOLERANCE)
         assert choose(baseline.scores).tolist() == group["baseline_choice"]
@@ -195,10 +196,12 @@ def test_a_run_on_xla_ends_with_a_certificate_that_holds(small: Path, tmp_path: 
         return read_rows(str(tmp_path / device))
 
     found, wanted = run("xla"), run("cpu")
-    certificate = json.loads((tmp_path / "xla" / "certificate.json").read_text())
-    assert certificate["holds"] is True, certificate
+    overall = json.loads((tmp_path / "xla" / "certificate.json").read_text())["overall"]
+    assert (overall["verdict"], overall["num_tasks_fell_back"]) == ("holds", 0)
     columns = [column for column in found if column.startswith("score_")]
-    np.testing.assert_allclose(found[columns], wanted[columns], rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(
+        found[columns].to_numpy(float), wanted[columns].to_numpy(float), rtol=0, atol=TOLERANCE
+    )
 
 
 def test_xla_on_the_hosts_cpu_is_never_chosen_by_itself() -> None:
@@ -210,5 +213,5 @@ def test_xla_on_the_hosts_cpu_is_never_chosen_by_itself() -> None:
 def test_too_much_memory_is_known_for_what_it_is() -> None:
     device = xla.device()
     with pytest.raises(RuntimeError) as raised:
-        torch.zeros(1 << 44, device=device).add(1.0)[0].item()
+        torch.ones(1 << 42, device=device).cumsum(0)[5].item()
     assert is_out_of_memory(raised.value), str(raised.value)
