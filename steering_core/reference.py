@@ -52,8 +52,10 @@ def _changed_at(
     coeff = upload(torch.tensor(intervention.coeff, dtype=torch.float32), device)
 
     def action(state_1SD: Tensor) -> Tensor:
-        changed_1SD = intervene(intervention.operation, state_1SD, vector, coeff)
-        return torch.where(at_S1, changed_1SD, state_1SD)
+        # A model over several devices has its blocks on different ones.
+        here = state_1SD.device
+        changed_1SD = intervene(intervention.operation, state_1SD, vector.to(here), coeff.to(here))
+        return torch.where(at_S1.to(here), changed_1SD, state_1SD)
 
     return action
 
