@@ -93,7 +93,7 @@ def _projections(projections: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         )
         for panel, layer in zip(axes[0], layers, strict=True):
             at = rows[rows["at_layer"] == layer]
-            boxes = [_box(of, label) for label, of in _conditions(at, int(layer)) if len(of)]
+            boxes = [_box(of, label) for label, of in conditions(at, int(layer)) if len(of)]
             drawn = panel.bxp(boxes, showfliers=False, widths=0.6)
             for line in [part for kind in drawn.values() for part in kind]:
                 line.set(color=GREY, linewidth=0.8)
@@ -104,7 +104,7 @@ def _projections(projections: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         yield f"projections-{model}-{trait}", figure
 
 
-def _conditions(rows: pd.DataFrame, layer: int) -> Iterator[tuple[str, pd.DataFrame]]:
+def conditions(rows: pd.DataFrame, layer: int) -> Iterator[tuple[str, pd.DataFrame]]:
     """Asked not to show the trait, unsteered, asked to show it, and each coefficient."""
     for label, condition in (("asked not to", "negative"), ("asked to", "positive")):
         yield label, rows[rows["condition"] == condition]

@@ -46,11 +46,11 @@ def _draw(storage: Storage, summary: PersonaSummary, missing: str, *, figures: b
     from jobs.persona.figures import NAMES, make_figures
     from jobs.persona.page.write import PAGE_KEY, write_page
 
-    drawn = make_figures(summary) if figures else {}
     if figures:
+        drawn = make_figures(summary)
         write_figures(storage, drawn, NAMES)
         say(f"figures: {storage.uri_of(FIGURES)} ({len(drawn)} as PNG and PDF)")
-    write_page(storage, summary, drawn, Ledger(storage).read_record() or {}, missing)
+    write_page(storage, summary, Ledger(storage).read_record() or {}, missing)
     say(f"page: {storage.uri_of(PAGE_KEY)}")
 
 

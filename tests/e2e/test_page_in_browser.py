@@ -47,7 +47,6 @@ def opened(
     *,
     width: int = 1280,
     scheme: Any = "light",
-    draws: bool = True,
 ) -> Opened:
     page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
     result = Opened(page)
@@ -55,8 +54,7 @@ def opened(
     page.on("console", lambda message: result.messages.append(message.text))
     page.on("pageerror", lambda error: result.messages.append(str(error)))
     page.goto(path.as_uri())
-    if draws:
-        page.wait_for_function("document.documentElement.dataset.drawn === 'yes'")
+    page.wait_for_function("document.documentElement.dataset.drawn === 'yes'")
     return result
 
 
@@ -210,18 +208,24 @@ def persona_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_a_persona_page_is_whole_and_fetches_nothing(
+def test_a_persona_page_is_drawn_and_fetches_nothing(
     browser: Browser, persona_page: Path, width: int
 ) -> None:
-    result = opened(browser, persona_page, width=width, scheme="dark", draws=False)
+    result = opened(browser, persona_page, width=width, scheme="dark")
     check_quiet(result, persona_page)
     page = result.page
     assert page.title().startswith("Persona vectors")
-    pictures = page.evaluate(
-        "[...document.querySelectorAll('img')].map((i) => [i.id, i.naturalWidth, i.width])"
-    )
-    assert len(pictures) == 5
-    assert all(own > 400 and 100 < shown <= width for _, own, shown in pictures)
+    figures = size_of_figures(page)
+    kinds = ("trait_score", "coherence", "layers", "projections")
+    assert set(figures) == {"cosines-chat"} | {
+        f"{kind}-chat-{trait}" for kind in kinds for trait in ("kind", "sly")
+    }
+    assert all(across > 100 and up > 10 for across, up in figures.values()), figures
+    chooser = page.locator("#projections-chat-kind select")
+    boxes = "document.querySelector('#projections-chat-kind .plot').data.map((t) => t.median[0])"
+    before = page.evaluate(boxes)
+    chooser.select_option(label="3")
+    assert page.evaluate(boxes) != before
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert EVIL in page.locator("#examples").inner_text()
     before = page.locator("#table-steered tbody tr").first.inner_text()

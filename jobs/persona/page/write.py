@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import base64
-import io
+import importlib.resources
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 import pandas as pd
 import yaml
-from matplotlib.figure import Figure
 
 from cluster.redaction import redact_all
 from cluster.storage import Storage
-from jobs.figures.style import styled
 from jobs.page.render import render
 from jobs.page.table import Cell, Column, Table
+from jobs.persona.page.figures import drawn
 from jobs.persona.page.finding import cautions, finding, strongest
 from jobs.persona.summary import PersonaSummary
 
 PAGE_KEY = "report.html"
-_DPI = 130
+_PACKAGE = "jobs.persona.page"
 _MOST_EXAMPLES = 5
 _MOST_CHARACTERS = 600
 
@@ -29,7 +27,6 @@ _MOST_CHARACTERS = 600
 def write_page(
     storage: Storage,
     summary: PersonaSummary,
-    figures: Mapping[str, Figure],
     record: Mapping[str, Any],
     missing: str,
 ) -> None:
@@ -39,41 +36,33 @@ def write_page(
         record: what ``run.json`` holds; empty where it is lost.
         missing: what is still to come, in words; empty where nothing is.
     """
-    storage.replace(PAGE_KEY, page_of(summary, figures, record, missing).encode())
+    storage.replace(PAGE_KEY, page_of(summary, record, missing).encode())
 
 
-def page_of(
-    summary: PersonaSummary,
-    figures: Mapping[str, Figure],
-    record: Mapping[str, Any],
-    missing: str,
-) -> str:
+def page_of(summary: PersonaSummary, record: Mapping[str, Any], missing: str) -> str:
     """The page's HTML."""
+    from plotly.offline import get_plotlyjs  # 5 MB, which only this needs
+
     record = redact_all(record)
     spec = record.get("spec", {})
+    script = importlib.resources.files(_PACKAGE) / "assets" / "figures.js"
     return render(
-        "jobs.persona.page",
+        _PACKAGE,
         {
             "models": list(spec.get("models", {})),
             "traits": list(spec.get("traits", {})),
             "missing": missing,
             "finding": list(finding(summary)),
             "cautions": list(cautions(summary, missing)),
-            "figures": [(name, _data_uri(figure)) for name, figure in figures.items()],
+            "drawn": [figure.plain() for figure in drawn(summary)],
             "examples": list(_examples(summary)),
             "tables": [table for table in (_steered(summary), _contrast(summary)) if table.rows],
             "spec": yaml.safe_dump(spec, sort_keys=False, allow_unicode=True) if spec else "",
             "versions": (record.get("sessions") or [{}])[-1].get("versions", {}),
             "made": datetime.now(UTC),
         },
+        [get_plotlyjs(), script.read_text("utf-8")],
     )
-
-
-def _data_uri(figure: Figure) -> str:
-    sink = io.BytesIO()
-    with styled():
-        figure.savefig(sink, format="png", dpi=_DPI, metadata={"Software": None})
-    return f"data:image/png;base64,{base64.b64encode(sink.getvalue()).decode()}"
 
 
 def _examples(summary: PersonaSummary) -> Iterator[Table]:

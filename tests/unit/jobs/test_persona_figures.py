@@ -14,6 +14,7 @@ from matplotlib.text import Text
 from cluster.storage import StorageSpec
 from jobs.figures.write import write_figures
 from jobs.persona.figures import NAMES, make_figures
+from jobs.persona.page.figures import drawn
 from jobs.persona.summary import PersonaSummary
 
 COEFFS = (-3.0, 0.0, 5.0)
@@ -91,3 +92,35 @@ def test_nothing_is_drawn_of_nothing_and_names_stay_text(tmp_path: Path) -> None
         "cosines-a_b.png", "cosines-a_b.pdf"}  # fmt: skip
     write_figures(storage, {}, NAMES)
     assert not list((tmp_path / "out/figures").iterdir())
+
+
+def test_the_pages_figures_hold_the_numbers_of_the_tables() -> None:
+    summary = summary_of()
+    found = {figure.name: figure for figure in drawn(summary)}
+    kinds = ("trait_score", "coherence", "layers", "projections")
+    assert list(found) == [f"{k}-chat-{t}" for t in ("kind", "sly") for k in kinds] + [
+        "cosines-chat"
+    ]
+    (view,) = found["trait_score-chat-kind"].views
+    assert [line["y"] for line in view.series] == [[37, 52, 77], [38, 53, 78]]
+    assert [line["marked"] for line in view.series] == [[False, False, True]] * 2
+    assert view.series[0]["low"] == [40.0] * 3
+    (layers,) = found["layers-chat-kind"].views
+    assert [(line["name"], line["y"]) for line in layers.series] == [
+        ("coefficient -3", [37, 38]), ("coefficient 0", [52, 53]), ("coefficient 5", [77, 78])
+    ]  # fmt: skip
+    boxes = {view.label: view.series for view in found["projections-chat-sly"].views}
+    rows = summary.projections.query("trait == vector == 'sly' and at_layer == 3")
+    wanted = rows.query("condition == 'steered' and layer == 3 and coeff == 5")["median"].item()
+    assert boxes["3"][-1] == {"name": "5", **boxes["3"][-1], "median": round(wanted, 4)}
+    angles = {view.label: view.series[0]["z"] for view in found["cosines-chat"].views}
+    assert angles == {"1": [[1.0, 0.25], [0.25, 1.0]], "2": [[1.0, 0.5], [0.5, 1.0]]}
+
+
+def test_a_number_that_is_missing_is_none_and_nothing_is_drawn_of_nothing() -> None:
+    summary = summary_of()
+    summary.steered.loc[0, ["trait_score", "trait_score_low"]] = np.nan
+    (view,) = next(f for f in drawn(summary) if f.name == "trait_score-chat-kind").views
+    assert (view.series[0]["y"][0], view.series[0]["low"][0]) == (None, None)
+    empty = pd.DataFrame()
+    assert drawn(PersonaSummary(empty, empty, empty, empty, empty)) == []

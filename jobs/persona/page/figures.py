@@ -1,0 +1,200 @@
+"""The page's figures as plain data: each has views, of which the reader chooses one.
+
+The page's script draws them; see ``assets/figures.js``. A number that is missing is None.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import pandas as pd
+
+from jobs.persona.figures import BROKEN_DOWN, conditions
+from jobs.persona.summary import PersonaSummary
+from jobs.persona.tables import FROM_FILE
+
+Kind = Literal["lines", "boxes", "heat"]
+_ROW_DIGITS = 4
+
+
+@dataclass(frozen=True)
+class View:
+    """What a figure shows for one choice.
+
+    Attributes:
+        series: lines with x, y, low, high and which points are marked; boxes with their quantiles;
+            one grid of a heat map.
+    """
+
+    label: str
+    series: Sequence[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure.
+
+    Attributes:
+        x, y: titles of the axes.
+        choice: what tells the views apart; not asked for where there is one.
+        limits: of the vertical axis, or of the colours; None: what the numbers take.
+    """
+
+    name: str
+    title: str
+    caption: str
+    kind: Kind
+    x: str
+    y: str
+    choice: str
+    views: Sequence[View]
+    limits: tuple[float, float] | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """As plain data that JSON holds."""
+        return asdict(self)
+
+
+def drawn(summary: PersonaSummary) -> list[Figure]:
+    """The figures that a summary has the rows for."""
+    of_groups = [*_scores(summary.steered), *_projections(summary.projections)]
+    # Those of a model and a trait stand together.
+    of_groups.sort(key=lambda found: found[0])
+    return [*(figure for _, figure in of_groups), *_cosines(summary)]
+
+
+def _scores(steered: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
+    if steered.empty:
+        return
+    for (model, trait), rows in steered.groupby(["model", "trait"]):
+        of, where = f"{model}-{trait}", f"{model}, {trait}"
+        intervals = "Means over answers, judged 0 to 100; bands: 95 % intervals over questions."
+        marked = f"Crosses: coherence below {BROKEN_DOWN:g}, the text has broken down."
+        for name, y in (("trait_score", str(trait)), ("coherence", "coherence")):
+            yield (
+                of,
+                Figure(
+                    name=f"{name}-{of}",
+                    title=f"{'Coherence' if name == y else 'Score'} by coefficient, {where}",
+                    caption=f"{intervals} {marked}",
+                    kind="lines",
+                    x="coefficient",
+                    y=y,
+                    choice="positions",
+                    views=_line_views(rows, name, along="coeff", series="layer"),
+                    limits=(0.0, 100.0),
+                ),
+            )
+        if rows["layer"].nunique() > 1:
+            yield (
+                of,
+                Figure(
+                    name=f"layers-{of}",
+                    title=f"Score by layer, {where}",
+                    caption=f"To choose a layer by: {intervals[0].lower()}{intervals[1:]} {marked}",
+                    kind="lines",
+                    x="layer",
+                    y=str(trait),
+                    choice="positions",
+                    views=_line_views(rows, "trait_score", along="layer", series="coeff"),
+                    limits=(0.0, 100.0),
+                ),
+            )
+
+
+def _line_views(rows: pd.DataFrame, name: str, *, along: str, series: str) -> list[View]:
+    label = {"layer": "layer {:g}", "coeff": "coefficient {:g}"}[series]
+    return [
+        View(
+            str(positions),
+            [
+                {
+                    "name": label.format(float(str(value))),
+                    "x": [float(x) for x in of[along]],
+                    "y": _numbers(of[name]),
+                    "low": _numbers(of[f"{name}_low"]),
+                    "high": _numbers(of[f"{name}_high"]),
+                    "marked": [bool(c < BROKEN_DOWN) for c in of["coherence"]],
+                }
+                for value, of in of_positions.sort_values(along).groupby(series)
+            ],
+        )
+        for positions, of_positions in rows.groupby("positions")
+    ]
+
+
+def _projections(projections: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
+    if projections.empty:
+        return
+    own = projections[
+        (projections["trait"] == projections["vector"])
+        & projections["pooling"].isin(["response_mean", FROM_FILE])
+    ]
+    quantiles = ("low", "lower", "median", "upper", "high")
+    for (model, trait), rows in own.groupby(["model", "trait"]):
+        layers = sorted(rows[rows["condition"] == "steered"]["layer"].dropna().unique())
+        views = [
+            View(
+                f"{int(layer)}",
+                [
+                    # Positions of one coefficient are weighted alike.
+                    {"name": label, **{q: _number(of[q].mean()) for q in quantiles}}
+                    for label, of in conditions(rows[rows["at_layer"] == layer], int(layer))
+                    if len(of)
+                ],
+            )
+            for layer in layers
+        ]
+        if views:
+            yield (
+                f"{model}-{trait}",
+                Figure(
+                    name=f"projections-{model}-{trait}",
+                    title=f"Projections on the vector, {model}, {trait}",
+                    caption="Of mean response states at the layer that is steered: asked not to "
+                    "show the trait, asked to, and at each coefficient. Boxes: the middle half; "
+                    "whiskers: 5 % to 95 % of answers.",
+                    kind="boxes",
+                    x="",
+                    y="projection",
+                    choice="layer",
+                    views=views,
+                ),
+            )
+
+
+def _cosines(summary: PersonaSummary) -> Iterator[Figure]:
+    if summary.cosines.empty:
+        return
+    for model, rows in summary.cosines.groupby("model"):
+        traits = list(dict.fromkeys([*rows["trait"], *rows["other"]]))
+        if len(traits) < 2:
+            continue
+        views = []
+        for layer, of in rows.groupby("layer"):
+            cosine = {(r.trait, r.other): _number(r.cosine) for r in of.itertuples()}
+            grid = [[cosine.get((a, b), cosine.get((b, a))) for b in traits] for a in traits]
+            views.append(View(f"{layer}", [{"x": traits, "y": traits, "z": grid}]))
+        yield Figure(
+            name=f"cosines-{model}",
+            title=f"Cosines between traits, {model}",
+            caption="Of the vectors that steer; 1 is the same direction.",
+            kind="heat",
+            x="",
+            y="",
+            choice="layer",
+            views=views,
+            limits=(-1.0, 1.0),
+        )
+
+
+def _numbers(values: pd.Series) -> list[float | None]:
+    return [_number(value) for value in values]
+
+
+def _number(value: Any) -> float | None:
+    number = float(value)
+    return round(number, _ROW_DIGITS) if math.isfinite(number) else None
