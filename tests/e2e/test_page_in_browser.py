@@ -220,7 +220,8 @@ def test_a_persona_page_is_drawn_and_fetches_nothing(
     assert set(figures) == {"cosines-chat"} | {
         f"{kind}-chat-{trait}" for kind in kinds for trait in ("kind", "sly")
     }
-    assert all(across > 100 and up > 10 for across, up in figures.values()), figures
+    # A box is a trace of its own, and a line may be level.
+    assert all(across > 15 and up > 4 for across, up in figures.values()), figures
     chooser = page.locator("#projections-chat-kind select")
     boxes = "document.querySelector('#projections-chat-kind .plot').data.map((t) => t.median[0])"
     before = page.evaluate(boxes)
