@@ -112,7 +112,7 @@ def test_a_replica_killed_and_nodes_added_drained_and_removed_leave_the_same_row
     import ray
 
     from cluster.backends.ray_backend import RayBackend
-    from cluster.backends.ray_session import num_fitting
+    from cluster.placement import Share, num_fitting
 
     first, second = [n["NodeID"] for n in ray.nodes() if n["Resources"].get("CPU") and n["Alive"]]
     adding = threading.Thread(target=machines.add_node)
@@ -147,7 +147,9 @@ def test_a_replica_killed_and_nodes_added_drained_and_removed_leave_the_same_row
     scheduler = Scheduler([POOL], 1, POLICY)
     scheduler.add([show.task() for _ in range(6)])
     spec = StorageSpec(str(tmp_path / "out"))
-    with RayBackend(spec, room_of=lambda nodes: int(num_fitting(nodes, 1, 0))) as backend:
+    with RayBackend(
+        spec, room_of=lambda nodes: sum(num_fitting(node, Share()) for node in nodes)
+    ) as backend:
         outcome = execute(backend, scheduler, on_event=watch, on_finished=show.more, poll_s=0.05)
     adding.join()
     assert outcome.complete, outcome
