@@ -8,8 +8,13 @@ XLA_BIN := .venv-xla/bin
 demo: .venv/.installed  ## a small sweep through Ray on this machine
 	$(BIN)/steersweep run demo
 
-test: .venv/.installed-dev  ## the test suite
+test: .venv/.installed-dev  ## the test suite, or what ARGS selects of it
+ifeq ($(strip $(ARGS)),)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not ray" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m ray
+else
 	$(BIN)/python -m pytest $(ARGS)
+endif
 
 test-xla: .venv-xla/.installed  ## device xla on torch_xla's CPU runtime; downloads torch 2.9, not part of the CI
 	$(XLA_BIN)/python -c 'import torch_xla'

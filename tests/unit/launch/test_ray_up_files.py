@@ -73,8 +73,12 @@ def test_aws_would_start_spot_workers(tmp_path: Path, monkeypatch: pytest.Monkey
         monkeypatch.setenv(variable, "testing")
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
-    with mock_aws():
+    mock = mock_aws()
+    mock.start(reset=False)  # the data are those of the session's S3 server, too
+    try:
         config = bootstrap_aws(prepare_config(read("aws-gpu")))
+    finally:
+        mock.stop(remove_data=False)
     types = config["available_node_types"]
     worker, head = (types[name]["node_config"] for name in ("gpu-spot", "head"))
     assert worker["InstanceMarketOptions"] == {"MarketType": "spot"}
