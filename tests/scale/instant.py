@@ -62,6 +62,9 @@ class InstantReplica:
     def __init__(self, *_: Any, **__: Any) -> None:
         pass
 
+    def placed(self) -> None:
+        pass
+
     def ready(self) -> Mapping[str, str]:
         return {}
 
