@@ -119,7 +119,7 @@ def _drive_sweep(settings: Settings) -> None:
         mock.patch("jobs.stereoset.run.WorkerFactory", counted),
         mock.patch.object(Lease, "acquire", acquire),
         mock.patch.object(Lease, "await_free", await_free),
-        mock.patch("jobs.stereoset.run.Scheduler", partial(Scheduler, policy=POLICY)),
+        mock.patch("jobs.executor.Policy", lambda **_: POLICY),
     ):
         cli.main()
 
