@@ -54,7 +54,7 @@ def test_nobody_reaches_the_dashboard_without_the_token(name: str) -> None:
     starts = config["head_start_ray_commands"] + config["worker_start_ray_commands"]
     assert all("RAY_AUTH_MODE=token" in command for command in starts if "ray start" in command)
     assert "--dashboard-host=127.0.0.1" in config["head_start_ray_commands"][-1]
-    assert config["file_mounts"]["/root/.ray/auth_token"] == "~/.ray/auth_token"
+    assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
 
 
 @pytest.mark.parametrize("name", NAMES)
