@@ -77,20 +77,19 @@ class Executor:
             resolve_num_replicas,
         )
 
-        compute = self._compute
+        compute, share = self._compute, self.share(device)
         if compute.wait_for_nodes_s != "auto":
             self._wait_s = compute.wait_for_nodes_s
         elif self._joined and has_autoscaler():
             self._wait_s = AUTOSCALER_WAIT_S
         num_replicas = resolve_num_replicas(
             None if compute.replicas == "auto" else compute.replicas,
-            self.share(device),
+            share,
             num_tasks,
             wait_s=self._wait_s,
             say=say,
         )
         if compute.replicas == "auto":
-            share = self.share(device)
             self._room_of = lambda nodes: sum(num_fitting(node, share) for node in nodes)
         say(f"{num_replicas} replica{'s' if num_replicas > 1 else ''} on {device}")
         return num_replicas

@@ -75,11 +75,7 @@ def _projections(projections: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
 
     Boxes are the middle half, whiskers 5 % to 95 %. Steered: at the layer that was steered.
     """
-    own = projections[
-        (projections["trait"] == projections["vector"])
-        & projections["pooling"].isin(["response_mean", FROM_FILE])
-    ]
-    for (model, trait), rows in own.groupby(["model", "trait"]):
+    for (model, trait), rows in on_own_vectors(projections).groupby(["model", "trait"]):
         steered = rows[rows["condition"] == "steered"]
         layers = sorted(steered["layer"].dropna().unique())[:_MOST_LAYERS]
         if not layers:
@@ -102,6 +98,15 @@ def _projections(projections: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
             panel.axhline(0, color=FAINT, linewidth=0.6, zorder=0)
         axes[0, 0].set_ylabel("projection")
         yield f"projections-{model}-{trait}", figure
+
+
+def on_own_vectors(projections: pd.DataFrame) -> pd.DataFrame:
+    """Those of answers on the vector of their own trait."""
+    own: pd.DataFrame = projections[
+        (projections["trait"] == projections["vector"])
+        & projections["pooling"].isin(["response_mean", FROM_FILE])
+    ]
+    return own
 
 
 def conditions(rows: pd.DataFrame, layer: int) -> Iterator[tuple[str, pd.DataFrame]]:

@@ -12,9 +12,8 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from jobs.persona.figures import BROKEN_DOWN, conditions
+from jobs.persona.figures import BROKEN_DOWN, conditions, on_own_vectors
 from jobs.persona.summary import PersonaSummary
-from jobs.persona.tables import FROM_FILE
 
 Kind = Literal["lines", "boxes", "heat"]
 _ROW_DIGITS = 4
@@ -129,12 +128,8 @@ def _line_views(rows: pd.DataFrame, name: str, *, along: str, series: str) -> li
 def _projections(projections: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     if projections.empty:
         return
-    own = projections[
-        (projections["trait"] == projections["vector"])
-        & projections["pooling"].isin(["response_mean", FROM_FILE])
-    ]
     quantiles = ("low", "lower", "median", "upper", "high")
-    for (model, trait), rows in own.groupby(["model", "trait"]):
+    for (model, trait), rows in on_own_vectors(projections).groupby(["model", "trait"]):
         layers = sorted(rows[rows["condition"] == "steered"]["layer"].dropna().unique())
         views = [
             View(
