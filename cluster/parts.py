@@ -123,7 +123,7 @@ def read_part(storage: Storage, key: str, task_id: str | None = None) -> pa.Tabl
 
 
 def check_parts(
-    storage: Storage, task_ids: Mapping[str, str], max_threads: int = 16
+    storage: Storage, task_ids: Mapping[str, str], num_threads: int = 16
 ) -> tuple[dict[str, PartInfo], dict[str, CorruptPartError]]:
     """Check the parts {key: task id}; return (good, bad), each in the order given.
 
@@ -146,8 +146,8 @@ def check_parts(
     chunks = [keys[at : at + _KEYS_PER_CALL] for at in range(0, len(keys), _KEYS_PER_CALL)]
     good: dict[str, PartInfo] = {}
     bad: dict[str, CorruptPartError] = {}
-    with thread_pool(max_threads) as pool:
-        found = chain.from_iterable(pool.map(check_some, chunks))
+    with thread_pool(num_threads) as pool:
+        found = chain.from_iterable(pool.imap(check_some, chunks))
         for key, info in zip(keys, found, strict=True):
             if isinstance(info, PartInfo):
                 good[key] = info

@@ -127,7 +127,7 @@ def _tables(
     """((shard, storage key), table) of each part of a group that is done."""
     parts = inventory.parts_done(table, group)
     with thread_pool(_READERS) as pool:
-        tables = pool.map(lambda part: read_part(storage, part[2], part[1]), parts)
+        tables = pool.imap(lambda part: read_part(storage, part[2], part[1]), parts)
         for (task, _, key), found in zip(parts, tables, strict=True):
             yield (task.shard, key), found
 

@@ -61,7 +61,7 @@ class ReplyStore:
         self._writing = asyncio.Lock()
         keys = [entry.key for entry in storage.list(PREFIX)]
         with thread_pool(_THREADS) as pool:
-            for key, table in zip(keys, pool.map(self._read, keys), strict=True):
+            for key, table in zip(keys, pool.imap(self._read, keys), strict=True):
                 if table is not None:
                     self._take(key, table)
 
@@ -95,7 +95,7 @@ class ReplyStore:
         small, self._small = self._small, {}
         self._commit(_PACK, pa.concat_tables(small.values()))
         with thread_pool(_THREADS) as pool:
-            list(pool.map(self._storage.delete, small))
+            list(pool.imap(self._storage.delete, small))
 
     def _write(self, batch: Mapping[str, tuple[str, Verdict]]) -> None:
         table = pa.Table.from_pylist(
