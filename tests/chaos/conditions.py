@@ -1,4 +1,7 @@
-"""What a process of a trial is made to live with: short patience, a wrong clock, a full disk."""
+"""What a process of a trial is made to live with: short patience, a wrong clock, a full disk.
+
+Also what it is made to note down.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from cluster.losses import LossBook
 from cluster.storage import files, s3
+from tests.chaos import stopwatch
 
 
 def hurry() -> None:
@@ -44,3 +49,15 @@ def fill_disk_while(flag: str) -> None:
         real(path, data)
 
     files.write_new = write_new
+
+
+def note_second_attempts(log: str) -> None:
+    """Note each task that the driver has an idle replica run a second time."""
+    real = LossBook.attempt_began
+
+    def attempt_began(book: LossBook, *, is_second: bool, is_again: bool) -> None:
+        if is_second:
+            stopwatch.note(log, stopwatch.SECOND_ATTEMPT)
+        real(book, is_second=is_second, is_again=is_again)
+
+    LossBook.attempt_began = attempt_began  # type: ignore[method-assign]

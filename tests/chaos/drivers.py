@@ -10,7 +10,7 @@ import signal
 import sys
 import uuid
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +28,7 @@ from cluster.lease import Lease
 from cluster.ledger import Ledger
 from cluster.outcome import Outcome
 from cluster.parts import check_parts, read_part
+from cluster.placement import Node, Share, num_fitting
 from cluster.policy import Policy
 from cluster.scheduler import Scheduler
 from cluster.storage import Storage, StorageSpec
@@ -46,6 +47,7 @@ POLICY = Policy(
     start_deadline_s=60.0,
     stall_s=20.0,
     no_progress_s=120.0,
+    least_gain_s=0.5,
 )
 
 
@@ -84,6 +86,7 @@ def drive(settings: Settings) -> None:
     )
     conditions.hurry()
     conditions.fill_disk_while(settings.full_flag)
+    conditions.note_second_attempts(settings.log)
     if settings.clock_offset_s:
         conditions.shift_clock(settings.clock_offset_s)
     if settings.spec:
@@ -152,7 +155,7 @@ def _drive_cheap(settings: Settings, signals: StopSignals) -> int:
         )
         scheduler = Scheduler([Pool("cheap", factory)], settings.num_slots, POLICY)
         scheduler.add(job.first_tasks())
-        backend = stack.enter_context(RayBackend(spec, lease.token))
+        backend = stack.enter_context(RayBackend(spec, lease.token, _room_of))
         try:
             outcome = execute(
                 backend,
@@ -171,6 +174,11 @@ def _drive_cheap(settings: Settings, signals: StopSignals) -> int:
         ledger.write_record(_record(ended, record))
         print(ended)
         return 0 if outcome.complete else 2 if outcome.stop and outcome.stop.user_must_act else 1
+
+
+def _room_of(nodes: Sequence[Node]) -> int:
+    """As `replicas: auto` follows the nodes that come and go."""
+    return sum(num_fitting(node, Share()) for node in nodes)
 
 
 def _record(outcome: str, before: dict[str, object] | None) -> dict[str, object]:

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
+from ray.core.generated import autoscaler_pb2
 
 from tests.chaos.proxy import FaultProxy
 from tests.support.s3 import BUCKET, s3_server
@@ -39,7 +41,7 @@ MORE_SHAPES = {"two nodes": 2}
 
 
 class RayMachines:
-    """A Ray cluster of a shape, made whole again by `heal`."""
+    """A Ray cluster of a shape, brought back to it by `heal`."""
 
     def __init__(self, shape: str) -> None:
         self.shape = shape
@@ -52,7 +54,7 @@ class RayMachines:
         return str(self._cluster.address)
 
     def heal(self) -> None:
-        """Bring back what is missing."""
+        """Bring back what is missing, and take away what was added."""
         if self._cluster is not None and not self._is_alive(self._cluster.head_node):
             self.close()
         if self._cluster is None:
@@ -70,8 +72,15 @@ class RayMachines:
             for node in list(self._cluster.worker_nodes):
                 if not self._is_alive(node):
                     self._cluster.remove_node(node, allow_graceful=False)
+            for node in self._nodes()[self.num_slots :]:
+                self._cluster.remove_node(node)
             while len(self._cluster.worker_nodes) < self.num_slots:
                 self.add_node()
+
+    @property
+    def num_places(self) -> int:
+        """Replicas that there is room for now."""
+        return self.num_slots if self.shape == "one node" else len(self._nodes())
 
     def add_node(self) -> None:
         self._cluster.add_node(num_cpus=1, object_store_memory=OBJECT_STORE_BYTES)
@@ -82,6 +91,24 @@ class RayMachines:
         if nodes:
             self._cluster.remove_node(nodes[number % len(nodes)])
         return bool(nodes)
+
+    def drain_node(self, number: int, within_s: float) -> bool:
+        """Say that a node will be gone, and take it away then; False where none is left."""
+        nodes = self._nodes()
+        if nodes:
+            node = nodes[number % len(nodes)]
+            self.drain_node_of(node.node_id, within_s)
+            time.sleep(within_s)
+            self._cluster.remove_node(node)
+        return bool(nodes)
+
+    def drain_node_of(self, node_id: str, within_s: float) -> None:
+        """Tell Ray what an autoscaler or a preemption notice tells it of a node."""
+        reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+        deadline_ms = int((time.time() + within_s) * 1000)
+        gcs = GcsClient(address=self.address)
+        accepted, why = gcs.drain_node(node_id, reason, "", deadline_ms)
+        assert accepted, why
 
     def remove_node_of(self, node_id: str) -> None:
         """Take away the node of that id."""

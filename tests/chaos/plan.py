@@ -13,12 +13,13 @@ ANYWHERE = {
     "kill replica": 4,
     "kill raylet": 2,
     "stop driver": 2,
+    "stop replica": 3,
     "second driver": 2,
     "wrong clock": 1,
 }
 ON_S3 = {"s3 down": 3}
 ON_DISK = {"disk full": 3}
-ON_THREE_NODES = {"remove node": 3, "add node": 2}
+ON_THREE_NODES = {"remove node": 3, "drain node": 3, "add node": 2}
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Fault:
     number: int
     "Which of several, such as nodes."
     amount: float
-    "Seconds, of an outage or until a stopped driver goes on."
+    "Seconds, of an outage, until a stopped process goes on, or until a drained node is gone."
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,8 @@ def summary(results: Sequence[Result]) -> dict[str, Any]:
         "partial": sum(r.num_partial for r in results),
         "hangs": sum(r.num_hangs for r in results),
         "done again": sum(r.num_done_again for r in results),
-        "in flight at the faults": sum(r.most_done_again for r in results),
+        "second attempts": sum(r.num_second_attempts for r in results),
+        "most that may be": sum(r.most_done_again for r in results),
         "runs": sum(r.num_sessions for r in results),
         "seconds": round(sum(r.seconds for r in results), 1),
         "faults": {
@@ -80,6 +81,7 @@ def write_json(path: Path, seed: int, results: Sequence[Result], disk: str) -> N
             "partial": r.num_partial,
             "hangs": r.num_hangs,
             "done_again": r.num_done_again,
+            "second_attempts": r.num_second_attempts,
             "most_done_again": r.most_done_again,
             "runs": r.num_sessions,
             "seconds": round(r.seconds, 2),

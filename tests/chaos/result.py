@@ -28,8 +28,10 @@ class Result:
     num_partial: int = 0
     num_hangs: int = 0
     num_done_again: int = 0
+    num_second_attempts: int = 0
+    "Of slow tasks, by an idle replica."
     most_done_again: int = 0
-    "Tasks in flight at the faults: no more may be done again."
+    "Tasks in flight at the faults, and second attempts: no more may be done again."
     num_sessions: int = 0
     seconds: float = 0.0
     recovery_s: dict[str, list[float]] = field(default_factory=dict)

@@ -23,6 +23,7 @@ from tests.support.sweeps import write_spec
 HANG_S = 120.0
 MOST_SESSIONS = 12
 WRONG_CLOCK = "wrong clock"
+DRAIN_S = 2.0  # within which a driver sees that a node is being taken away
 SWEEP: dict[str, Any] = {
     "steering": {"layers": [1, 4], "coeffs": [-3, 400]},
     "data": {"path": "embedded:examples.json", "splits": ["intersentence"]},
@@ -78,6 +79,8 @@ class Sessions:
         result.s3_faults = Counter(mix.done)
         entries = stopwatch.read(self._log)
         result.num_done_again = stopwatch.num_done_again(entries)
+        result.num_second_attempts = stopwatch.num_second_attempts(entries)
+        result.most_done_again += result.num_second_attempts
         for kind, when in self._marks:
             # The other replicas go on: what a lost one costs is the time to the next.
             is_replica = kind == "kill replica"
@@ -136,8 +139,7 @@ class Sessions:
     # -- faults ---------------------------------------------------------------------------------
 
     def _do(self, fault: Fault, driver: BaseProcess) -> None:
-        num_slots = self._machines.num_slots
-        allowed = num_slots
+        num_places = allowed = self._machines.num_places
         num_up = sum(is_running(pid) for pid in self.replicas())
         now = time.monotonic()
         match fault.kind:
@@ -149,11 +151,15 @@ class Sessions:
                 done = self._machines.kill_raylet(fault.number)
             case "remove node":
                 done = self._machines.remove_node(fault.number)
+            case "drain node":
+                done = self._machines.drain_node(fault.number, DRAIN_S + fault.amount)
             case "add node":
                 self._machines.add_node()
                 done, allowed = True, 0
             case "stop driver":
-                done, allowed = self._stop_driver(driver, fault.amount), 2 * num_slots
+                done, allowed = self._stop_driver(driver, fault.amount), 2 * num_places
+            case "stop replica":
+                done, allowed = self._stop_replica(fault.number, fault.amount), 0
             case "second driver":
                 done, allowed = self._second_driver(driver), 0
             case "s3 down":
@@ -168,12 +174,12 @@ class Sessions:
             self.result.faults_done[fault.kind] += 1
             self.result.most_done_again += allowed
             # While replicas are being started anyway, the next one is not this one's successor.
-            if allowed and (fault.kind != "kill replica" or num_up == num_slots):
+            if allowed and (fault.kind != "kill replica" or num_up == num_places):
                 self._marks.append((fault.kind, now))
 
     def _can(self, fault: Fault) -> bool:
-        """A replica can be killed once there is one."""
-        return fault.kind != "kill replica" or any(is_running(pid) for pid in self.replicas())
+        """A replica can be killed or stopped once there is one."""
+        return not fault.kind.endswith("replica") or any(is_running(pid) for pid in self.replicas())
 
     def _kill(self, pid: int | None) -> bool:
         assert pid is not None
@@ -183,10 +189,26 @@ class Sessions:
         return False
 
     def _kill_replica(self, number: int) -> bool:
-        """One of this trial's own, by the ids that they noted down."""
+        pid = self._one_replica(number)
+        return pid is not None and self._kill(pid)
+
+    def _stop_replica(self, number: int, seconds: float) -> bool:
+        """SIGSTOP for a while. Others may run its task meanwhile; then its own attempt is late."""
+        pid = self._one_replica(number)
+        if pid is None:
+            return False
+        try:
+            os.kill(pid, signal.SIGSTOP)
+            time.sleep(seconds)
+            os.kill(pid, signal.SIGCONT)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def _one_replica(self, number: int) -> int | None:
+        """One of this trial's own that lives, by the ids that they noted down."""
         alive = [pid for pid in self.replicas() if is_running(pid)]
-        alive = alive[: self._machines.num_slots]
-        return bool(alive) and self._kill(alive[number % len(alive)])
+        return alive[number % len(alive)] if alive else None
 
     def _stop_driver(self, driver: BaseProcess, seconds: float) -> bool:
         """SIGSTOP for longer than its lease; another driver takes over, and then it wakes.

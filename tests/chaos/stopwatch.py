@@ -8,6 +8,9 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+SECOND_ATTEMPT = "second"
+"What a driver notes; all else is noted by replicas."
+
 
 def note(log: str, what: str, task_id: str = "-") -> None:
     """Append a line; one write of a short line is atomic. Time is the machine's monotonic one."""
@@ -21,7 +24,7 @@ def note(log: str, what: str, task_id: str = "-") -> None:
 
 @dataclass(frozen=True)
 class Entry:
-    """`what` is load, start or end."""
+    """`what` is load, start or end of a replica, or `SECOND_ATTEMPT` of a driver."""
 
     time: float
     what: str
@@ -43,9 +46,15 @@ def num_done_again(entries: list[Entry]) -> int:
     return sum(starts.values()) - len(starts)
 
 
+def num_second_attempts(entries: list[Entry]) -> int:
+    """Tasks that were given to a second replica while the first was at them."""
+    return sum(e.what == SECOND_ATTEMPT for e in entries)
+
+
 def pids(entries: list[Entry]) -> list[int]:
     """Replicas by process id, latest first."""
-    return list(dict.fromkeys(e.pid for e in reversed(entries)))
+    of_replicas = (e.pid for e in reversed(entries) if e.what != SECOND_ATTEMPT)
+    return list(dict.fromkeys(of_replicas))
 
 
 def replaced_after(entries: list[Entry], fault: float) -> float | None:

@@ -43,6 +43,9 @@ TRIALS = {
     "nodes that go": trial(
         "local", fault("kill raylet", 2.5), fault("remove node", 0.5), shape="three nodes"
     ),
+    "a notice and a halt": trial(
+        "s3", fault("drain node", 2.5), fault("stop replica", 0.5), shape="three nodes"
+    ),
 }
 
 

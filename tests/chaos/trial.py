@@ -32,8 +32,8 @@ class Runner:
         result.equal = found == wanted
         if result.num_done_again > result.most_done_again:
             result.problems.append(
-                f"{result.num_done_again} tasks were done again, {result.most_done_again} were in "
-                "flight at the faults"
+                f"{result.num_done_again} tasks were done again, where {result.most_done_again} "
+                "were in flight at the faults or begun a second time"
             )
         return result
 

@@ -7,7 +7,6 @@ import shutil
 import signal
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -58,17 +57,6 @@ def machines(monkeypatch: pytest.MonkeyPatch) -> Iterator[RayMachines]:
         ray.shutdown()
         made.close()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def drain(node_id: str, within_s: float) -> None:
-    """What an autoscaler or a preemption notice tells Ray of a node."""
-    import ray._private.worker as worker
-    from ray.core.generated import autoscaler_pb2
-
-    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
-    deadline_ms = int((time.time() + within_s) * 1000)
-    accepted, why = worker.global_worker.gcs_client.drain_node(node_id, reason, "", deadline_ms)
-    assert accepted, why
 
 
 class Show:
@@ -131,7 +119,7 @@ def test_a_replica_killed_and_nodes_added_drained_and_removed_leave_the_same_row
             (is_finished, adding.start),
             (
                 lambda e: isinstance(e, ReplicaReady) and len(show.pids) == 3,
-                lambda: drain(first, 60),
+                lambda: machines.drain_node_of(first, 60),
             ),
             (lambda e: e == RoomChanged(2), lambda: None),
             (is_finished, remove(second)),
