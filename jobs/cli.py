@@ -398,8 +398,9 @@ def bench(
         steersweep bench --cluster --shape qwen2-small --data dev.json
     """
     from jobs.bench.generate import GenerateOptions, bench_generate
+    from jobs.bench.options import numbers
     from jobs.bench.run import bench as measure
-    from jobs.bench.subject import BenchOptions, numbers
+    from jobs.bench.subject import BenchOptions
     from jobs.console import say
 
     if cluster:

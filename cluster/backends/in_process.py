@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from types import TracebackType
-from typing import Self
 
+from cluster.backends.base import Backend
 from cluster.replica import Replica
 from cluster.storage import StorageSpec
 from cluster.tasks import (
@@ -23,7 +22,7 @@ from cluster.tasks import (
 )
 
 
-class InProcessBackend:
+class InProcessBackend(Backend):
     """Runs one call per `poll`, in the order in which the calls were asked for."""
 
     def __init__(self, storage_spec: StorageSpec) -> None:
@@ -62,17 +61,6 @@ class InProcessBackend:
         """See `Backend.close`."""
         self._replicas.clear()
         self._calls.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _call(self, slot: int, work: tuple[Task, str] | None) -> Event:
         replica = self._replicas[slot]

@@ -13,12 +13,12 @@ import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import ray
 from ray import exceptions as ray_errors
 
+from cluster.backends.base import Backend
 from cluster.backends.node_watch import NodeWatch
 from cluster.lease import LeaseToken
 from cluster.placement import Node, Share
@@ -67,7 +67,7 @@ class _Actor:
         return str(self.handle._actor_id.hex())
 
 
-class RayBackend:
+class RayBackend(Backend):
     """Runs replicas on the Ray cluster that this process is connected to."""
 
     def __init__(
@@ -157,17 +157,6 @@ class RayBackend:
         self._nodes.close()
         for slot in list(self._actors):
             self.stop(slot)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _collect_placed(self, slot: int, ref: Any) -> list[Event]:
         self._actors[slot].placed = None

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 from jobs.bench.generate import GenerateOptions, bench_generate
+from jobs.bench.options import numbers
 from jobs.bench.run import bench
 from jobs.bench.shapes import SHAPES
-from jobs.bench.subject import BenchOptions, numbers
+from jobs.bench.subject import BenchOptions
 from steering_core.errors import InputError
 from steering_core.models import DEVICES, DTYPES
 

@@ -29,6 +29,7 @@ from cluster.scheduler import Scheduler
 from cluster.storage import StorageSpec
 from cluster.tasks import Pool, Task, WorkerFactory
 from jobs.bench.machine import Machine, machine_of
+from jobs.bench.options import check_options
 from jobs.bench.report import grid
 from jobs.bench.rows import draw_examples, train_tokenizer
 from jobs.bench.shapes import build_shape
@@ -84,11 +85,8 @@ class ClusterOptions:
 
     def check(self) -> None:
         """Raise InputError for a number that cannot be measured."""
-        least = {"replicas": 2, "threads": 1, "tasks": 1, "tokens_per_batch": 1, "repeats": 1}
-        for name, fewest in least.items():
-            if getattr(self, name) < fewest:
-                option = f"--{name.replace('_', '-')}"
-                raise InputError(f"{option} must be at least {fewest}, got {getattr(self, name)}")
+        at_least = {"replicas": 2, "threads": 1, "tasks": 1, "tokens_per_batch": 1, "repeats": 1}
+        check_options(self, at_least)
         if self.tasks % self.replicas:
             raise InputError(
                 f"--tasks must be a multiple of --replicas ({self.replicas}), got {self.tasks}: "
@@ -96,10 +94,6 @@ class ClusterOptions:
             )
         if self.task_seconds <= 0:
             raise InputError(f"--task-seconds must be more than 0, got {self.task_seconds}")
-        if not self.coeffs:
-            raise InputError("--coeffs needs at least one coefficient")
-        if self.json is not None and not Path(self.json).expanduser().parent.is_dir():
-            raise InputError(f"--json {self.json}: there is no such folder")
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,10 @@ import transformers
 
 from jobs.bench.machine import Machine, bench_device, machine_of
 from jobs.bench.measure import matmul_flops_per_s
+from jobs.bench.options import check_one_model, check_options
 from jobs.bench.report import grid
 from jobs.bench.shapes import build_shape
 from jobs.resources import local_path
-from steering_core.errors import InputError
 from steering_core.generation import GenerationRow, generate
 from steering_core.hook_points import HookPoint
 from steering_core.interventions import Intervention
@@ -73,17 +73,9 @@ class GenerateOptions:
 
     def check(self) -> None:
         """Raise InputError for a number that cannot be measured."""
-        if self.shape is not None and self.model is not None:
-            raise InputError("give --shape or --model, not both")
-        least = {"prompts": 1, "new_tokens": 2, "rows_at_once": 1, "alone": 1, "repeats": 1}
-        for name, fewest in least.items():
-            if getattr(self, name) < fewest:
-                option = f"--{name.replace('_', '-')}"
-                raise InputError(f"{option} must be at least {fewest}, got {getattr(self, name)}")
-        if not self.coeffs:
-            raise InputError("--coeffs needs at least one coefficient")
-        if self.json is not None and not Path(self.json).expanduser().parent.is_dir():
-            raise InputError(f"--json {self.json}: there is no such folder")
+        check_one_model(self.shape, self.model)
+        at_least = {"prompts": 1, "new_tokens": 2, "rows_at_once": 1, "alone": 1, "repeats": 1}
+        check_options(self, at_least)
 
 
 @dataclass(frozen=True)

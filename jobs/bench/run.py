@@ -23,7 +23,6 @@ from jobs.bench.scaling import Scaling, measure_scaling
 from jobs.bench.search import best_engine_tokens, best_plain_batch
 from jobs.bench.subject import BenchOptions, Subject, load_subject
 from steering_core.encoding import EncodedExample
-from steering_core.errors import InputError
 from steering_core.flops import costs_of, needed_flops, needs_of, plain_flops
 from steering_core.packing import batches
 from steering_core.tuning import Tuning
@@ -38,9 +37,6 @@ def bench(options: BenchOptions, say: Callable[[str], None]) -> BenchResult:
         InputError: something the user must change; raised before anything is measured.
     """
     options.check()
-    into = None if options.json is None else Path(options.json).expanduser()
-    if into is not None and not into.parent.is_dir():
-        raise InputError(f"--json {into}: there is no folder {into.parent}")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     transformers.logging.disable_progress_bar()
     if options.threads is not None:
@@ -49,8 +45,9 @@ def bench(options: BenchOptions, say: Callable[[str], None]) -> BenchResult:
     subject = load_subject(options)
     say(f"{subject.model.name} is ready after {time.monotonic() - started:.0f} s; measuring")
     result = measure(subject, options)
-    if into is not None:
-        into.write_text(json.dumps(result.as_json(), indent=2) + "\n", encoding="utf-8")
+    if options.json is not None:
+        text = json.dumps(result.as_json(), indent=2) + "\n"
+        Path(options.json).expanduser().write_text(text, encoding="utf-8")
     say(table(result))
     return result
 

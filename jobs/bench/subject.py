@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from jobs.bench.machine import bench_device
+from jobs.bench.options import check_one_model, check_options
 from jobs.bench.plain import Steering
 from jobs.bench.rows import draw_examples, encode, train_tokenizer
 from jobs.bench.shapes import build_shape
@@ -27,8 +28,6 @@ from steering_core.models import (
 from steering_core.probes import engine_for
 from steering_core.protocol import PROTOCOLS, ProtocolName
 from steering_core.vectors import SteeringVectors, fit_mean_difference
-
-_Number = TypeVar("_Number", int, float)
 
 _POOL, _POOL_EMBEDDED = 1024, 192
 _ROWS_FOR_VECTORS = 8
@@ -71,29 +70,10 @@ class BenchOptions:
 
     def check(self) -> None:
         """Raise InputError for a combination or a number that cannot be measured."""
-        if self.shape is not None and self.model is not None:
-            raise InputError("give --shape or --model, not both")
-        least = {
-            "rows": self.rows,
-            "threads": self.threads,
-            "tokens-per-batch": self.tokens_per_batch,
-            "repeats": self.repeats,
-        }
-        for name, value in least.items():
-            if value is not None and value < 1:
-                raise InputError(f"--{name} must be at least 1, got {value}")
+        check_one_model(self.shape, self.model)
+        check_options(self, {"rows": 1, "threads": 1, "tokens_per_batch": 1, "repeats": 1})
         if self.seconds <= 0:
             raise InputError(f"--seconds must be more than 0, got {self.seconds}")
-        if not self.coeffs:
-            raise InputError("--coeffs needs at least one coefficient")
-
-
-def numbers(text: str, of: Callable[[str], _Number], option: str) -> tuple[_Number, ...]:
-    """The numbers of ``1,3,5``; raises InputError for anything else, naming the option."""
-    try:
-        return tuple(of(part) for part in text.split(","))
-    except ValueError:
-        raise InputError(f"{option} takes numbers with commas between them, got {text!r}") from None
 
 
 @dataclass(frozen=True)

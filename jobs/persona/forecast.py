@@ -72,9 +72,7 @@ def _forecasts(storage: Storage, sweep: PersonaSweep, parts: Parts) -> Iterator[
     for model in sweep.models.values():
         tokenizer = load_tokenizer(model.source)
         generation = sweep.spec.generation
-        chat = ChatFormat(
-            tokenizer, model.name, system=generation.system, options=generation.template
-        )
+        chat = generation.chat_format(tokenizer, model.name)
         for trait, of in sweep.traits.items():
             prompts = (of.trait.eval_prompt, COHERENCE_PROMPT)
             for phase, rows in _rows(sweep, trait):

@@ -17,7 +17,6 @@ from jobs.persona.traits import Trait, read_trait
 from jobs.resources import local_path
 from jobs.spec import ModelSpec, SpecModel
 from jobs.vector_files import content_digest, read_vectors_of_spec
-from steering_core.chat import ChatFormat
 from steering_core.errors import InputError
 from steering_core.exchange.vector_file import VectorFile
 from steering_core.hook_points import check_layers
@@ -174,13 +173,10 @@ def _refuse_xla(kind: str) -> None:
 
 def _model(name: str, spec: ModelSpec, sweep: PersonaSpec, device: str) -> PersonaModel:
     source = ModelSource(local_path(spec.path), spec.revision, spec.trust_remote_code)
-    generation = sweep.generation
     try:
         tokenizer = load_tokenizer(source)
         facts = read_facts(source, tokenizer)
-        chat = ChatFormat(
-            tokenizer, spec.path, system=generation.system, options=generation.template
-        )
+        chat = sweep.generation.chat_format(tokenizer, spec.path)
         # A template that refuses a system message is known before anything is written.
         chat.prompt_ids("question", "You are a helpful assistant.")
     except InputError as error:

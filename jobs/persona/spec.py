@@ -20,7 +20,7 @@ from jobs.spec import (
     distinct,
     role,
 )
-from steering_core.chat import SystemRole
+from steering_core.chat import ChatFormat, SystemRole
 from steering_core.steerer import GenerationPositions
 
 StatePooling = Literal["response_mean", "prompt_mean", "prompt_last"]
@@ -84,6 +84,10 @@ class GenerationSpec(SpecModel):
     rows_at_once: AtLeastOne = Field(
         64, description="Answers written side by side", json_schema_extra=role("runtime")
     )
+
+    def chat_format(self, tokenizer: Any, model: str) -> ChatFormat:
+        """Prompts for a model of that name; see ``ChatFormat`` for what it refuses."""
+        return ChatFormat(tokenizer, model, system=self.system, options=self.template)
 
 
 class PersonaVectorsSpec(SpecModel):

@@ -23,7 +23,6 @@ from jobs.persona.worker import generation_row, sampling_of
 from jobs.recorded import recorded_sweep
 from steering_core.answer_check import AnswerCheck, check_answer
 from steering_core.certificate import draw
-from steering_core.chat import ChatFormat
 from steering_core.generation import Generated
 from steering_core.models import load_model, load_tokenizer
 from steering_core.vectors import SteeringVectors, from_safetensors
@@ -97,7 +96,7 @@ def _verify_model(
 ) -> _Verified:
     spec = sweep.spec.generation
     tokenizer = load_tokenizer(model.source)
-    chat = ChatFormat(tokenizer, model.name, system=spec.system, options=spec.template)
+    chat = spec.chat_format(tokenizer, model.name)
     loaded = load_model(model.source, device=sweep.device, dtype=model.dtype)
     sampling = sampling_of(spec, loaded, tokenizer)
     checks: dict[str, AnswerCheck] = {}

@@ -115,9 +115,7 @@ class PersonaWorker:
         transformers.logging.disable_progress_bar()
         torch.set_num_threads(self._num_threads)
         self._tokenizer = load_tokenizer(self._source)
-        self._chat = ChatFormat(
-            self._tokenizer, self._name, system=self._spec.system, options=self._spec.template
-        )
+        self._chat = self._spec.chat_format(self._tokenizer, self._name)
         self._model = load_model(
             self._source, device=self._device, dtype=self._dtype, gpu_share=self._gpu_share
         )

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import pyarrow as pa
 
+from cluster.backends.base import Backend
 from cluster.tasks import Event, Pool, Receipt, ReplicaReady, Task, TaskFinished
 
 DIGEST = "0" * 64
 
 
-class InstantBackend:
+class InstantBackend(Backend):
     """Every task is done as soon as somebody asks; nothing is computed or stored.
 
     `at_once`: events of one `poll` at most; 1 is the hardest on the driver, which then looks at all
@@ -43,17 +43,6 @@ class InstantBackend:
 
     def close(self) -> None:
         """See `Backend.close`."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class InstantReplica:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable
-from types import TracebackType
-from typing import Self
 
 import pytest
 
+from cluster.backends.base import Backend
 from cluster.driver import execute
 from cluster.outcome import Progress
 from cluster.policy import Policy
@@ -33,7 +32,7 @@ def make_tasks(*names: str) -> list[Task]:
     return [Task(name, "a", 1.0, {"rows": name}, None) for name in names]
 
 
-class FakeBackend:
+class FakeBackend(Backend):
     """Starts at once and finishes at once, unless told to keep silent."""
 
     def __init__(self, silent_about: Iterable[str] = ()) -> None:
@@ -59,17 +58,6 @@ class FakeBackend:
         return events
 
     def close(self) -> None:
-        pass
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
         pass
 
 

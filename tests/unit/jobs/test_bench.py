@@ -22,10 +22,11 @@ from jobs.bench import noise
 from jobs.bench.counts import counted
 from jobs.bench.draw import neighbours, spread
 from jobs.bench.noise import Distance, distance, float32_copy
+from jobs.bench.options import numbers
 from jobs.bench.plain import batched, num_positions_batched, num_positions_one_by_one, one_by_one
 from jobs.bench.run import bench
 from jobs.bench.shapes import SHAPES, build_shape
-from jobs.bench.subject import BenchOptions, Subject, load_subject, numbers
+from jobs.bench.subject import BenchOptions, Subject, load_subject
 from steering_core.encoding import EncodedCandidate, EncodedExample
 from steering_core.engine import Cell
 from steering_core.errors import InputError
