@@ -81,6 +81,8 @@ class RayBackend(Backend):
         `room_of`: where it is given, `RoomChanged` tells when nodes come and go.
         """
         self._storage_spec, self._lease, self._room_of = storage_spec, lease, room_of
+        # Made once: each `ray.remote` of a class sends it to the cluster anew.
+        self._actor_class = ray.remote(Replica)
         self._nodes = NodeWatch()
         self._room: int | None = None
         self._seen: object = None
@@ -92,7 +94,7 @@ class RayBackend(Backend):
         """See `Backend.start`; the actor waits until the cluster has room for it."""
         assert slot not in self._actors, f"slot {slot} holds a replica"
         try:
-            actor_class = ray.remote(Replica).options(
+            actor_class = self._actor_class.options(
                 **actor_options(pool.share), max_restarts=0, max_task_retries=0
             )
             handle = actor_class.remote(
