@@ -18,7 +18,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterable
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -38,6 +38,7 @@ from jobs.stereoset.summary_tables import CELLS_SCHEMA
 from steering_core.vectors import SteeringVectors, to_safetensors
 from tests.scale.gauge import MB, Gauge, gauged, machine
 from tests.scale.instant import InstantBackend
+from tests.scale.sorted_listing import sorted_listing
 from tests.support.s3 import BUCKET, s3_server
 from tests.support.sweeps import steersweep, write_spec
 
@@ -223,7 +224,10 @@ def main() -> int:
     parser.add_argument("--replicas", type=int, default=8)
     options = parser.parse_args()
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    with s3_server() if options.storage == "s3" else nullcontext():
+    with ExitStack() as stack:
+        if options.storage == "s3":
+            stack.enter_context(s3_server())
+            stack.enter_context(sorted_listing())
         print(json.dumps(measure(options)))
     return 0
 
