@@ -29,8 +29,8 @@ def tuning_key(model: str) -> str:
     return f"{TUNING}{model}.json"
 
 
-def read_tokens_per_batch(storage: Storage, key: str) -> int | None:
-    """The size that is stored, or None where none is yet.
+def read_tuning(storage: Storage, key: str) -> Tuning | None:
+    """What is stored, or None where nothing is yet.
 
     Raises:
         UserActionError: what is stored is no tuning.
@@ -44,11 +44,11 @@ def read_tokens_per_batch(storage: Storage, key: str) -> int | None:
         tokens = content["tokens_per_batch"]
         if content["tuning_version"] != _VERSION or type(tokens) is not int or tokens < 1:
             raise ValueError
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        return Tuning(tokens, {int(size): float(v) for size, v in content["rows_per_s"].items()})
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserActionError(
             f"{storage.uri_of(key)} is damaged; delete it to have the batch size measured again"
         ) from error
-    return tokens
 
 
 def shared_tokens_per_batch(storage: Storage, key: str, measure: Callable[[], Tuning]) -> int:
@@ -57,12 +57,12 @@ def shared_tokens_per_batch(storage: Storage, key: str, measure: Callable[[], Tu
     Raises:
         UserActionError: what is stored is no tuning.
     """
-    tokens = read_tokens_per_batch(storage, key)
-    while tokens is None:  # again only where the file was deleted this very moment
+    tuning = read_tuning(storage, key)
+    while tuning is None:  # again only where the file was deleted this very moment
         _put(storage, key, measure())
-        tokens = read_tokens_per_batch(storage, key)
-    logger.info("batches of %d tokens, as in %s", tokens, key)
-    return tokens
+        tuning = read_tuning(storage, key)
+    logger.info("batches of %d tokens, as in %s", tuning.tokens_per_batch, key)
+    return tuning.tokens_per_batch
 
 
 def _put(storage: Storage, key: str, measured: Tuning) -> None:
@@ -81,8 +81,7 @@ def described(storage: Storage, inventory: Inventory) -> Iterator[str]:
     """A line for each model of an output whose batch size is known."""
     planned = {task.group.model: task.tokens_per_batch for task in inventory.planned}
     for model, given in sorted(planned.items()):
-        measured = None if given else read_tokens_per_batch(storage, tuning_key(model))
-        if given:
-            yield f"{model}: batches of {given:,} tokens"
-        elif measured:
-            yield f"{model}: batches of {measured:,} tokens, measured"
+        tuning = Tuning(given, {}) if given else read_tuning(storage, tuning_key(model))
+        if tuning is not None:
+            measured = ", measured" if tuning.rows_per_s else ""
+            yield f"{model}: batches of {tuning.tokens_per_batch:,} tokens{measured}"

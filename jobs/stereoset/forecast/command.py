@@ -15,7 +15,7 @@ from cluster.placement import Node, Share, num_fitting
 from cluster.storage import Storage, StorageSpec
 from jobs.executor import gpus_of
 from jobs.spec import ComputeSpec
-from jobs.stereoset.batch_size import read_tokens_per_batch, tuning_key
+from jobs.stereoset.batch_size import read_tuning, tuning_key
 from jobs.stereoset.forecast.devices import DEFAULT_SHARE, Device, device_of
 from jobs.stereoset.forecast.measure import Measured, measure, why_not_here
 from jobs.stereoset.forecast.rates import rates_on
@@ -172,8 +172,8 @@ class _Planner:
         given = left[0].tokens_per_batch
         if given is not None:
             return given, "(given)"
-        stored = read_tokens_per_batch(self._storage, tuning_key(name))
-        return (None, "(assumed)") if stored is None else (stored, "(stored)")
+        stored = read_tuning(self._storage, tuning_key(name))
+        return (None, "(assumed)") if stored is None else (stored.tokens_per_batch, "(stored)")
 
     def _measured(
         self, name: str, skeleton: Skeleton, left: Sequence[PlannedTask], tokens: int | None

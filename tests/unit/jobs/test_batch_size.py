@@ -16,7 +16,7 @@ from cluster.storage import Storage, StorageSpec
 from cluster.tasks import Failure, FailureKind, Task, WorkerFactory
 from jobs.resources import local_path
 from jobs.stereoset import worker as worker_module
-from jobs.stereoset.batch_size import TUNING, read_tokens_per_batch, tuning_key
+from jobs.stereoset.batch_size import TUNING, read_tuning, tuning_key
 from jobs.stereoset.spec import CertificateSpec
 from jobs.stereoset.worker import Payload, StereoSetWorker
 from steering_core.engine import Engine
@@ -125,7 +125,7 @@ def test_of_two_that_measure_at_a_time_one_wins(
     second.run(payload())
     assert made == []
     assert used == [700, 700]
-    assert read_tokens_per_batch(storage, KEY) == 700
+    assert read_tuning(storage, KEY) == Tuning(700, {700: 1.5})
 
 
 def test_a_task_with_a_number_asks_nobody(
@@ -167,11 +167,12 @@ def test_what_is_measured_is_the_payloads_rows_on_an_engine_of_its_own(
 DAMAGED = {
     "empty": b"",
     "no object": b"[]",
-    "no number": b'{"tuning_version": 1}',
-    "zero": b'{"tuning_version": 1, "tokens_per_batch": 0}',
-    "text": b'{"tuning_version": 1, "tokens_per_batch": "700"}',
-    "true": b'{"tuning_version": 1, "tokens_per_batch": true}',
-    "another version": b'{"tuning_version": 2, "tokens_per_batch": 700}',
+    "no number": b'{"tuning_version": 1, "rows_per_s": {}}',
+    "zero": b'{"tuning_version": 1, "tokens_per_batch": 0, "rows_per_s": {}}',
+    "text": b'{"tuning_version": 1, "tokens_per_batch": "700", "rows_per_s": {}}',
+    "true": b'{"tuning_version": 1, "tokens_per_batch": true, "rows_per_s": {}}',
+    "no rates": b'{"tuning_version": 1, "tokens_per_batch": 700}',
+    "another version": b'{"tuning_version": 2, "tokens_per_batch": 700, "rows_per_s": {}}',
     "deep": b"[" * 100_000,
     "not text": b"\xff\xfe\xfd",
 }
@@ -181,7 +182,7 @@ DAMAGED = {
 def test_a_damaged_file_is_one_line_that_says_to_delete_it(what: str, storage: Storage) -> None:
     storage.replace(KEY, DAMAGED[what])
     with pytest.raises(UserActionError, match=r"tiny\.json is damaged; delete it") as caught:
-        read_tokens_per_batch(storage, KEY)
+        read_tuning(storage, KEY)
     assert "\n" not in str(caught.value)
 
 
@@ -244,6 +245,15 @@ def test_a_later_session_goes_on_with_the_size_that_is_stored(
     assert "batches of 700 tokens" in logs
 
 
+def test_a_size_that_was_not_timed_is_not_told_as_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "tune", lambda *_, **__: Tuning(8192, {}))
+    assert steersweep("run", str(sweep(tmp_path, [1], "auto"))).code == 0
+    told = steersweep("status", str(tmp_path / "out")).out
+    assert "tiny: batches of 8,192 tokens\n" in told
+
+
 def test_an_output_that_was_planned_with_a_number_keeps_it(
     tmp_path: Path, used: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -289,5 +299,7 @@ def test_a_lost_record_and_manifest_cost_nothing(
 
 def test_a_tuning_alone_is_an_output_that_is_ours(tmp_path: Path) -> None:
     (tmp_path / "out" / TUNING).mkdir(parents=True)
-    (tmp_path / "out" / KEY).write_text('{"tuning_version": 1, "tokens_per_batch": 700}')
+    (tmp_path / "out" / KEY).write_text(
+        '{"tuning_version": 1, "tokens_per_batch": 700, "rows_per_s": {}}'
+    )
     assert steersweep("run", str(sweep(tmp_path, [1], "auto"))).code == 0
