@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import ray
+from ray._private import utils as ray_utils
 
 from cluster.errors import UserActionError
 
@@ -27,13 +30,14 @@ def ray_session() -> Iterator[None]:
     with the context. Raises `UserActionError` where RAY_ADDRESS cannot be reached, or none be
     started.
 
-    `ray.init` replaces the handler of SIGTERM: install yours inside the context.
+    The handlers of signals stay what they were.
     """
     if ray.is_initialized():
         yield
         return
-    _connect()
     try:
+        with _sigterm_kept():
+            _connect()
         yield
     finally:
         # Disconnects; ends the cluster only where it was started here.
@@ -48,6 +52,29 @@ def cluster_to_join() -> str | None:
     if named == "local":
         return None
     return named if named not in ("", "auto") else _address_of_ray_start()
+
+
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Keep the handler of SIGTERM, which `ray.init` replaces by one that leaves with code 15.
+
+    Its C++ side takes the signal as well: until `ray.init` is through, that writes where it was,
+    calls the handler that was there before, and aborts the process three seconds later.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Ray takes no handler there
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    take = ray_utils.set_sigterm_handler
+    ray_utils.set_sigterm_handler = lambda _handler: None
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        signal.alarm(0)
+        raise
+    finally:
+        ray_utils.set_sigterm_handler = take
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _connect() -> None:
@@ -75,7 +102,6 @@ def _start() -> None:
             object_store_memory=OBJECT_STORE_BYTES,
         )
     except Exception as error:  # Ray raises many types for one fact
-        ray.shutdown()  # ends what was started of it
         said = " ".join(str(error).split()) or type(error).__name__
         raise UserActionError(
             f"cannot start Ray on this machine ({said}); see its logs in {_ray_folder()}, or set "

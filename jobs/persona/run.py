@@ -77,10 +77,9 @@ class _Session:
     def __init__(self, spec: PersonaSpec, opened: Opened, figures: bool) -> None:
         self._figures = figures
         self._storage_spec, self._storage = opened.storage_spec, opened.storage
-        self._stack, self._signals = opened.stack, opened.signals
+        self._stack = opened.stack
         self._executor = Executor(spec.compute, opened.stack)
         device = self._executor.device()
-        self._signals.install()  # Ray takes SIGTERM where it is joined
         self._sweep = resolve(spec, device)
         self._running: tuple[Backend, Scheduler] | None = None
         self._metrics: Metrics | None = None
@@ -191,9 +190,7 @@ class _Session:
             raise SetAsideError(what, outcome.set_aside)
 
     def _find_room(self) -> int:
-        num_replicas = self._executor.num_replicas(self._sweep.device, most_tasks(self._sweep))
-        self._signals.install()
-        return num_replicas
+        return self._executor.num_replicas(self._sweep.device, most_tasks(self._sweep))
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, ReplicaReady) and not self._has_begun:

@@ -49,7 +49,6 @@ def _run(spec: StereoSetSpec, opened: Opened, figures: bool) -> int:
     storage, stack, signals = opened.storage, opened.stack, opened.signals
     executor = Executor(spec.compute, stack)
     device = executor.device()
-    signals.install()  # Ray takes SIGTERM where it is joined
     sweep = resolve(spec, device)
     output = Output.read(storage, sweep)
     say(_headline(sweep, output.inventory))
@@ -63,7 +62,6 @@ def _run(spec: StereoSetSpec, opened: Opened, figures: bool) -> int:
             report(storage, figures=figures)
         return 0
     num_replicas = executor.num_replicas(sweep.device, output.num_left)
-    signals.install()
     tally = Tally(sweep, output.inventory)
     lease = output.claim(stack, planned=tally.planned)
     log = stack.enter_context(stored_log(storage))

@@ -93,7 +93,7 @@ def drive(settings: Settings) -> None:
         _drive_sweep(settings)
     try:
         with StopSignals() as signals:
-            code = _drive_cheap(settings, signals)
+            code = _drive_cheap(settings)
     except KeyboardInterrupt:
         code = signals.exit_code
     except UserActionError as error:
@@ -127,13 +127,12 @@ def _drive_sweep(settings: Settings) -> None:
         cli.main()
 
 
-def _drive_cheap(settings: Settings, signals: StopSignals) -> int:
+def _drive_cheap(settings: Settings) -> int:
     spec = StorageSpec(settings.uri, settings.endpoint_url)
     storage = spec.open()
     storage.check_reachable()
     with ExitStack() as stack:
         stack.enter_context(ray_session())
-        signals.install()
         ledger = Ledger(storage)
         record = ledger.read_record()
         storage.check_writable()

@@ -519,6 +519,41 @@ print(address())
 """
 
 
+SIGTERM_MEANWHILE = """
+import os, signal, sys, time
+from unittest import mock
+import ray
+from cluster.backends.ray_session import ray_session
+from jobs.signals import StopSignals
+connect = ray._private.worker.connect
+def interrupted(*args, **kwargs):
+    if sys.argv[1] == "connected":
+        connect(*args, **kwargs)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(10)
+with StopSignals() as signals, mock.patch("ray._private.worker.connect", interrupted):
+    try:
+        with ray_session():
+            pass
+    except KeyboardInterrupt:
+        assert not ray.is_initialized()
+        time.sleep(4)  # Ray's C++ side would abort after three
+        sys.exit(signals.exit_code)
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("when", ["not yet connected", "connected"])
+def test_sigterm_while_ray_connects_is_heard_by_who_waits_for_it(
+    ray_cluster: None, when: str
+) -> None:
+    environment = {"PYTHONPATH": str(REPOSITORY), "RAY_ADDRESS": address_of_cluster()}
+    interrupted = subprocess.run(
+        [sys.executable, "-c", SIGTERM_MEANWHILE, when], env=os.environ | environment, timeout=60
+    )
+    assert interrupted.returncode == 143
+
+
 @pytest.mark.ray
 def test_a_session_joins_the_noted_and_the_named_cluster(
     ray_cluster: None, ray_folder: Path

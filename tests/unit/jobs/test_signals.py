@@ -11,18 +11,26 @@ from pathlib import Path
 import pytest
 
 PROGRAM = """
-import os, sys, time
+import atexit, os, sys, time
 from jobs.signals import StopSignals
 how = sys.argv[1]
+
+def linger():
+    print("leaving", flush=True)
+    time.sleep(1)
+
+if how == "at the very end":
+    atexit.register(linger)
 with StopSignals() as signals:
-    signals.install()
     try:
-        print("ready" if how == "raised" else "slow", flush=True)
+        print("ready", flush=True)
         time.sleep(30)
     except KeyboardInterrupt:
         print("interrupted", flush=True)
         if how == "twice":
             time.sleep(30)
+    if how == "while it ends":
+        atexit.register(linger)  # as Ray does
 print(signals.exit_code, flush=True)
 """
 
@@ -35,7 +43,7 @@ def start(how: str) -> subprocess.Popen[str]:
         cwd=Path(__file__).parents[3],
     )
     assert process.stdout is not None
-    assert process.stdout.readline() == ("slow\n" if how == "twice" else "ready\n")
+    assert process.stdout.readline() == "ready\n"
     return process
 
 
@@ -58,3 +66,51 @@ def test_the_second_signal_ends_the_process_at_once(number: signal.Signals) -> N
     process.send_signal(number)
     assert process.wait(10) == 128 + number
     assert time.monotonic() - begun < 2.0
+
+
+@pytest.mark.parametrize(
+    ("how", "code"),
+    [
+        pytest.param("while it ends", 128 + signal.SIGTERM, id="Ray is being ended"),
+        pytest.param("at the very end", 0, id="Python is about to give up its handlers"),
+    ],
+)
+def test_a_second_signal_while_the_process_ends_is_not_its_exit_code(how: str, code: int) -> None:
+    process = start(how)
+    assert process.stdout is not None
+    process.send_signal(signal.SIGINT)
+    assert [process.stdout.readline() for _ in range(3)] == ["interrupted\n", "130\n", "leaving\n"]
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == code
+
+
+DROPPED = """
+import os, signal, time
+from jobs.signals import StopSignals
+
+def ctrl_c():
+    os.kill(os.getpid(), signal.SIGINT)
+
+with StopSignals() as signals:
+    try:
+        os.register_at_fork(after_in_parent=ctrl_c)
+        if os.fork() == 0:
+            os._exit(0)
+        time.sleep(30)
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+print(signals.exit_code, flush=True)
+"""
+
+
+def test_an_interrupt_that_python_drops_around_a_fork_comes_again() -> None:
+    finished = subprocess.run(
+        [sys.executable, "-c", DROPPED],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=True,
+        cwd=Path(__file__).parents[3],
+    )
+    assert finished.stdout.split() == ["interrupted", "130"]
+    assert finished.stderr == ""
