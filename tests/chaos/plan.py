@@ -10,6 +10,7 @@ from tests.chaos.machines import SHAPES
 
 ANYWHERE = {
     "kill driver": 4,
+    "interrupt driver": 3,
     "kill replica": 4,
     "kill raylet": 2,
     "stop driver": 2,
@@ -29,9 +30,9 @@ class Fault:
     kind: str
     after_s: float
     number: int
-    "Which of several, such as nodes."
+    "Which of several, such as nodes or signals."
     amount: float
-    "Seconds, of an outage, until a stopped process goes on, or until a drained node is gone."
+    "Seconds: of an outage, or until a process goes on, a node is gone, Ctrl-C comes again."
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from tests.chaos.result import Result, read_rows
 from tests.support.sweeps import write_spec
 
 HANG_S = 120.0
+INTERRUPTED_S = 30.0
 MOST_SESSIONS = 12
 WRONG_CLOCK = "wrong clock"
 DRAIN_S = 2.0  # within which a driver sees that a node is being taken away
@@ -99,7 +100,7 @@ class Sessions:
         begun = time.monotonic()
         while driver.is_alive():
             is_due = self._left and time.monotonic() - begun >= self._left[0].after_s
-            if is_due and self._can(self._left[0]):
+            if is_due and self._can(self._left[0], driver):
                 self._do(self._left.pop(0), driver)
                 begun = time.monotonic()
             if time.monotonic() - begun > HANG_S:
@@ -145,6 +146,8 @@ class Sessions:
         match fault.kind:
             case "kill driver":
                 done = self._kill(driver.pid)
+            case "interrupt driver":
+                done = self._interrupt(driver, fault)
             case "kill replica":
                 done = self._kill_replica(fault.number)
             case "kill raylet":
@@ -177,8 +180,10 @@ class Sessions:
             if allowed and (fault.kind != "kill replica" or num_up == num_places):
                 self._marks.append((fault.kind, now))
 
-    def _can(self, fault: Fault) -> bool:
-        """A replica can be killed or stopped once there is one."""
+    def _can(self, fault: Fault, driver: BaseProcess) -> bool:
+        """A replica can be killed or stopped once there is one, a driver told once it listens."""
+        if fault.kind == "interrupt driver":
+            return _handles_sigterm(driver.pid)
         return not fault.kind.endswith("replica") or any(is_running(pid) for pid in self.replicas())
 
     def _kill(self, pid: int | None) -> bool:
@@ -187,6 +192,24 @@ class Sessions:
             os.kill(pid, signal.SIGKILL)
             return True
         return False
+
+    def _interrupt(self, driver: BaseProcess, fault: Fault) -> bool:
+        """Ctrl-C or SIGTERM, once or twice: it ends within seconds, and by its own exit code."""
+        assert driver.pid is not None
+        number = (signal.SIGINT, signal.SIGTERM)[fault.number % 2]
+        begun = time.monotonic()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(driver.pid, number)
+            if fault.number % 4 > 1:
+                driver.join(fault.amount)
+                os.kill(driver.pid, number)
+        driver.join(INTERRUPTED_S)
+        took = time.monotonic() - begun
+        if driver.is_alive():
+            self.result.problems.append(f"still there {took:.0f} s after {number.name}")
+        elif driver.exitcode not in (0, 1, 2, 128 + number):
+            self.result.problems.append(f"exit {driver.exitcode} after {number.name}")
+        return True
 
     def _kill_replica(self, number: int) -> bool:
         pid = self._one_replica(number)
@@ -255,11 +278,22 @@ class Sessions:
 
     def _check_exit(self, driver: BaseProcess, kind: str = "driver") -> None:
         """A run that does not finish says in one line why, unless it was killed."""
-        if driver.exitcode in (-signal.SIGKILL, 130, 143):
+        if driver.exitcode == -signal.SIGKILL:
             return
         text = (self._folder / f"{kind}-{self.result.num_sessions}.out").read_text()
         if "Traceback" in text:
             last = text.strip().rpartition("\n")[2]
             self.result.problems.append(f"exit {driver.exitcode} with a traceback: {last}")
+        elif driver.exitcode in (130, 143):
+            return
         elif driver.exitcode not in (1, 2) or ("error: " not in text and "warning: " not in text):
             self.result.problems.append(f"exit {driver.exitcode} without a word: {text[-200:]!r}")
+
+
+def _handles_sigterm(pid: int | None) -> bool:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+    caught = next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)

@@ -38,7 +38,9 @@ TRIALS = {
     "two drivers": trial(
         "s3", fault("second driver", 0.2), fault("stop driver", 0.5), fault("wrong clock", 0)
     ),
-    "a store in trouble": trial("s3", fault("s3 down", 2.5), s3_share=0.1),
+    "a store in trouble": trial(
+        "s3", fault("s3 down", 2.5), fault("interrupt driver", 0.3), s3_share=0.1
+    ),
     "a full disk": trial("local", fault("disk full", 2.5)),
     "nodes that go": trial(
         "local", fault("kill raylet", 2.5), fault("remove node", 0.5), shape="three nodes"
