@@ -157,7 +157,8 @@ def test_a_second_ctrl_c_leaves_at_once_and_nothing_behind(when: str, tmp_path: 
     process.send_signal(signal.SIGINT)
     time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    assert process.wait(10) == 130
+    # While C++ code runs, as of Ray, both are heard as one: then it ends as after the first.
+    assert process.wait(30) == 130
     # Ray's own agents notice after a minute that their node is gone.
     ours = [p for p in below if p.is_running() and not p.name().endswith("Agent")]
     _, alive = psutil.wait_procs(ours, timeout=20)
