@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,15 +49,31 @@ def _start(spec: Path, **environment: str) -> subprocess.Popen[str]:
 
 
 def _stop_half_way(process: subprocess.Popen[str], output: Path, number: int) -> dict[str, int]:
-    """Send a signal once a few parts are there; the parts that are there then, by write time."""
+    """Send a signal once a few parts are there; the parts that are left then, by write time.
+
+    A replica commits what it has ready until it sees that its driver is gone.
+    """
     deadline = time.monotonic() + 180
     while len(part_keys(str(output))) < 6:
         assert process.poll() is None, process.stdout and process.stdout.read()
         assert time.monotonic() < deadline
         time.sleep(0.02)
+    below = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(number)
     process.wait(60)
+    _wait_for_end(below)
     return _write_times(output)
+
+
+def _wait_for_end(below: list[psutil.Process]) -> None:
+    """But for Ray's own agents, which notice after a minute that their node is gone."""
+    ours = []
+    for each in below:
+        with suppress(psutil.NoSuchProcess):
+            if not each.name().endswith("Agent"):
+                ours.append(each)
+    _, alive = psutil.wait_procs(ours, timeout=20)
+    assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE], alive
 
 
 def _write_times(output: Path) -> dict[str, int]:
@@ -159,10 +176,7 @@ def test_a_second_ctrl_c_leaves_at_once_and_nothing_behind(when: str, tmp_path: 
     process.send_signal(signal.SIGINT)
     # While C++ code runs, as of Ray, both are heard as one: then it ends as after the first.
     assert process.wait(30) == 130
-    # Ray's own agents notice after a minute that their node is gone.
-    ours = [p for p in below if p.is_running() and not p.name().endswith("Agent")]
-    _, alive = psutil.wait_procs(ours, timeout=20)
-    assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE], alive
+    _wait_for_end(below)
     storage = StorageSpec(str(output)).open()
     for key in part_keys(str(output)):
         read_part(storage, key)
