@@ -174,8 +174,7 @@ def test_a_second_ctrl_c_leaves_at_once_and_nothing_behind(when: str, tmp_path: 
     process.send_signal(signal.SIGINT)
     time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    # While C++ code runs, as of Ray, both are heard as one: then it ends as after the first.
-    assert process.wait(30) == 130
+    assert process.wait(10) == 130
     _wait_for_end(below)
     storage = StorageSpec(str(output)).open()
     for key in part_keys(str(output)):
