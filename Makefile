@@ -2,19 +2,27 @@
 PYTHON ?= python3
 BIN := .venv/bin
 XLA_BIN := .venv-xla/bin
+# Files of tests are spread over processes; tests/conftest.py says which tests share one, and in
+# which order. Three on two cores, because the tests with Ray spend most of their time waiting.
+SPREAD := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo test test-xla lint format chaos soak clean
+.PHONY: demo test test-fast test-all test-xla lint format chaos soak clean
 
 demo: .venv/.installed  ## a small sweep through Ray on this machine
 	$(BIN)/steersweep run demo
 
-test: .venv/.installed-dev  ## the test suite, or what ARGS selects of it
+test: .venv/.installed-dev  ## what has to pass before a change lands, or what ARGS selects
 ifeq ($(strip $(ARGS)),)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not ray" -n 2 --dist loadfile
-	$(BIN)/python -m pytest -m ray
+	$(SPREAD) -n 3 -m "not nightly" --durations=25
 else
 	$(BIN)/python -m pytest $(ARGS)
 endif
+
+test-fast: .venv/.installed-dev  ## two minutes between edits: units and parity, no Ray
+	$(SPREAD) -n 2 -m fast tests/unit tests/parity $(ARGS)
+
+test-all: .venv/.installed-dev  ## every test, the nightly ones too
+	$(SPREAD) -n 3 --durations=25 $(ARGS)
 
 test-xla: .venv-xla/.installed  ## device xla on torch_xla's CPU runtime; downloads torch 2.9, not part of the CI
 	$(XLA_BIN)/python -c 'import torch_xla'

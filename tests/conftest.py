@@ -3,6 +3,7 @@
 import os
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -19,6 +20,31 @@ from tests.support.s3 import BUCKET, S3Server, faulty_s3_server
 # Hypothesis draws the same examples each time, so that a change fails for what it changed; to look
 # for more, HYPOTHESIS_PROFILE=default.
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+TESTS = Path(__file__).parent
+# A new test joins `make test-fast` by where it is; what it needs or its length keeps it out.
+FAST_FOLDERS = {"unit", "parity"}
+NOT_FAST = {"gpu", "nightly", "ray", "real", "slow", "xla"}
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects, and before xdist reads the groups
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the fast tests, and say which tests share a process of `pytest -n`."""
+    for item in items:
+        marks = {mark.name for mark in item.iter_markers()}
+        folder = item.path.relative_to(TESTS).parts[0]
+        if folder in FAST_FOLDERS and not marks & NOT_FAST:
+            item.add_marker("fast")
+        # Those with Ray one after another: several clusters at once would starve each other.
+        group = "ray" if "ray" in marks else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
+    if getattr(config.option, "loadgroup", False):  # a process of `--dist loadgroup`
+        items.sort(key=_start_early)
+
+
+def _start_early(item: pytest.Item) -> int:
+    """Rank of a test: the groups that take longest start first, so that none is left at the end."""
+    return next((rank for rank, mark in enumerate(("ray", "real")) if mark in item.keywords), 2)
 
 
 @pytest.fixture(scope="session")
