@@ -549,7 +549,10 @@ def main() -> None:
     code = 0
     try:
         app()
-    except (InputError, UserActionError, CorruptPartError) as error:
+    except InputError as error:
+        complain(*error.lines)
+        code = 2
+    except (UserActionError, CorruptPartError) as error:
         complain(str(error))
         code = 2
     except ClusterError as error:

@@ -45,9 +45,14 @@ def quote(line: str) -> None:
     out.print(Text(f"  {_printable(redact(line))}", style="dim"))
 
 
-def complain(message: str) -> None:
-    """One line on standard error that says what is wrong and what to do."""
+def complain(message: str, *details: str) -> None:
+    """What is wrong and what to do, on standard error: one line, and one for each detail.
+
+    Details keep their spaces: a caret below a quoted line must stay where it points.
+    """
     err.print(Text.assemble(("error: ", "bold red"), _line(message)))
+    for detail in details:
+        err.print(Text(_printable(redact(detail))))
 
 
 def warn(message: str) -> None:

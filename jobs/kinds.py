@@ -8,7 +8,7 @@ from pathlib import Path
 from cluster.storage import Storage, StorageSpec
 from jobs.persona.spec import PersonaSpec
 from jobs.resources import embedded_specs
-from jobs.spec import job_of, load_spec
+from jobs.spec import load_spec_of_any_job
 from jobs.stereoset.spec import StereoSetSpec
 from steering_core.errors import InputError
 
@@ -29,7 +29,7 @@ def spec_kind(job: str) -> type[StereoSetSpec] | type[PersonaSpec]:
 
 def load_any_spec(source: str, overrides: Sequence[str] = (), output: str | None = None) -> AnySpec:
     """The spec in a file, of the job that it names; see ``load_spec``."""
-    return load_spec(_SPECS[job_of(source, tuple(_SPECS))], source, overrides, output)
+    return load_spec_of_any_job(_SPECS, source, overrides, output)
 
 
 def storage_of(source: str, endpoint_url: str | None) -> Storage:

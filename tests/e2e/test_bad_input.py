@@ -36,18 +36,23 @@ def test_bad_input_is_one_clear_line_and_writes_nothing(
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "says", "num_lines"),
     [
-        ("job: [", "not valid YAML"),
-        ("- job", "keys and values"),
-        ("job: stereoset\njob: stereoset\n", "stands twice"),
-        ("a: &a [1]\nb: " + "[" * 2000, "sweep.yaml"),
+        ("job: [", "not valid YAML at line 1, column 7", 3),
+        ("- job", "a mapping of keys to values", 1),
+        ("job: stereoset\njob: stereoset\n", "the key 'job' is given twice", 1),
+        ("a: &a [1]\nb: " + "[" * 2000, "sweep.yaml", 1),
+        ("job: stereoset\ndata: {limit: 0}\nseed: 1\n", "has 6 mistakes:", 7),
     ],
-    ids=["not YAML", "a list", "key twice", "nested"],
+    ids=["not YAML", "a list", "key twice", "nested", "several mistakes"],
 )
-def test_a_spec_that_is_no_spec_is_refused(text: str, says: str, tmp_path: Path) -> None:
+def test_a_spec_that_is_no_spec_is_refused(
+    text: str, says: str, num_lines: int, tmp_path: Path
+) -> None:
+    """With the place in the file for YAML, and a line for each of several mistakes."""
     (tmp_path / "sweep.yaml").write_text(text)
-    _assert_refused(steersweep("run", str(tmp_path / "sweep.yaml")), ("sweep.yaml", says))
+    finished = steersweep("run", str(tmp_path / "sweep.yaml"))
+    _assert_refused(finished, ("sweep.yaml", says), num_lines)
 
 
 @pytest.mark.parametrize(
@@ -86,10 +91,10 @@ def test_commands_refuse_what_is_not_there(
     assert not list(tmp_path.iterdir())
 
 
-def _assert_refused(finished: Finished, says: tuple[str, ...]) -> None:
+def _assert_refused(finished: Finished, says: tuple[str, ...], num_lines: int = 1) -> None:
     assert finished.code == 2, finished
     assert finished.err.startswith("error: "), finished.err
-    assert finished.err.count("\n") == 1, finished.err
+    assert finished.err.count("\n") == num_lines, finished.err
     assert "Traceback" not in finished.err + finished.out
     for words in says:
         assert words in finished.err, finished.err

@@ -15,12 +15,12 @@ _TELLING_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*_?(API_?KEY|TOKEN|SECRET)")
 
 
 def _variable(name: str) -> str:
-    # It may be a key that stands there by mistake.
+    # It may be a key that was written there by mistake.
     if not _TELLING_NAME.fullmatch(name):
         raise PydanticCustomError(
             HIDDEN_VALUE,
             "must be the name of an environment variable that ends in _API_KEY, _TOKEN or _SECRET; "
-            "the key itself never stands in a file",
+            "never write the key itself into a file",
         )
     return name
 

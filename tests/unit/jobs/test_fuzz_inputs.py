@@ -1,4 +1,4 @@
-"""Whatever a sweep file or a data file holds: it is valid, or refused in one line."""
+"""Whatever a sweep file or a data file holds: it is valid, or refused in clear, bounded lines."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from jobs.resources import local_path
 from jobs.spec import load_spec
+from jobs.spec_mistakes import MOST_SHOWN
 from jobs.stereoset.spec import StereoSetSpec
 from steering_core.errors import InputError
 from steering_core.stereoset import LABELS, StereoSet, read_stereoset
@@ -110,7 +111,7 @@ def check_spec(data: bytes, *overrides: str) -> None:
         try:
             found = load_spec(StereoSetSpec, str(path), overrides)
         except InputError as error:
-            assert_one_line(error)
+            assert_clear_lines(error)
             return
     assert isinstance(found, StereoSetSpec)
     assert found.steering.layers
@@ -138,6 +139,14 @@ def assert_one_line(error: InputError) -> None:
     assert message
     assert len(message.splitlines()) == 1, message
     assert len(message) < 2000, message
+
+
+def assert_clear_lines(error: InputError) -> None:
+    """A line, or a heading and a line for each mistake, or a line and the place that it quotes."""
+    assert str(error).splitlines() == list(error.lines)
+    assert error.lines[0]
+    assert len(error.lines) <= MOST_SHOWN + 2
+    assert all(len(line) < 600 for line in error.lines), error.lines
 
 
 @settings(max_examples=300, deadline=None)

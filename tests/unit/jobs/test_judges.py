@@ -462,7 +462,7 @@ class _File(SpecModel):
         ("base_url: http://me:hunter2hunter2@host/v1", "must not contain credentials"),
         ("base_url: host/v1", "must be http"),
         ("read: logprobs", "log_probs"),
-        ("concurrency: 0", "greater than or equal to 1"),
+        ("concurrency: 0", "at least 1"),
     ],
 )
 def test_a_spec_never_repeats_a_secret(tmp_path: Path, text: str, message: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -39,13 +40,18 @@ def load(path: Path, *overrides: str, output: str | None = None) -> StereoSetSpe
     return load_spec(StereoSetSpec, str(path), overrides, output)
 
 
-def refusal(path: Path, *overrides: str) -> str:
-    """The one line with which a spec is refused."""
+def refused_lines(path: Path, *overrides: str, output: str | None = None) -> list[str]:
+    """The lines with which a spec is refused."""
     with pytest.raises(InputError) as caught:
-        load(path, *overrides)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
+        load(path, *overrides, output=output)
+    assert str(caught.value).splitlines() == list(caught.value.lines)
+    return list(caught.value.lines)
+
+
+def refusal(path: Path, *overrides: str, output: str | None = None) -> str:
+    """The one line with which a spec is refused that has a single mistake."""
+    (line,) = refused_lines(path, *overrides, output=output)
+    return line
 
 
 def written(path: Path, text: str) -> Path:
@@ -162,10 +168,10 @@ def test_coefficients_are_the_decimals_of_the_file(
 
 
 @pytest.mark.parametrize("text", ["[400, 4e2]", "[0.1, 0.10]", "[0, -0.0]"])
-def test_one_coefficient_in_two_spellings_stands_twice(spec_file: Path, text: str) -> None:
+def test_one_coefficient_in_two_spellings_is_repeated(spec_file: Path, text: str) -> None:
     message = refusal(with_coeffs(spec_file, text))
     assert "steering.coeffs" in message
-    assert "stands twice" in message
+    assert "is repeated" in message
 
 
 @pytest.mark.parametrize(
@@ -220,13 +226,17 @@ def test_set_reaches_models_whose_names_hold_dots(spec_file: Path) -> None:
     [
         ("data.limit", "must look like key.path=value"),
         ("=5", "must look like key.path=value"),
-        ("data.limit=[1", "the value is not valid YAML"),
-        ("models.base.revision=2024-99-99", "the value is not valid YAML"),
-        ("output.deep=1", "output holds no keys of its own"),
+        ("data.limit=[1", "the value is not valid YAML at line 1, column 3: expected ',' or ']', "
+         "but the file ends here"),
+        ("models.base.revision=2024-99-99", "the value is not valid YAML at line 1, column 1: "
+         "month must be in 1..12"),
+        ("output.deep=1", "output is a single value and has no keys; set it as a whole"),
+        ("steering.layers.0=1", "steering.layers is a list and has no keys; set it as a whole"),
     ],
-)
+)  # fmt: skip
 def test_a_set_that_cannot_be_used_is_quoted(spec_file: Path, override: str, message: str) -> None:
-    assert refusal(spec_file, override) == f"--set {override!r}: {message}"
+    """As it would be typed in a shell: with quotes where it needs them."""
+    assert refusal(spec_file, override) == f"--set {shlex.quote(override)}: {message}"
 
 
 @pytest.mark.parametrize(
@@ -245,7 +255,8 @@ def test_a_set_that_cannot_be_used_is_quoted(spec_file: Path, override: str, mes
 def test_an_unknown_key_names_the_nearest_known_one(
     spec_file: Path, override: str, unknown: str, near: str
 ) -> None:
-    wanted = f"{spec_file}: unknown key {unknown}; did you mean {near}?"
+    near = f"{unknown.rpartition('.')[0]}.{near}".lstrip(".")
+    wanted = f"--set {shlex.quote(override)}: unknown key {unknown}; did you mean {near}?"
     assert refusal(spec_file, override) == wanted
 
 
@@ -253,8 +264,8 @@ def test_an_unknown_key_names_the_nearest_known_one(
 def test_a_model_may_have_the_name_of_a_key(spec_file: Path, model: str) -> None:
     written(spec_file, yaml.safe_dump({**MINIMAL, "models": {model: {"path": "a"}}}))
     assert list(load(spec_file).models) == [model]
-    wanted = f"{spec_file}: unknown key models.{model}.dtyp; did you mean dtype?"
-    assert refusal(spec_file, f"models.{model}.dtyp=x") == wanted
+    wanted = f"unknown key models.{model}.dtyp; did you mean models.{model}.dtype?"
+    assert refusal(spec_file, f"models.{model}.dtyp=x").endswith(f": {wanted}")
 
 
 def test_an_unknown_key_near_to_none_lists_those_there_are(spec_file: Path) -> None:
@@ -262,13 +273,6 @@ def test_an_unknown_key_near_to_none_lists_those_there_are(spec_file: Path) -> N
     assert message.endswith(
         "unknown key data.zzz; known keys: path, splits, bias_types, limit, seed"
     )
-
-
-def test_an_unknown_key_is_named_before_other_problems_and_they_are_counted(
-    spec_file: Path,
-) -> None:
-    message = refusal(spec_file, "data.limit=0", "compute.cpus_per_replica=0", "data.sead=1")
-    assert "unknown key data.sead; did you mean seed? (and 2 more)" in message
 
 
 @pytest.mark.parametrize("key", MINIMAL)
@@ -282,18 +286,18 @@ def test_a_required_key_left_out_is_named(spec_file: Path, key: str) -> None:
     [
         ("job=persona", "job is persona; this command takes stereoset only"),
         ("protocol=alignd", "protocol: must be 'as_published' or 'aligned', got 'alignd'"),
-        ("data.limit=0", "data.limit: must be greater than or equal to 1, got 0"),
-        ("data.limit=1.5", "data.limit: must be a valid integer, got 1.5"),
-        ("data.limit=true", "data.limit: must be a valid integer, got True"),
+        ("data.limit=0", "data.limit: must be at least 1, got 0"),
+        ("data.limit=1.5", "data.limit: must be a whole number, got 1.5"),
+        ("data.limit=true", "data.limit: must be a whole number, got true"),
         ("data.path=''", "data.path:"),
         ("output=''", "output:"),
         ("data.splits=[intra]", "must be one of intersentence, intrasentence, got 'intra'"),
         ("data.splits=[]", "data.splits: needs at least 1 entry"),
-        ("data.bias_types=[race, race]", "data.bias_types: race stands twice"),
-        ("data.bias_types=race", "data.bias_types: must be a valid tuple, got 'race'"),
+        ("data.bias_types=[race, race]", "data.bias_types: race is repeated"),
+        ("data.bias_types=race", "data.bias_types: must be a list, got 'race'"),
         ("steering.layers=[]", "steering.layers: needs at least 1 entry"),
-        ("steering.layers=[1, 1]", "steering.layers: 1 stands twice"),
-        ("steering.layers=[1, x]", "steering.layers.1: must be a valid integer, got 'x'"),
+        ("steering.layers=[1, 1]", "steering.layers: 1 is repeated"),
+        ("steering.layers=[1, x]", "steering.layers.1: must be a whole number, got 'x'"),
         ("steering.coeffs=[]", "steering.coeffs: needs at least 1 entry"),
         (
             "steering.apply=resid_mid",
@@ -304,27 +308,27 @@ def test_a_required_key_left_out_is_named(spec_file: Path, key: str) -> None:
             "vectors.method: must be 'mean_difference', 'pca', 'logistic' or 'whitened', got 'ica'",
         ),
         ("vectors.method=null", "vectors.method: must be 'mean_difference', 'pca', 'logistic' or"),
-        ("vectors.folds=0", "vectors.folds: must be greater than or equal to 1, got 0"),
-        ("vectors.folds=1001", "vectors.folds: must be less than or equal to 1000, got 1001"),
+        ("vectors.folds=0", "vectors.folds: must be at least 1, got 0"),
+        ("vectors.folds=1001", "vectors.folds: must be at most 1000, got 1001"),
         ("models={}", "models: needs at least 1 entry"),
-        ("models={a b: {path: x}}", "a model's name is letters, digits, '.', '_' or '-'"),
-        ("models={../x: {path: x}}", "a model's name is letters, digits, '.', '_' or '-'"),
+        ("models={a b: {path: x}}", "a name may have letters, digits, '.', '_' and '-'"),
+        ("models={../x: {path: x}}", "a name may have letters, digits, '.', '_' and '-'"),
         ("models.base.path=''", "models.base.path:"),
         ("models.base.dtype=int8", "models.base.dtype: must be 'auto', 'float32', 'bfloat16' or"),
-        ("models.base.trust_remote_code=1", "trust_remote_code: must be a valid boolean, got 1"),
+        ("models.base.trust_remote_code=1", "trust_remote_code: must be true or false, got 1"),
         ("compute.replicas=0", "compute.replicas: must be 'auto' or "),
         ("compute.replicas=many", "compute.replicas: must be 'auto' or "),
         ("compute.gpus_per_replica=-1", "compute.gpus_per_replica: must be 'auto' or "),
-        ("compute.gpus_per_replica=1.5", "or must be a whole number above 1: a part of a GPU"),
-        ("compute.resources={CPU: 2}", "must not name CPU; that is compute.cpus_per_replica"),
-        ("compute.resources={memory: 2}", "must not name memory, which is no resource of its own"),
-        ("compute.resources={TPU: 0}", "compute.resources.TPU: must be greater than or equal to"),
-        ("compute.resources={TPU: yes please}", "compute.resources.TPU: must be a valid number"),
+        ("compute.gpus_per_replica=1.5", "or a whole number if it is above 1; only a fraction"),
+        ("compute.resources={CPU: 2}", "must not name CPU; use compute.cpus_per_replica"),
+        ("compute.resources={memory: 2}", "must not name memory, which Ray manages itself"),
+        ("compute.resources={TPU: 0}", "compute.resources.TPU: must be at least 0.0001"),
+        ("compute.resources={TPU: yes please}", "compute.resources.TPU: must be a number"),
         ("compute.labels={zone: in()}", "compute.labels.zone: must be value, !value, in("),
         ("compute.labels={a zone: eu}", "must be the name of a label, such as zone"),
-        ("compute.labels={zone: 3}", "compute.labels.zone: must be a valid string, got 3"),
+        ("compute.labels={zone: 3}", "compute.labels.zone: must be text, got 3"),
         ("compute.wait_for_nodes_s=-1", "compute.wait_for_nodes_s: must be 'auto' or "),
-        ("compute.wait_for_node_s=1", "did you mean wait_for_nodes_s?"),
+        ("compute.wait_for_node_s=1", "did you mean compute.wait_for_nodes_s?"),
         ("compute.tokens_per_batch=0", "compute.tokens_per_batch: must be 'auto' or "),
         ("compute.device=gpu", "compute.device: must be 'auto', 'cuda', 'xla', 'mps' or 'cpu'"),
     ],
@@ -333,21 +337,28 @@ def test_a_bad_value_names_its_key_and_what_is_allowed(
     spec_file: Path, override: str, message: str
 ) -> None:
     found = refusal(spec_file, override)
-    assert found.startswith(f"{spec_file}: ")
+    key = override.partition("=")[0]
+    assert found.startswith((f"--set {key}=", f"--set '{key}="))
     assert message in found
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1\nb: 2\na: 3\n", "key 'a' stands twice in the mapping at line 1"),
-        ("x: 1\ndata:\n  path: a\n  path: b\n", "key 'path' stands twice in the mapping at line 3"),
-        ("models: {m: {path: a}, m: {path: b}}\n", "key 'm' stands twice"),
+        ("a: 1\nb: 2\na: 3\n", "the key 'a' is given twice: at line 1 and again at line 3"),
+        (
+            "x: 1\ndata:\n  path: a\n  path: b\n",
+            "the key 'path' is given twice: at line 3 and again at line 4",
+        ),
+        (
+            "models: {m: {path: a}, m: {path: b}}\n",
+            "key 'm' is given twice: at line 1 and again at line 1",
+        ),
         ("a: [1", "not valid YAML"),
         ("a: !!python/object:os.system x", "not valid YAML"),
-        ("- a", "must hold keys and values, got list"),
-        ("", "must hold keys and values, got NoneType"),
-        ("a: " + "[" * 5000, "nested more than 20 deep"),
+        ("- a", "must hold a mapping of keys to values, but holds a list"),
+        ("", "must hold a mapping of keys to values, but holds nothing"),
+        ("a: " + "[" * 5000, "nested more than 20 levels deep"),
         ("revision: 2024-99-99", "not valid YAML"),
         ("revision: " + "1" * 5000, "not valid YAML"),
     ],
@@ -356,13 +367,14 @@ def test_a_bad_value_names_its_key_and_what_is_allowed(
 def test_a_file_that_is_not_one_clear_mapping_is_refused(
     spec_file: Path, text: str, message: str
 ) -> None:
-    found = refusal(written(spec_file, text))
+    found = refused_lines(written(spec_file, text))[0]
     assert found.startswith(f"{spec_file}: ")
     assert message in found
 
 
 def test_a_key_twice_in_a_set_value_is_refused_too(spec_file: Path) -> None:
-    assert "key 'path' stands twice" in refusal(spec_file, "data={path: a, path: b}")
+    message = refusal(spec_file, "data={path: a, path: b}")
+    assert message == "--set data=***: the key 'path' is given twice: at line 1 and again at line 1"
 
 
 def test_yaml_merge_keys_work(spec_file: Path) -> None:
@@ -375,13 +387,13 @@ def test_yaml_merge_keys_work(spec_file: Path) -> None:
 
 def test_a_file_too_large_is_refused_with_its_name_once(spec_file: Path) -> None:
     message = refusal(written(spec_file, "# padding\n" * 110_000))
-    assert "larger than 1048576 bytes" in message
+    assert "larger than 1,048,576 bytes" in message
     assert message.count(str(spec_file)) == 1
 
 
 def test_a_source_that_is_not_there_lists_the_examples(tmp_path: Path) -> None:
     message = refusal(tmp_path / "absent.yaml")
-    assert "no such spec file, and no example of that name (demo, gemma2-replication" in message
+    assert "no such file, and no packaged sweep has that name (demo, gemma2-replication" in message
     assert "is a folder; give the sweep's YAML file" in refusal(tmp_path)
 
 

@@ -20,13 +20,16 @@ LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
     ("text", "says"),
     [
         ("a: " + "x" * MAX_BYTES, "larger than"),
-        ("[" * 100_000, f"more than {MAX_DEPTH} deep"),
-        ("a: " + "[" * MAX_DEPTH + "]" * MAX_DEPTH, f"more than {MAX_DEPTH} deep"),
-        ("a: &a [[[[[[[[[[1]]]]]]]]]]\nb: [[[[[[[[[[[*a]]]]]]]]]]]", f"more than {MAX_DEPTH} deep"),
-        ("- a\n" * (MAX_NODES + 1), f"more than {MAX_NODES} values"),
-        (LAUGHS, f"more than {MAX_NODES} values"),
-        ("a: &a [*a]", "holds itself"),
-        ("a: 1\na: 2", "'a' stands twice"),
+        ("[" * 100_000, f"more than {MAX_DEPTH} levels deep"),
+        ("a: " + "[" * MAX_DEPTH + "]" * MAX_DEPTH, f"more than {MAX_DEPTH} levels deep"),
+        (
+            "a: &a [[[[[[[[[[1]]]]]]]]]]\nb: [[[[[[[[[[[*a]]]]]]]]]]]",
+            f"more than {MAX_DEPTH} levels deep",
+        ),
+        ("- a\n" * (MAX_NODES + 1), f"more than {MAX_NODES:,} values"),
+        (LAUGHS, f"more than {MAX_NODES:,} values"),
+        ("a: &a [*a]", "contains itself"),
+        ("a: 1\na: 2", "the key 'a' is given twice"),
     ],
     ids=lambda text: text[:12],
 )
