@@ -2,39 +2,40 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Mapping
 
-from matplotlib.figure import Figure
-
 from cluster.storage import Storage
-from jobs.figures.style import styled
+from jobs.figures.drawing import KINDS, Drawing
+from jobs.figures.pool import drawn, num_processes
 
 FIGURES = "figures"
-_DPI = 200
-_METADATA = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Producer": None}}
-"""Without times and versions: equal results give equal files."""
 
 
-def write_figures(storage: Storage, figures: Mapping[str, Figure], ours: re.Pattern[str]) -> None:
-    """Write each to ``figures/`` as PNG and PDF; those of an earlier report go, if not made again.
+def write_figures(
+    storage: Storage,
+    drawings: Mapping[str, Drawing],
+    ours: re.Pattern[str],
+    processes: int | None = None,
+) -> None:
+    """Draw each figure and write it to ``figures/`` as PNG and PDF.
 
-    Equal figures give equal bytes.
+    Figures that an earlier report wrote are deleted if they are not made again. Equal figures give
+    equal bytes, however many processes draw them.
 
     Args:
         ours: the names that a report may give.
+        processes: how many draw; None: as many as there are cores, if there are enough figures.
     """
     written = set()
-    with styled():
-        for name, figure in figures.items():
-            for kind, metadata in _METADATA.items():
+    processes = num_processes(len(drawings)) if processes is None else processes
+    with drawn(drawings, processes) as finished:
+        for name, files in finished:
+            for kind, content in files.items():
                 key = f"{FIGURES}/{re.sub(r'[^A-Za-z0-9._-]', '_', name)}.{kind}"
-                sink = io.BytesIO()
-                figure.savefig(sink, format=kind, dpi=_DPI, metadata=metadata)
-                storage.replace(key, sink.getvalue())
+                storage.replace(key, content)
                 written.add(key)
     for entry in list(storage.list(f"{FIGURES}/")):
         name, _, kind = entry.key.removeprefix(f"{FIGURES}/").rpartition(".")
-        if entry.key not in written and kind in _METADATA and ours.fullmatch(name):
+        if entry.key not in written and kind in KINDS and ours.fullmatch(name):
             storage.delete(entry.key)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from jobs.figures.bands import draw_band, legend_line
+from jobs.figures.drawing import Drawing
 from jobs.figures.page import Layout, label_ticks, page, row_title
 from jobs.figures.style import DIVERGING, FAINT, GREY, OKABE_ITO, category_style, styled
-from jobs.persona.summary import PersonaSummary
 from jobs.persona.tables import FROM_FILE
+
+if TYPE_CHECKING:  # it loads torch, which processes that draw figures do without
+    from jobs.persona.summary import PersonaSummary
 
 NAMES = re.compile(r"(scores|projections|cosines)-.*")
 """Of all figures that are made here."""
@@ -22,82 +27,97 @@ BROKEN_DOWN = 50.0
 _MOST_LAYERS = 8
 
 
+def planned_figures(summary: PersonaSummary) -> Mapping[str, Drawing]:
+    """Figures by name, still to be drawn; a kind without data is left out."""
+    planned: list[tuple[str, Drawing]] = []
+    if len(summary.steered):
+        planned += _scores(summary.steered)
+    if len(summary.projections):
+        planned += _projections(summary.projections)
+    if len(summary.cosines):
+        planned += _cosines(summary.cosines)
+    return dict(planned)
+
+
 def make_figures(summary: PersonaSummary) -> Mapping[str, Figure]:
-    """Figures by name, of what is there: a kind without data is left out."""
+    """``planned_figures``, drawn; ``figure.savefig`` writes one, a notebook displays it."""
     with styled():
-        made: list[tuple[str, Figure]] = []
-        if len(summary.steered):
-            made += _scores(summary.steered)
-        if len(summary.projections):
-            made += _projections(summary.projections)
-        if len(summary.cosines):
-            made += _cosines(summary.cosines)
-        return dict(made)
+        return {name: draw() for name, draw in planned_figures(summary).items()}
 
 
-def _scores(steered: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
-    """Trait score and coherence against the coefficient: per model and trait, a line per layer."""
+def _scores(steered: pd.DataFrame) -> Iterator[tuple[str, Drawing]]:
     for (model, trait), rows in steered.groupby(["model", "trait"]):
-        lines = [
-            (f"layer {layer}, {positions}", of)
-            for (layer, positions), of in rows.groupby(["layer", "positions"])
-        ]
-        styles = {label: category_style(n) for n, (label, _) in enumerate(lines)}
-        coeffs = sorted(rows["coeff"].unique())
-        figure, axes = page(
-            (1, 2),
-            Layout(width=2.9, height=2.0, gap_x=0.5),
-            f"Scores by coefficient, {model}, {trait}",
-            "Judged 0 to 100, with 95 % intervals over questions. Crosses: coherence below "
-            f"{BROKEN_DOWN:g}, the text has broken down.",
-            [(legend_line(style), label) for label, style in styles.items()],
-        )
-        for panel, name, title in (
-            (axes[0, 0], "trait_score", trait),
-            (axes[0, 1], "coherence", "coherence"),
-        ):
-            for label, of in lines:
-                draw_band(panel, of, "coeff", name, dict(styles[label]))
-                broken = of[of["coherence"] < BROKEN_DOWN]
-                panel.plot(
-                    broken["coeff"], broken[name], "x", color=OKABE_ITO[-1], markersize=5, gid="x"
-                )
-            panel.set_title(str(title))
-            panel.set_ylim(-3, 103)
-            panel.set_xlabel("coefficient")
-            label_ticks(panel.xaxis, coeffs, [f"{c:g}" for c in coeffs], "x")
-        axes[0, 0].set_ylabel("score")
-        yield f"scores-{model}-{trait}", figure
+        yield f"scores-{model}-{trait}", partial(_scores_figure, rows, str(model), str(trait))
 
 
-def _projections(projections: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
+def _scores_figure(rows: pd.DataFrame, model: str, trait: str) -> Figure:
+    """Trait score and coherence against the coefficient, a line per layer and positions."""
+    lines = [
+        (f"layer {layer}, {positions}", of)
+        for (layer, positions), of in rows.groupby(["layer", "positions"])
+    ]
+    styles = {label: category_style(n) for n, (label, _) in enumerate(lines)}
+    coeffs = sorted(rows["coeff"].unique())
+    figure, axes = page(
+        (1, 2),
+        Layout(width=2.9, height=2.0, gap_x=0.5),
+        f"Scores by coefficient, {model}, {trait}",
+        "Judged 0 to 100, with 95 % intervals over questions. Crosses: coherence below "
+        f"{BROKEN_DOWN:g}, the text has broken down.",
+        [(legend_line(style), label) for label, style in styles.items()],
+    )
+    for panel, name, title in (
+        (axes[0, 0], "trait_score", trait),
+        (axes[0, 1], "coherence", "coherence"),
+    ):
+        for label, of in lines:
+            draw_band(panel, of, "coeff", name, dict(styles[label]))
+            broken = of[of["coherence"] < BROKEN_DOWN]
+            panel.plot(
+                broken["coeff"], broken[name], "x", color=OKABE_ITO[-1], markersize=5, gid="x"
+            )
+        panel.set_title(title)
+        panel.set_ylim(-3, 103)
+        panel.set_xlabel("coefficient")
+        label_ticks(panel.xaxis, coeffs, [f"{c:g}" for c in coeffs], "x")
+    axes[0, 0].set_ylabel("score")
+    return figure
+
+
+def _projections(projections: pd.DataFrame) -> Iterator[tuple[str, Drawing]]:
+    for (model, trait), rows in on_own_vectors(projections).groupby(["model", "trait"]):
+        steered = rows[rows["condition"] == "steered"]
+        layers = sorted(steered["layer"].dropna().unique())[:_MOST_LAYERS]
+        if layers:
+            draw = partial(_projections_figure, rows, layers, str(model), str(trait))
+            yield f"projections-{model}-{trait}", draw
+
+
+def _projections_figure(
+    rows: pd.DataFrame, layers: Sequence[int], model: str, trait: str
+) -> Figure:
     """Boxes by condition of the mean response state on the trait's own vector, a panel per layer.
 
     Boxes are the middle half, whiskers 5 % to 95 %. Steered: at the layer that was steered.
     """
-    for (model, trait), rows in on_own_vectors(projections).groupby(["model", "trait"]):
-        steered = rows[rows["condition"] == "steered"]
-        layers = sorted(steered["layer"].dropna().unique())[:_MOST_LAYERS]
-        if not layers:
-            continue
-        figure, axes = page(
-            (1, len(layers)),
-            Layout(width=1.7, height=2.2, gap_x=0.45, bottom=0.75),
-            f"Projections on the vector of {trait}, {model}",
-            "Of mean response states, before and after steering. Boxes: the middle half; whiskers: "
-            "5 % to 95 % of answers.",
-        )
-        for panel, layer in zip(axes[0], layers, strict=True):
-            at = rows[rows["at_layer"] == layer]
-            boxes = [_box(of, label) for label, of in conditions(at, int(layer)) if len(of)]
-            drawn = panel.bxp(boxes, showfliers=False, widths=0.6)
-            for line in [part for kind in drawn.values() for part in kind]:
-                line.set(color=GREY, linewidth=0.8)
-            panel.set_title(f"layer {int(layer)}")
-            panel.tick_params(axis="x", rotation=90)
-            panel.axhline(0, color=FAINT, linewidth=0.6, zorder=0)
-        axes[0, 0].set_ylabel("projection")
-        yield f"projections-{model}-{trait}", figure
+    figure, axes = page(
+        (1, len(layers)),
+        Layout(width=1.7, height=2.2, gap_x=0.45, bottom=0.75),
+        f"Projections on the vector of {trait}, {model}",
+        "Of mean response states, before and after steering. Boxes: the middle half; whiskers: "
+        "5 % to 95 % of answers.",
+    )
+    for panel, layer in zip(axes[0], layers, strict=True):
+        at = rows[rows["at_layer"] == layer]
+        boxes = [_box(of, label) for label, of in conditions(at, int(layer)) if len(of)]
+        drawn = panel.bxp(boxes, showfliers=False, widths=0.6)
+        for line in [part for kind in drawn.values() for part in kind]:
+            line.set(color=GREY, linewidth=0.8)
+        panel.set_title(f"layer {int(layer)}")
+        panel.tick_params(axis="x", rotation=90)
+        panel.axhline(0, color=FAINT, linewidth=0.6, zorder=0)
+    axes[0, 0].set_ylabel("projection")
+    return figure
 
 
 def on_own_vectors(projections: pd.DataFrame) -> pd.DataFrame:
@@ -124,35 +144,38 @@ def _box(rows: pd.DataFrame, label: str) -> dict[str, object]:
     return {"label": label, **{key: float(rows[name].mean()) for key, name in names.items()}}
 
 
-def _cosines(cosines: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
-    """Angles between traits, a panel per layer."""
+def _cosines(cosines: pd.DataFrame) -> Iterator[tuple[str, Drawing]]:
     for model, rows in cosines.groupby("model"):
         traits = list(dict.fromkeys([*rows["trait"], *rows["other"]]))
-        if len(traits) < 2:
-            continue
-        every = sorted(rows["layer"].unique())
-        step = max(1, round(len(every) / _MOST_LAYERS))
-        layers = every[step - 1 :: step][:_MOST_LAYERS]
-        per_row = min(4, len(layers))
-        figure, axes = page(
-            (-(-len(layers) // per_row), per_row),
-            Layout(width=1.5, height=1.5, gap_x=0.9, left=1.0, bottom=0.9, gap_y=1.1),
-            f"Cosines between traits, {model}",
-            "Of the vectors that steer; 1 is the same direction.",
-        )
-        for panel in axes.flat[len(layers) :]:
-            panel.set_axis_off()
-        for panel, layer in zip(axes.flat, layers, strict=False):
-            matrix = np.eye(len(traits))
-            for row in rows[rows["layer"] == layer].itertuples():
-                i, j = traits.index(row.trait), traits.index(row.other)
-                matrix[i, j] = matrix[j, i] = row.cosine
-            panel.imshow(matrix, vmin=-1, vmax=1, cmap=DIVERGING)
-            for (i, j), value in np.ndenumerate(matrix):
-                dark = abs(value) > 0.6
-                panel.text(j, i, f"{value:.2f}", ha="center", va="center", size=6,
-                           color="white" if dark else "black")  # fmt: skip
-            row_title(panel, f"layer {layer}")
-            panel.set_xticks(range(len(traits)), traits, rotation=90)
-            panel.set_yticks(range(len(traits)), traits)
-        yield f"cosines-{model}", figure
+        if len(traits) > 1:
+            yield f"cosines-{model}", partial(_cosines_figure, rows, traits, str(model))
+
+
+def _cosines_figure(rows: pd.DataFrame, traits: Sequence[str], model: str) -> Figure:
+    """Angles between traits, a panel per layer."""
+    every = sorted(rows["layer"].unique())
+    step = max(1, round(len(every) / _MOST_LAYERS))
+    layers = every[step - 1 :: step][:_MOST_LAYERS]
+    per_row = min(4, len(layers))
+    figure, axes = page(
+        (-(-len(layers) // per_row), per_row),
+        Layout(width=1.5, height=1.5, gap_x=0.9, left=1.0, bottom=0.9, gap_y=1.1),
+        f"Cosines between traits, {model}",
+        "Of the vectors that steer; 1 is the same direction.",
+    )
+    for panel in axes.flat[len(layers) :]:
+        panel.set_axis_off()
+    for panel, layer in zip(axes.flat, layers, strict=False):
+        matrix = np.eye(len(traits))
+        for row in rows[rows["layer"] == layer].itertuples():
+            i, j = traits.index(row.trait), traits.index(row.other)
+            matrix[i, j] = matrix[j, i] = row.cosine
+        panel.imshow(matrix, vmin=-1, vmax=1, cmap=DIVERGING)
+        for (i, j), value in np.ndenumerate(matrix):
+            dark = abs(value) > 0.6
+            panel.text(j, i, f"{value:.2f}", ha="center", va="center", size=6,
+                       color="white" if dark else "black")  # fmt: skip
+        row_title(panel, f"layer {layer}")
+        panel.set_xticks(range(len(traits)), traits, rotation=90)
+        panel.set_yticks(range(len(traits)), traits)
+    return figure

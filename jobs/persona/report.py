@@ -43,11 +43,11 @@ def report(storage: Storage, parts: Parts | None = None, *, figures: bool = True
 def _draw(storage: Storage, summary: PersonaSummary, missing: str, *, figures: bool) -> None:
     # matplotlib takes a second to load, and only this needs it.
     from jobs.figures.write import FIGURES, write_figures
-    from jobs.persona.figures import NAMES, make_figures
+    from jobs.persona.figures import NAMES, planned_figures
     from jobs.persona.page.write import PAGE_KEY, write_page
 
     if figures:
-        drawn = make_figures(summary)
+        drawn = planned_figures(summary)
         write_figures(storage, drawn, NAMES)
         say(f"figures: {storage.uri_of(FIGURES)} ({len(drawn)} as PNG and PDF)")
     write_page(storage, summary, Ledger(storage).read_record() or {}, missing)

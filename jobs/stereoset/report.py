@@ -98,11 +98,11 @@ def _write(storage: Storage, name: str, table: pa.Table, *, only_with_rows: bool
 def _draw(storage: Storage, inventory: Inventory, summary: Summary) -> None:
     # matplotlib takes a second to load, and only figures need it.
     from jobs.figures.write import FIGURES, write_figures
-    from jobs.stereoset.figures.make import NAMES, make_figures, what_is_drawn
+    from jobs.stereoset.figures.make import NAMES, planned_figures, what_is_drawn
     from jobs.stereoset.frames import vectors_frame
 
     cells = summary.cells.to_pandas()
-    figures = make_figures(
+    figures = planned_figures(
         cells,
         summary.pooled.to_pandas(),
         vectors_frame(inventory.vectors),

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import product
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from jobs.stereoset.plan import PlannedTask
-from steering_core.nulls import Null
+if TYPE_CHECKING:  # they load torch, which processes that draw figures do without
+    from jobs.stereoset.plan import PlannedTask
+    from steering_core.nulls import Null
 
 POOLED = "all"
 """Stands for the split or the bias type where rows are pooled over it; a layer is None then."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from jobs.figures.bands import legend_line
+from jobs.figures.drawing import Drawing
 from jobs.figures.page import Layout, blank, label_ticks, page, row_title
 from jobs.figures.style import category_style
 from jobs.stereoset.figures.selection import ordered
@@ -20,13 +22,13 @@ PANELS = {
 }
 
 
-def anisotropy(geometry: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
+def anisotropy(geometry: pd.DataFrame) -> Iterator[tuple[str, Drawing]]:
     """One figure: a row for each split, a line for each model, over all bias types."""
     bias_types = geometry.groupby("model")["bias_type"].transform("nunique")
     rows = geometry[(geometry["bias_type"] == POOLED) | (bias_types == 1)]
     rows = rows[rows["split"] != POOLED]
     if len(rows):
-        yield "anisotropy", _figure(rows)
+        yield "anisotropy", partial(_figure, rows)
 
 
 def _figure(rows: pd.DataFrame) -> Figure:

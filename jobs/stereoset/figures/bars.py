@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from jobs.figures.drawing import Drawing
 from jobs.figures.page import Layout, blank, label_ticks, page, row_title
 from jobs.figures.style import GREY
 from jobs.stereoset.figures.labels import CHANGE_COLOURS, LABELS, LEGEND_OF_LABELS
@@ -23,10 +25,10 @@ _FEW, _MANY = 8, 30
 """Layers that a quarter, and a half, of a page's width has room for."""
 
 
-def bars(cells: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
+def bars(cells: pd.DataFrame) -> Iterator[tuple[str, Drawing]]:
     """A figure per split and coefficient."""
     for split, coeff, of in by_split_and_coeff(cells):
-        yield f"bars-{split}-coeff{coeff:g}", _figure(of, split, coeff)
+        yield f"bars-{split}-coeff{coeff:g}", partial(_figure, of, split, coeff)
 
 
 def _figure(cells: pd.DataFrame, split: str, coeff: float) -> Figure:

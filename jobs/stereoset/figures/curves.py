@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import matplotlib as mpl
@@ -11,6 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from jobs.figures.bands import draw_band, legend_line
+from jobs.figures.drawing import Drawing
 from jobs.figures.page import Layout, label_ticks, page, row_title
 from jobs.figures.style import GREY, SEQUENTIAL
 from jobs.stereoset.figures.labels import FAMILIES, LABELS, LEGEND_OF_LABELS
@@ -22,7 +24,7 @@ _WIDE = 30.0
 """Ratio of coefficients from which on they are evenly spaced, as small ones would coincide."""
 
 
-def curves(cells: pd.DataFrame, pooled: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
+def curves(cells: pd.DataFrame, pooled: pd.DataFrame) -> Iterator[tuple[str, Drawing]]:
     """A figure per split with several coefficients, pooled over bias types."""
     coeffs = ordered(cells["coeff"])
     by_layer, whole = (
@@ -31,7 +33,10 @@ def curves(cells: pd.DataFrame, pooled: pd.DataFrame) -> Iterator[tuple[str, Fig
     )
     for split, of in by_layer.groupby("split"):
         if of["coeff"].nunique() > 1:
-            yield f"curves-{split}", _figure(of, whole[whole["split"] == split], str(split))
+            yield (
+                f"curves-{split}",
+                partial(_figure, of, whole[whole["split"] == split], str(split)),
+            )
 
 
 def _figure(by_layer: pd.DataFrame, over_layers: pd.DataFrame, split: str) -> Figure:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import ArrowStyle, Circle, FancyArrowPatch
 
+from jobs.figures.drawing import Drawing
 from jobs.figures.page import Layout, page, row_title
 from jobs.figures.style import FAINT, GREY, SMALL_PT
 from jobs.stereoset.figures.labels import CHANGE_COLOURS, LEGEND_OF_LABELS
@@ -50,13 +52,13 @@ _KINDS = (
 )
 
 
-def flows(cells: pd.DataFrame, pooled: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
+def flows(cells: pd.DataFrame, pooled: pd.DataFrame) -> Iterator[tuple[str, Drawing]]:
     """A figure per split and coefficient, pooled over bias types."""
     by_layer = over_bias_types(cells, pooled)
     whole = over_bias_types_and_layers(cells, pooled)
     for split, coeff, of in by_split_and_coeff(by_layer):
         over_layers = whole[(whole["split"] == split) & (whole["coeff"] == coeff)]
-        yield f"flows-{split}-coeff{coeff:g}", _figure(of, over_layers, split, coeff)
+        yield f"flows-{split}-coeff{coeff:g}", partial(_figure, of, over_layers, split, coeff)
 
 
 def _figure(by_layer: pd.DataFrame, over_layers: pd.DataFrame, split: str, coeff: float) -> Figure:

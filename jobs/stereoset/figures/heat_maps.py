@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
+from jobs.figures.drawing import Drawing
 from jobs.figures.page import Layout, label_ticks, page, row_title
 from jobs.figures.style import DIVERGING, FAINT
 from jobs.stereoset.figures.labels import FAMILIES, LABELS, LEGEND_OF_LABELS
@@ -15,11 +17,11 @@ from jobs.stereoset.figures.pooling import over_bias_types
 from jobs.stereoset.figures.selection import largest, ordered
 
 
-def heat_maps(cells: pd.DataFrame, pooled: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
+def heat_maps(cells: pd.DataFrame, pooled: pd.DataFrame) -> Iterator[tuple[str, Drawing]]:
     """A figure per model and split with several cells, pooled over bias types."""
     for (model, split), of in over_bias_types(cells, pooled).groupby(["model", "split"]):
         if len(of) > 1:
-            yield f"heat-map-{model}-{split}", _figure(of, str(model), str(split))
+            yield f"heat-map-{model}-{split}", partial(_figure, of, str(model), str(split))
 
 
 def _figure(rows: pd.DataFrame, model: str, split: str) -> Figure:

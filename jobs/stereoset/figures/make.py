@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from itertools import chain
 
 import pandas as pd
 from matplotlib.figure import Figure
 
+from jobs.figures.drawing import Drawing
 from jobs.figures.style import styled
 from jobs.stereoset.figures.anisotropy import anisotropy
 from jobs.stereoset.figures.bars import bars
@@ -24,6 +25,37 @@ NAMES = re.compile(r"anisotropy|(bars|flows|heat-map|curves|models|nulls|vectors
 """Of all figures that are made here."""
 
 
+def planned_figures(
+    cells: pd.DataFrame,
+    pooled: pd.DataFrame,
+    vectors: pd.DataFrame,
+    *,
+    of_nulls: pd.DataFrame | None = None,
+    geometry: pd.DataFrame | None = None,
+) -> Mapping[str, Drawing]:
+    """Figures by name, still to be drawn; a kind without data is left out.
+
+    Args:
+        cells, pooled, of_nulls, geometry: tables of the summary.
+        vectors: columns model, split, bias_type, layer, fold (null: of all examples), vector.
+    """
+    of_cells = (
+        ()
+        if cells.empty
+        else chain(
+            bars(cells),
+            flows(cells, pooled),
+            heat_maps(cells, pooled),
+            curves(cells, pooled),
+            models(cells, pooled),
+            () if of_nulls is None else nulls(cells, pooled, of_nulls),
+        )
+    )
+    of_vectors = () if vectors.empty else chain(vector_lines(vectors), vector_maps(vectors))
+    of_states = () if geometry is None else anisotropy(geometry)
+    return dict(chain(of_cells, of_vectors, of_states))
+
+
 def make_figures(
     cells: pd.DataFrame,
     pooled: pd.DataFrame,
@@ -32,33 +64,16 @@ def make_figures(
     of_nulls: pd.DataFrame | None = None,
     geometry: pd.DataFrame | None = None,
 ) -> Mapping[str, Figure]:
-    """Figures by name, of what is there: a kind without data is left out.
+    """``planned_figures``, drawn.
 
     They belong to no pyplot session; ``figure.savefig`` writes one, a notebook displays it.
-
-    Args:
-        cells, pooled, of_nulls, geometry: tables of the summary.
-        vectors: columns model, split, bias_type, layer, fold (null: of all examples), vector.
     """
+    planned = planned_figures(cells, pooled, vectors, of_nulls=of_nulls, geometry=geometry)
     with styled():
-        of_cells = (
-            ()
-            if cells.empty
-            else chain(
-                bars(cells),
-                flows(cells, pooled),
-                heat_maps(cells, pooled),
-                curves(cells, pooled),
-                models(cells, pooled),
-                () if of_nulls is None else nulls(cells, pooled, of_nulls),
-            )
-        )
-        of_vectors = () if vectors.empty else chain(vector_lines(vectors), vector_maps(vectors))
-        of_states = () if geometry is None else anisotropy(geometry)
-        return dict(chain(of_cells, of_vectors, of_states))
+        return {name: draw() for name, draw in planned.items()}
 
 
-def what_is_drawn(figures: Mapping[str, Figure], cells: pd.DataFrame) -> str:
+def what_is_drawn(figures: Sized, cells: pd.DataFrame) -> str:
     """How many figures there are, and of how many coefficients where not all have their own."""
     drawn, every = len(drawn_coeffs(cells)), cells["coeff"].nunique()
     some = f"; bars, flows and models at {drawn} of {every} coefficients" if drawn < every else ""

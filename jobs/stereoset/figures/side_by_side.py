@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from jobs.figures.bands import draw_band, legend_line
+from jobs.figures.drawing import Drawing
 from jobs.figures.page import Layout, label_ticks, page, row_title
 from jobs.figures.style import GREY, category_style
 from jobs.stereoset.figures.labels import FAMILIES, LABELS, LEGEND_OF_LABELS
@@ -18,17 +20,17 @@ from jobs.stereoset.summary_keys import POOLED
 FITTED = "fitted vectors"
 
 
-def models(cells: pd.DataFrame, pooled: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
+def models(cells: pd.DataFrame, pooled: pd.DataFrame) -> Iterator[tuple[str, Drawing]]:
     """A figure per split and coefficient that several models have, pooled over bias types."""
     for split, coeff, of in by_split_and_coeff(over_bias_types(cells, pooled)):
         if of["model"].nunique() > 1:
             title = f"Models by layer, {split}, coefficient {coeff:g}"
-            yield f"models-{split}-coeff{coeff:g}", _figure(of, "model", title)
+            yield f"models-{split}-coeff{coeff:g}", partial(_figure, of, "model", title)
 
 
 def nulls(
     cells: pd.DataFrame, pooled: pd.DataFrame, of_nulls: pd.DataFrame
-) -> Iterator[tuple[str, Figure]]:
+) -> Iterator[tuple[str, Drawing]]:
     """A figure per model, split and coefficient: the fitted vectors beside those of each null.
 
     Args:
@@ -43,7 +45,7 @@ def nulls(
             if of["steered_with"].nunique() > 1:
                 title = f"Vectors beside nulls, {model}, {split}, coefficient {coeff:g}"
                 name = f"nulls-{model}-{split}-coeff{coeff:g}"
-                yield name, _figure(of, "steered_with", title)
+                yield name, partial(_figure, of, "steered_with", title)
 
 
 def _named(name: str, cells: pd.DataFrame, pooled: pd.DataFrame) -> pd.DataFrame:

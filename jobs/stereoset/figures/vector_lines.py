@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from jobs.figures.bands import legend_line
+from jobs.figures.drawing import Drawing
 from jobs.figures.page import Layout, blank, label_ticks, page, row_title
 from jobs.figures.style import GREY, category_style
 from jobs.stereoset.figures.cosine import cosines
@@ -19,7 +21,7 @@ Lines = Mapping[str, "pd.Series[float]"]
 """By label, a number by layer."""
 
 
-def vector_lines(vectors: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
+def vector_lines(vectors: pd.DataFrame) -> Iterator[tuple[str, Drawing]]:
     """Norms; cosines between bias types, where there are several; between folds, likewise."""
     kinds: dict[str, tuple[Callable[[pd.DataFrame], Lines], str, str]] = {
         "vectors-norms": (norms, "Norms of the steering vectors", "norm"),
@@ -40,7 +42,7 @@ def vector_lines(vectors: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
             for (model, split), of in vectors.groupby(["model", "split"])
         }
         if any(lines.values()):
-            yield name, _figure(lines, title, unit)
+            yield name, partial(_figure, lines, title, unit)
 
 
 def norms(vectors: pd.DataFrame) -> Lines:

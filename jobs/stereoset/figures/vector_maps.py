@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from jobs.figures.drawing import Drawing
 from jobs.figures.page import Layout, blank, label_ticks, page, row_title
 from jobs.figures.style import DIVERGING
 from jobs.stereoset.figures.cosine import cosines
 from jobs.stereoset.figures.selection import ordered
 
 
-def vector_maps(vectors: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
+def vector_maps(vectors: pd.DataFrame) -> Iterator[tuple[str, Drawing]]:
     """A figure per model with several layers: a panel per bias type, a row per split."""
     whole = vectors[vectors["fold"].isna()]
     for model, of in whole.groupby("model"):
         if of["layer"].nunique() > 1:
-            yield f"vectors-layers-{model}", _figure(of, str(model))
+            yield f"vectors-layers-{model}", partial(_figure, of, str(model))
 
 
 def _figure(vectors: pd.DataFrame, model: str) -> Figure:

@@ -21,7 +21,7 @@ from matplotlib.text import Text
 
 from cluster.storage import StorageSpec
 from jobs.figures.write import write_figures
-from jobs.stereoset.figures.make import NAMES, make_figures, what_is_drawn
+from jobs.stereoset.figures.make import NAMES, make_figures, planned_figures, what_is_drawn
 from jobs.stereoset.figures.pooling import over_bias_types, over_bias_types_and_layers
 from jobs.stereoset.figures.selection import MOST_BY_COEFF, spread
 from jobs.stereoset.geometry import GEOMETRY_SCHEMA
@@ -233,7 +233,10 @@ def test_a_name_stays_text(name: str, tmp_path: Path) -> None:
     vectors = vectors_frame_of({(name, "s", "gender", layer, None): [1.0, 2.0] for layer in (1, 2)})
     figures = make_figures(cells, pooled_frame(cells), vectors)
     assert any(name in text for text in texts(figures["bars-inter-coeff1"]))
-    write_figures(StorageSpec(str(tmp_path / "out")).open(), figures, NAMES)
+    planned = planned_figures(cells, pooled_frame(cells), vectors)
+    planned = {key: draw for key, draw in planned.items() if name in key}
+    assert {key.removesuffix(name) for key in planned} >= {"vectors-layers-"}
+    write_figures(StorageSpec(str(tmp_path / "out")).open(), planned, NAMES)
     assert {path.parent for path in tmp_path.rglob("*.*")} == {tmp_path / "out" / "figures"}
 
 
@@ -279,7 +282,8 @@ def test_figures_are_written_and_what_is_no_longer_made_goes(
     storage = StorageSpec(uri).open()
     for key in ("figures/bars-old-coeff1.png", "figures/mine.png"):
         storage.replace(key, b"old")
-    figures = {"bars-inter-coeff20": figure("bars-inter-coeff20")}
+    planned = planned_figures(CELLS, POOLED, NO_VECTORS)
+    figures = {"bars-inter-coeff20": planned["bars-inter-coeff20"]}
     write_figures(storage, figures, NAMES)
     made = {entry.key: storage.read(entry.key) for entry in storage.list("figures/")}
     assert list(made) == [
@@ -287,7 +291,7 @@ def test_figures_are_written_and_what_is_no_longer_made_goes(
     ]  # fmt: skip
     assert made["figures/bars-inter-coeff20.png"].startswith(b"\x89PNG")
     assert made["figures/bars-inter-coeff20.pdf"].startswith(b"%PDF")
-    write_figures(storage, {"bars-inter-coeff20": figure("bars-inter-coeff20")}, NAMES)
+    write_figures(storage, figures, NAMES)
     assert {entry.key: storage.read(entry.key) for entry in storage.list("figures/")} == made
 
 
@@ -296,6 +300,14 @@ def test_settings_of_the_process_are_left_alone() -> None:
     figure("bars-inter-coeff20")
     assert dict(mpl.rcParams) == before
     assert "matplotlib.pyplot" not in _loaded("import jobs.stereoset.figures.make")
+
+
+def test_a_process_that_draws_figures_does_not_load_torch() -> None:
+    loaded = _loaded(
+        "import jobs.figures.worker, jobs.stereoset.figures.make, jobs.persona.figures"
+    )
+    assert "matplotlib.figure" in loaded
+    assert not {"torch", "ray", "transformers"} & loaded
 
 
 def test_the_command_line_loads_matplotlib_for_figures_only() -> None:
