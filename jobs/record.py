@@ -29,9 +29,20 @@ class Described(Protocol):
 
 
 class Record:
-    """The record of one session, behind those of the sessions before it."""
+    """The record of one session, behind those of the sessions before it.
 
-    def __init__(self, ledger: Ledger, sweep: Described, before: Mapping[str, Any] | None) -> None:
+    Args:
+        before: what ``run.json`` holds already.
+        more: what else the record says of the whole run, plain data.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        sweep: Described,
+        before: Mapping[str, Any] | None,
+        more: Mapping[str, Any] | None = None,
+    ) -> None:
         self._ledger = ledger
         self._earlier = list(before["sessions"]) if before else []
         self._session: dict[str, Any] = {
@@ -47,6 +58,7 @@ class Record:
         self._content = {
             "spec": sweep.resolved_spec(),
             "identity": sweep.identity(),
+            **(more or {}),
             "started": before["started"] if before else self._session["started"],
         }
 

@@ -29,7 +29,8 @@ class Protocol:
         scoring: ``as_published``: the candidate encoded alone with BOS, token k read at position
             ``q - 1 + k``; ``aligned``: the continuation in context, read where it is predicted.
         positions: which positions are steered; ``all``: every one, pads too.
-        folds: 1 for vectors from the rows they steer; more for cross-fitting by target term.
+        folds: 1 for vectors from the rows they steer; more for cross-fitting by target term, in at
+            most so many folds.
     """
 
     read: Site = "resid_post"

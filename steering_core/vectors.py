@@ -100,22 +100,30 @@ class SteeringVectors:
 
 
 def assign_folds(targets: Sequence[str], num_folds: int, seed: int, group: str) -> tuple[int, ...]:
-    """Fold 0..num_folds-1 of each example, so that all examples of a target term share one.
+    """The fold of each example; all examples of a target term share one, and no fold is empty.
 
-    Terms are dealt largest first to the fold with the fewest examples, ties in an order drawn with
-    ``seed``.
+    There are ``num_folds`` folds, or one for each term where there are fewer terms. Terms are dealt
+    largest first to the fold with the fewest examples, ties in an order drawn with ``seed``.
+
+    Args:
+        targets: the target term of each example, at least one.
+        num_folds: 1 for no cross-fitting: every example is in fold 0.
+        group: its name, for messages.
 
     Raises:
-        InputError: fewer target terms than folds.
+        InputError: several folds of a single target term: nothing is left to fit its vector from.
     """
     sizes = Counter(targets)
     if num_folds == 1:
         return (0,) * len(targets)
-    if len(sizes) < num_folds:
+    if len(sizes) == 1:
+        (term,) = sizes
         raise InputError(
-            f"vectors.folds is {num_folds}, but {group} has only {len(sizes)} target terms; use "
-            f"more examples, or `vectors: {{folds: 1}}` for vectors from the steered rows"
+            f"vectors.folds is {num_folds}, but every example of {group} has the target term "
+            f"{term!r}, so nothing is left to fit a held-out vector from; use more examples "
+            "(data.limit), leave the group out, or set vectors.folds to 1"
         )
+    num_folds = min(num_folds, len(sizes))
     terms = sorted(sizes)
     random.Random(seed).shuffle(terms)  # noqa: S311 - a split of data, not a secret
     filled = [0] * num_folds

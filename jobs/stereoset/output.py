@@ -84,7 +84,7 @@ class Output:
         is_done = before is not None and before["outcome"] == "done"
         return cls(
             storage=storage,
-            record=Record(ledger, sweep, before),
+            record=Record(ledger, sweep, before, {"folds": sweep.folds_by_group()}),
             inventory=inventory,
             added=tuple(added),
             is_settled=is_done and not added and len(inventory.done) == len(inventory.planned),

@@ -89,6 +89,15 @@ class Sweep:
             for key, (examples, folds) in self.groups.items()
         }
 
+    def num_folds(self, key: GroupKey) -> int:
+        """Folds that a group's vectors are cross-fitted in; fewer than asked if terms are few."""
+        _, folds = self.groups[key]
+        return 1 + max(folds)
+
+    def folds_by_group(self) -> dict[str, int]:
+        """``num_folds`` of every group, by ``split/bias_type``: plain data for ``run.json``."""
+        return {"/".join(key): self.num_folds(key) for key in self.groups}
+
     def resolved_spec(self) -> dict[str, Any]:
         """The spec as plain data, every ``null`` and ``auto`` that decides numbers filled in."""
         spec, protocol = self.spec.model_dump(mode="json"), self.protocol

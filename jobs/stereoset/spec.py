@@ -80,7 +80,8 @@ class VectorsSpec(SpecModel):
         None,
         ge=1,
         le=1000,
-        description="1: from the steered rows; more: cross-fitted by target term",
+        description="1: fit on the rows that are then steered; k: cross-fit in at most k folds by "
+        "target term (a group with fewer terms uses one fold per term)",
         json_schema_extra=role("identity"),
     )
 

@@ -92,7 +92,8 @@ class Stages:
     def _make(
         self, of: VectorSet, phase_1: Sequence[PlannedTask], layers: Sequence[int]
     ) -> SteeringVectors:
-        method, num_folds = self._sweep.spec.vectors.method, self._sweep.protocol.folds
+        method = self._sweep.spec.vectors.method
+        num_folds = self._sweep.num_folds((of.group.split, of.group.bias_type))
         if of.null is None and self._sweep.vectors is not None:
             given = self._sweep.vectors.vectors.whole
             return SteeringVectors({layer: given[layer] for layer in layers}, {})
@@ -132,7 +133,7 @@ class Stages:
             "split": group.split,
             "bias_type": group.bias_type,
             "pooling": protocol.pooling,
-            "folds": str(protocol.folds),
+            "folds": str(self._sweep.num_folds((group.split, group.bias_type))),
             "num_examples": str(len(examples)),
             "data_digest": self._sweep.data_digest,
             **read,

@@ -290,7 +290,12 @@ CASES = [
     Case("limit 0", _set("data.limit", 0), ("data.limit", "1")),
     Case("replicas 0", _set("compute.replicas", 0), ("compute.replicas", "1")),
     Case("no CUDA here", _set("compute.device", "mps"), ("mps", "cpu")),
-    Case("more folds than terms", _set("vectors.folds", 5), ("vectors.folds", "target terms")),
+    Case(
+        "folds of a single target term",
+        _set("vectors", {"folds": 5}),
+        ("vectors.folds is 5", "intersentence/gender has the target term"),
+        options=("--set", "data.limit=1"),
+    ),
     Case("value missing", _set("output", None), ("output",)),
     Case("unknown output scheme", _set("output", "gs://bucket/x"), ("gs://", "s3://")),
     Case("no bucket named", _set("output", "s3://"), ("s3://bucket/prefix",)),

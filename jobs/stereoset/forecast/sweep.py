@@ -10,7 +10,7 @@ from jobs.stereoset.forecast.rates import Rates
 from jobs.stereoset.forecast.sizes import states_part_bytes, sums_part_bytes, vectors_bytes
 from jobs.stereoset.forecast.tasks import Forecast, Forecaster
 from jobs.stereoset.inventory import Inventory
-from jobs.stereoset.plan import PlannedTask
+from jobs.stereoset.plan import Group, PlannedTask, VectorSet
 from jobs.stereoset.resolve import Sweep
 from steering_core.memory import Memory, peak_memory, weights_bytes
 from steering_core.skeleton import Skeleton
@@ -145,11 +145,14 @@ def _reads(
     num_replicas: int,
 ) -> Reads:
     by_set = Counter(task.vector_set for task in left if task.is_steered)
-    a_file = vectors_bytes(sweep.spec.steering.layers, sweep.protocol.folds, skeleton.width)
-    num_read = sum(tasks + min(num_replicas, tasks) for tasks in by_set.values())
+    vectors_read = sum(
+        (num_tasks + min(num_replicas, num_tasks))
+        * vectors_bytes(sweep.spec.steering.layers, _num_folds(sweep, of.group), skeleton.width)
+        for of, num_tasks in by_set.items()
+    )
     return Reads(
         weights=min(num_replicas, len(left)) * weights_bytes(skeleton, dtype),
-        vectors=num_read * a_file,
+        vectors=vectors_read,
         fits=sum(
             _fit_bytes(sweep, task, skeleton.width)
             for task in inventory.planned
@@ -164,22 +167,24 @@ def _fit_bytes(sweep: Sweep, task: PlannedTask, width: int) -> int:
     """Of a phase 1 task's part that vectors are fitted from."""
     if METHODS[sweep.spec.vectors.method].needs_states:
         return states_part_bytes(len(task.layers), len(task.example_ids), width)
-    num_folds = min(sweep.protocol.folds, len(task.example_ids))
+    num_folds = min(_num_folds(sweep, task.group), len(task.example_ids))
     return sums_part_bytes(len(task.layers), num_folds, width)
+
+
+def _num_folds(sweep: Sweep, group: Group) -> int:
+    return sweep.num_folds((group.split, group.bias_type))
 
 
 def _vectors_written(
     sweep: Sweep, inventory: Inventory, left: Sequence[PlannedTask], width: int
 ) -> int:
-    layers: dict[object, set[int]] = defaultdict(set)
+    layers: dict[VectorSet, set[int]] = defaultdict(set)
     for task in left:
         if task.is_steered:
             layers[task.vector_set] |= {layer for layer, _ in task.cells}
-    held: dict[object, set[int]] = {
-        of: set(vectors.whole) for of, vectors in inventory.vectors.items()
-    }
+    held = {of: set(vectors.whole) for of, vectors in inventory.vectors.items()}
     return sum(
-        vectors_bytes(sorted(wanted | held.get(of, set())), sweep.protocol.folds, width)
+        vectors_bytes(sorted(wanted | held.get(of, set())), _num_folds(sweep, of.group), width)
         for of, wanted in layers.items()
         if not wanted <= held.get(of, set())
     )

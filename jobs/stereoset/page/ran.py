@@ -50,7 +50,8 @@ def ran(facts: Facts) -> Ran:
         }
         for name, model in spec["models"].items()
     )
-    terms = [*_inputs(spec, identity), *_protocol(spec), *_counts(facts), *_when(facts)]
+    num_folds = facts.record.get("folds", {})
+    terms = [*_inputs(spec, identity), *_protocol(spec, num_folds), *_counts(facts), *_when(facts)]
     sessions = facts.record["sessions"]
     return Ran(models, tuple(terms), sessions[-1]["versions"], _as_yaml(spec))
 
@@ -74,14 +75,14 @@ def _inputs(spec: Mapping[str, Any], identity: Mapping[str, Any]) -> list[tuple[
     ]
 
 
-def _protocol(spec: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _protocol(spec: Mapping[str, Any], num_folds: Mapping[str, int]) -> list[tuple[str, str]]:
     vectors, steering = spec["vectors"], spec["steering"]
     folds = vectors["folds"]
     from_rows = (
         "from the rows that are then steered"
         if folds == 1
-        else f"cross-fitted in {folds} folds by target term: no row is steered with a vector "
-        "fitted on it"
+        else f"cross-fitted in {folds} folds by target term{_fewer_folds(folds, num_folds)}: no "
+        "row is steered with a vector fitted on it"
     )
     made = (
         f"from {vectors['file']}, the same for every group"
@@ -101,6 +102,12 @@ def _protocol(spec: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Layers L", f"{_listed(steering['layers'])} (1 is the stream after the first block)"),
         ("Coefficients", _listed([coefficient(float(c)) for c in steering["coeffs"]])),
     ]
+
+
+def _fewer_folds(folds: int, num_folds: Mapping[str, int]) -> str:
+    """The groups with fewer target terms than folds; empty where there are none."""
+    fewer = [f"{n} in {group}" for group, n in num_folds.items() if n < folds]
+    return f" (one for each term where there are fewer: {_listed(fewer)})" if fewer else ""
 
 
 def _hook_point(site: str) -> str:

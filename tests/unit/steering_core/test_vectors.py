@@ -118,14 +118,19 @@ def test_folds_depend_on_the_seed_and_on_nothing_else() -> None:
     assert backwards == folds[::-1]
 
 
-def test_one_fold_is_everything_and_too_few_terms_are_refused() -> None:
+def test_few_terms_get_a_fold_each_and_a_single_one_is_refused() -> None:
     assert assign_folds(["a", "a"], 1, 0, "a group") == (0, 0)
-    assert len(set(assign_folds(["a", "b", "a"], 2, 0, "a group"))) == 2
+    for num_folds in (2, 3, 1000):
+        folds = assign_folds(["a", "b", "a"], num_folds, 0, "a group")
+        assert sorted({folds[0], folds[1]}) == [0, 1]
+        assert folds[0] == folds[2]
+    assert set(assign_folds([*"abcab"], 5, 0, "a group")) == {0, 1, 2}
     with pytest.raises(InputError) as caught:
-        assign_folds(["a", "b", "a"], 3, 0, "base/intersentence/race")
+        assign_folds(["a", "a"], 3, 0, "intersentence/religion")
     message = str(caught.value)
     assert "vectors.folds is 3" in message
-    assert "base/intersentence/race has only 2 target terms" in message
+    assert "every example of intersentence/religion has the target term 'a'" in message
+    assert "set vectors.folds to 1" in message
 
 
 def fitted(num_folds: int, layers: tuple[int, ...] = (1, 11)) -> SteeringVectors:
