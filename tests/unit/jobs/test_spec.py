@@ -408,7 +408,10 @@ def test_embedded_specs_validate() -> None:
     assert specs["demo"].resolved_protocol() == PROTOCOLS["as_published"]
     assert specs["demo"].steering.coeffs == (Decimal(-3), Decimal("0.5"), Decimal(400))
     assert specs["gemma2-replication"].resolved_protocol() == PROTOCOLS["as_published"]
-    assert list(specs["gemma2-replication"].models) == ["base", "instruct"]
+    replication = specs["gemma2-replication"].models
+    assert {n: m.dtype for n, m in replication.items()} == dict.fromkeys(
+        ("base", "instruct"), "float32"
+    )
     assert specs["quick-look"].resolved_protocol() == PROTOCOLS["aligned"]
 
 
