@@ -1,4 +1,11 @@
-"""Capture and change states at hook points, as context managers that leave no hook behind."""
+"""Capture and change states at hook points, as context managers that leave no hook behind.
+
+PyTorch runs the hooks of a module in a list. What changes a state is put at the front of it, what
+reads a state at the end. So whoever reads sees the changed state, whichever was opened first; and
+so does Transformers, which puts hooks of its own at the end when a model is first called with
+``output_hidden_states=True``, and leaves them there: a change that was appended later would be
+missing from what it records.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +24,7 @@ from steering_core.layout import ModelLayout, hidden_of, with_hidden
 def capture(layout: ModelLayout, points: Iterable[HookPoint]) -> Iterator[dict[HookPoint, Tensor]]:
     """While open, every forward stores the state [B, S, D] at each hook point.
 
+    The states are those after every change that is open, whether it was opened before or after.
     Yields a dict that each forward overwrites; the tensors are the model's own, not copies.
 
     Raises:
@@ -30,7 +38,7 @@ def capture(layout: ModelLayout, points: Iterable[HookPoint]) -> Iterator[dict[H
 
         return store
 
-    with change(layout, [(point, store_at(point)) for point in points]):
+    with observe(layout, [(point, store_at(point)) for point in points]):
         yield states
 
 
@@ -68,16 +76,48 @@ def change(
 ) -> Iterator[None]:
     """While open, each action changes the state [B, S, D] at its hook point; None leaves it.
 
+    Actions at one hook point run in the order given. Of two changes at one hook point, the one that
+    was opened last runs first.
+
     Raises:
         InputError: a hook point that the model does not have; no hook is set then.
     """
+    # Each hook goes to the front of those before it: the last action has to be the first to go.
+    with _hooked(layout, list(reversed(actions)), at_front=True):
+        yield
+
+
+@contextmanager
+def observe(
+    layout: ModelLayout, readers: Sequence[tuple[HookPoint, Callable[[Tensor], None]]]
+) -> Iterator[None]:
+    """While open, each reader is called with the state [B, S, D] at its hook point.
+
+    The states are those after every change that is open, whether it was opened before or after.
+
+    Raises:
+        InputError: a hook point that the model does not have; no hook is set then.
+    """
+    with _hooked(layout, readers, at_front=False):
+        yield
+
+
+@contextmanager
+def _hooked(
+    layout: ModelLayout,
+    actions: Sequence[tuple[HookPoint, Callable[[Tensor], Tensor | None]]],
+    *,
+    at_front: bool,
+) -> Iterator[None]:
     places = [(layout.module_at(point), point, action) for point, action in actions]
     with ExitStack() as stack:
         for module, point, action in places:
             if point.site == "resid_pre":
-                handle = module.register_forward_pre_hook(_before(action), with_kwargs=True)
+                handle = module.register_forward_pre_hook(
+                    _before(action), with_kwargs=True, prepend=at_front
+                )
             else:
-                handle = module.register_forward_hook(_after(action))
+                handle = module.register_forward_hook(_after(action), prepend=at_front)
             stack.callback(handle.remove)
         yield
 

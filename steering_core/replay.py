@@ -58,28 +58,23 @@ def replay(block: nn.Module, call: BlockCall, stream: Tensor) -> Tensor:
 def only_at(module: nn.Module | None, positions_M: Tensor) -> Iterator[None]:
     """While open, a position-wise module computes only flat positions [M] of its input [R, S, D].
 
-    Its output is 0 at the others. Does nothing for None.
+    Its output is 0 at the others. Does nothing for None. The module's hooks see all positions,
+    whatever their order: steering may sit on the same module.
     """
     if module is None:
         yield
         return
-    shapes: list[Any] = []
+    forward = module.forward
 
-    def gather(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        hidden_RSD = args[0]
-        shapes.append(hidden_RSD.shape)
+    def at_positions(hidden_RSD: Tensor) -> Tensor:
+        num_rows, num_positions, width = hidden_RSD.shape
         positions = positions_M.to(hidden_RSD.device)
-        return (hidden_RSD.reshape(1, -1, hidden_RSD.shape[-1])[:, positions],)
-
-    def scatter(_module: nn.Module, _args: Any, output_1MD: Tensor) -> Tensor:
-        shape = shapes.pop()
-        whole = output_1MD.new_zeros((shape[0] * shape[1], output_1MD.shape[-1]))
+        output_1MD: Tensor = forward(hidden_RSD.reshape(1, -1, width)[:, positions])
+        whole = output_1MD.new_zeros((num_rows * num_positions, output_1MD.shape[-1]))
         whole[positions_M.to(whole.device)] = output_1MD[0]
-        return whole.view(*shape[:2], -1)
+        return whole.view(num_rows, num_positions, -1)
 
-    with ExitStack() as stack:
-        stack.callback(module.register_forward_pre_hook(gather).remove)
-        stack.callback(module.register_forward_hook(scatter).remove)
+    with _forward_replaced(module, at_positions):
         yield
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from steering_core.errors import InputError
 from steering_core.hook_points import HookPoint
-from steering_core.hooks import change
+from steering_core.hooks import observe
 from steering_core.models import LoadedModel
 from steering_core.placing import upload
 
@@ -111,7 +111,7 @@ def _of_batch(model: LoadedModel, rows: Sequence[AnsweredPrompt]) -> np.ndarray:
     means: list[Tensor] = []
     points = [HookPoint(block, "resid_post") for block in range(model.layout.num_blocks)]
     add_up = _summing(means, weights_3BS)
-    with torch.inference_mode(), change(model.layout, [(p, add_up) for p in points]):
+    with torch.inference_mode(), observe(model.layout, [(p, add_up) for p in points]):
         input_ids = upload(torch.from_numpy(ids_BS), model.device)
         model.layout.decoder(input_ids=input_ids, use_cache=False)
     return np.stack([mean_3BD.cpu().numpy() for mean_3BD in means], axis=2)

@@ -31,8 +31,13 @@ class ActivationSteerer:
         with ActivationSteerer(model, vector, coeff=2.0, layer=19, positions="response"):
             model.generate(...)
 
-    Several may be open at once, at one block too: what they add adds up. The hook is gone when the
+    Several may be open at once, at one block too: what they add adds up. The one that was opened
+    last adds first, which only decides how the sum is rounded. The hook is gone when the ``with``
     block is left, whatever was raised. Tensors of the caller and the model are not changed.
+
+    ``output_hidden_states=True`` shows the steering: ``hidden_states[layer + 1]`` is the stream
+    with the step added, whether or not the model was called so before. Transformers returns the
+    last one behind the final norm.
 
     Args:
         model: a Hugging Face decoder model.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from steering_core.errors import InputError
 from steering_core.hook_points import HookPoint
-from steering_core.hooks import add, capture
+from steering_core.hooks import add, capture, change
 from steering_core.layout import ModelLayout
 
 WIDTH, NUM_BLOCKS = 4, 3
@@ -118,6 +118,33 @@ def test_add_changes_the_stream_there_and_everything_above(
     for other, state in s.items():
         torch.testing.assert_close(state, wanted[str(other)])
     assert num_hooks(stack) == 0
+
+
+@pytest.mark.parametrize("point", ALL_POINTS, ids=str)
+def test_a_state_is_read_after_it_was_changed_whichever_was_opened_first(
+    stack: Stack, stream: Tensor, point: HookPoint
+) -> None:
+    layout, wanted = layout_of(stack), by_hand(stack, stream, {str(point): 2 * VECTOR})[str(point)]
+    steering = [(point, VECTOR, 2.0)]
+    for first, then in (
+        (capture(layout, [point]), add(layout, steering)),
+        (add(layout, steering), capture(layout, [point])),
+    ):
+        with first as one, then as other:
+            stack(stream)
+        torch.testing.assert_close((one or other)[point], wanted)
+
+
+def test_changes_run_in_the_order_given_and_the_one_opened_last_first(
+    stack: Stack, stream: Tensor
+) -> None:
+    layout = layout_of(stack)
+    for point in ALL_POINTS:
+        ran: list[str] = []
+        a, b, c = ((point, lambda _state, n=n, ran=ran: ran.append(n)) for n in "abc")
+        with change(layout, [a, b]), change(layout, [c]):
+            stack(stream)
+        assert ran == ["c", "a", "b"], point
 
 
 def test_what_stands_beside_the_stream_is_handed_on(stream: Tensor) -> None:

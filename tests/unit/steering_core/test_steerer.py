@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -107,6 +108,43 @@ def test_callers_tensors_are_not_changed_and_later_changes_do_not_steer() -> Non
     vector += 1
     with steerer:
         torch.testing.assert_close(left_by("llama", 1), plain + 2 * VECTOR)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("called_before", [True, False])
+def test_hidden_states_of_transformers_show_the_steering(family: str, called_before: bool) -> None:
+    """Transformers sets its recording hooks at the first such call, and leaves them there."""
+    model, block = deepcopy(model_of(family).module), NUM_BLOCKS - 2
+    plain = deepcopy(model)(input_ids=IDS, output_hidden_states=True).hidden_states
+    if called_before:
+        model(input_ids=IDS, output_hidden_states=True)
+    with ActivationSteerer(model, VECTOR, 2.0, block, "response"):
+        steered = model(input_ids=IDS, output_hidden_states=True).hidden_states
+    added = torch.zeros_like(plain[0])
+    added[:, -1] = 2 * VECTOR
+    for layer in range(block + 1):
+        assert torch.equal(steered[layer], plain[layer])
+    torch.testing.assert_close(steered[block + 1], plain[block + 1] + added)
+    assert not torch.allclose(steered[-1][:, -1], plain[-1][:, -1])
+    after = model(input_ids=IDS, output_hidden_states=True).hidden_states
+    assert all(torch.equal(one, other) for one, other in zip(after, plain, strict=True))
+
+
+def test_of_two_steerers_at_one_block_the_one_opened_last_adds_first() -> None:
+    """It shows only in how the sum is rounded: 2**24 + 1 is 2**24 in float32."""
+    model = deepcopy(model_of("llama").module)
+    large, one = torch.full((WIDTH,), 2.0**24), torch.ones(WIDTH)
+    model(input_ids=IDS, output_hidden_states=True)
+
+    def left(first: Tensor, then: Tensor) -> Tensor:
+        with ActivationSteerer(model, first, 1.0, 0), ActivationSteerer(model, then, 1.0, 0):
+            states: Tensor = model(input_ids=IDS, output_hidden_states=True).hidden_states[1]
+        return states
+
+    plain = model(input_ids=IDS, output_hidden_states=True).hidden_states[1]
+    assert torch.equal(left(large, -large), (plain - large) + large)
+    assert torch.equal(left(large, one), (plain + one) + large)
+    assert not torch.equal((plain + one) + large, (plain + large) + one)
 
 
 class _Tupled(nn.Module):

@@ -47,7 +47,9 @@ def counted(model: nn.Module) -> Iterator[dict[str, Counter[int]]]:
 
     with ExitStack() as stack:
         for index, block in enumerate(model.model.layers):
-            for name, part, amount in (("attention", block.self_attn, 1), ("mlp", block.mlp, None)):
+            # The last MLP's own hooks see every position; its matrices, those that are computed.
+            inside = block.mlp.down_proj
+            for name, part, amount in (("attention", block.self_attn, 1), ("mlp", inside, None)):
                 handle = part.register_forward_hook(count(name, index, amount))
                 stack.callback(handle.remove)
         stack.callback(model.model.norm.register_forward_hook(count("head", 0)).remove)
