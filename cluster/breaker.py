@@ -27,13 +27,13 @@ class Breaker:
             self._kinds_of_error.append(failure.message.partition(":")[0])
             full = len(self._kinds_of_error) == first
             if full and not self._any_success and len(set(self._kinds_of_error)) == 1:
-                said = f"the first {first} attempts all failed alike, the last with"
+                said = f"the first {first} attempts all failed in the same way; the last:"
                 return Failure(FailureKind.RUN, f"{said} {failure.message}", failure.details)
         too_many = num_set_aside > policy.max_set_aside_share * num_tasks
         if num_set_aside >= policy.min_set_aside and too_many:
             share = f"{policy.max_set_aside_share:.0%}"
             said = (
-                f"{num_set_aside} of {num_tasks} tasks are set aside, more than {share}; the last:"
+                f"{num_set_aside} of {num_tasks} tasks were set aside, more than {share}; the last:"
             )
             return Failure(FailureKind.RUN, f"{said} {failure.message}", failure.details)
         return None

@@ -22,9 +22,9 @@ def require_variables() -> None:
     missing = [name for name in names if not os.environ.get(name)]
     if missing:
         raise UserActionError(
-            f"{' and '.join(missing)} must be in the environment of Ray on every node, and is not "
-            f"on {socket.gethostname()}; set it where that node's Ray is started, or leave it out "
-            "of --needs"
+            f"{' and '.join(missing)} must be in the environment of Ray on every node, but is not "
+            f"set on {socket.gethostname()}; set it where Ray is started on that node, or leave it "
+            "out of --needs"
         )
 
 
@@ -51,8 +51,8 @@ def plain_variables(settings: Iterable[str]) -> dict[str, str]:
             raise UserActionError("--env must look like NAME=VALUE")
         if is_secret_name(name) or redact(setting) != setting or "${" in value:
             raise UserActionError(
-                f"--env {name} looks like a secret, and settings of a job can be read by anybody "
-                f"who reaches the dashboard; set it where each node's Ray is started, and have it "
+                f"--env {name} looks like a secret, and anyone who can reach the dashboard can "
+                "read a job's settings; set it where Ray is started on each node, and have it "
                 f"checked with --needs {name}"
             )
         found[name] = value

@@ -94,9 +94,9 @@ class LeaseToken:
             found = None
         if found is None or found.token != self.token:
             raise UserActionError(
-                f"{storage.uri} as {socket.gethostname()} sees it does not hold this driver's "
-                f"{self.key}: the folder or the store is another one there; use s3:// or a folder "
-                "that all nodes share"
+                f"{storage.uri} on {socket.gethostname()} does not contain this driver's "
+                f"{self.key}: that node sees another folder or store; use s3:// or a folder that "
+                "all nodes share"
             )
 
 
@@ -142,8 +142,8 @@ class Lease:
                 break
         else:
             raise LeaseHeldError(
-                f"{storage.uri_of(key)} changes hands too fast: other drivers are being started on "
-                "this output; start one"
+                f"{storage.uri_of(key)} is taken over again and again: several drivers "
+                "are being started on this output; start only one"
             )
         lease = cls(storage, key, content, ttl_s)
         lease._thread.start()
@@ -284,7 +284,9 @@ def _refuse_if_held(uri: str, found: VersionedObject, ttl_s: float) -> None:
         return
     if found.age_s > ttl_s:
         return
-    what_to_do = f"wait for process {holder.pid} or stop it" if is_here else "wait or stop it there"
+    what_to_do = (
+        f"wait for process {holder.pid} or stop it" if is_here else "wait for it or stop it there"
+    )
     raise LeaseHeldError(
         f"another driver holds {uri}: process {holder.pid} on {holder.host}, since {holder.since}, "
         f"{age}; {what_to_do}"

@@ -56,12 +56,12 @@ class Ledger:
                 raise KeyError(missing[0])
         except (ValueError, KeyError, TypeError) as error:
             raise UserActionError(
-                f"{where} is not the record of a run; name another output"
+                f"{where} is not the record of a run; choose another output"
             ) from error
         if not isinstance(version, int) or version > RECORD_VERSION:
             raise UserActionError(
-                f"{where} has record version {version}, this steersweep reads up to "
-                f"{RECORD_VERSION}; use the newer version"
+                f"{where} has record version {version}, but this steersweep reads versions up to "
+                f"{RECORD_VERSION}; use a newer steersweep"
             )
         return record
 
@@ -77,8 +77,8 @@ class Ledger:
         data = text.encode()
         if not self._replace_record(data):
             raise LeaseHeldError(
-                f"another driver has worked on {self._storage.uri} just now; see `steersweep "
-                "status`, then run the same command again"
+                f"another driver has just worked on {self._storage.uri}; see `steersweep status`, "
+                "then run the same command again"
             )
         found = self._storage.read_versioned(RECORD_KEY)
         # Whoever came in between has its own version, which must not become ours.
@@ -102,8 +102,8 @@ class Ledger:
         wanted = [self._key(number) for number in range(len(keys))]
         if keys != wanted:
             raise UserActionError(
-                f"{self._storage.uri_of(_MANIFEST)} holds {', '.join(keys)} where "
-                f"{', '.join(wanted)} were expected; name another output"
+                f"{self._storage.uri_of(_MANIFEST)} holds {', '.join(keys)}, but "
+                f"{', '.join(wanted)} were expected; choose another output"
             )
         return [read_part(self._storage, key, key) for key in keys]
 
@@ -116,8 +116,7 @@ class Ledger:
         receipt = commit_part(self._storage, key, table, task_id=key, attempt=attempt)
         if receipt.outcome is PutOutcome.LOST:
             raise UserActionError(
-                f"{self._storage.uri} was extended by another driver just now; run the same "
-                "command again"
+                f"another driver has just extended {self._storage.uri}; run the same command again"
             )
 
     @staticmethod

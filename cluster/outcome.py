@@ -18,7 +18,7 @@ class SetAside:
     @property
     def reason(self) -> str:
         """One line: how often it was tried and what the last attempt said."""
-        return f"{len(self.failures)} attempts failed, the last with {self.failures[-1].message}"
+        return f"{len(self.failures)} attempts failed; the last error: {self.failures[-1].message}"
 
 
 @dataclass(frozen=True)

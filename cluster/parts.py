@@ -89,13 +89,13 @@ def check_part(storage: Storage, key: str, task_id: str | None = None) -> PartIn
         footer = pq.read_metadata(pa.BufferReader(tail))
     except (pa.ArrowException, OSError) as error:
         raise CorruptPartError(
-            f"{storage.uri_of(key)} is not a whole Parquet file; delete it to have it made again"
+            f"{storage.uri_of(key)} is not a complete Parquet file; delete it to have it recomputed"
         ) from error
     info = _info(storage.uri_of(key), key, footer)
     if task_id is not None and info.task_id != task_id:
         raise CorruptPartError(
             f"{storage.uri_of(key)} belongs to task {info.task_id}, not {task_id}; delete it to "
-            "have it made again"
+            "have it recomputed"
         )
     return info
 
@@ -112,12 +112,12 @@ def read_part(storage: Storage, key: str, task_id: str | None = None) -> pa.Tabl
         digest = table_digest(table)
     except (pa.ArrowException, OSError, TypeError) as error:
         raise CorruptPartError(
-            f"{storage.uri_of(key)} cannot be read; delete it to have it made again"
+            f"{storage.uri_of(key)} cannot be read; delete it to have it recomputed"
         ) from error
     if digest != info.digest:
         raise CorruptPartError(
-            f"{storage.uri_of(key)} has rows with digest {digest[:12]}, its footer says "
-            f"{info.digest[:12]}; delete it to have it made again"
+            f"{storage.uri_of(key)} has rows with digest {digest[:12]}, but its footer says "
+            f"{info.digest[:12]}; delete it to have it recomputed"
         )
     return table.replace_schema_metadata(info.metadata or None)
 
@@ -188,15 +188,15 @@ def _info(uri: str, key: str, footer: pq.FileMetaData) -> PartInfo:
         version = int(own["schema_version"])
         if version > SCHEMA_VERSION:
             raise NewerPartError(
-                f"{uri} has schema version {version}, this steersweep reads up to "
-                f"{SCHEMA_VERSION}; use the newer version"
+                f"{uri} has schema version {version}, but this steersweep reads versions up to "
+                f"{SCHEMA_VERSION}; use a newer steersweep"
             )
         num_rows = int(own["num_rows"])
         info = PartInfo(key, own["task_id"], own["attempt"], version, num_rows, own["digest"], said)
     except (KeyError, ValueError) as error:
         raise CorruptPartError(f"{uri} is a Parquet file but not a part of a sweep") from error
     if num_rows != footer.num_rows:
-        raise CorruptPartError(f"{uri} has {footer.num_rows} rows, its footer says {num_rows}")
+        raise CorruptPartError(f"{uri} has {footer.num_rows} rows, but its footer says {num_rows}")
     return info
 
 

@@ -122,8 +122,8 @@ def why_no_room(requested: int, share: Share, nodes: Sequence[Node]) -> str:
         if _fitting(name, most, asked) < 1:
             return _too_little(name, asked, most, f"{_count(matching)}{among}", matching)
     return (
-        f"a replica asks for {share}; each of these is on some node, but not together on any of "
-        f"the {_count(matching)}{among} of the cluster; ask for less of one"
+        f"a replica asks for {share}; some node has each of these, but none of the "
+        f"{_count(matching)}{among} of the cluster has all of them; ask for less"
     )
 
 
@@ -133,8 +133,8 @@ def _too_little(name: str, asked: float, most: float, among: str, nodes: Sequenc
         kinds = sorted({k.partition(":")[2] for n in nodes for k in n.resources if _is_kind(k)})
         there = f"have {', '.join(kinds)}" if kinds else "have none that Ray knows"
         return (
-            f"compute.accelerator_type asks for {kind}; the {among} of the cluster {there}; name "
-            "one that is there"
+            f"compute.accelerator_type asks for {kind}; the {among} of the cluster {there}; use a "
+            "kind that the cluster has"
         )
     keys = {"CPU": "compute.cpus_per_replica", "GPU": "compute.gpus_per_replica"}
     key = keys.get(name, f"compute.resources.{name}")
@@ -147,7 +147,7 @@ def _too_little(name: str, asked: float, most: float, among: str, nodes: Sequenc
 def _no_such_label(share: Share, nodes: Sequence[Node]) -> str:
     wanted = ", ".join(f"{key}={value}" for key, value in share.labels.items())
     there = "; ".join(
-        f"{key} there: {', '.join(values) or 'none'}"
+        f"their {key}: {', '.join(values) or 'none'}"
         for key in share.labels
         for values in [sorted({n.labels[key] for n in nodes if key in n.labels})]
     )

@@ -46,6 +46,6 @@ class StartBook:
         return None
 
     def _stop(self, pool: str, failure: Failure) -> Failure:
-        said = f"no replica of {pool} became ready, {self._num_failures[pool]} starts failed"
-        message = f"{said} in a row; the last: {failure.message}"
+        said = f"no replica of {pool} became ready: {self._num_failures[pool]} starts failed"
+        message = f"{said} in a row; the last error: {failure.message}"
         return Failure(failure.kind, message, failure.details)

@@ -100,8 +100,8 @@ class JobServer:
         except _ANSWERS as error:
             reason = _reason(error)
             raise UserActionError(
-                f"no Ray job server at {self.address} ({reason}); name the dashboard of the "
-                "cluster's head, http://HEAD:8265"
+                f"no Ray job server at {self.address} ({reason}); give the address of the "
+                "head's dashboard, http://HEAD:8265"
             ) from error
 
     def jobs(self) -> list[Job]:
@@ -149,15 +149,15 @@ class JobServer:
             except (RuntimeError, ValueError, requests.RequestException) as error:
                 said = str(error)
                 if "already exists" in said:
-                    raise JobTakenError(f"job {request.id} is there already") from error
+                    raise JobTakenError(f"job {request.id} already exists") from error
                 if isinstance(error, requests.RequestException):
                     raise ServerAwayError(_reason(error)) from error
                 reason = _reason(error)
                 if _NO_AGENT in said:
-                    reason = "no job agent runs on its head, see dashboard_agent.log there"
+                    reason = "no job agent runs on its head; see dashboard_agent.log there"
                 # A head that has just started has none for some seconds.
                 if _NO_AGENT not in said or time.monotonic() > give_up:
-                    raise UserActionError(f"{self.address} refuses the job: {reason}") from error
+                    raise UserActionError(f"{self.address} refused the job: {reason}") from error
             time.sleep(1.0)
 
     def _ask(self, question: Callable[[], T]) -> T:

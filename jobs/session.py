@@ -131,4 +131,4 @@ def _beside(spec: StorageSpec) -> StorageSpec:
         if next(iter(candidate.open().list()), None) is None:
             say(f"output: {uri}")
             return candidate
-    raise UserActionError(f"{base}-2 to {base}-999 are all there; name another output")
+    raise UserActionError(f"{base}-2 to {base}-999 are all there; choose another output")

@@ -306,8 +306,8 @@ def _folder_digest(folder: Path) -> str:
                 pass
         except (SafetensorError, OSError) as error:
             raise InputError(
-                f"{file} is not a whole safetensors file ({_first_line(error)}); copy or download "
-                "it again"
+                f"{file} is not a complete safetensors file ({_first_line(error)}); copy or "
+                "download it again"
             ) from error
     for file in [folder / "config.json", *weights]:
         with file.open("rb") as stream:

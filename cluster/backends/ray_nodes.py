@@ -54,8 +54,8 @@ def resolve_num_replicas(
     """
     if share.labels and not can_select_labels():
         raise UserActionError(
-            f"compute.labels needs a Ray that places by label, this is {ray.__version__}; update "
-            "Ray on every node, or use compute.resources"
+            f"compute.labels needs a Ray that can place by label, and this is {ray.__version__}; "
+            "update Ray on every node, or use compute.resources"
         )
     if wait_s > 0 and not any(num_fitting(node, share) for node in nodes()):
         _wait_for_room(share, wait_s, say)
@@ -63,7 +63,7 @@ def resolve_num_replicas(
     wanted = num_replicas(requested, share, there, num_tasks, may_grow=wait_s > 0)
     fits = sum(num_fitting(node, share) for node in there)
     if wanted > fits:
-        say(f"room for {fits} of {wanted} replicas; the others start as nodes come")
+        say(f"room for {fits} of {wanted} replicas; the others start when nodes join")
     return wanted
 
 
@@ -86,7 +86,8 @@ def _wait_for_room(share: Share, wait_s: float, say: Callable[[str], None]) -> N
             waited_s = time.monotonic() - start
             if waited_s > wait_s:
                 raise UserActionError(
-                    f"no node came within {wait_s:g} s: {why_no_room(1, share, nodes())}"
+                    f"no node with enough room joined within {wait_s:g} s: "
+                    f"{why_no_room(1, share, nodes())}"
                 )
             if waited_s - said_at >= _SAY_EVERY_S:
                 said_at = waited_s

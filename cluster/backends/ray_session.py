@@ -147,6 +147,6 @@ def _why_unreachable(address: str) -> str | None:
 
 def _unreachable(address: str, reason: str) -> UserActionError:
     return UserActionError(
-        f"no Ray cluster at {address} ({reason}); start it, name another in RAY_ADDRESS, or set "
+        f"no Ray cluster at {address} ({reason}); start it, set RAY_ADDRESS to another one, or set "
         "RAY_ADDRESS=local to run on this machine"
     )

@@ -214,7 +214,9 @@ def _normalise(uri: str) -> str:
         try:
             return str(Path(uri).expanduser().absolute())
         except RuntimeError as error:
-            raise UserActionError(f"no such home folder in output {uri!r}") from error
+            raise UserActionError(
+                f"the home folder in the output {uri!r} does not exist"
+            ) from error
     if scheme[1].lower() == "file":
         parts = urlsplit(uri)
         if parts.netloc not in ("", "localhost") or not parts.path:
@@ -223,7 +225,7 @@ def _normalise(uri: str) -> str:
     if scheme[1].lower() == "s3":
         return _normalise_s3(uri[scheme.end() :])
     raise UserActionError(
-        f"no storage for {scheme[1]}:// (output {uri!r}); use a path, file:// or s3://bucket/prefix"
+        f"unsupported storage {scheme[1]}:// (output {uri!r}); use a path, file:// or s3://bucket/prefix"
     )
 
 

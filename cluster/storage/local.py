@@ -158,8 +158,8 @@ class LocalStorage(Storage):
                 files.write_new(second, b"")
                 if not _link(first, target) or _link(second, target):
                     raise StorageUnavailableError(
-                        f"cannot write to {self._root}: the file system links over a name that "
-                        "exists; choose another output"
+                        f"cannot write to {self._root}: hard links of this file system "
+                        "overwrite files; choose another output"
                     )
             finally:
                 for probe in (first, second, target):
@@ -221,7 +221,7 @@ def _reading(path: Path) -> Iterator[None]:
         try:
             yield
         except (FileNotFoundError, IsADirectoryError) as error:
-            raise ObjectNotFoundError(f"{path} is not there") from error
+            raise ObjectNotFoundError(f"{path} does not exist") from error
 
 
 def _walk(folder: Path) -> Iterator[os.DirEntry[str]]:

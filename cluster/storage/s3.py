@@ -105,7 +105,7 @@ class S3Storage(Storage):
             same = stored.get("digest") == digest
             return PutOutcome.ALREADY_SAME if same else PutOutcome.LOST
         raise StorageUnavailableError(
-            f"cannot put {self.uri_of(key)}: {_NUM_PUTS} times the store said that it exists, and "
+            f"cannot write {self.uri_of(key)}: the store said {_NUM_PUTS} times that it exists and "
             "then that it does not; check the permission to read it"
         )
 
@@ -139,7 +139,7 @@ class S3Storage(Storage):
         """Return seconds since the object was last written, by the clock of the store."""
         found = self._head(check_key(key))
         if found is None:
-            raise ObjectNotFoundError(f"{self.uri_of(key)} is not there")
+            raise ObjectNotFoundError(f"{self.uri_of(key)} does not exist")
         return _age_s(found)
 
     def check_writable(self) -> None:
@@ -152,7 +152,7 @@ class S3Storage(Storage):
                 if hasty._put(probe, b"", {"attempt": "second"}, **condition):
                     raise StorageUnavailableError(
                         f"cannot write to {self.uri}: this store ignores {name}, so one writer "
-                        "could overwrite another; use a store with conditional puts"
+                        "could overwrite another; use a store with conditional writes"
                     )
         except StorageUnavailableError:
             with suppress(StorageUnavailableError):  # the first error says more
@@ -244,7 +244,7 @@ class S3Storage(Storage):
             return fetched
         if options and self._head(key) is not None:
             return b"", {}  # an empty object has no range
-        raise ObjectNotFoundError(f"{self.uri_of(key)} is not there")
+        raise ObjectNotFoundError(f"{self.uri_of(key)} does not exist")
 
     def _head(self, key: str) -> dict[str, Any] | None:
         return self._send(

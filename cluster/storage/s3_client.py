@@ -133,7 +133,7 @@ def _reason(error: Exception, endpoint_url: str, waited_s: float) -> str:
     if code in ("ExpiredToken", "InvalidToken", "ExpiredTokenException"):
         return f"the AWS credentials have expired ({code}); renew them"
     if code == "RequestTimeTooSkewed":
-        return "the clock of this machine is too far off for S3; set it"
+        return "the clock of this machine differs too much from that of S3; set it"
     if status in (401, 403):
         return (
             f"no permission at {host} ({code}); the AWS credentials need ListBucket, GetObject, "
@@ -146,4 +146,4 @@ def _reason(error: Exception, endpoint_url: str, waited_s: float) -> str:
     what = f"{code or type(error).__name__}, HTTP {status or 'none'}"
     if _is_transient(error):
         return f"{host} did not answer for {waited_s:.0f} s ({what}); check endpoint and network"
-    return f"{host} refused ({what}); check endpoint, region and permissions"
+    return f"{host} refused the request ({what}); check endpoint, region and permissions"

@@ -71,8 +71,8 @@ class Parts:
             version = content["index_version"]
             if version > _VERSION:
                 raise UserActionError(
-                    f"{where} has version {version}, this steersweep reads up to {_VERSION}; use "
-                    "the newer version"
+                    f"{where} has version {version}, but this steersweep reads versions up to "
+                    f"{_VERSION}; use a newer steersweep"
                 )
             return cls(
                 num_rows={(Group(m, t), p): num for m, t, p, num in content["num_rows"]},

@@ -103,7 +103,7 @@ def read_vectors(storage: Storage, of: VectorSet) -> SteeringVectors | None:
     except ObjectNotFoundError:
         return None
     except InputError as error:
-        raise UserActionError(f"{error}; delete it to have it made again") from error
+        raise UserActionError(f"{error}; delete it to have it recomputed") from error
 
 
 def task_id_with(task: PlannedTask, vectors: SteeringVectors | None) -> str | None:

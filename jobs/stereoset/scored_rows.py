@@ -106,7 +106,7 @@ def complete_groups(
                 if not np.array_equal(rows.example_ids, shards[shard].example_ids):
                     raise UserActionError(
                         f"{storage.uri_of(key)} holds other examples than its baseline; delete it "
-                        "to have it made again"
+                        "to have it recomputed"
                     )
                 cells[cell][shard] = rows
         order = sorted(shards)

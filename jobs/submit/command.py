@@ -159,7 +159,7 @@ def _joined(job: Job, digest: str) -> str:
     if job.metadata.get("spec") != digest:
         raise UserActionError(
             f"job {job.id} is {job.status.lower()} with another spec for this output; wait for its "
-            "end, stop it, or name another output"
+            "end, stop it, or choose another output"
         )
     say(f"job {job.id} is {job.status.lower()} already; nothing was started")
     return job.id

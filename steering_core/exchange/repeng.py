@@ -54,7 +54,7 @@ def read(data: bytes, where: str) -> VectorFile:
             tensors = {t.name: (t.tensor_type.name, np.array(t.data)) for t in reader.tensors}
         except Exception as error:  # the reader checks little: what is damaged fails anywhere
             first = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InputError(f"{where}: not a whole GGUF file: {first}") from None
+            raise InputError(f"{where}: not a complete GGUF file: {first}") from None
     if arch != _ARCH:
         raise InputError(f"{where}: a GGUF file of {arch or 'nothing'}, not of a {_ARCH}")
     whole = {}

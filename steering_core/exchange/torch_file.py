@@ -36,7 +36,7 @@ def load_torch(data: bytes, where: str, stand_ins: Sequence[tuple[type, str]] = 
         ) from None
     except (RuntimeError, EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
         first = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
-        raise InputError(f"{where}: not a whole file of torch.save: {first}") from None
+        raise InputError(f"{where}: not a complete file of torch.save: {first}") from None
 
 
 def save_torch(value: Any) -> bytes:

@@ -161,8 +161,8 @@ def test_a_failing_task_does_not_stop_the_others(
     assert sorted(outcome.done) == sorted(task.id for task in good)
     assert all(stored(storage_spec, task) for task in good)
     assert [aside.reason for aside in outcome.set_aside] == [
-        "2 attempts failed, the last with ValueError: bad value 0",
-        "2 attempts failed, the last with UnpicklableError: odd 1",
+        "2 attempts failed; the last error: ValueError: bad value 0",
+        "2 attempts failed; the last error: UnpicklableError: odd 1",
     ]
     assert "_misbehave" in outcome.set_aside[0].failures[0].details
     assert outcome.stop is None
@@ -383,7 +383,7 @@ def test_a_replica_that_dies_while_it_loads_stops_the_run_within_seconds(
     assert time.monotonic() - start < 2 * SOON_S
     assert outcome.stop is not None
     # Three of one slot; the other one's may come in between.
-    assert re.match(r"no replica of a became ready, [3-6] starts failed", outcome.stop.message)
+    assert re.match(r"no replica of a became ready: [3-6] starts failed", outcome.stop.message)
 
 
 @pytest.mark.ray

@@ -97,7 +97,7 @@ def test_generations_of_the_manifest(storage: Storage) -> None:
     assert ledger.read_manifest() == []
     ledger.append_manifest(pa.table({"x": [1]}), 0, "a1")
     other.append_manifest(pa.table({"x": [1]}), 0, "b1")  # the same plan: no conflict
-    with pytest.raises(UserActionError, match="extended by another driver"):
+    with pytest.raises(UserActionError, match="another driver has just extended"):
         other.append_manifest(pa.table({"x": [2]}), 0, "b2")
     ledger.append_manifest(pa.table({"x": [3]}), 1, "a2")
     assert [t["x"].to_pylist() for t in other.read_manifest()] == [[1], [3]]

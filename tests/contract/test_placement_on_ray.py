@@ -163,7 +163,9 @@ def test_a_sweep_runs_where_its_labels_say(machines: Machines, tmp_path: Path) -
 
 
 def test_a_node_is_waited_for_no_longer_than_was_said(machines: Machines) -> None:
-    with pytest.raises(UserActionError, match=r"no node came within 0\.1 s: .* the largest node"):
+    with pytest.raises(
+        UserActionError, match=r"no node with enough room joined within 0\.1 s: .* the largest node"
+    ):
         resolve_num_replicas(1, Share(gpus=4.0), 9, wait_s=0.1)
 
 
@@ -180,6 +182,6 @@ def test_a_node_that_comes_is_used(machines: Machines, backend: RayBackend) -> N
     share = Share(resources={"late": 1.0})
     assert resolve_num_replicas(2, share, 9, wait_s=120.0, say=say) == 2
     assert said[0].startswith("waiting for a node with 1 CPU, 0 GPUs and 1 late: ")
-    assert said[-1] == "room for 1 of 2 replicas; the others start as nodes come"
+    assert said[-1] == "room for 1 of 2 replicas; the others start when nodes join"
     start(backend, share)
     assert parents(events_of(backend, 2)) == {0: manager_of(joined[0])}

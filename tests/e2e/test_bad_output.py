@@ -44,9 +44,12 @@ def _make_other(output: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (_truncate, "is not a whole Parquet file; delete it to have it made again"),
-        (_make_newer, "has record version 9, this steersweep reads up to 1; use the newer version"),
-        (_make_other, "delete it to have it made again"),
+        (_truncate, "is not a complete Parquet file; delete it to have it recomputed"),
+        (
+            _make_newer,
+            "has record version 9, but this steersweep reads versions up to 1; use a newer",
+        ),
+        (_make_other, "delete it to have it recomputed"),
     ],
 )
 def test_a_damaged_output_is_one_line_and_keeps_its_summary(

@@ -289,7 +289,7 @@ class TestCheck:
         for length in [0, 3, 4, 8, 11, 12, *range(13, len(data), 97), len(data) - 1]:
             storage.replace(KEY, data[:length])
             for access in (check_part, read_part):
-                with pytest.raises(CorruptPartError, match="not a whole Parquet") as caught:
+                with pytest.raises(CorruptPartError, match="not a complete Parquet") as caught:
                     access(storage, KEY, "t1")
                 assert "\n" not in str(caught.value)
 
@@ -328,7 +328,7 @@ class TestCheck:
 
     def test_other_number_of_rows(self, storage: Storage) -> None:
         overwrite(storage, make_table(), num_rows="4")
-        with pytest.raises(CorruptPartError, match="has 5 rows, its footer says 4"):
+        with pytest.raises(CorruptPartError, match="has 5 rows, but its footer says 4"):
             check_part(storage, KEY, "t1")
 
     def test_reads_only_the_tail(self, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,9 +352,9 @@ class TestCheck:
         either_storage.replace("d/5.parquet", whole)
         good, bad = check_parts(either_storage, task_ids)
         assert list(bad) == ["d/3.parquet", "d/5.parquet", "d/7.parquet"]
-        assert "not a whole Parquet" in str(bad["d/3.parquet"])
+        assert "not a complete Parquet" in str(bad["d/3.parquet"])
         assert "belongs to task t3" in str(bad["d/5.parquet"])
-        assert "not there" in str(bad["d/7.parquet"])
+        assert "does not exist" in str(bad["d/7.parquet"])
         assert list(good) == [key for key in task_ids if key not in bad]
         assert all(good[key].task_id == task_ids[key] for key in good)
         assert check_parts(either_storage, {}) == ({}, {})

@@ -80,12 +80,12 @@ def test_as_many_as_asked_for_as_fit_and_as_there_are_tasks() -> None:
         (
             Share(1.0, 1.0, accelerator_type="H100"),
             "compute.accelerator_type asks for H100; the 3 nodes of the cluster have A100, L4, "
-            "TPU-V5LITEPOD; name one",
+            "TPU-V5LITEPOD; use a kind",
         ),
         (
             Share(1.0, labels={"zone": "asia"}),
             "compute.labels asks for nodes with zone=asia; none of the 3 nodes of the cluster has "
-            "that (zone there: eu, us); change",
+            "that (their zone: eu, us); change",
         ),
         (
             Share(1.0, 4.0, labels={"zone": "eu"}),
@@ -94,7 +94,7 @@ def test_as_many_as_asked_for_as_fit_and_as_there_are_tasks() -> None:
         ),
         (
             Share(64.0, 1.0),
-            "a replica asks for 64 CPUs and 1 GPU; each of these is on some node, but not together",
+            "a replica asks for 64 CPUs and 1 GPU; some node has each of these, but none of the",
         ),
     ],
 )

@@ -228,7 +228,7 @@ def test_a_failing_task_is_tried_once_more_on_another_replica_then_set_aside() -
     assert bench.scheduler.finished
     (given_up,) = bench.scheduler.outcome().set_aside
     assert given_up.task.id == "bad"
-    assert given_up.reason == "2 attempts failed, the last with KeyError: again"
+    assert given_up.reason == "2 attempts failed; the last error: KeyError: again"
     assert not bench.scheduler.outcome().complete
 
 
@@ -425,7 +425,7 @@ def test_a_pool_that_never_becomes_ready_stops_the_run() -> None:
     outcome = bench.scheduler.outcome()
     assert outcome.stop is not None
     assert outcome.stop.message == (
-        "no replica of a became ready, 3 starts failed in a row; the last: gone"
+        "no replica of a became ready: 3 starts failed in a row; the last error: gone"
     )
     assert outcome.unfinished == ("t",)
 
@@ -457,7 +457,7 @@ def test_failed_starts_count_only_in_a_row() -> None:
         bench.lose()
     stop = bench.scheduler.outcome().stop
     assert stop is not None
-    assert stop.message.startswith("no replica of a became ready, 3 starts failed in a row")
+    assert stop.message.startswith("no replica of a became ready: 3 starts failed in a row")
 
 
 def test_a_slot_that_cannot_start_is_given_up_while_another_works() -> None:
@@ -736,7 +736,7 @@ def test_the_run_stops_when_the_first_attempts_all_fail_alike() -> None:
     stop = bench.scheduler.outcome().stop
     assert stop is not None
     assert stop.message == (
-        "the first 8 attempts all failed alike, the last with ValueError: example 7"
+        "the first 8 attempts all failed in the same way; the last: ValueError: example 7"
     )
 
 
@@ -763,7 +763,7 @@ def test_the_run_stops_when_too_many_tasks_are_set_aside(num_tasks: int, num_all
     bench.fail(FailureKind.TASK)
     outcome = bench.scheduler.outcome()
     assert outcome.stop is not None
-    assert f"{num_allowed + 1} of {num_tasks} tasks are set aside" in outcome.stop.message
+    assert f"{num_allowed + 1} of {num_tasks} tasks were set aside" in outcome.stop.message
 
 
 # -- the edges ----------------------------------------------------------------------------------
