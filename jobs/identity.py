@@ -12,6 +12,10 @@ IDENTITY_VERSION = 1
 """Raised when the meaning of a digest changes: parts of an older version are then never reused."""
 
 
+CODE_KEY = " (code)"
+"""How the key of a model's own code ends in an identity; only models that bring code have it."""
+
+
 def digest(description: Mapping[str, Any]) -> str:
     """SHA-256 (hex) of a description in canonical JSON; equal content gives equal digests.
 
@@ -27,6 +31,15 @@ def decimal_text(value: Decimal) -> str:
     if value == 0:
         return "0"
     return format(value.normalize(), "f")
+
+
+def float_text(value: float) -> str:
+    """The shortest decimal that reads as this float64 and no other, never in powers of ten.
+
+    So two names made of it are equal exactly where the numbers are: 400.0 is ``400``, and
+    1.0000001 and 1.0000002 differ.
+    """
+    return decimal_text(Decimal(repr(float(value))))
 
 
 def changed_keys(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

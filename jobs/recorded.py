@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from cluster.errors import UserActionError
 from cluster.ledger import Ledger
 from cluster.storage import Storage
-from jobs.identity import changed_keys
+from jobs.identity import CODE_KEY, changed_keys
 from jobs.record import Described
 from jobs.spec import ComputeSpec, SpecModel
 from steering_core.errors import InputError
@@ -59,10 +59,15 @@ def recorded_sweep(
             f"{error} (as {storage.uri_of('run.json')} has it; relative paths are those of the "
             "folder where the sweep was run)"
         ) from error
-    changes = changed_keys(identity, sweep.identity())
+    changes = changed_keys(identity, _comparable(sweep.identity(), identity))
     if changes:
         raise UserActionError(
             f"{storage.uri} was computed from something else; changed since: {'; '.join(changes)}. "
             "Put it back to verify the output"
         )
     return sweep, outcome
+
+
+def _comparable(now: Mapping[str, Any], then: Mapping[str, object]) -> dict[str, Any]:
+    """Without the code of models whose record is older than that key: it cannot be compared."""
+    return {key: now[key] for key in now if key in then or not key.endswith(CODE_KEY)}

@@ -38,10 +38,18 @@ _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The values; ValueError if one is repeated."""
+    """The values; ValueError if one is repeated, or two become the same float64."""
     repeated = [v for v in dict.fromkeys(values) if values.count(v) > 1]
     if repeated:
         raise ValueError(f"{repeated[0]} is repeated")
+    # Results hold float64: two decimals that round to one number would be one cell there.
+    by_float: dict[float, Decimal] = {}
+    for value in values:
+        if isinstance(value, Decimal) and by_float.setdefault(float(value), value) != value:
+            raise ValueError(
+                f"must differ as float64 numbers: {by_float[float(value)]} and {value} are both "
+                f"{float(value)!r}"
+            )
     return values
 
 
@@ -55,6 +63,8 @@ def _number(value: Any) -> Any:
 def _in_float64(value: Decimal) -> Decimal:
     if abs(value) > Decimal("1e30"):
         raise ValueError("must be between -1e30 and 1e30")
+    if value != 0 and abs(value) < Decimal("1e-30"):
+        raise ValueError("must be 0 or at least 1e-30 in size")
     return Decimal(decimal_text(value))
 
 

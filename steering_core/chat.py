@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime, tzinfo
 from typing import Any, Literal
 
 from steering_core.errors import InputError
@@ -12,6 +15,10 @@ SystemRole = Literal["merge_into_user", "refuse"]
 with an empty line between, or refused."""
 
 _MARK = "steersweep-system-mark"
+# Every part of a date and time differs between the two.
+_TWO_DATES = (datetime(2001, 2, 3, 4, 5, 6), datetime(2034, 12, 25, 17, 48, 59))
+_NAME_OF_A_DATE = re.compile(r"\b\w*date\w*\b", re.IGNORECASE)
+_SOME_DATE = "26 Jul 2024"
 
 
 class ChatFormat:
@@ -68,6 +75,30 @@ class ChatFormat:
             )
         return tuple(int(token) for token in ids)
 
+    @property
+    def writes_the_date(self) -> bool:
+        """Whether prompts depend on the day or time on which they are rendered."""
+        return self._differs_by_date(self._options)
+
+    def options_for_the_date(self) -> list[str]:
+        """Options of the template that fix the date, found by trying; empty if it has none."""
+        template = str(self._tokenizer.chat_template)
+        names = dict.fromkeys(_NAME_OF_A_DATE.findall(template))
+        return [
+            name for name in names if not self._differs_by_date({**self._options, name: _SOME_DATE})
+        ]
+
+    def _differs_by_date(self, options: Mapping[str, Any]) -> bool:
+        # A template may write the date in one of the two only: in its own system message, say.
+        for messages in (self._messages("x", None), self._messages("x", "y")):
+            texts = set()
+            for date in _TWO_DATES:
+                with _clock_at(date):
+                    texts.add(str(self._apply(messages, tokenize=False, options=options)))
+            if len(texts) > 1:
+                return True
+        return False
+
     def _messages(self, user: str, system: str | None) -> list[dict[str, str]]:
         if system is None or self.has_system_role:
             told = [] if system is None else [{"role": "system", "content": system}]
@@ -87,17 +118,47 @@ class ChatFormat:
         except InputError:
             return False
 
-    def _apply(self, messages: list[dict[str, str]], *, tokenize: bool) -> Any:
+    def _apply(
+        self,
+        messages: list[dict[str, str]],
+        *,
+        tokenize: bool,
+        options: Mapping[str, Any] | None = None,
+    ) -> Any:
         try:
             return self._tokenizer.apply_chat_template(
                 messages,
                 tokenize=tokenize,
                 add_generation_prompt=True,
                 **({"return_dict": False} if tokenize else {}),
-                **self._options,
+                **(self._options if options is None else options),
             )
         except Exception as error:  # templates raise what they like; each means the same to a user
             line = next(iter(str(error).splitlines()), type(error).__name__)
             raise InputError(
                 f"the chat template of {self._model} refuses the messages: {line}"
             ) from error
+
+
+@contextmanager
+def _clock_at(date: datetime) -> Iterator[None]:
+    """Templates that ask for the time are told this one.
+
+    Transformers gives templates the function ``strftime_now``, which reads ``datetime`` of that
+    module; an option of the same name does not replace it, since options are turned into plain
+    data first. Only this thread may render templates meanwhile.
+    """
+    from transformers.utils import chat_template_utils
+
+    class Fixed(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Fixed:
+            return cls.combine(date.date(), date.time(), tz)
+
+    module: Any = chat_template_utils
+    before = module.datetime
+    module.datetime = Fixed
+    try:
+        yield
+    finally:
+        module.datetime = before

@@ -16,6 +16,7 @@ from torch import nn
 from steering_core import xla
 from steering_core.errors import InputError
 from steering_core.layout import ModelLayout, find_layout, text_config
+from steering_core.sampling import named_eos_ids
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DEVICES = ("auto", "cuda", "xla", "mps", "cpu")
@@ -51,6 +52,8 @@ class ModelFacts:
         tokenizer_digest: SHA-256 over the whole tokenizer and its special token ids.
         max_tokens: positions the model was made for, or None where the config does not say.
         num_params: rough count, for planning only.
+        code_digest: SHA-256 over the Python files of a local folder whose code is trusted; None if
+            there is no code that would be run. A hub model's commit covers its code.
     """
 
     num_blocks: int
@@ -60,6 +63,7 @@ class ModelFacts:
     num_params: int
     digest: str
     tokenizer_digest: str
+    code_digest: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +211,36 @@ def read_facts(source: ModelSource, tokenizer: Any) -> ModelFacts:
         num_params=num_blocks * (4 * width * width + 3 * width * inner) + width * vocab_size,
         digest=digest,
         tokenizer_digest=_tokenizer_digest(tokenizer),
+        code_digest=_code_digest(source),
     )
+
+
+def read_eos_ids(source: ModelSource, tokenizer: Any) -> tuple[int, ...]:
+    """What ``sampling.eos_ids_of`` finds once the model is loaded, from its files alone.
+
+    Raises:
+        InputError: no config, or a ``generation_config.json`` that cannot be used.
+    """
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
+    config = load_config(source)
+    if text_config(config) is not config:
+        # Which part of a nested config the model is given is for its class to say.
+        with torch.device("meta"):
+            config = AutoModelForCausalLM.from_config(
+                config, trust_remote_code=source.trust_remote_code
+            ).config
+    try:
+        generation = GenerationConfig.from_pretrained(
+            source.path, revision=source.hub_options().get("revision")
+        )
+    except OSError:  # there is none; transformers then makes one of the model's config
+        generation = None
+    except Exception as error:  # as above
+        raise InputError(
+            f"{source.path}: generation_config.json cannot be used: {_first_line(error)}"
+        ) from error
+    return named_eos_ids(tokenizer, generation, config)
 
 
 def load_model(
@@ -315,6 +348,30 @@ def _folder_digest(folder: Path) -> str:
                 f"{file.name}:{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode()
             )
     return sha.hexdigest()
+
+
+def _code_digest(source: ModelSource) -> str | None:
+    """Over every Python file of the folder: which of them are imported is not known beforehand."""
+    folder = Path(source.path)
+    if not (source.trust_remote_code and source.is_local and _names_code(folder)):
+        return None
+    sha = hashlib.sha256()
+    for file in sorted(folder.rglob("*.py")):
+        name = file.relative_to(folder).as_posix()
+        sha.update(f"{name}:{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    return sha.hexdigest()
+
+
+def _names_code(folder: Path) -> bool:
+    """Whether the folder's configs name classes of the folder's own Python files."""
+    for name in ("config.json", "tokenizer_config.json"):
+        try:
+            content = json.loads((folder / name).read_text("utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(content, dict) and content.get("auto_map"):
+            return True
+    return False
 
 
 def _hub_commit(source: ModelSource) -> str:

@@ -59,12 +59,21 @@ class Sampling:
 
 
 def eos_ids_of(module: nn.Module, tokenizer: Any) -> tuple[int, ...]:
-    """Ids of the tokens that end an answer: the tokenizer's, and those that the model names."""
-    found = {tokenizer.eos_token_id}
-    for config in (getattr(module, "generation_config", None), getattr(module, "config", None)):
-        named = getattr(config, "eos_token_id", None)
-        found |= set(named) if isinstance(named, list | tuple) else {named}
-    return tuple(sorted(int(token) for token in found if token is not None))
+    """Ids of the tokens that end an answer: the tokenizer's, and those that the model names.
+
+    ``models.read_eos_ids`` finds the same before the model is loaded.
+    """
+    configs = (getattr(module, "generation_config", None), getattr(module, "config", None))
+    return named_eos_ids(tokenizer, *configs)
+
+
+def named_eos_ids(*sources: Any) -> tuple[int, ...]:
+    """Every ``eos_token_id`` of tokenizers and configs, ascending; a source may be None."""
+    ids: set[int | None] = set()
+    for source in sources:
+        named = getattr(source, "eos_token_id", None)
+        ids |= set(named) if isinstance(named, list | tuple) else {named}
+    return tuple(sorted(int(token) for token in ids if token is not None))
 
 
 def generation_defaults(module: nn.Module) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def write_figures(
     with drawn(drawings, processes) as finished:
         for name, files in finished:
             for kind, content in files.items():
-                key = f"{FIGURES}/{re.sub(r'[^A-Za-z0-9._-]', '_', name)}.{kind}"
+                key = f"{FIGURES}/{re.sub(r'[^A-Za-z0-9._=-]', '_', name)}.{kind}"
                 storage.replace(key, content)
                 written.add(key)
     for entry in list(storage.list(f"{FIGURES}/")):

@@ -10,13 +10,13 @@ from pathlib import Path
 from cluster.storage import Storage, StorageSpec
 from cluster.tasks import Task
 from jobs.console import print_table, say
+from jobs.persona.earlier import ids_of, refuse_other_sweep, refuse_unfinished
 from jobs.persona.index import Group, Parts
 from jobs.persona.judges.prompts import COHERENCE_PROMPT, fill
 from jobs.persona.plan import Asked, answer_tasks, contrast_rows, missing, steered_rows
-from jobs.persona.resolve import PersonaSweep, resolve
+from jobs.persona.resolve import IDS_VERSION, PersonaModel, PersonaSweep, resolve
 from jobs.persona.spec import PersonaSpec
 from jobs.persona.tables import Phase
-from steering_core.chat import ChatFormat
 from steering_core.errors import InputError
 from steering_core.models import load_tokenizer
 from steering_core.vectors import from_safetensors
@@ -59,8 +59,15 @@ def plan(spec: PersonaSpec, json_file: str | None = None) -> list[PhaseForecast]
         raise InputError(f"--json {json_file}: there is no folder {path.parent}")
     storage = StorageSpec(spec.output, spec.storage.endpoint_url, spec.storage.region).open()
     storage.check_reachable()
-    sweep = resolve(spec)
-    found = list(_forecasts(storage, sweep, Parts.read(storage)))
+    ids = ids_of(storage)
+    refuse_unfinished(storage, ids)
+    sweep = resolve(spec, ids=ids)
+    parts = Parts.read(storage)
+    if ids < IDS_VERSION:
+        refuse_other_sweep(storage, sweep)
+        found = list(_finished(parts))
+    else:
+        found = list(_forecasts(storage, sweep, parts))
     _show(spec, found)
     if path is not None:
         content = {"plan_version": 1, "phases": [asdict(of) for of in found]}
@@ -72,10 +79,9 @@ def _forecasts(storage: Storage, sweep: PersonaSweep, parts: Parts) -> Iterator[
     for model in sweep.models.values():
         tokenizer = load_tokenizer(model.source)
         generation = sweep.spec.generation
-        chat = generation.chat_format(tokenizer, model.name)
         for trait, of in sweep.traits.items():
             prompts = (of.trait.eval_prompt, COHERENCE_PROMPT)
-            for phase, rows in _rows(sweep, trait):
+            for phase, rows in _rows(sweep, model, trait):
                 tasks = _tasks(storage, sweep, parts, Group(model.name, trait), phase, rows)
                 left = [row for task in missing(storage, tasks) for row in task.payload.rows]
                 questions = [fill(prompt, row.question, "") for row in left for prompt in prompts]
@@ -88,17 +94,26 @@ def _forecasts(storage: Storage, sweep: PersonaSweep, parts: Parts) -> Iterator[
                     num_answers=len(rows),
                     num_tasks=len(tasks),
                     num_left=len(left),
-                    num_prompt_tokens=_prompt_tokens(chat, left),
+                    num_prompt_tokens=sum(len(row.prompt_ids) for row in left),
                     most_new_tokens=new_tokens,
                     num_queries=len(prompts) * len(left),
                     most_judge_tokens=sum(judged[q] for q in questions) + len(prompts) * new_tokens,
                 )
 
 
-def _rows(sweep: PersonaSweep, trait: str) -> Iterator[tuple[Phase, list[Asked]]]:
+def _finished(parts: Parts) -> Iterator[PhaseForecast]:
+    """Nothing is left of an output that an earlier version finished."""
+    for (group, phase), num_answers in parts.num_rows.items():
+        num_tasks = len(parts.answers[group, phase])
+        yield PhaseForecast(group.model, group.trait, phase, num_answers, num_tasks, 0, 0, 0, 0, 0)
+
+
+def _rows(
+    sweep: PersonaSweep, model: PersonaModel, trait: str
+) -> Iterator[tuple[Phase, list[Asked]]]:
     if sweep.traits[trait].vectors is None:
-        yield "contrast", list(contrast_rows(sweep, trait))
-    yield "steered", list(steered_rows(sweep, trait))
+        yield "contrast", list(contrast_rows(sweep, model, trait))
+    yield "steered", list(steered_rows(sweep, model, trait))
 
 
 def _tasks(
@@ -115,14 +130,6 @@ def _tasks(
         of = from_safetensors(storage.read(key), key)
         vectors = key, {layer: of.digest(layer) for layer in of.whole}
     return answer_tasks(sweep, sweep.models[group.model], group.trait, phase, rows, vectors)
-
-
-def _prompt_tokens(chat: ChatFormat, rows: Sequence[Asked]) -> int:
-    """Prompts stand in many cells: each is encoded once."""
-    lengths = {
-        (row.question, row.system): len(chat.prompt_ids(row.question, row.system)) for row in rows
-    }
-    return sum(lengths[row.question, row.system] for row in rows)
 
 
 def _show(spec: PersonaSpec, found: Sequence[PhaseForecast]) -> None:

@@ -14,7 +14,9 @@ from jobs.persona.plan import PartRef
 from jobs.persona.tables import Phase
 
 INDEX_KEY = "index.json"
-_VERSION = 1
+_VERSION = 2
+"""Goes with ``IDS_VERSION``: an index names parts by task id, and tells which ids those are if the
+record is lost."""
 
 
 @dataclass(frozen=True, order=True)
@@ -38,6 +40,7 @@ class Parts:
     Attributes:
         num_rows: answers that are planned, by group and phase.
         vectors: storage key of the vectors that steer, by group.
+        version: of the index that was read; None if there is none.
     """
 
     num_rows: dict[tuple[Group, Phase], int] = field(default_factory=dict)
@@ -46,6 +49,7 @@ class Parts:
     pairs: dict[Group, EffectivePairs] = field(default_factory=dict)
     vectors: dict[Group, str] = field(default_factory=dict)
     projections: dict[tuple[Group, Phase], list[PartRef]] = field(default_factory=dict)
+    version: int | None = None
 
     def write(self, storage: Storage) -> None:
         """Write it down."""
@@ -82,6 +86,7 @@ class Parts:
                     for m, t, of in content["pairs"]
                 },
                 vectors={Group(m, t): key for m, t, key in content["vectors"]},
+                version=version,
             )
         except ObjectNotFoundError:
             return cls()

@@ -89,7 +89,7 @@ class Pipeline:
 
     def _contrast_tasks(self) -> Iterator[tuple[Group, list[Task]]]:
         for group in self._contrasted:
-            rows = list(contrast_rows(self._sweep, group.trait))
+            rows = list(contrast_rows(self._sweep, self._model(group), group.trait))
             yield group, self._answer_tasks(group, "contrast", rows)
 
     def _steered_tasks(
@@ -100,7 +100,7 @@ class Pipeline:
             of = vectors[group][pooling]
             digests = {layer: of.digest(layer) for layer in of.whole}
             key = vectors_key(group.model, group.trait, pooling)
-            rows = list(steered_rows(self._sweep, group.trait))
+            rows = list(steered_rows(self._sweep, self._model(group), group.trait))
             yield group, self._answer_tasks(group, "steered", rows, (key, digests))
 
     def _answer_tasks(
@@ -110,8 +110,10 @@ class Pipeline:
         rows: Sequence[Asked],
         vectors: tuple[str, Mapping[int, str]] | None = None,
     ) -> list[Task]:
-        model = self._sweep.models[group.model]
-        return answer_tasks(self._sweep, model, group.trait, phase, rows, vectors)
+        return answer_tasks(self._sweep, self._model(group), group.trait, phase, rows, vectors)
+
+    def _model(self, group: Group) -> PersonaModel:
+        return self._sweep.models[group.model]
 
     def _write(
         self, parts: Parts, phase: Phase, by_group: Iterator[tuple[Group, list[Task]]]

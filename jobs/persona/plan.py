@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
 from typing import Literal
 
 from cluster.storage import Storage
 from cluster.tasks import Task
-from jobs.identity import digest
+from jobs.identity import digest, float_text
 from jobs.persona.judges.prompts import COHERENCE_PROMPT
 from jobs.persona.resolve import PersonaModel, PersonaSweep
 from jobs.persona.tables import Phase, part_key
@@ -31,6 +31,8 @@ class Asked:
 
     Attributes:
         row_id: unique among those of its model, trait and phase.
+        prompt_ids: the question as the model reads it. Made with the plan, so that a replica asks
+            exactly what the task's id covers.
         seed: of its random stream. Cells of a question and rollout share it, so that they differ
             by their steering alone.
     """
@@ -38,6 +40,7 @@ class Asked:
     row_id: str
     question_index: int
     question: str
+    prompt_ids: tuple[int, ...]
     rollout: int
     seed: int
     system: str | None = None
@@ -109,22 +112,24 @@ class ProjectionsPayload:
     vectors: tuple[tuple[str, str, str, Mapping[int, str]], ...]
 
 
-def contrast_rows(sweep: PersonaSweep, trait: str) -> Iterator[Asked]:
+def contrast_rows(sweep: PersonaSweep, model: PersonaModel, trait: str) -> Iterator[Asked]:
     """Answers to every question under every instruction, of both polarities."""
-    of, spec = sweep.traits[trait].trait, sweep.spec
-    questions = of.questions[: spec.contrast.questions]
-    numbers = product(range(len(of.instructions)), range(len(questions)))
+    content, spec = sweep.traits[trait].trait, sweep.spec
+    questions = content.questions[: spec.contrast.questions]
+    numbers = product(range(len(content.instructions)), range(len(questions)))
     for (i, q), rollout in product(numbers, range(spec.contrast.rollouts)):
-        pair = of.instructions[i]
+        pair = content.instructions[i]
         for polarity in POLARITIES:
             is_positive = polarity == "positive"
+            system = content.positive_system(pair) if is_positive else content.negative_system(pair)
             yield Asked(
                 row_id=pair_id(i, q, rollout) + "." + polarity,
                 question_index=q,
                 question=questions[q],
+                prompt_ids=model.prompts[questions[q], system].token_ids,
                 rollout=rollout,
                 seed=row_seed(spec.generation.seed, trait, "contrast", i, q, rollout, polarity),
-                system=of.positive_system(pair) if is_positive else of.negative_system(pair),
+                system=system,
                 instruction=i,
                 polarity=polarity,
             )
@@ -135,16 +140,18 @@ def pair_id(instruction: int, question: int, rollout: int) -> str:
     return f"i{instruction}.q{question}.r{rollout}"
 
 
-def steered_rows(sweep: PersonaSweep, trait: str) -> Iterator[Asked]:
+def steered_rows(sweep: PersonaSweep, model: PersonaModel, trait: str) -> Iterator[Asked]:
     """Answers to every question at every cell."""
     spec, questions = sweep.spec, sweep.traits[trait].steered_questions
     grid = spec.steering
     for (q, question), rollout in product(enumerate(questions), range(grid.rollouts)):
         for layer, coeff, positions in product(grid.layers, grid.coeffs, grid.positions):
+            text = f"{float(coeff):g}" if sweep.ids == 1 else float_text(float(coeff))
             yield Asked(
-                row_id=f"q{q}.r{rollout}.L{layer}.c{float(coeff):g}.{positions}",
+                row_id=f"q{q}.r{rollout}.L{layer}.c{text}.{positions}",
                 question_index=q,
                 question=question,
+                prompt_ids=model.prompts[question, None].token_ids,
                 rollout=rollout,
                 seed=row_seed(spec.generation.seed, trait, "steered", q, rollout),
                 layer=layer,
@@ -176,10 +183,11 @@ def answer_tasks(
         task_id = digest(
             {
                 "table": "answers",
+                "ids": sweep.ids,
                 "phase": phase,
                 "model": model.identity(),
                 "sampling": sweep.sampling_identity(),
-                "rows": [asdict(row) for row in shard],
+                "rows": [_content_of(row, model) for row in shard],
                 "vectors": used,
             }
         )
@@ -189,13 +197,35 @@ def answer_tasks(
     return tasks
 
 
+def _content_of(row: Asked, model: PersonaModel) -> dict[str, object]:
+    """What decides the row's answer and how it is stored, with the prompt's digest for its ids."""
+    return {
+        "row_id": row.row_id,
+        "prompt": model.prompts[row.question, row.system].digest,
+        "question_index": row.question_index,
+        "question": row.question,
+        "rollout": row.rollout,
+        "seed": row.seed,
+        "system": row.system,
+        "instruction": row.instruction,
+        "polarity": row.polarity,
+        "layer": row.layer,
+        "coeff": row.coeff,
+        "positions": row.positions,
+    }
+
+
 def most_tasks(sweep: PersonaSweep) -> int:
     """Tasks of the stage that has the most: how many replicas could have something to do."""
-    size, found = _rows_per_task(sweep), []
-    for rows_of in (contrast_rows, steered_rows):
-        numbers = [sum(1 for _ in rows_of(sweep, trait)) for trait in sweep.traits]
-        found.append(len(sweep.models) * sum(-(-num // size) for num in numbers))
-    return max(found)
+    size, model = _rows_per_task(sweep), next(iter(sweep.models.values()))
+    of_contrast = [
+        sum(1 for _ in contrast_rows(sweep, model, trait))
+        for trait in sweep.traits
+        if sweep.traits[trait].vectors is None
+    ]
+    of_steering = [sum(1 for _ in steered_rows(sweep, model, trait)) for trait in sweep.traits]
+    most = max(sum(-(-num // size) for num in numbers) for numbers in (of_contrast, of_steering))
+    return len(sweep.models) * most
 
 
 def _rows_per_task(sweep: PersonaSweep) -> int:

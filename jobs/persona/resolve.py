@@ -12,6 +12,15 @@ import torch
 import transformers
 
 from jobs.identity import digest
+from jobs.persona.prompts import (
+    Prompt,
+    PromptKey,
+    TraitQuestions,
+    check_fit,
+    check_undated,
+    prompts_digest,
+    render_prompts,
+)
 from jobs.persona.spec import PersonaSpec
 from jobs.persona.traits import Trait, read_trait
 from jobs.resources import local_path
@@ -25,29 +34,48 @@ from steering_core.models import (
     ModelSource,
     device_kind,
     load_tokenizer,
+    read_eos_ids,
     read_facts,
     resolve_dtype,
 )
 
+IDS_VERSION = 2
+"""Of row and task ids, in the identity of an output as ``ids``. Version 1, which records leave out:
+task ids leave prompts and end-of-answer ids out, coefficients have six digits in row ids, and
+coefficient 0 is answered once for each layer and positions."""
+
 
 @dataclass(frozen=True)
 class PersonaModel:
-    """A chat model of the sweep: where it is and what it is."""
+    """A chat model of the sweep: where it is, what it is, and what it is asked.
+
+    Attributes:
+        template: its chat template.
+        eos_ids: tokens that end an answer.
+        prompts: every prompt of the sweep, rendered once.
+    """
 
     name: str
     source: ModelSource
     facts: ModelFacts
     dtype: str
     template: str
+    eos_ids: tuple[int, ...]
+    prompts: Mapping[PromptKey, Prompt]
 
-    def identity(self) -> dict[str, object]:
-        """What decides its answers, beside rows and sampling."""
-        return {
+    def identity(self, ids: int = IDS_VERSION) -> dict[str, object]:
+        """What decides its answers, besides rows, their prompts and sampling."""
+        identity: dict[str, object] = {
             "weights": self.facts.digest,
             "tokenizer": self.facts.tokenizer_digest,
             "chat_template": self.template,
             "dtype": self.dtype,
         }
+        if ids == 1:
+            return identity
+        if self.facts.code_digest is not None:
+            identity["code"] = self.facts.code_digest
+        return identity | {"eos_ids": list(self.eos_ids)}
 
 
 @dataclass(frozen=True)
@@ -55,7 +83,7 @@ class PersonaTrait:
     """A trait, and the questions that are asked when steering.
 
     Attributes:
-        vectors: those of the spec's file; None where they come from contrasted answers.
+        vectors: those of the spec's file; None if they come from contrasted answers.
     """
 
     trait: Trait
@@ -69,12 +97,15 @@ class PersonaSweep:
 
     Attributes:
         device: ``cuda``, ``xla``, ``mps`` or ``cpu``; never ``auto``.
+        ids: version of row and task ids; below ``IDS_VERSION`` for an earlier output, which is read
+            and checked but never continued.
     """
 
     spec: PersonaSpec
     device: str
     models: Mapping[str, PersonaModel]
     traits: Mapping[str, PersonaTrait]
+    ids: int = IDS_VERSION
 
     def resolved_spec(self) -> dict[str, Any]:
         """The spec as plain data, every ``auto`` that decides answers filled in."""
@@ -97,14 +128,23 @@ class PersonaSweep:
             "steering.rollouts": spec.steering.rollouts,
             "steering.questions": spec.steering.questions,
         }
-        for name, of in self.traits.items():
-            content = {"trait": _plain(of.trait), "steered": list(of.steered_questions)}
-            if of.vectors is not None:
-                content["vectors"] = content_digest(of.vectors)
+        for name, trait in self.traits.items():
+            content = {"trait": _plain(trait.trait), "steered": list(trait.steered_questions)}
+            if trait.vectors is not None:
+                content["vectors"] = content_digest(trait.vectors)
             description[f"traits.{name} (content)"] = digest(content)
         for name, model in self.models.items():
-            description |= {f"models.{name} ({k})": v for k, v in model.identity().items()}
-        return description
+            identity = model.identity(self.ids)
+            description |= {f"models.{name} ({key})": value for key, value in identity.items()}
+        if self.ids == 1:
+            return description
+        for trait_name, asked in questions_of(self.spec, self.traits).items():
+            # A key for each trait, as traits may be added.
+            description |= {
+                f"models.{name} (prompts of {trait_name})": prompts_digest(model.prompts, asked)
+                for name, model in self.models.items()
+            }
+        return description | {"ids": self.ids}
 
     def sampling_identity(self) -> dict[str, Any]:
         """How answers are written: part of every answer's task."""
@@ -130,12 +170,30 @@ def _plain(trait: Trait) -> dict[str, Any]:
     }
 
 
-def resolve(spec: PersonaSpec, device: str | None = None) -> PersonaSweep:
-    """The sweep of a spec, with its traits read, its tokenizers loaded and its grid checked.
+def questions_of(
+    spec: PersonaSpec, traits: Mapping[str, PersonaTrait]
+) -> dict[str, TraitQuestions]:
+    """What is asked about each trait."""
+    return {
+        name: TraitQuestions(
+            trait=trait.trait,
+            contrasted=()
+            if spec.traits[name].vectors is not None
+            else trait.trait.questions[: spec.contrast.questions],
+            steered=trait.steered_questions,
+        )
+        for name, trait in traits.items()
+    }
+
+
+def resolve(spec: PersonaSpec, device: str | None = None, ids: int = IDS_VERSION) -> PersonaSweep:
+    """The sweep of a spec, with its traits read, its prompts rendered and its grid checked.
 
     Args:
-        device: the replicas' kind of device where the caller knows it; otherwise the spec's, on
-            this machine.
+        device: the replicas' kind of device if the caller knows it; otherwise the spec's, on this
+            machine.
+        ids: version of the ids of the output that the sweep is resolved for. Outputs of version 1
+            may have been asked with a dated template, so it is not refused for them.
 
     Raises:
         InputError: anything the user must change, in one line.
@@ -145,7 +203,10 @@ def resolve(spec: PersonaSpec, device: str | None = None) -> PersonaSweep:
     traits = {name: _trait(name, spec) for name in spec.traits}
     kind = device or device_kind(spec.compute.device)
     _refuse_xla(kind)
-    models = {name: _model(name, model, spec, kind) for name, model in spec.models.items()}
+    questions = questions_of(spec, traits)
+    models = {
+        name: _model(name, model, spec, kind, questions, ids) for name, model in spec.models.items()
+    }
     widths = {name: model.facts.width for name, model in models.items()}
     for name, trait in spec.traits.items():
         if trait.vectors is not None:
@@ -153,14 +214,14 @@ def resolve(spec: PersonaSpec, device: str | None = None) -> PersonaSweep:
             endpoint = spec.storage.endpoint_url
             vectors = read_vectors_of_spec(trait.vectors, key, layers, widths, endpoint)
             traits[name] = replace(traits[name], vectors=vectors)
-    return PersonaSweep(spec, kind, models, traits)
+    return PersonaSweep(spec, kind, models, traits, ids)
 
 
 def _trait(name: str, spec: PersonaSpec) -> PersonaTrait:
-    of = spec.traits[name]
-    trait = read_trait(Path(local_path(of.path)), name)
-    asked = trait if of.steered is None else read_trait(Path(local_path(of.steered)), name)
-    return PersonaTrait(trait, asked.questions[: spec.steering.questions])
+    files = spec.traits[name]
+    trait = read_trait(Path(local_path(files.path)), name)
+    steered = trait if files.steered is None else read_trait(Path(local_path(files.steered)), name)
+    return PersonaTrait(trait, steered.questions[: spec.steering.questions])
 
 
 def _refuse_xla(kind: str) -> None:
@@ -171,7 +232,14 @@ def _refuse_xla(kind: str) -> None:
         )
 
 
-def _model(name: str, spec: ModelSpec, sweep: PersonaSpec, device: str) -> PersonaModel:
+def _model(
+    name: str,
+    spec: ModelSpec,
+    sweep: PersonaSpec,
+    device: str,
+    questions: Mapping[str, TraitQuestions],
+    ids: int,
+) -> PersonaModel:
     source = ModelSource(local_path(spec.path), spec.revision, spec.trust_remote_code)
     try:
         tokenizer = load_tokenizer(source)
@@ -179,10 +247,16 @@ def _model(name: str, spec: ModelSpec, sweep: PersonaSpec, device: str) -> Perso
         chat = sweep.generation.chat_format(tokenizer, spec.path)
         # A template that refuses a system message is known before anything is written.
         chat.prompt_ids("question", "You are a helpful assistant.")
+        if ids > 1:
+            check_undated(chat)
+        prompts = render_prompts(chat, questions)
+        check_fit(prompts, questions, sweep.generation.max_new_tokens, facts.max_tokens)
+        eos_ids = read_eos_ids(source, tokenizer)
     except InputError as error:
         raise InputError(f"models.{name}: {error}") from error
     check_layers(sweep.steering.layers, facts.num_blocks, f"models.{name} ({spec.path})")
     if not source.is_local:
         source = replace(source, revision=facts.digest)
     dtype = str(resolve_dtype(spec.dtype, torch.device(device))).removeprefix("torch.")
-    return PersonaModel(name, source, facts, dtype, str(tokenizer.chat_template))
+    template = str(tokenizer.chat_template)
+    return PersonaModel(name, source, facts, dtype, template, eos_ids, prompts)

@@ -20,13 +20,14 @@ from cluster.tasks import Event, Pool, Receipt, ReplicaReady, Task, WorkerFactor
 from jobs.console import REPLICA_IS_READY, say, warn
 from jobs.executor import Executor
 from jobs.identity import changed_keys
+from jobs.persona.earlier import ids_of, refuse_other_sweep, refuse_unfinished
 from jobs.persona.index import INDEX_KEY
 from jobs.persona.judges import Judge, Scorer, open_judge
 from jobs.persona.judges.spec import LocalJudgeSpec
 from jobs.persona.pipeline import FailedVerdictsError, Pipeline
 from jobs.persona.plan import JUDGE_POOL, hook_point, most_tasks
 from jobs.persona.report import report
-from jobs.persona.resolve import PersonaSweep, resolve
+from jobs.persona.resolve import IDS_VERSION, PersonaSweep, resolve
 from jobs.persona.spec import PersonaSpec
 from jobs.record import Record
 from jobs.session import LOCK_KEY, Opened, run_session, stored_log
@@ -80,7 +81,9 @@ class _Session:
         self._stack = opened.stack
         self._executor = Executor(spec.compute, opened.stack)
         device = self._executor.device()
-        self._sweep = resolve(spec, device)
+        ids = ids_of(self._storage)
+        refuse_unfinished(self._storage, ids)
+        self._sweep = resolve(spec, device, ids)
         self._running: tuple[Backend, Scheduler] | None = None
         self._metrics: Metrics | None = None
         self._log: StoredLog | None = None
@@ -94,6 +97,8 @@ class _Session:
         sweep = self._sweep
         ledger = Ledger(self._storage)
         before = ledger.read_record()
+        if sweep.ids < IDS_VERSION:
+            return self._report_earlier()
         _check_same(self._storage, before, sweep)
         traits = [of.trait for of in sweep.traits.values()]
         judge = open_judge(sweep.spec.judge, traits, sweep.device)
@@ -120,6 +125,13 @@ class _Session:
             with suppress(ClusterError):  # the error at hand says more
                 record.write("stopped", reason=str(error), **self._losses.as_record())
             raise
+
+    def _report_earlier(self) -> int:
+        """Report a finished output of earlier ids from its own index; nothing is computed."""
+        refuse_other_sweep(self._storage, self._sweep)
+        say(f"{self._storage.uri} is finished; an earlier version of steersweep computed it")
+        report(self._storage, figures=self._figures)
+        return 0
 
     def _stages(self, record: Record, judge: Judge) -> int:
         scorer = Scorer(judge, self._storage)
@@ -212,7 +224,7 @@ class _Session:
                 "jobs.persona.worker:PersonaWorker",
                 {
                     "source": model.source,
-                    "name": name,
+                    "eos_ids": model.eos_ids,
                     "generation": self._sweep.spec.generation,
                     "dtype": model.dtype,
                     "tokens_per_batch": None if tokens == "auto" else tokens,
@@ -259,7 +271,11 @@ def _headlines(sweep: PersonaSweep) -> list[str]:
         for layer in grid.layers
     )
     return [
-        f"{len(sweep.models)} models x {len(sweep.traits)} traits x {cells} cells; judge: "
-        f"{sweep.spec.judge.kind}",
+        f"{_count(len(sweep.models), 'model')} x {_count(len(sweep.traits), 'trait')} x "
+        f"{_count(cells, 'cell')}; judge: {sweep.spec.judge.kind}",
         f"steered at {where}",
     ]
+
+
+def _count(num: int, name: str) -> str:
+    return f"{num:,} {name}{'' if num == 1 else 's'}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import transformers
@@ -14,6 +13,7 @@ from cluster.errors import UserActionError
 from cluster.parts import read_part
 from cluster.storage import Storage
 from jobs.console import print_table, say, warn
+from jobs.persona.earlier import ids_of
 from jobs.persona.index import Group, Parts
 from jobs.persona.plan import Asked, PartRef, contrast_rows, steered_rows
 from jobs.persona.resolve import PersonaModel, PersonaSweep, resolve
@@ -68,7 +68,13 @@ def verify(storage: Storage, num_rows: int, seed: int) -> int:
         UserActionError: no run there, nothing written, or model or traits changed since.
         InputError: model or traits are not where they were.
     """
-    sweep, _ = recorded_sweep(storage, PersonaSpec, resolve, lambda record: record["identity"])
+    ids = ids_of(storage)
+    sweep, _ = recorded_sweep(
+        storage,
+        PersonaSpec,
+        lambda spec, device: resolve(spec, device, ids),
+        lambda record: record["identity"],
+    )
     parts = Parts.read(storage)
     if not parts.answers:
         raise UserActionError(f"{storage.uri} holds no finished answers yet; run the sweep first")
@@ -96,14 +102,13 @@ def _verify_model(
 ) -> _Verified:
     spec = sweep.spec.generation
     tokenizer = load_tokenizer(model.source)
-    chat = spec.chat_format(tokenizer, model.name)
     loaded = load_model(model.source, device=sweep.device, dtype=model.dtype)
-    sampling = sampling_of(spec, loaded, tokenizer)
+    sampling = sampling_of(spec, loaded, tokenizer, model.eos_ids)
     checks: dict[str, AnswerCheck] = {}
     other_prompts = []
-    for group, asked, stored, vectors in _drawn(storage, sweep, model.name, parts, num_rows, seed):
+    for group, asked, stored, vectors in _drawn(storage, sweep, model, parts, num_rows, seed):
         name = f"{group}/{asked.row_id}"
-        row = generation_row(chat, asked, vectors)
+        row = generation_row(asked, vectors)
         if list(row.prompt_ids) != stored["prompt_ids"]:
             other_prompts.append(name)
             continue
@@ -119,17 +124,20 @@ def _verify_model(
 
 
 def _drawn(
-    storage: Storage, sweep: PersonaSweep, model: str, parts: Parts, num_rows: int, seed: int
+    storage: Storage,
+    sweep: PersonaSweep,
+    model: PersonaModel,
+    parts: Parts,
+    num_rows: int,
+    seed: int,
 ) -> Iterator[tuple[Group, Asked, Mapping[str, Any], SteeringVectors | None]]:
     """Answers of a model: what was asked, what is stored, and the vectors that steered it."""
     asked = {
-        (trait, row.row_id): row
-        for trait in sweep.traits
-        for row in chain(contrast_rows(sweep, trait), steered_rows(sweep, trait))
+        (trait, row.row_id): row for trait in sweep.traits for row in _asked_of(sweep, model, trait)
     }
     by_phase: dict[Phase, list[tuple[Group, PartRef]]] = defaultdict(list)
     for (group, phase), refs in parts.answers.items():
-        if group.model == model:
+        if group.model == model.name:
             by_phase[phase] += [(group, ref) for ref in refs]
     for phase, of_phase in sorted(by_phase.items()):
         rows = [
@@ -137,13 +145,21 @@ def _drawn(
             for group, ref in of_phase
             for row in read_part(storage, ref.key, ref.task_id).to_pylist()
         ]
-        for number in draw(f"{seed}/{model}/{phase}", len(rows), -(-num_rows // len(by_phase))):
+        for number in draw(
+            f"{seed}/{model.name}/{phase}", len(rows), -(-num_rows // len(by_phase))
+        ):
             group, stored = rows[number]
             vectors = None
             if phase == "steered":
                 key = parts.vectors[group]
                 vectors = from_safetensors(storage.read(key), key)
             yield group, asked[group.trait, stored["row_id"]], stored, vectors
+
+
+def _asked_of(sweep: PersonaSweep, model: PersonaModel, trait: str) -> Iterator[Asked]:
+    if sweep.traits[trait].vectors is None:
+        yield from contrast_rows(sweep, model, trait)
+    yield from steered_rows(sweep, model, trait)
 
 
 def _print(verified: list[_Verified]) -> None:

@@ -25,7 +25,6 @@ from jobs.persona.plan import (
 )
 from jobs.persona.spec import POOLINGS, GenerationSpec
 from jobs.persona.tables import ANSWERS_SCHEMA, PROJECTIONS_SCHEMA, SUMS_SCHEMA
-from steering_core.chat import ChatFormat
 from steering_core.errors import InputError
 from steering_core.generation import Generated, GenerationRow, generate
 from steering_core.generation_probe import can_use_slots
@@ -43,31 +42,46 @@ _TOKENS_ON_ACCELERATOR = 16_384
 Payload = AnswersPayload | SumsPayload | ProjectionsPayload
 
 
-def generation_row(
-    chat: ChatFormat, asked: Asked, vectors: SteeringVectors | None
-) -> GenerationRow:
+def generation_row(asked: Asked, vectors: SteeringVectors | None) -> GenerationRow:
     """How an answer is written.
 
     Args:
-        vectors: that steer it; None where nothing does.
+        vectors: that steer it; None if nothing does.
     """
     steering = None
     if vectors is not None and asked.layer is not None and asked.coeff is not None:
         vector = vectors.whole[asked.layer]
         steering = Intervention(hook_point(asked.layer), vector, asked.coeff)
     return GenerationRow(
-        prompt_ids=chat.prompt_ids(asked.question, asked.system),
+        prompt_ids=asked.prompt_ids,
         seed=asked.seed,
         steering=steering,
         positions=asked.positions or "all",
     )
 
 
-def sampling_of(spec: GenerationSpec, model: LoadedModel, tokenizer: Any) -> Sampling:
-    """How tokens are chosen, as the spec says."""
+def sampling_of(
+    spec: GenerationSpec, model: LoadedModel, tokenizer: Any, eos_ids: tuple[int, ...]
+) -> Sampling:
+    """How tokens are chosen, as the spec says.
+
+    Args:
+        eos_ids: tokens that end an answer, as the plan read them.
+
+    Raises:
+        InputError: the loaded model ends its answers with other tokens.
+    """
+    loaded = eos_ids_of(model.module, tokenizer)
+    if loaded != eos_ids:
+        # Tasks are named after what the plan read: answers that end otherwise are not theirs.
+        raise InputError(
+            f"{model.name} ends answers with the tokens {list(loaded)}, but the driver read "
+            f"{list(eos_ids)} from its files; give every node the same model files and "
+            "transformers version"
+        )
     return Sampling(
         max_new_tokens=spec.max_new_tokens,
-        eos_ids=eos_ids_of(model.module, tokenizer),
+        eos_ids=eos_ids,
         greedy=spec.greedy,
         temperature=spec.temperature,
         top_p=spec.top_p,
@@ -81,7 +95,7 @@ class PersonaWorker:
         self,
         *,
         source: ModelSource,
-        name: str,
+        eos_ids: tuple[int, ...],
         generation: GenerationSpec,
         device: str,
         dtype: str,
@@ -90,7 +104,7 @@ class PersonaWorker:
         storage: StorageSpec,
         tokens_per_batch: int | None,
     ) -> None:
-        self._source, self._name, self._spec = source, name, generation
+        self._source, self._eos_ids, self._spec = source, eos_ids, generation
         self._device, self._dtype, self._num_threads = device, dtype, num_threads
         self._gpu_share = gpu_share
         self._storage = storage.open()
@@ -115,12 +129,11 @@ class PersonaWorker:
         transformers.logging.disable_progress_bar()
         torch.set_num_threads(self._num_threads)
         self._tokenizer = load_tokenizer(self._source)
-        self._chat = self._spec.chat_format(self._tokenizer, self._name)
         self._model = load_model(
             self._source, device=self._device, dtype=self._dtype, gpu_share=self._gpu_share
         )
         self._in_slots = can_use_slots(self._model)
-        self._sampling = sampling_of(self._spec, self._model, self._tokenizer)
+        self._sampling = sampling_of(self._spec, self._model, self._tokenizer, self._eos_ids)
         kind = self._model.device.type
         self._tokens = self._tokens or _TOKENS_PER_BATCH.get(kind, _TOKENS_ON_ACCELERATOR)
         return {
@@ -147,7 +160,7 @@ class PersonaWorker:
         vectors = None
         if payload.vectors_key is not None:
             vectors = self._vectors(payload.vectors_key, payload.vector_digests or {})
-        rows = [generation_row(self._chat, asked, vectors) for asked in payload.rows]
+        rows = [generation_row(asked, vectors) for asked in payload.rows]
         written = self._generate(rows)
         return pa.Table.from_pylist(
             [

@@ -279,6 +279,8 @@ def _task(
         {
             "model": model.facts.digest,
             "tokenizer": model.facts.tokenizer_digest,
+            # Most models bring no code, and their ids are older than this key.
+            **({} if (code := model.facts.code_digest) is None else {"code": code}),
             "dtype": model.dtype,
             "protocol": {
                 "read": protocol.read,

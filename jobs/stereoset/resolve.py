@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import transformers
 
+from jobs.identity import CODE_KEY
 from jobs.resources import local_path
 from jobs.spec import ModelSpec
 from jobs.stereoset.spec import StereoSetSpec
@@ -140,6 +141,8 @@ class Sweep:
                 f"models.{name}.dtype": model.dtype,
                 f"models.{name}.trust_remote_code": model.source.trust_remote_code,
             }
+            if model.facts.code_digest is not None:
+                description[f"models.{name}{CODE_KEY}"] = model.facts.code_digest
         return description
 
 

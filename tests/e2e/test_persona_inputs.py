@@ -12,7 +12,13 @@ import pytest
 import yaml
 
 from tests.support.judge_server import judge_server
-from tests.support.personas import KEY, judge_spec, save_chat_model, write_persona_spec
+from tests.support.personas import (
+    KEY,
+    TEMPLATE,
+    judge_spec,
+    save_chat_model,
+    write_persona_spec,
+)
 from tests.support.sweeps import steersweep
 
 Document = dict[str, Any]
@@ -24,6 +30,14 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {
         "chat": save_chat_model(folder / "chat"),
         "base": save_chat_model(folder / "base", template=None),
+        "dated": save_chat_model(
+            folder / "dated",
+            "{% if date_string is not defined %}{% set date_string = strftime_now('%d %b %Y') %}"
+            "{% endif %}{{ date_string }}" + TEMPLATE,
+        ),
+        "always dated": save_chat_model(
+            folder / "always-dated", "{{ strftime_now('%d %b %Y') }}" + TEMPLATE
+        ),
         "no system": save_chat_model(
             folder / "no-system",
             "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
@@ -69,6 +83,24 @@ CASES: dict[str, tuple[Callable[[Document, Path], None], tuple[str, ...]]] = {
     ),
     "unknown key": (key("generation.max_tokens", 5), ("generation.max_tokens", "max_new_tokens")),
     "positions": (key("steering.positions", ["answer"]), ("steering.positions", "answer")),
+    "one float64": (
+        key("steering.coeffs", ["0.1", "0.10000000000000000001"]),
+        ("steering.coeffs", "are both 0.1"),
+    ),
+    "long question": (
+        trait(questions=["How are you?", "why " * 500]),
+        (
+            "models.chat: trait kind, question 'why why",
+            "under negative instruction 1",
+            "and up to 12 new ones (generation.max_new_tokens)",
+            "1,024 positions",
+            "5 prompts are too long",
+        ),
+    ),
+    "long answer": (
+        key("generation.max_new_tokens", 1020),
+        ("models.chat: trait ", "up to 1,020 new ones", "lower generation.max_new_tokens"),
+    ),
 }
 
 
@@ -85,6 +117,19 @@ def test_bad_input_is_one_clear_line_and_writes_nothing(
     [
         ("base", {}, ("models.chat", "has no chat template", "instruction-tuned")),
         ("no system", {"system": "refuse"}, ("has no system role", "merge_into_user")),
+        (
+            "dated",
+            {},
+            (
+                "models.chat: the chat template writes today's date",
+                'generation.template: {date_string: "26 Jul 2024"}',
+            ),
+        ),
+        (
+            "always dated",
+            {"template": {"date_string": "26 Jul 2024"}},
+            ("writes today's date", "no option for the date"),
+        ),
     ],
 )
 def test_a_model_that_cannot_be_asked_is_refused(
@@ -96,6 +141,15 @@ def test_a_model_that_cannot_be_asked_is_refused(
 ) -> None:
     change = key("generation", generation)
     refused_before_anything(tmp_path, models[model], change, says)
+
+
+def test_a_dated_template_is_taken_once_the_spec_fixes_the_date(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
+    generation = {"template": {"date_string": "1 May 2026"}}
+    spec = write_persona_spec(tmp_path, models["dated"], generation=generation)
+    planned = steersweep("plan", str(spec))
+    assert planned.code == 0, planned
 
 
 def test_a_judge_that_is_not_there_or_refuses_the_key_is_known_at_once(

@@ -102,7 +102,7 @@ def test_rows_are_checked(output: Path, tmp_path: Path) -> None:
 def test_a_run_leaves_its_figures(output: Path) -> None:
     names = {path.stem for path in (output / "figures").glob("*.png")}
     assert names == {path.stem for path in (output / "figures").glob("*.pdf")}
-    assert {"bars-intersentence-coeff400", "flows-intersentence-coeff-3", "curves-intersentence",
+    assert {"bars-intersentence-coeff=400", "flows-intersentence-coeff=-3", "curves-intersentence",
             "heat-map-tiny-intersentence", "vectors-folds", "anisotropy"} <= names  # fmt: skip
 
 

@@ -78,6 +78,45 @@ def test_a_stopped_output_is_resumed(stored: Path) -> None:
         )
 
 
+@pytest.mark.parametrize("stored", ["persona"], indirect=True)
+def test_a_finished_output_of_earlier_ids_is_checked_but_not_changed(stored: Path) -> None:
+    """Persona's ids changed once: issue 14."""
+    before = _write_times(stored)
+    record = (stored / "run.json").read_bytes()
+    again = steersweep("run", "persona.yaml")
+    assert again.code == 0, again
+    assert "is finished; an earlier version of steersweep computed it" in again.out
+    assert (stored / "run.json").read_bytes() == record
+    assert len(pd.read_parquet(stored / "summary" / "steered.parquet")) == 2 * 6
+    for change in ("steering.layers=[2, 3, 4]", "steering.coeffs=[-3, 0]", "generation.seed=1"):
+        for command in ("run", "plan"):
+            refused = steersweep(command, "persona.yaml", "--set", change)
+            assert refused.code == 2, refused
+            message = " ".join(refused.err.split())
+            assert f"changed: {change.split('=')[0]}: " in message
+            assert "use --new" in message
+    planned = steersweep("plan", "persona.yaml")
+    assert planned.code == 0, planned
+    verified = steersweep("verify", "persona", "--rows", "16")
+    assert verified.code == 0, verified
+    assert "holds" in verified.out
+    assert _write_times(stored) == before
+
+
+@pytest.mark.parametrize("stored", ["persona-stopped", "persona"], indirect=True)
+def test_an_unfinished_output_of_earlier_ids_is_refused(stored: Path) -> None:
+    spec = f"{stored.name}.yaml"
+    if stored.name == "persona":
+        (stored / "run.json").unlink()  # what the index names may not be all
+    before = {path: path.stat().st_mtime_ns for path in stored.rglob("*")}
+    for command in ("run", "plan"):
+        refused = steersweep(command, spec)
+        assert refused.code == 2, refused
+        assert "started by an earlier version" in " ".join(refused.err.split())
+        assert "use --new" in " ".join(refused.err.split())
+    assert {path: path.stat().st_mtime_ns for path in stored.rglob("*")} == before
+
+
 def _stereoset_ids(name: str) -> list[str]:
     spec = load_any_spec(f"{name}.yaml")
     assert isinstance(spec, StereoSetSpec)
@@ -96,8 +135,10 @@ def _persona_ids(name: str) -> list[str]:
         task.id
         for trait in sweep.traits
         for tasks in (
-            answer_tasks(sweep, model, trait, "contrast", list(contrast_rows(sweep, trait))),
-            answer_tasks(sweep, model, trait, "steered", list(steered_rows(sweep, trait)), vectors),
+            answer_tasks(sweep, model, trait, "contrast", list(contrast_rows(sweep, model, trait))),
+            answer_tasks(
+                sweep, model, trait, "steered", list(steered_rows(sweep, model, trait)), vectors
+            ),
         )
         for task in tasks
     ]

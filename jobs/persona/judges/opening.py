@@ -68,6 +68,7 @@ def _local(spec: LocalJudgeSpec, device: str, gpu_share: float) -> Judge:
     where = resolve_device(device) if device == "auto" else torch.device(device)
     dtype = str(resolve_dtype(spec.dtype, where)).removeprefix("torch.")
     identity = {
+        **({} if facts.code_digest is None else {"code_digest": facts.code_digest}),
         "model_digest": facts.digest,
         "tokenizer_digest": facts.tokenizer_digest,
         "chat_template": str(tokenizer.chat_template),

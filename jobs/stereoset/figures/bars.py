@@ -15,6 +15,7 @@ from matplotlib.patches import Patch
 from jobs.figures.drawing import Drawing
 from jobs.figures.page import Layout, blank, label_ticks, page, row_title
 from jobs.figures.style import GREY
+from jobs.identity import float_text
 from jobs.stereoset.figures.labels import CHANGE_COLOURS, LABELS, LEGEND_OF_LABELS
 from jobs.stereoset.figures.selection import by_split_and_coeff, ordered
 
@@ -28,7 +29,7 @@ _FEW, _MANY = 8, 30
 def bars(cells: pd.DataFrame) -> Iterator[tuple[str, Drawing]]:
     """A figure per split and coefficient."""
     for split, coeff, of in by_split_and_coeff(cells):
-        yield f"bars-{split}-coeff{coeff:g}", partial(_figure, of, split, coeff)
+        yield f"bars-{split}-coeff={float_text(coeff)}", partial(_figure, of, split, coeff)
 
 
 def _figure(cells: pd.DataFrame, split: str, coeff: float) -> Figure:
@@ -40,7 +41,7 @@ def _figure(cells: pd.DataFrame, split: str, coeff: float) -> Figure:
     figure, axes = page(
         (len(models) * rows_each, columns),
         Layout(width=(6.4 - 0.15 * (columns - 1)) / columns, height=1.2, gap_x=0.15),
-        f"Change in log-likelihood by layer, {split}, coefficient {coeff:g}",
+        f"Change in log-likelihood by layer, {split}, coefficient {float_text(coeff)}",
         f"Steered minus baseline, mean over examples, with 95 % intervals. {LEGEND_OF_LABELS}.",
         [(Patch(color=colour), LABELS[name]) for name, colour in CHANGE_COLOURS.items()],
     )

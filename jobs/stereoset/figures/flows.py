@@ -14,6 +14,7 @@ from matplotlib.patches import ArrowStyle, Circle, FancyArrowPatch
 from jobs.figures.drawing import Drawing
 from jobs.figures.page import Layout, page, row_title
 from jobs.figures.style import FAINT, GREY, SMALL_PT
+from jobs.identity import float_text
 from jobs.stereoset.figures.labels import CHANGE_COLOURS, LEGEND_OF_LABELS
 from jobs.stereoset.figures.pooling import over_bias_types, over_bias_types_and_layers
 from jobs.stereoset.figures.selection import by_split_and_coeff, largest, ordered, spread
@@ -58,7 +59,10 @@ def flows(cells: pd.DataFrame, pooled: pd.DataFrame) -> Iterator[tuple[str, Draw
     whole = over_bias_types_and_layers(cells, pooled)
     for split, coeff, of in by_split_and_coeff(by_layer):
         over_layers = whole[(whole["split"] == split) & (whole["coeff"] == coeff)]
-        yield f"flows-{split}-coeff{coeff:g}", partial(_figure, of, over_layers, split, coeff)
+        yield (
+            f"flows-{split}-coeff={float_text(coeff)}",
+            partial(_figure, of, over_layers, split, coeff),
+        )
 
 
 def _figure(by_layer: pd.DataFrame, over_layers: pd.DataFrame, split: str, coeff: float) -> Figure:
@@ -74,7 +78,7 @@ def _figure(by_layer: pd.DataFrame, over_layers: pd.DataFrame, split: str, coeff
     figure, axes = page(
         (len(models) * len(_KINDS), 1),
         Layout(width * _UNIT, height * _UNIT, left=0.15, right=0.15, bottom=0.15, over=0.48),
-        f"Net flows, {split}, coefficient {coeff:g}",
+        f"Net flows, {split}, coefficient {float_text(coeff)}",
         f"Over all bias types. {LEGEND_OF_LABELS}. Width: size, to one scale for choices and one "
         "for log-likelihood. Grey: the 95 % interval holds 0, or there is none.",
     )

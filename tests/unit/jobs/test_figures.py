@@ -56,7 +56,7 @@ def arrows(axes: Axes) -> Iterator[tuple[str, FancyArrowPatch]]:
 
 
 def test_bars_are_the_estimates_and_whiskers_their_intervals() -> None:
-    found = panels(figure("bars-inter-coeff20"), "race")
+    found = panels(figure("bars-inter-coeff=20"), "race")
     assert len(found) == 2
     for axes, model in zip(found, ("base", "tuned"), strict=True):
         rows = CELLS.query(f"model == '{model}' and bias_type == 'race' and coeff == 20")
@@ -78,7 +78,7 @@ def test_an_arrow_points_the_way_that_its_flow_has(sign: float) -> None:
            for name, value in (("s2a", 0.4), ("u2a", 0.1), ("s2u", -0.2))},
         flow_s2a_low=-1.0, flow_s2a_high=1.0, flow_u2a_low=0.05, flow_u2a_high=0.2,
     )  # fmt: skip
-    drawn = figure("flows-inter-coeff20", pooled=pooled)
+    drawn = figure("flows-inter-coeff=20", pooled=pooled)
     found = dict(arrows(drawn.axes[0]))
     ways = ["s>a", "u>a", "u>s"] if sign > 0 else ["a>s", "a>u", "s>u"]
     names = ["flow_s2a", "flow_u2a", "flow_s2u"]
@@ -129,7 +129,7 @@ def test_curves_of_very_different_coefficients_are_evenly_spaced() -> None:
 
 
 def test_models_stand_beside_each_other() -> None:
-    (axes, _) = panels(figure("models-inter-coeff-2"), "U → A")
+    (axes, _) = panels(figure("models-inter-coeff=-2"), "U → A")
     lines = [line for line in axes.lines if line.get_gid() == "u2a"]
     for line, model in zip(lines, ("base", "tuned"), strict=True):
         rows = POOLED.query(f"model == '{model}' and coeff == -2").dropna(subset=["layer"])
@@ -171,14 +171,14 @@ def test_where_nothing_is_there_a_kind_is_left_out() -> None:
     assert make_figures(empty, empty, NO_VECTORS) == {}
     one = cells_frame(models=["m"], bias_types=["race"], layers=[1], coeffs=[2.0])
     found = make_figures(one, empty, NO_VECTORS)
-    assert list(found) == ["bars-inter-coeff2", "flows-inter-coeff2"]
+    assert list(found) == ["bars-inter-coeff=2", "flows-inter-coeff=2"]
 
 
 def test_what_is_not_complete_is_left_blank_and_the_rest_is_drawn() -> None:
     lacks = (CELLS["model"] == "tuned") & (CELLS["bias_type"] == "race")
     found = make_figures(CELLS[~lacks], POOLED[POOLED["model"] == "base"], NO_VECTORS)
-    assert "not complete" in texts(found["bars-inter-coeff20"])
-    (drawn,) = (a for a in panels(found["bars-inter-coeff20"], "gender")[1:])
+    assert "not complete" in texts(found["bars-inter-coeff=20"])
+    (drawn,) = (a for a in panels(found["bars-inter-coeff=20"], "gender")[1:])
     rows = CELLS.query("model == 'tuned' and bias_type == 'gender' and coeff == 20")
     assert heights(drawn, "s2a") == pytest.approx(list(rows["s2a"]))
 
@@ -203,7 +203,7 @@ def test_nulls_are_drawn_beside_the_fitted_vectors() -> None:
     of_nulls = pd.concat(
         [frame.assign(null="random", s2a=frame["s2a"] - 9.0) for frame in (CELLS, POOLED)]
     )
-    drawn = make_figures(CELLS, POOLED, NO_VECTORS, of_nulls=of_nulls)["nulls-base-inter-coeff20"]
+    drawn = make_figures(CELLS, POOLED, NO_VECTORS, of_nulls=of_nulls)["nulls-base-inter-coeff=20"]
     assert {"fitted vectors", "random"} <= texts(drawn)
     fitted, random = (line.get_ydata() for line in panels(drawn, "S → A")[0].lines[:2])
     wanted = over_bias_types(CELLS, POOLED).query("model == 'base' and coeff == 20")["s2a"]
@@ -232,7 +232,7 @@ def test_a_name_stays_text(name: str, tmp_path: Path) -> None:
     cells = cells_frame(models=[name, "other"], coeffs=[1.0])
     vectors = vectors_frame_of({(name, "s", "gender", layer, None): [1.0, 2.0] for layer in (1, 2)})
     figures = make_figures(cells, pooled_frame(cells), vectors)
-    assert any(name in text for text in texts(figures["bars-inter-coeff1"]))
+    assert any(name in text for text in texts(figures["bars-inter-coeff=1"]))
     planned = planned_figures(cells, pooled_frame(cells), vectors)
     planned = {key: draw for key, draw in planned.items() if name in key}
     assert {key.removesuffix(name) for key in planned} >= {"vectors-layers-"}
@@ -242,13 +242,13 @@ def test_a_name_stays_text(name: str, tmp_path: Path) -> None:
 
 def test_long_names_are_shortened_and_their_figures_still_made() -> None:
     cells = cells_frame(models=["x" * 200, "y" * 200], coeffs=[1.0])
-    drawn = make_figures(cells, pooled_frame(cells), NO_VECTORS)["models-inter-coeff1"]
+    drawn = make_figures(cells, pooled_frame(cells), NO_VECTORS)["models-inter-coeff=1"]
     assert f"{'x' * 35}…{'x' * 34}" in texts(drawn)
 
 
 def test_many_labels_do_not_overlap() -> None:
     cells = cells_frame(layers=range(1, 81), coeffs=np.linspace(-400, 400, 21), models=["m"])
-    for name in ("bars-inter-coeff400", "heat-map-m-inter", "curves-inter"):
+    for name in ("bars-inter-coeff=400", "heat-map-m-inter", "curves-inter"):
         drawn = figure(name, cells, pooled_frame(cells))
         drawn.canvas.draw()
         for axes in drawn.axes:
@@ -263,7 +263,7 @@ def test_many_coefficients_share_a_bounded_number_of_figures() -> None:
     figures = make_figures(cells, pooled_frame(cells), NO_VECTORS)
     of_bars = [name for name in figures if name.startswith("bars-")]
     assert len(of_bars) == MOST_BY_COEFF
-    assert {"bars-inter-coeff1", "bars-intra-coeff39"} <= set(of_bars)
+    assert {"bars-inter-coeff=1", "bars-intra-coeff=39"} <= set(of_bars)
     assert "3 of 39 coefficients" in what_is_drawn(figures, cells)
     assert "of" not in what_is_drawn({}, CELLS).split()
 
@@ -283,21 +283,21 @@ def test_figures_are_written_and_what_is_no_longer_made_goes(
     for key in ("figures/bars-old-coeff1.png", "figures/mine.png"):
         storage.replace(key, b"old")
     planned = planned_figures(CELLS, POOLED, NO_VECTORS)
-    figures = {"bars-inter-coeff20": planned["bars-inter-coeff20"]}
+    figures = {"bars-inter-coeff=20": planned["bars-inter-coeff=20"]}
     write_figures(storage, figures, NAMES)
     made = {entry.key: storage.read(entry.key) for entry in storage.list("figures/")}
     assert list(made) == [
-        "figures/bars-inter-coeff20.pdf", "figures/bars-inter-coeff20.png", "figures/mine.png",
+        "figures/bars-inter-coeff=20.pdf", "figures/bars-inter-coeff=20.png", "figures/mine.png",
     ]  # fmt: skip
-    assert made["figures/bars-inter-coeff20.png"].startswith(b"\x89PNG")
-    assert made["figures/bars-inter-coeff20.pdf"].startswith(b"%PDF")
+    assert made["figures/bars-inter-coeff=20.png"].startswith(b"\x89PNG")
+    assert made["figures/bars-inter-coeff=20.pdf"].startswith(b"%PDF")
     write_figures(storage, figures, NAMES)
     assert {entry.key: storage.read(entry.key) for entry in storage.list("figures/")} == made
 
 
 def test_settings_of_the_process_are_left_alone() -> None:
     before = dict(mpl.rcParams)
-    figure("bars-inter-coeff20")
+    figure("bars-inter-coeff=20")
     assert dict(mpl.rcParams) == before
     assert "matplotlib.pyplot" not in _loaded("import jobs.stereoset.figures.make")
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from jobs import identity
-from jobs.identity import changed_keys, decimal_text, digest
+from jobs.identity import changed_keys, decimal_text, digest, float_text
 
 DESCRIPTION: dict[str, Any] = {
     "model": "abc",
@@ -110,3 +110,13 @@ def test_changed_keys_lists_both_values_of_each_key_that_differs() -> None:
 def test_only_digests_are_shortened() -> None:
     long_path = "/models/" + "x" * 56
     assert changed_keys({"path": long_path}, {"path": "y"}) == [f"path: {long_path} -> y"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(400.0, "400"), (-3.0, "-3"), (-0.0, "0"), (0.1, "0.1"), (1e-7, "0.0000001"),
+     (1.0000001, "1.0000001"), (1e22, "1" + "0" * 22)],
+)  # fmt: skip
+def test_the_text_of_a_float_names_it_alone(value: float, text: str) -> None:
+    assert float_text(value) == text
+    assert float(float_text(value)) == value

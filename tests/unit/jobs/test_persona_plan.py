@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from jobs.identity import changed_keys
 from jobs.persona.plan import answer_tasks, contrast_rows, hook_point, most_tasks, steered_rows
 from jobs.persona.resolve import PersonaSweep, resolve
-from jobs.persona.spec import PersonaSpec
+from jobs.persona.spec import GenerationSpec, PersonaSpec
+from jobs.persona.worker import sampling_of
 from jobs.spec import load_spec
 from steering_core import xla
+from steering_core.chat import ChatFormat
 from steering_core.errors import InputError
 from tests.support.personas import save_chat_model, write_persona_spec
 
@@ -35,7 +42,8 @@ def test_xla_is_refused_by_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_contrast_asks_every_question_under_every_instruction(folder: Path) -> None:
-    rows = list(contrast_rows(sweep_of(folder, "contrast.rollouts=2"), "kind"))
+    sweep = sweep_of(folder, "contrast.rollouts=2")
+    rows = list(contrast_rows(sweep, sweep.models["chat"], "kind"))
     assert len({row.row_id for row in rows}) == len(rows) == 2 * 3 * 2 * 2
     assert len({row.seed for row in rows}) == len(rows)
     assert {row.system for row in rows} == {
@@ -49,7 +57,8 @@ def test_the_contrast_asks_every_question_under_every_instruction(folder: Path) 
 
 def test_cells_of_a_question_and_rollout_share_their_random_numbers(folder: Path) -> None:
     changes = ("steering.rollouts=2", "steering.positions=[all, response]")
-    rows = list(steered_rows(sweep_of(folder, *changes), "kind"))
+    sweep = sweep_of(folder, *changes)
+    rows = list(steered_rows(sweep, sweep.models["chat"], "kind"))
     cells = 2 * 3 * 2
     assert len({row.row_id for row in rows}) == len(rows) == 2 * 2 * cells
     assert set(Counter(row.seed for row in rows).values()) == {cells}
@@ -59,7 +68,7 @@ def test_cells_of_a_question_and_rollout_share_their_random_numbers(folder: Path
 
 def test_tasks_hold_every_row_once_and_are_named_after_what_they_hold(folder: Path) -> None:
     sweep = sweep_of(folder)
-    rows = list(steered_rows(sweep, "kind"))
+    rows = list(steered_rows(sweep, sweep.models["chat"], "kind"))
     digests = {2: "a", 3: "b"}
 
     def tasks(of: PersonaSweep = sweep, vectors: dict[int, str] = digests) -> list[str]:
@@ -76,3 +85,80 @@ def test_tasks_hold_every_row_once_and_are_named_after_what_they_hold(folder: Pa
     assert not set(tasks()) & set(tasks(vectors={2: "a", 3: "c"}))
     assert not set(tasks()) & set(tasks(sweep_of(folder, "generation.temperature=0.5")))
     assert tasks() == tasks(sweep_of(folder, "generation.rows_at_once=2"))
+
+
+def test_coefficients_that_differ_in_the_eighth_digit_have_ids_of_their_own(folder: Path) -> None:
+    sweep = sweep_of(folder, "steering.coeffs=[1.0000001, 1.0000002, -3]", "steering.layers=[2]")
+    rows = list(steered_rows(sweep, sweep.models["chat"], "kind"))
+    assert [row.row_id for row in rows if row.question_index == 0] == [
+        "q0.r0.L2.c1.0000001.response",
+        "q0.r0.L2.c1.0000002.response",
+        "q0.r0.L2.c-3.response",
+    ]
+
+
+def ids_of_all(sweep: PersonaSweep) -> list[str]:
+    model = sweep.models["chat"]
+    return [
+        task.id
+        for phase, rows_of in (("contrast", contrast_rows), ("steered", steered_rows))
+        for task in answer_tasks(
+            sweep, model, "kind", phase, list(rows_of(sweep, model, "kind")),
+            ("vectors/v", {2: "a", 3: "b"}),
+        )
+    ]  # fmt: skip
+
+
+def test_ids_cover_what_is_asked_and_what_ends_an_answer(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "model", tmp_path / "model")
+    sweep = sweep_of(tmp_path)
+    before, identity = ids_of_all(sweep), sweep.identity()
+
+    generation = tmp_path / "model" / "generation_config.json"
+    content = json.loads(generation.read_text())
+    generation.write_text(json.dumps({**content, "eos_token_id": [1, 17]}))
+    ends_otherwise = sweep_of(tmp_path)
+    assert not set(before) & set(ids_of_all(ends_otherwise))
+    assert changed_keys(identity, ends_otherwise.identity()) == [
+        "models.chat (eos_ids): [1] -> [1, 17]"
+    ]
+    generation.write_text(json.dumps(content))
+    assert ids_of_all(sweep_of(tmp_path)) == before
+
+    # The template writes the token's text: same template, same ids of special tokens.
+    settings = tmp_path / "model" / "tokenizer_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"bos_token": "<eos>"}))
+    asks_otherwise = sweep_of(tmp_path)
+    assert not set(before) & set(ids_of_all(asks_otherwise))
+    changed = changed_keys(identity, asks_otherwise.identity())
+    assert [line.split(":")[0] for line in changed] == [
+        "models.chat (prompts of kind)", "models.chat (prompts of sly)", "models.chat (tokenizer)",
+    ]  # fmt: skip
+
+
+def test_each_prompt_is_rendered_once_however_many_cells_ask_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rendered: list[tuple[str, str | None]] = []
+    prompt_ids = ChatFormat.prompt_ids
+
+    def counted(self: ChatFormat, user: str, system: str | None = None) -> tuple[int, ...]:
+        rendered.append((user, system))
+        return prompt_ids(self, user, system)
+
+    monkeypatch.setattr(ChatFormat, "prompt_ids", counted)
+    sweep = sweep_of(folder, "steering.coeffs=[1,2,3,4,5,6,7,8,9]", "steering.rollouts=20")
+    rows = list(steered_rows(sweep, sweep.models["chat"], "kind"))
+    ids_of_all(sweep)
+    assert len(rows) == 2 * 20 * 2 * 9
+    assert max(Counter(rendered).values()) == 1
+
+
+def test_a_replica_that_ends_answers_otherwise_is_refused() -> None:
+    config = SimpleNamespace(eos_token_id=[2, 7])
+    model: Any = SimpleNamespace(name="m", module=SimpleNamespace(config=config))
+    spec = GenerationSpec.model_validate({"max_new_tokens": 3})
+    tokenizer = SimpleNamespace(eos_token_id=2)
+    assert sampling_of(spec, model, tokenizer, (2, 7)).eos_ids == (2, 7)
+    with pytest.raises(InputError, match=r"ends answers with the tokens \[2, 7\].*read \[2\] from"):
+        sampling_of(spec, model, tokenizer, (2,))

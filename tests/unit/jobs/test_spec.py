@@ -175,6 +175,20 @@ def test_one_coefficient_in_two_spellings_is_repeated(spec_file: Path, text: str
 
 
 @pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[1, '1.00000000000000000001']", "1 and 1.00000000000000000001 are both 1.0"),
+        ("['0.1', '0.10000000000000000001']", "are both 0.1"),
+        ("[0, 1e-400]", "must be 0 or at least 1e-30 in size"),
+    ],
+)
+def test_coefficients_that_become_one_float64_are_refused(
+    spec_file: Path, text: str, says: str
+) -> None:
+    assert says in refusal(with_coeffs(spec_file, text))
+
+
+@pytest.mark.parametrize(
     "text", ["true", ".nan", ".inf", "-.inf", "x", "[1]", "null", "1e31", "''"]
 )
 def test_a_coefficient_that_is_not_a_finite_number_is_refused(spec_file: Path, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from functools import cache
 from typing import Any
 
@@ -97,3 +98,36 @@ def test_what_a_template_refuses_is_said_in_one_line() -> None:
 def test_an_unknown_choice_is_refused() -> None:
     with pytest.raises(InputError, match="merge_into_user or refuse, got 'drop'"):
         ChatFormat(tokenizer_with(WITH_SYSTEM), "m", system="drop")  # type: ignore[arg-type]
+
+
+LLAMA_3 = (
+    "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+    "Today Date: {{ date_string }}\n" + WITH_SYSTEM
+)
+WITHOUT_OPTION = "Today Date: {{ strftime_now('%H:%M') }}" + WITH_SYSTEM
+IN_ITS_OWN_SYSTEM_MESSAGE = (
+    "{% if messages[0]['role'] != 'system' %}{{ strftime_now('%B') }}{% endif %}" + WITH_SYSTEM
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "options"),
+    [(LLAMA_3, ["date_string"]), (WITHOUT_OPTION, []), (IN_ITS_OWN_SYSTEM_MESSAGE, [])],
+)
+def test_a_template_that_writes_the_date_is_found_with_the_option_that_fixes_it(
+    template: str, options: list[str]
+) -> None:
+    chat = ChatFormat(tokenizer_with(template), "m")
+    assert chat.writes_the_date
+    assert chat.options_for_the_date() == options
+    # The clock goes on afterwards.
+    assert f"{datetime.now():%Y}" in ChatFormat(
+        tokenizer_with("{{ strftime_now('%Y') }}" + WITH_SYSTEM), "m"
+    ).text("x")
+
+
+def test_a_template_without_a_date_or_with_a_fixed_one_is_not() -> None:
+    assert not ChatFormat(tokenizer_with(WITH_SYSTEM), "m").writes_the_date
+    fixed = ChatFormat(tokenizer_with(LLAMA_3), "m", options={"date_string": "1 May 2026"})
+    assert not fixed.writes_the_date
+    assert "Today Date: 1 May 2026\n" in fixed.text("x")

@@ -26,6 +26,7 @@ from steering_core.models import (
     resolve_device,
     resolve_dtype,
 )
+from steering_core.sampling import eos_ids_of
 from tests.support.golden import model_path
 from tests.support.tiny_models import save_model, train_tokenizer
 
@@ -330,3 +331,47 @@ def test_a_model_that_does_not_fit_its_gpus_is_refused() -> None:
         InputError, match=r"m does not fit the 2 GPUs of a replica: 2 of its 4 parts"
     ):
         models.check_all_placed({"a": 0, "b": 1, "c": "cpu", "d": "disk"}, "m")
+
+
+def test_code_of_a_trusted_folder_is_digested(folder: Path) -> None:
+    trusted = ModelSource(str(folder), trust_remote_code=True)
+
+    def code() -> str | None:
+        return read_facts(trusted, load_tokenizer(trusted)).code_digest
+
+    (folder / "mine.py").write_text("A = 1\n")
+    assert code() is None, "no config names the file, so it is never run"
+    # The config's own class stays the registered one: the digest is what is looked at.
+    change_json(folder / "tokenizer_config.json", auto_map={"AutoProcessor": "mine.A"})
+    first = code()
+    assert first is not None
+    assert facts(folder).code_digest is None, "not trusted, so it is never run"
+    (folder / "parts").mkdir()
+    (folder / "parts" / "more.py").write_text("B = 1\n")
+    second = code()
+    (folder / "parts" / "more.py").write_text("B = 2\n")
+    assert len({first, second, code()}) == 3
+
+
+@pytest.mark.parametrize("named", [None, 5, [5, 7], "no file"])
+def test_tokens_that_end_answers_are_known_before_the_model_is_loaded(
+    named: Any, folder: Path
+) -> None:
+    file = folder / "generation_config.json"
+    if named == "no file":
+        file.unlink()
+    else:
+        change_json(file, eos_token_id=named)
+    source = ModelSource(str(folder))
+    tokenizer = load_tokenizer(source)
+    loaded = load_model(source, device="cpu")
+    found = models.read_eos_ids(source, tokenizer)
+    assert found == eos_ids_of(loaded.module, tokenizer)
+    assert set(found) >= {tokenizer.eos_token_id, *({5, 7} if named == [5, 7] else ())}
+
+
+def test_a_generation_config_that_cannot_be_used_is_refused(folder: Path) -> None:
+    (folder / "generation_config.json").write_text("[1]")
+    source = ModelSource(str(folder))
+    with pytest.raises(InputError, match=r"generation_config\.json cannot be used"):
+        models.read_eos_ids(source, load_tokenizer(source))

@@ -1,0 +1,83 @@
+"""Outputs of earlier versions, whose rows and tasks have other ids: read, never continued.
+
+An output does not mix versions of ids: its answers would be generated, judged and counted twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cluster.errors import UserActionError
+from cluster.ledger import Ledger
+from cluster.storage import Storage
+from jobs.identity import changed_keys
+from jobs.persona.index import Parts
+from jobs.persona.resolve import IDS_VERSION, PersonaSweep
+
+_GRID = ("layers", "coeffs", "positions")
+
+
+def ids_of(storage: Storage) -> int:
+    """The version of the ids of an output; that of a new output if there is none yet.
+
+    Raises:
+        UserActionError: a newer version of steersweep wrote it.
+    """
+    record = Ledger(storage).read_record()
+    if record is None:
+        # The index remains if run.json is lost.
+        version = Parts.read(storage).version
+        return IDS_VERSION if version is None else version
+    identity = record.get("identity", {})
+    if identity.get("job") != "persona":
+        return IDS_VERSION
+    version = int(identity.get("ids", 1))
+    if version > IDS_VERSION:
+        raise UserActionError(
+            f"{storage.uri} has ids of version {version}, this steersweep knows up to "
+            f"{IDS_VERSION}; use the newer version"
+        )
+    return version
+
+
+def refuse_unfinished(storage: Storage, ids: int) -> None:
+    """Raise UserActionError for an output of earlier ids that is not finished."""
+    record = Ledger(storage).read_record()
+    if ids < IDS_VERSION and (record is None or record["outcome"] != "done"):
+        raise UserActionError(
+            f"{storage.uri} was started by an earlier version of steersweep, which named answers "
+            "differently, and is not finished: use --new to write a new output, or finish it with "
+            "that version"
+        )
+
+
+def refuse_other_sweep(storage: Storage, sweep: PersonaSweep) -> None:
+    """Raise UserActionError unless the sweep is that of a finished output of earlier ids.
+
+    Models, traits and the grid may not grow there either.
+    """
+    record = Ledger(storage).read_record()
+    assert record is not None, "refuse_unfinished has been asked"
+    changes = changed_keys(_all_of(record["identity"], record["spec"]), _all_of_sweep(sweep))
+    if changes:
+        raise UserActionError(
+            f"{storage.uri} was finished by an earlier version of steersweep, which named answers "
+            f"differently, so nothing can be added to it or changed; changed: {'; '.join(changes)}."
+            " Put the spec back, or use --new to write a new output"
+        )
+
+
+def _all_of_sweep(sweep: PersonaSweep) -> dict[str, Any]:
+    return _all_of(sweep.identity(), sweep.resolved_spec())
+
+
+def _all_of(identity: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity with the grid, in which order does not count."""
+    grid = {f"steering.{name}": _values(spec["steering"][name]) for name in _GRID}
+    return {**identity, **grid}
+
+
+def _values(values: list[Any]) -> list[Any]:
+    """Sorted; coefficients are decimal texts in a spec, whose spelling may have changed since."""
+    return sorted(values, key=str)
