@@ -151,11 +151,11 @@ class Worst:
     def __str__(self) -> str:
         what = "score" if self.quantity == "score" else "pooled state"
         if self.difference is None:
-            return f"{self.row}: a {what} that is finite on one side only"
+            return f"{self.row}: a {what} is finite in only one of the two passes"
         unit = " nats" if self.quantity == "score" else " (relative)"
         return (
             f"{self.row}: {what} differs by {self.difference:.2g}{unit} from the plain forward "
-            f"pass, the tolerance is {self.tolerance:g}"
+            f"pass (tolerance: {self.tolerance:g})"
         )
 
 

@@ -135,8 +135,8 @@ class ExampleEncoder:
             start = num_common(question, sequence)
             if start == 0 or start == len(sequence):
                 raise InputError(
-                    f"example {example.example_id}: candidate {CANDIDATE_LABELS[index]} has no "
-                    "token of its own behind the question with this tokenizer"
+                    f"example {example.example_id}: candidate {CANDIDATE_LABELS[index]} adds "
+                    "no token to the question with this tokenizer"
                 )
             if alone is not None:
                 positions, ids = self._published_slots(len(question), alone[index])
@@ -148,8 +148,8 @@ class ExampleEncoder:
             if not ids or max(positions) >= len(token_ids):
                 raise InputError(
                     f"example {example.example_id}: candidate {CANDIDATE_LABELS[index]} cannot be "
-                    "read as published: encoded alone it is longer than the row, or all pads; set "
-                    "`scoring: aligned`"
+                    "scored as published: encoded alone it is longer than the row, or only "
+                    "padding; set `scoring: aligned`"
                 )
             whole = self.protocol.pooling == "all_positions"
             candidates.append(
@@ -198,5 +198,5 @@ def check_lengths(rows: Iterable[EncodedExample], *, max_tokens: int | None, mod
         if row.num_tokens > max_tokens:
             raise InputError(
                 f"example {row.example.example_id} has {row.num_tokens} tokens, more than the "
-                f"{max_tokens} positions of {model}; leave it out of the data file"
+                f"{max_tokens} positions of {model}; remove it from the data file"
             )

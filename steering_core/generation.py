@@ -173,12 +173,12 @@ def _check_row(number: int, row: GenerationRow, sampling: Sampling, model: Loade
     model.layout.module_at(row.steering.point)
     if row.steering.positions != "all":
         raise InputError(
-            f"row {number}: the steered positions are the row's own, its steering's must be all"
+            f"row {number}: steering.positions must be all; the row itself says which are steered"
         )
     if row.steering.vector.shape != (most.hidden_size,):
         raise InputError(
-            f"row {number}: the steering vector has shape {row.steering.vector.shape}, the stream "
-            f"({most.hidden_size},)"
+            f"row {number}: the steering vector has shape {row.steering.vector.shape}, but the "
+            f"stream has ({most.hidden_size},)"
         )
 
 

@@ -98,9 +98,7 @@ def hidden_of(output: Any) -> Tensor:
     """The residual stream in what a block returns: a tensor, or the first entry of a tuple."""
     hidden = output[0] if isinstance(output, tuple) else output
     if not isinstance(hidden, Tensor):
-        raise InputError(
-            f"a block returned {type(hidden).__name__} where its output stream was expected"
-        )
+        raise InputError(f"a block returned {type(hidden).__name__} instead of its output stream")
     return hidden
 
 
@@ -290,6 +288,7 @@ def _check_logits(layout: ModelLayout, resid_1SD: Tensor, logits_1SV: Tensor, na
     if ours.shape != theirs.shape or (ours - theirs).abs().max() > tolerance * scale:
         gap = (ours - theirs).abs().max().item() if ours.shape == theirs.shape else "shape"
         raise InputError(
-            f"{name}: final norm, head, logit_scale and final_logit_softcapping do not give the "
-            f"model's own logits (largest difference {gap}); its head does something else"
+            f"{name}: final norm, head, logit_scale and final_logit_softcapping do not "
+            f"reproduce the model's logits (largest difference {gap}); its head computes something "
+            "else"
         )

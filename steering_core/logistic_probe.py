@@ -55,14 +55,15 @@ def fit_logistic(pairs: Pairs, what: str) -> np.ndarray:
     steepest = float(np.abs(found.jac).max())
     if not steepest <= _GRADIENT_ACCEPTED:
         raise InputError(
-            f"the logistic probe of {what} did not converge: gradient {steepest:.1e} after "
-            f"{found.nit} steps, {_GRADIENT_ACCEPTED:g} is asked for; use another vectors.method"
+            f"the logistic probe of {what} did not converge: its gradient is {steepest:.1e} after "
+            f"{found.nit} steps and must be below {_GRADIENT_ACCEPTED:g}; use another "
+            "vectors.method"
         )
     weights_D: np.ndarray = found.x[:-1]
     if not weights_D.any():
         raise InputError(
-            f"the mean difference is so small beside the spread of the states that the logistic "
-            f"probe of {what} stays where it starts; use more examples, or another vectors.method"
+            "the mean difference is so small compared with the spread of the states that the "
+            f"logistic probe of {what} cannot be fitted; use more examples or another method"
         )
     return means.push_along(weights_D / loss.scale)
 

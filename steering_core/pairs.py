@@ -79,7 +79,7 @@ class PairMeans:
             difference_total = difference_total + (anti - stereotype).sum(axis=0)
             num_pairs += len(anti)
         if num_pairs == 0:
-            raise InputError(f"no example to fit {what} from")
+            raise InputError(f"there is no example to fit {what} with")
         if not difference_total.any():
             raise InputError(
                 f"the mean difference is zero, so {what} has neither direction nor size; use more "

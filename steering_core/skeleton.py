@@ -57,8 +57,8 @@ def read_skeleton(source: ModelSource) -> Skeleton:
             )
     except Exception as error:  # a model's own code may raise anything
         raise InputError(
-            f"{source.path}: its shapes cannot be told from its config ({error}); only a run can "
-            "load it"
+            f"{source.path}: its shapes cannot be derived from its config ({error}); only a run "
+            "can load it"
         ) from error
     text = text_config(config)
     _, blocks = find_blocks(module, text, source.path)

@@ -111,7 +111,7 @@ def _load_json(path: Path) -> Any:
     except json.JSONDecodeError as error:
         raise InputError(
             f"{path}: not valid JSON at line {error.lineno}, column {error.colno} ({error.msg}); "
-            "a truncated download? `steersweep data fetch` gets a whole one"
+            "if the download was truncated, `steersweep data fetch` gets it again"
         ) from None
     except RecursionError:
         raise InputError(f"{path}: JSON nested too deeply to be a StereoSet file") from None

@@ -164,7 +164,7 @@ def fit_mean_difference(sums: Iterable[FoldSums], num_folds: int) -> SteeringVec
 
 def _mean(total: np.ndarray, count: int, what: str) -> np.ndarray:
     if count < 1:
-        raise InputError(f"no example to fit the vector of {what} from")
+        raise InputError(f"there is no example to fit the vector of {what} with")
     return (total / count).astype(np.float32)
 
 

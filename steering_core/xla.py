@@ -100,7 +100,7 @@ def _imported() -> Any:
         else:
             hint = "install the torch_xla that was made for it"
         raise InputError(
-            f"torch_xla cannot be imported beside torch {torch.__version__} "
+            f"torch_xla cannot be imported with torch {torch.__version__} "
             f"({_first_line(error)}); {hint}, as docs/xla.md says"
         ) from error
     return torch_xla

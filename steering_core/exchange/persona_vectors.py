@@ -36,7 +36,7 @@ def from_tensor(value: torch.Tensor, where: str) -> VectorFile:
     """
     if value.ndim != 2 or len(value) < _FEWEST_ROWS or value.shape[1] < 1:
         raise InputError(
-            f"{where}: {TOOL} has a tensor of shape [blocks + 1, width], got {list(value.shape)}"
+            f"{where}: {TOOL} files hold a tensor [blocks + 1, width], got {list(value.shape)}"
         )
     rows_LD = to_float32(value, where)
     num_blocks = len(rows_LD) - 1
@@ -63,7 +63,9 @@ def write(file: VectorFile, num_blocks: int | None = None) -> Written:
     check_stream(file, TOOL)
     known = file.provenance.get(NUM_BLOCKS)
     if num_blocks is None and known is None:
-        raise InputError(f"{TOOL} has a row for each block: give the model's number of blocks")
+        raise InputError(
+            f"{TOOL} files have a row for every block; give the model's number of blocks"
+        )
     num_rows = 1 + (int(known or 0) if num_blocks is None else num_blocks)
     if file.layers[-1] >= num_rows:
         raise InputError(f"layer {file.layers[-1]} is not in 1..{num_rows - 1}, the model's blocks")

@@ -56,7 +56,7 @@ def read(data: bytes, where: str) -> VectorFile:
             first = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(f"{where}: not a complete GGUF file: {first}") from None
     if arch != _ARCH:
-        raise InputError(f"{where}: a GGUF file of {arch or 'nothing'}, not of a {_ARCH}")
+        raise InputError(f"{where}: a GGUF file that holds {arch or 'nothing'}, not a {_ARCH}")
     whole = {}
     for name, (kind, values) in tensors.items():
         match = _DIRECTION.fullmatch(name)

@@ -42,17 +42,19 @@ def from_value(value: Any, where: str) -> VectorFile:
     fields = vars(value) if isinstance(value, StandIn) else value
     activations = fields.get("layer_activations") if isinstance(fields, dict) else None
     if not isinstance(activations, dict) or not activations:
-        raise InputError(f"{where}: {TOOL} has layer_activations by block, none found")
+        raise InputError(
+            f"{where}: {TOOL} files hold layer_activations by block, but there are none"
+        )
     layer_type = fields.get("layer_type", _LAYER_TYPE)
     if layer_type != _LAYER_TYPE:
         raise InputError(
-            f"{where}: vectors of layer_type {layer_type!r}; only {_LAYER_TYPE}, the stream behind "
-            "a block, can be taken over"
+            f"{where}: vectors of layer_type {layer_type!r}; only {_LAYER_TYPE}, the stream after "
+            "a block, can be imported"
         )
     whole = {}
     for block, tensor in activations.items():
         if isinstance(block, bool) or not isinstance(block, int) or block < 0:
-            raise InputError(f"{where}: blocks count from 0, got {block!r}")
+            raise InputError(f"{where}: block numbers start at 0, got {block!r}")
         if not isinstance(tensor, torch.Tensor) or tensor.squeeze().ndim != 1:
             raise InputError(f"{where}: block {block} has no vector [width]")
         whole[block + 1] = to_float32(tensor.squeeze(), where)

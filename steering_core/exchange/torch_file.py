@@ -31,12 +31,12 @@ def load_torch(data: bytes, where: str, stand_ins: Sequence[tuple[type, str]] = 
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise InputError(
-            f"{where}: not a file of torch.save, or it holds more than tensors and plain data, "
-            "which is not loaded: that would run its code"
+            f"{where}: not a torch.save file, or it holds more than tensors and plain data; such "
+            "files are not loaded, because loading them runs their code"
         ) from None
     except (RuntimeError, EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
         first = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
-        raise InputError(f"{where}: not a complete file of torch.save: {first}") from None
+        raise InputError(f"{where}: not a complete torch.save file: {first}") from None
 
 
 def save_torch(value: Any) -> bytes:

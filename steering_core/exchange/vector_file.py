@@ -73,7 +73,7 @@ class VectorFile:
         """The vectors of one fold as if they were the whole; raises InputError for no such fold."""
         if not 0 <= fold < self.num_folds:
             have = f"folds 0..{self.num_folds - 1}" if self.num_folds else "no folds"
-            raise InputError(f"there is no fold {fold}: the file has {have}")
+            raise InputError(f"there is no fold {fold}; the file has {have}")
         whole = {layer: folds[fold] for layer, folds in self.vectors.folds.items()}
         return replace(
             self,
@@ -86,7 +86,7 @@ class VectorFile:
         missing = sorted(set(layers) - set(self.layers))
         if missing:
             have = ", ".join(map(str, self.layers))
-            raise InputError(f"there is no layer {missing[0]}: the file has {have}")
+            raise InputError(f"there is no layer {missing[0]}; the file has {have}")
         left_out = {
             f"{prefix}{layer}"
             for layer in set(self.layers) - set(layers)
@@ -122,10 +122,10 @@ def vector_file(
     """
     rows = {**({} if embeddings is None else {0: embeddings}), **dict(sorted(whole.items()))}
     if not whole:
-        raise InputError(f"{where}: no vector in it")
+        raise InputError(f"{where}: the file holds no vector")
     widths = {len(vector) for vector in rows.values()}
     if len(widths) > 1:
-        raise InputError(f"{where}: vectors of different widths: {sorted(widths)}")
+        raise InputError(f"{where}: the vectors have different widths: {sorted(widths)}")
     for layer, vector in rows.items():
         if not np.isfinite(vector).all():
             raise InputError(f"{where}: the vector of layer {layer} has values that are not finite")
@@ -155,7 +155,7 @@ def check_stream(file: VectorFile, tool: str) -> None:
         said = file.read_point(layer)
         if said not in (None, hook_point_of_layer(layer, "resid_post")):
             raise InputError(
-                f"layer {layer} was read at {said}, and {tool} only has the residual stream behind "
+                f"layer {layer} was read at {said}, and {tool} only has the residual stream after "
                 f"a block; leave the layer out"
             )
 
@@ -164,7 +164,7 @@ def read_native(data: bytes, where: str) -> VectorFile:
     """This project's safetensors file; see ``to_safetensors``."""
     vectors = from_safetensors(data, where)
     if not vectors.whole:
-        raise InputError(f"{where}: no steering vector in it")
+        raise InputError(f"{where}: the file holds no steering vector")
     metadata = safetensors_metadata(data)
     embeddings = load_tensors(data).get(EMBEDDINGS)
     if embeddings is not None and metadata.get(f"digest.{EMBEDDINGS}") != _digest(embeddings):

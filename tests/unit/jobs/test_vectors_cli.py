@@ -104,7 +104,7 @@ def test_a_file_that_is_there_stays(
     ("arguments", "message"),
     [
         (["import", "{tmp}/gone.pt", "{tmp}/x"], "no such file of vectors"),
-        (["import", "{tmp}/bad.pt", "{tmp}/x"], "not a complete file of torch.save"),
+        (["import", "{tmp}/bad.pt", "{tmp}/x"], "not a complete torch.save file"),
         (["import", "{tmp}/text", "{tmp}/x"], "not a file of steering vectors"),
         (["import", "{own}", "{tmp}/"], "names no file"),
         (["import", "s3://bucket", "{tmp}/x"], "names no file"),

@@ -72,7 +72,7 @@ def test_finite_on_one_side_only_is_a_failure(bad: float, is_ours: bool) -> None
     assert not certificate.holds
     assert certificate.worst is not None
     assert certificate.worst.difference is None
-    assert "finite on one side only" in str(certificate.worst)
+    assert "finite in only one of the two passes" in str(certificate.worst)
 
 
 def test_a_choice_that_a_tie_decides_is_counted_and_no_failure() -> None:

@@ -227,7 +227,7 @@ def test_published_refuses_a_candidate_that_is_longer_alone_than_its_row(num_alo
         row = encode(PUBLISHED, tokenizer)
         assert row.candidates[0].scored_positions[-1] == row.num_tokens - 1
         return
-    with pytest.raises(InputError, match=r"id-7: candidate A cannot be read as published.*aligned"):
+    with pytest.raises(InputError, match=r"candidate A cannot be scored as published.*aligned"):
         encode(PUBLISHED, tokenizer)
 
 
@@ -236,13 +236,13 @@ def test_published_refuses_a_candidate_of_pads_alone() -> None:
         return [ord(c) for c in text] if "Answer" in text else [PAD] * 3
 
     tokenizer = Letters(adds_bos=False, bos_token_id=PAD, encode=alone_is_pads)
-    with pytest.raises(InputError, match="or all pads"):
+    with pytest.raises(InputError, match="or only padding"):
         encode(PUBLISHED, tokenizer)
 
 
 def test_a_candidate_without_a_token_of_its_own_is_refused() -> None:
     tokenizer = Letters(encode=lambda t: [ord(c) for c in t.removesuffix(" C. C!")])
-    with pytest.raises(InputError, match="id-7: candidate C has no token of its own"):
+    with pytest.raises(InputError, match="id-7: candidate C adds no token"):
         encode(ALIGNED, tokenizer)
 
 

@@ -61,12 +61,14 @@ def test_a_probe_that_does_not_converge_is_refused_by_name(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(logistic_probe, "_MOST_STEPS", 1)
-    with pytest.raises(InputError, match=r"probe of layer 3 did not converge: gradient .* 1 steps"):
+    with pytest.raises(
+        InputError, match=r"probe of layer 3 did not converge: its gradient .* 1 steps"
+    ):
         fit_logistic(correlated_pairs(), "layer 3")
 
 
 def test_a_difference_lost_beside_the_spread_is_refused_by_name() -> None:
     pairs = correlated_pairs()
     states = pairs.stereotype.astype(np.float64)
-    with pytest.raises(InputError, match=r"so small .* probe of layer 3 stays where it starts"):
+    with pytest.raises(InputError, match=r"so small .* probe of layer 3 cannot be fitted"):
         fit_logistic(replace(pairs, anti=states + 1e-12, stereotype=states), "layer 3")

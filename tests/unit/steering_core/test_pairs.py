@@ -40,9 +40,9 @@ def test_states_that_are_not_finite_are_refused_by_name(bad: float, side: int) -
 
 def test_nothing_to_fit_from_is_refused_by_name() -> None:
     empty = np.zeros((0, 3))
-    with pytest.raises(InputError, match=r"no example to fit layer 3 from"):
+    with pytest.raises(InputError, match=r"there is no example to fit layer 3 with"):
         PairMeans.of(ChunkedPairs(empty, empty), "layer 3")
-    with pytest.raises(InputError, match=r"no example to fit layer 3 from"):
+    with pytest.raises(InputError, match=r"there is no example to fit layer 3 with"):
         PairMeans.of([(empty, empty)], "layer 3")
 
 

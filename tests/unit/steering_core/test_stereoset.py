@@ -133,7 +133,7 @@ def test_a_bad_field_is_named_with_its_place(tmp_path: Path, change: str) -> Non
     ("content", "message"),
     [
         (json.dumps(document())[:-40], "not valid JSON at line 1"),
-        ("", "truncated download"),
+        ("", "the download was truncated"),
         ("[" * 100_000, "nested too deeply"),
         ('"text"', "no object under the key 'data'"),
     ],

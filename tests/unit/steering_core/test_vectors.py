@@ -81,9 +81,9 @@ def test_callers_sums_are_not_changed() -> None:
 
 def test_nothing_to_fit_from_is_an_error() -> None:
     empty, full = FoldSums(4, 0, np.zeros(WIDTH), 0), FoldSums(4, 1, np.ones(WIDTH), 3)
-    with pytest.raises(InputError, match=r"no example to fit the vector of layer 4 from"):
+    with pytest.raises(InputError, match=r"there is no example to fit the vector of layer 4 with"):
         fit_mean_difference([empty], num_folds=1)
-    with pytest.raises(InputError, match=r"layer 4 without fold 1 from"):
+    with pytest.raises(InputError, match=r"layer 4 without fold 1 with"):
         fit_mean_difference([empty, full], num_folds=2)
 
 

@@ -156,7 +156,7 @@ def test_a_skeleton_has_the_shapes_of_the_loaded_model(family: str, tmp_path: Pa
 
 def test_a_config_that_is_no_decoder_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "vit"}')
-    with pytest.raises(InputError, match="shapes cannot be told"):
+    with pytest.raises(InputError, match="shapes cannot be derived"):
         read_skeleton(ModelSource(str(tmp_path)))
 
 
