@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import transformers
 
+from jobs.grid import with_all_layers
 from jobs.identity import digest
 from jobs.persona.prompts import (
     Prompt,
@@ -207,6 +208,7 @@ def resolve(spec: PersonaSpec, device: str | None = None, ids: int = IDS_VERSION
     models = {
         name: _model(name, model, spec, kind, questions, ids) for name, model in spec.models.items()
     }
+    spec = with_all_layers(spec, {name: model.facts.num_blocks for name, model in models.items()})
     widths = {name: model.facts.width for name, model in models.items()}
     for name, trait in spec.traits.items():
         if trait.vectors is not None:

@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, Field, StrictInt
 
+from jobs.grid import Coeffs, Layers
 from jobs.persona.filter import FilterSpec
 from jobs.persona.judges.spec import JudgeSpec
 from jobs.spec import (
     AtLeastOne,
-    Coeff,
     ComputeSpec,
     ModelName,
     ModelSpec,
@@ -103,15 +103,14 @@ class PersonaVectorsSpec(SpecModel):
 class PersonaSteeringSpec(SpecModel):
     """The steered grid."""
 
-    layers: Annotated[tuple[StrictInt, ...], AfterValidator(distinct)] = Field(
-        min_length=1,
-        description="1-based: L is blocks.{L-1}.resid_post, the stream after block L",
+    layers: Layers = Field(
+        description="1-based: L is blocks.{L-1}.resid_post, the stream after block L. A number, a "
+        "range such as 1-25:2, a list of these, or all",
         json_schema_extra=role("grid"),
     )
-    coeffs: Annotated[tuple[Coeff, ...], AfterValidator(distinct)] = Field(
+    coeffs: Coeffs = Field(
         tuple(Decimal(c) for c in (-3, -1, 0, 1, 3, 5)),
-        min_length=1,
-        description="Multipliers of the vector",
+        description="Multipliers of the vector; one or a list",
         json_schema_extra=role("grid"),
     )
     positions: Annotated[tuple[GenerationPositions, ...], AfterValidator(distinct)] = Field(

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import transformers
 
+from jobs.grid import with_all_layers
 from jobs.identity import CODE_KEY
 from jobs.resources import local_path
 from jobs.spec import ModelSpec
@@ -172,6 +173,7 @@ def resolve(spec: StereoSetSpec, device: str | None = None) -> Sweep:
         name: _model(name, model, protocol, spec.steering.layers, kind)
         for name, model in spec.models.items()
     }
+    spec = with_all_layers(spec, {name: model.facts.num_blocks for name, model in models.items()})
     vectors = _vectors(spec, protocol, models)
     return Sweep(spec, protocol, kind, dataset.digest, models, groups, vectors)
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, StrictInt, model_validator
 
+from jobs.grid import Coeffs, Layers
 from jobs.spec import (
-    Coeff,
     ComputeSpec,
     ModelName,
     ModelSpec,
@@ -95,14 +95,13 @@ class VectorsSpec(SpecModel):
 class SteeringSpec(SpecModel):
     """The steered grid."""
 
-    layers: Annotated[tuple[StrictInt, ...], AfterValidator(distinct)] = Field(
-        min_length=1,
-        description="1-based: 1 is the stream after the first block",
+    layers: Layers = Field(
+        description="1-based: 1 is the stream after the first block. A number, a range such as "
+        "1-25:2, a list of these, or all",
         json_schema_extra=role("grid"),
     )
-    coeffs: Annotated[tuple[Coeff, ...], AfterValidator(distinct)] = Field(
-        min_length=1,
-        description="Multipliers of the vector, or what the operation takes",
+    coeffs: Coeffs = Field(
+        description="Multipliers of the vector, or what the operation takes; one or a list",
         json_schema_extra=role("grid"),
     )
     apply: Site | None = Field(
