@@ -286,22 +286,32 @@ def report(
         str | None,
         typer.Option(metavar="URI", help="Another run, to be shown beside this one"),
     ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMNS",
+            help="Print a row for each value of these columns, too: bias_type, layer, or both "
+            "with a comma between them",
+        ),
+    ] = None,
 ) -> None:
-    """Make tables, figures and report.html from the results alone, and print the tables.
+    """Rebuild tables, figures and report.html from stored results.
 
     Writes `summary/` (Parquet, CSV), `figures/` (PNG, PDF), `report.html` and `certificate.json`
-    into the output.
+    into the output, and prints the result: one row per model, split and coefficient.
 
     Examples:
 
         steersweep report runs/gemma2
+
+        steersweep report runs/gemma2 --by layer,bias_type
 
         steersweep report runs/in-sample --compare runs/cross-fitted
     """
     from jobs import outputs
 
     beside = None if compare is None else _open(compare, endpoint_url)
-    outputs.report(_open(uri, endpoint_url), figures=figures, beside=beside)
+    outputs.report(_open(uri, endpoint_url), figures=figures, beside=beside, by=by)
 
 
 @app.command()

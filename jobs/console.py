@@ -1,93 +1,221 @@
-"""What a user sees: progress, tables, messages. The one module that prints."""
+"""What a user sees: messages, tables and errors. With ``jobs/progress.py`` the only printing code.
+
+On a terminal, lines are wrapped between words at its width, but a word is never broken: a path or a
+link stays in one piece, so that it can be clicked and copied. A pipe or a log gets each message as
+one line. Tables are never cut: one that is wider than the terminal is printed as a list.
+"""
 
 from __future__ import annotations
 
+import enum
+import json
 import re
-import time
+import sys
+import textwrap
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+from rich import box
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    SpinnerColumn,
-    Task,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from cluster.redaction import redact
 
 REPLICA_IS_READY = "the first replica is ready"
-"""What a driver says once, where it has no bar to show; `steersweep submit` waits for it."""
+"""What a driver without a terminal says once; `steersweep submit` waits for it."""
 
-_LINE_EVERY_S = 30.0
-_UNIT = re.compile(r"(%| [kMGTPE]?B?)$")
+_UNIT = re.compile(r"( ?%| [kMGTPE]?B?| s)$")
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-def say(message: str) -> None:
-    """One line for the user on standard output."""
-    out.print(redact(message), markup=False)
+class Verbosity(enum.IntEnum):
+    """How much a command prints; warnings and errors are always printed."""
+
+    QUIET = 0
+    NORMAL = 1
+    VERBOSE = 2
+
+
+@dataclass
+class _Settings:
+    verbosity: Verbosity = Verbosity.NORMAL
+    is_json: bool = False
+
+
+_settings = _Settings()
+
+
+def configure(*, verbose: bool = False, quiet: bool = False, as_json: bool = False) -> None:
+    """Decide how much the command prints, and whether standard output is kept for one JSON object.
+
+    Args:
+        as_json: every message goes to standard error, and only ``print_json`` to standard output.
+    """
+    level = Verbosity.VERBOSE if verbose else Verbosity.NORMAL
+    _settings.verbosity = Verbosity.QUIET if quiet else level
+    _settings.is_json = as_json
+
+
+def messages() -> Console:
+    """The console that messages and progress go to."""
+    return err if _settings.is_json else out
+
+
+def is_shown(at: Verbosity) -> bool:
+    """Whether something of this level is printed."""
+    return _settings.verbosity >= at
+
+
+def say(message: str = "", *, at: Verbosity = Verbosity.NORMAL) -> None:
+    """Print a message; with ``--quiet`` only if its level says so."""
+    if is_shown(at):
+        console = messages()
+        console.print(_wrapped(redact(message), console), markup=False)
+
+
+def detail(message: str) -> None:
+    """Print a message with ``--verbose`` only."""
+    say(message, at=Verbosity.VERBOSE)
 
 
 def quote(line: str) -> None:
-    """A line that another process has said."""
-    out.print(Text(f"  {_printable(redact(line))}", style="dim"))
+    """Print a line that another process has said."""
+    out.print(Text(_wrapped(f"  {_printable(redact(line))}", out), style="dim"))
 
 
 def complain(message: str, *details: str) -> None:
-    """What is wrong and what to do, on standard error: one line, and one for each detail.
+    """Print what is wrong and what to do on standard error: one line, and one for each detail.
 
-    Details keep their spaces: a caret below a quoted line must stay where it points.
+    Args:
+        details: several mistakes at once, or a place in a file; spaces at their start are kept.
     """
-    err.print(Text.assemble(("error: ", "bold red"), _line(message)))
-    for detail in details:
-        err.print(Text(_printable(redact(detail))))
+    _print_labelled("error", "bold red", message)
+    for line in details:
+        err.print(Text(_wrapped(_printable(redact(line)), err)))
 
 
 def warn(message: str) -> None:
-    """One line on standard error about something that went on anyway."""
-    err.print(Text.assemble(("warning: ", "yellow"), _line(message)))
+    """Print one warning about something that did not stop the command, on standard error."""
+    _print_labelled("warning", "yellow", message)
 
 
 def show_bug(error: BaseException) -> None:
-    """The traceback of an error that nobody expected, on standard error."""
+    """Print the traceback of an unexpected error on standard error."""
     err.print(Text(redact("".join(traceback.format_exception(error)).rstrip())))
 
 
 def clear() -> None:
-    """Start at the top of the terminal again; nothing where the output is none."""
+    """Clear the terminal; nothing if the output is none."""
     out.clear()
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table whose columns are left-aligned text or right-aligned numbers."""
-    table = Table(title=title, title_justify="left", header_style="bold")
-    for index, name in enumerate(columns):
-        is_number = all(_is_number(row[index]) for row in rows)
-        table.add_column(name, justify="right" if is_number else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*(Text(redact(cell)) for cell in row))
-    # A table wider than the terminal would be cut; a pipe or a log takes any width.
-    Console(highlight=False, width=None if out.is_terminal else 200).print(table)
+def print_raw(text: str) -> None:
+    """Print text for a machine on standard output: no wrapping, no colors."""
+    sys.stdout.write(f"{redact(text)}\n")
+    sys.stdout.flush()
 
 
-def duration(seconds: float) -> str:
-    """A time in words: 2 h 05 min, 7 min 30 s, 4.2 s."""
-    if seconds < 60:
-        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
-    hours, minutes = int(seconds // 3600), int(seconds % 3600 // 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {int(seconds % 60):02} s"
+def print_json(content: Mapping[str, Any]) -> None:
+    """Print one JSON object on standard output."""
+    print_raw(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def link(uri: str) -> str:
+    """A ``file://`` link to a local path, which a terminal makes clickable; other URIs as they are.
+
+    Args:
+        uri: as ``Storage.uri_of`` gives it.
+    """
+    return uri if "://" in uri else Path(uri).expanduser().absolute().as_uri()
+
+
+def print_table(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    at: Verbosity = Verbosity.NORMAL,
+) -> None:
+    """Print a table; text columns are left-aligned, columns of numbers right-aligned."""
+    print_tables(columns, [(title, rows)], at=at)
+
+
+def print_tables(
+    columns: Sequence[str],
+    groups: Sequence[tuple[str, Sequence[Sequence[str]]]],
+    *,
+    at: Verbosity = Verbosity.NORMAL,
+) -> None:
+    """Print several tables with the same columns and widths, each below its title."""
+    if not is_shown(at):
+        return
+    groups = [(title, [[redact(cell) for cell in row] for row in rows]) for title, rows in groups]
+    every = [row for _, rows in groups for row in rows]
+    is_number = [all(_is_number(row[n]) for row in every) for n in range(len(columns))]
+    widths = [max(map(_width, (name, *(r[n] for r in every)))) for n, name in enumerate(columns)]
+    console = messages()
+    for title, rows in groups:
+        if title:
+            say(title, at=at)
+        table = Table(box=_LINE_BELOW_HEADER, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+        for name, has_numbers, width in zip(columns, is_number, widths, strict=True):
+            justify = "right" if has_numbers else "left"
+            table.add_column(name, justify=justify, no_wrap=True, min_width=width)
+        for row in rows:
+            table.add_row(*map(Text, row))
+        wide = console.options.update(width=10_000)
+        width = Measurement.get(console, wide, table).maximum
+        if console.is_terminal and width > console.width:
+            _print_as_list(columns, rows, console)
+        else:
+            Console(highlight=False, width=width, stderr=console is err).print(table)
+
+
+def _print_as_list(columns: Sequence[str], rows: Sequence[Sequence[str]], console: Console) -> None:
+    """A row below the other, a line for each column."""
+    pad = max(map(_width, columns))
+    for number, row in enumerate(rows):
+        if number:
+            console.print()
+        for name, cell in zip(columns, row, strict=True):
+            line = f"  {name:<{pad}}  {cell}"
+            console.print(_wrapped(line, console, indent=pad + 4), markup=False)
+
+
+_LINE_BELOW_HEADER = box.Box("    \n    \n ─  \n    \n    \n    \n    \n    \n")
+
+
+def _width(text: str) -> int:
+    return max(map(len, text.split("\n")))
+
+
+def _print_labelled(label: str, style: str, message: str) -> None:
+    line = _wrapped(f"{label}: {_line(message)}", err)
+    err.print(Text.assemble((f"{label}:", style), line.removeprefix(f"{label}:")))
+
+
+def _wrapped(message: str, console: Console, indent: int | None = None) -> str:
+    """The message with its lines wrapped between words, if it goes to a terminal."""
+    if not console.is_terminal:
+        return message
+    lines = []
+    for line in message.split("\n"):
+        start = len(line) - len(line.lstrip()) + 2 if indent is None else indent
+        lines += textwrap.wrap(
+            line,
+            console.width,
+            subsequent_indent=" " * start,
+            break_long_words=False,
+            break_on_hyphens=False,
+        ) or [""]
+    return "\n".join(lines)
 
 
 def _line(message: str) -> str:
@@ -105,86 +233,3 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return text in ("", "-")
     return True
-
-
-class _Rate(ProgressColumn):
-    """Rows per second since the start of this session."""
-
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:,.0f} rows/s", style="cyan")
-
-
-class RunProgress:
-    """Rows done: a bar with rate and time left on a terminal, a line every 30 s elsewhere."""
-
-    def __init__(self, total: int, done: int) -> None:
-        self._total, self._start_done, self._done = total, done, done
-        self._started = self._said = time.monotonic()
-        self._has_begun = False
-        self._bar: Progress | None = None
-
-    @contextmanager
-    def shown(self) -> Iterator[RunProgress]:
-        """Show it for as long as the context lasts."""
-        if not out.is_terminal:
-            yield self
-            return
-        self._bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("cell rows"),
-            _Rate(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=out,
-        )
-        with self._bar:
-            self._bar.add_task("starting", total=self._total, completed=self._done)
-            yield self
-
-    def advance(self, num_rows: int) -> None:
-        """Some rows are done."""
-        self._done += num_rows
-        if self._bar is not None:
-            self._bar.advance(self._bar.task_ids[0], num_rows)
-        elif time.monotonic() - self._said > _LINE_EVERY_S:
-            self._said = time.monotonic()
-            say(self._line())
-
-    def begin(self) -> None:
-        """The first replica is ready: rates count from now on, not from the loading before."""
-        if not self._has_begun:
-            self._has_begun = True
-            self._started = self._said = time.monotonic()
-            self.describe("scoring")
-            if self._bar is None:
-                say(REPLICA_IS_READY)
-
-    def describe(self, text: str) -> None:
-        """What is going on now, in a few words."""
-        if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], description=text)
-
-    @property
-    def elapsed_s(self) -> float:
-        """Seconds since this session's first replica was ready."""
-        return time.monotonic() - self._started
-
-    @property
-    def rows_per_s(self) -> float:
-        """Rows per second since this session's first replica was ready."""
-        elapsed = self.elapsed_s
-        return (self._done - self._start_done) / elapsed if elapsed > 0 else 0.0
-
-    def _line(self) -> str:
-        rate = self.rows_per_s
-        left = (self._total - self._done) / rate if rate > 0 else float("inf")
-        share = 100 * self._done / max(1, self._total)
-        return (
-            f"{self._done:,}/{self._total:,} cell rows ({share:.0f} %), {rate:,.0f} rows/s, "
-            f"{left:,.0f} s left"
-        )

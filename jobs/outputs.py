@@ -45,26 +45,37 @@ def status(storage: Storage) -> bool:
     return driver.is_running
 
 
-def report(storage: Storage, *, figures: bool, beside: Storage | None) -> None:
+def report(
+    storage: Storage, *, figures: bool, beside: Storage | None, by: str | None = None
+) -> None:
     """Make a run's report from its results alone.
 
     Args:
         figures: whether to draw them.
-        beside: another run, to be shown beside this one.
+        beside: another run, to compare with this one.
+        by: columns that the printed result separates, with commas between them.
 
     Raises:
         UserActionError: no run at this place, damaged parts, or nothing to compare with.
+        InputError: ``by`` names no column.
     """
     if _is_persona(Ledger(storage).read_record() or {}):
         from jobs.persona.report import report as of_persona
 
         if beside is not None:
             raise UserActionError("--compare is for outputs of the stereoset job")
+        if by is not None:
+            raise UserActionError(
+                "--by is for outputs of the stereoset job; a persona result always has one row "
+                "per model, trait, layer, positions and coefficient"
+            )
         of_persona(storage, figures=figures)
         return
     from jobs.stereoset.report import report as of_stereoset
+    from jobs.stereoset.result import parse_by
 
-    of_stereoset(storage, figures=figures, beside=beside)
+    columns = None if by is None else parse_by(by)
+    of_stereoset(storage, figures=figures, beside=beside, by=columns)
 
 
 def verify(storage: Storage, num_rows: int, seed: int) -> int:

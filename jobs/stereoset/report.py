@@ -13,20 +13,16 @@ from cluster.checked import write_checked
 from cluster.errors import ObjectNotFoundError
 from cluster.ledger import Ledger
 from cluster.storage import Storage
-from jobs.console import print_table, say, warn
+from jobs.console import link, say, warn
 from jobs.stereoset.certificate_file import write_certificate
 from jobs.stereoset.comparison import COMPARED_SCHEMA, compare
 from jobs.stereoset.inventory import Inventory, take_inventory
 from jobs.stereoset.non_finite import described
 from jobs.stereoset.page.facts import gather
 from jobs.stereoset.page.write import PAGE_KEY, write_page
+from jobs.stereoset.result import print_result
 from jobs.stereoset.summary import Summary, summarise
-from jobs.stereoset.summary_keys import POOLED
 from jobs.stereoset.summary_tables import stored_table
-
-_MOST_ROWS_PRINTED = 40
-_KEYS = ("model", "split", "bias_type", "layer", "coeff")
-_PRINTED = ("s2a", "u2a", "s2u", "flow_s2a", "flow_u2a", "flow_s2u", "lms", "ss", "icat")
 
 
 def report(
@@ -35,15 +31,17 @@ def report(
     *,
     figures: bool = True,
     beside: Storage | None = None,
+    by: frozenset[str] | None = None,
 ) -> Summary:
     """Write ``summary/`` (Parquet, CSV), ``figures/``, ``certificate.json`` and ``report.html``.
 
-    Prints the cells and a line of the certificate.
+    Prints the result, a line of the certificate, and links to what was written.
 
     Args:
         set_aside: what failed in the session under way; None: what the last session wrote down.
         figures: whether to draw them.
-        beside: another run, to be shown beside this one.
+        beside: another run, to compare with this one.
+        by: columns that the printed result separates; None: its short form.
 
     Raises:
         UserActionError: no run at this place, or damaged parts; or nothing to compare with.
@@ -67,7 +65,7 @@ def report(
             f"{group} has steered rows, but {num_missing} parts of its baseline are missing; "
             "`steersweep run` with the same spec makes them again"
         )
-    _print(summary.cells, summary.pooled)
+    print_result(summary.cells, summary.pooled, by)
     for line in described(inventory):
         warn(line)
     certificate = write_certificate(storage, inventory)
@@ -121,36 +119,11 @@ def show(storage: Storage) -> bool:
         tables = [stored_table(storage, name) for name in ("cells", "pooled")]
     except ObjectNotFoundError:
         return False
-    _print(*tables)
+    print_result(*tables)
     _say_where(storage)
     return True
 
 
 def _say_where(storage: Storage) -> None:
-    say(f"tables: {storage.uri_of('summary')}")
-    say(f"page: {storage.uri_of(PAGE_KEY)}")
-
-
-def _print(cells: pa.Table, pooled: pa.Table) -> None:
-    rows = cells.to_pylist()
-    title = "change in log-likelihood (nats), net flow of choices, StereoSet scores"
-    if len(rows) > _MOST_ROWS_PRINTED:
-        over_bias_types = [
-            row
-            for row in pooled.to_pylist()
-            if row["bias_type"] == POOLED and row["split"] != POOLED and row["layer"] is not None
-        ]
-        rows = over_bias_types or rows
-    if len(rows) > _MOST_ROWS_PRINTED:
-        title += f" (first {_MOST_ROWS_PRINTED} of {len(rows)} rows, all in summary/)"
-    if rows:
-        print_table(
-            title,
-            [*_KEYS, "n", *_PRINTED],
-            [
-                [*(f"{row[k]:g}" if k == "coeff" else str(row[k]) for k in _KEYS)]
-                + [f"{row['num_examples']:,}"]
-                + ["-" if row[name] is None else f"{row[name]:.3f}" for name in _PRINTED]
-                for row in rows[:_MOST_ROWS_PRINTED]
-            ],
-        )
+    say(f"tables:  {storage.uri_of('summary')}")
+    say(f"page:    {link(storage.uri_of(PAGE_KEY))}")

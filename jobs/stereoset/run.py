@@ -16,8 +16,9 @@ from cluster.outcome import Outcome, SetAside
 from cluster.scheduler import Scheduler
 from cluster.storage import StorageSpec
 from cluster.tasks import Event, Pool, Receipt, ReplicaReady, Task, WorkerFactory
-from jobs.console import RunProgress, say, warn
+from jobs.console import say, warn
 from jobs.executor import Executor
+from jobs.progress import RunProgress
 from jobs.session import INTERRUPTED, Opened, run_session, stored_log
 from jobs.signals import StopSignals
 from jobs.stereoset.batch_size import tuning_key
@@ -170,7 +171,7 @@ class _Session:
             warn(f"the run stopped: {reason}; what is finished is kept")
             return 1
         set_aside = [_described(self._stages.planned(e.task.id), e) for e in outcome.set_aside]
-        say(f"{speed['rows_per_s']:,.0f} cell rows per second")
+        say(self._progress.last_line())
         try:
             report(self._storage, set_aside, figures=self._figures)
         except ClusterError as error:

@@ -9,12 +9,13 @@ from typing import Any
 
 from cluster.ledger import Ledger
 from cluster.storage import Storage
-from jobs.console import duration, print_table, say, warn
+from jobs.console import print_table, say, warn
 from jobs.session import DriverState
 from jobs.stereoset import batch_size, non_finite
 from jobs.stereoset.certificate_file import tell_certificate
 from jobs.stereoset.inventory import Inventory, take_inventory
 from jobs.stereoset.plan import PlannedTask
+from jobs.words import duration
 
 _MOST_GROUPS = 40
 

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cluster.tasks import Receipt
-from jobs.console import duration, print_table, warn
+from jobs.console import print_table, warn
 from jobs.stereoset.forecast.tasks import Forecast, Forecaster
 from jobs.stereoset.forecast.units import amount
 from jobs.stereoset.inventory import Inventory
 from jobs.stereoset.plan import PlannedTask
 from jobs.stereoset.resolve import Sweep
+from jobs.words import duration
 from steering_core.errors import InputError
 from steering_core.skeleton import read_skeleton
 from steering_core.work import Batching

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from jobs.console import duration, print_table, say, warn
+from jobs.console import print_table, say, warn
 from jobs.stereoset.forecast.devices import Device
 from jobs.stereoset.forecast.measure import Measured
 from jobs.stereoset.forecast.rates import Rates
@@ -15,6 +15,7 @@ from jobs.stereoset.forecast.sweep import ModelForecast
 from jobs.stereoset.forecast.tasks import Forecast
 from jobs.stereoset.forecast.units import amount
 from jobs.stereoset.inventory import Inventory
+from jobs.words import duration
 
 PLAN_VERSION = 1
 

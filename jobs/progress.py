@@ -1,0 +1,112 @@
+"""Progress of a run: the same words on a terminal, below a bar, and as log lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.text import Text
+
+from jobs.console import REPLICA_IS_READY, Verbosity, is_shown, messages, say
+from jobs.words import duration, percent, rate
+
+_LINE_EVERY_S = 30.0
+
+
+class RunProgress:
+    """Counts what is done, and shows it with the rate and the time left.
+
+    Rates count from ``begin`` on, so that loading models is not part of them.
+
+    Args:
+        total: everything that is planned, what earlier sessions did included.
+        done: what earlier sessions did.
+        verb, noun: what happens to what: ``scoring`` and ``rows``.
+        unit: of the rate, if it is shorter than the noun.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        done: int = 0,
+        *,
+        verb: str = "scoring",
+        noun: str = "rows",
+        unit: str | None = None,
+    ) -> None:
+        self._total, self._start_done, self._done = total, done, done
+        self._verb, self._noun, self._unit = verb, noun, unit or noun
+        self._started = self._said = time.monotonic()
+        self._has_begun = False
+        self._activity = ""
+        self._live: Live | None = None
+
+    @contextmanager
+    def shown(self) -> Iterator[RunProgress]:
+        """Show it for as long as the context lasts."""
+        if not (messages().is_terminal and is_shown(Verbosity.NORMAL)):
+            yield self
+            return
+        with Live(console=messages(), get_renderable=self._picture, transient=True) as self._live:
+            try:
+                yield self
+            finally:
+                self._live = None
+
+    def advance(self, number: int) -> None:
+        """Some more are done."""
+        self._done += number
+        if self._live is None and time.monotonic() - self._said > _LINE_EVERY_S:
+            self._said = time.monotonic()
+            say(self.line())
+
+    def begin(self) -> None:
+        """The first replica is ready: rates count from now on, not from the loading before."""
+        if not self._has_begun:
+            self._has_begun = True
+            self._activity = ""
+            self._started = self._said = time.monotonic()
+            if self._live is None:
+                say(REPLICA_IS_READY)
+
+    def describe(self, text: str) -> None:
+        """What happens before the first replica is ready, in a few words."""
+        self._activity = text
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since this session's first replica was ready."""
+        return time.monotonic() - self._started
+
+    @property
+    def rows_per_s(self) -> float:
+        """Rows per second since this session's first replica was ready."""
+        elapsed = self.elapsed_s
+        return (self._done - self._start_done) / elapsed if elapsed > 0 else 0.0
+
+    def line(self) -> str:
+        """Where it stands: ``scoring 8 of 2,520 rows (0.3 %), 0.25 rows/s, about ... left``."""
+        share = percent(self._done, self._total)
+        counts = f"{self._done:,} of {self._total:,} {self._noun} ({share})"
+        if self._activity:
+            return f"{self._activity}; {counts} done" if self._done else self._activity
+        words = f"{self._verb} {counts}"
+        per_s = self.rows_per_s
+        if per_s > 0:
+            left_s = (self._total - self._done) / per_s
+            words += f", {rate(per_s, self._unit)}, about {duration(left_s)} left"
+        return words
+
+    def last_line(self) -> str:
+        """What this session did: ``2,520 rows in 20 min (2.1 rows/s)``."""
+        number = self._done - self._start_done
+        took = duration(self.elapsed_s)
+        return f"{number:,} {self._noun} in {took} ({rate(self.rows_per_s, self._unit)})"
+
+    def _picture(self) -> Group:
+        bar = ProgressBar(self._total, self._done, width=min(76, messages().width - 1))
+        return Group(bar, Text(self.line()))

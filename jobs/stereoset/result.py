@@ -1,0 +1,163 @@
+"""The result of a sweep as a short table: what each coefficient did, pooled over the rest.
+
+The numbers are those of ``summary/cells`` and ``summary/pooled``; nothing is estimated here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from jobs.console import print_tables, say
+from jobs.stereoset.summary_keys import POOLED
+from jobs.words import coefficient, count, signed
+from steering_core.errors import InputError
+from steering_core.metrics import FLOW_PAIRS
+
+KEYS = ("model", "split", "bias_type", "layer", "coeff")
+_MOST_ROWS = 60
+_POOLABLE = ("bias_type", "layer")
+_COLUMNS = ("coeff", "S→A (95 % interval)", "U→A", "S→U", "changed", "LMS")
+_FOOTNOTE = """\
+S→A: mean change of score(anti-stereotype) - score(stereotype), in nats per
+     token: above 0, steering moved the model from stereotype to
+     anti-stereotype. U→A and S→U: the same for unrelated and the other two.
+changed: share of examples whose preferred answer is another one.
+LMS: StereoSet's language modeling score in percent, before → after."""
+
+Row = Mapping[str, Any]
+
+
+def parse_by(text: str | None) -> frozenset[str]:
+    """The columns named by ``--by layer,bias_type``.
+
+    Raises:
+        InputError: a name that is no column of the result.
+    """
+    names = [] if text is None else [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in KEYS:
+            raise InputError(f"--by takes {', '.join(KEYS)} separated by commas, got {name!r}")
+    return frozenset(names)
+
+
+def print_result(cells: pa.Table, pooled: pa.Table, by: frozenset[str] | None = None) -> None:
+    """Print one row per model, split and coefficient, and per column of ``by``.
+
+    Args:
+        by: columns to separate; None: the short form, which says how to get more.
+    """
+    rows = select([*cells.to_pylist(), *pooled.to_pylist()], by or frozenset())
+    if not rows:
+        say("No result yet: no cell of the sweep is complete.")
+        return
+    num_all = len(rows)
+    if by is None:
+        rows = rows[:_MOST_ROWS]
+    has_layers = len({row["layer"] for row in rows}) > 1
+    groups: dict[str, list[list[str]]] = {}
+    for row in rows:
+        shown = _cells_of(row)
+        if has_layers:
+            shown.insert(0, "all" if row["layer"] is None else str(row["layer"]))
+        groups.setdefault(_heading(row, has_layers=has_layers), []).append(shown)
+    say()
+    say(f"Change caused by steering{_pooled_over(rows, cells)}")
+    columns = ("layer", *_COLUMNS) if has_layers else _COLUMNS
+    print_tables(columns, [(f"\n{heading}", of) for heading, of in groups.items()])
+    say(f"\n{_FOOTNOTE}\n")
+    if len(rows) < num_all:
+        say(f"These are {len(rows)} of {num_all:,} rows; `steersweep report --by coeff` has all.")
+
+
+def select(rows: Iterable[Row], by: frozenset[str]) -> list[Row]:
+    """The rows that are pooled over the most, but not over what ``by`` names.
+
+    A row pooled over an axis is there only if the sweep has several values on it and all of them
+    are complete. So each model, split and coefficient takes the first level that it has.
+    """
+    levels = [frozenset(axes) - by for axes in (_POOLABLE, ("bias_type",), ("layer",), ())]
+    found: dict[tuple[str, str, float], dict[frozenset[str], list[Row]]] = {}
+    for row in rows:
+        if row["split"] != POOLED:
+            level = frozenset(axis for axis in _POOLABLE if row[axis] in (POOLED, None))
+            of_key = found.setdefault((row["model"], row["split"], row["coeff"]), {})
+            of_key.setdefault(level, []).append(row)
+    chosen = [
+        row
+        for of_key in found.values()
+        for row in next((of_key[level] for level in levels if level in of_key), [])
+    ]
+    return sorted(
+        chosen,
+        key=lambda r: (r["model"], r["split"], r["bias_type"], r["layer"] or 0, r["coeff"]),
+    )
+
+
+def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The numbers of the table, unrounded; null where one is not defined."""
+    estimates = [f"{name}{end}" for name in ("s2a", "u2a", "s2u") for end in ("", "_low", "_high")]
+    return [
+        {key: _finite(row[key]) for key in (*KEYS, "num_examples", *estimates)}
+        | {
+            "changed": _finite(changed(row)),
+            "lms_before": _finite(_before(row)),
+            "lms": _finite(row["lms"]),
+        }
+        for row in rows
+    ]
+
+
+def changed(row: Row) -> float | None:
+    """Share of examples whose choice is another one than without steering."""
+    moved = [row[f"flow_{pair}"] for pair in FLOW_PAIRS if pair[0] != pair[-1]]
+    return None if any(_finite(flow) is None for flow in moved) else sum(moved)
+
+
+def _before(row: Row) -> float | None:
+    if _finite(row["lms"]) is None or _finite(row["lms_change"]) is None:
+        return None
+    return float(row["lms"] - row["lms_change"])
+
+
+def _finite(value: Any) -> Any:
+    is_number = isinstance(value, float)
+    return None if is_number and not float("-inf") < value < float("inf") else value
+
+
+def _cells_of(row: Row) -> list[str]:
+    share, before, after = changed(row), _before(row), _finite(row["lms"])
+    interval = f"({_signed(row['s2a_low'])}, {_signed(row['s2a_high'])})"
+    return [
+        coefficient(row["coeff"]),
+        f"{_signed(row['s2a'])} {interval}",
+        _signed(row["u2a"]),
+        _signed(row["s2u"]),
+        "-" if share is None else f"{100 * share:.1f} %",
+        "-" if before is None or after is None else f"{before:.1f} → {after:.1f}",
+    ]
+
+
+def _signed(value: float | None) -> str:
+    return "-" if value is None or _finite(value) is None else signed(value)
+
+
+def _heading(row: Row, *, has_layers: bool) -> str:
+    """What tells a group of rows from the others, and how many examples it has."""
+    names = [row["model"], row["split"]]
+    if row["bias_type"] != POOLED:
+        names.append(row["bias_type"])
+    if row["layer"] is not None and not has_layers:
+        names.append(f"layer {row['layer']}")
+    return f"{', '.join(names)} ({count(row['num_examples'], 'example')})"
+
+
+def _pooled_over(rows: Sequence[Row], cells: pa.Table) -> str:
+    """Over what all rows are pooled, in words."""
+    over = []
+    for axis, noun in (("bias_type", "bias type"), ("layer", "layer")):
+        if all(row[axis] in (POOLED, None) for row in rows):
+            over.append(count(len(set(cells[axis].to_pylist())), noun))
+    return f", over {' and '.join(over)}" if over else ""
