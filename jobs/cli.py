@@ -46,6 +46,15 @@ UriArgument = Annotated[
 EndpointOption = Annotated[
     str | None, typer.Option("--endpoint-url", metavar="URL", help="Of an S3-compatible store")
 ]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Print more details")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only")]
+JsonOption = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        help="Print one JSON object on standard output; messages go to standard error",
+    ),
+]
 FiguresOption = Annotated[
     bool,
     typer.Option(
@@ -66,6 +75,8 @@ def run(
         bool, typer.Option("--new", help="Start afresh beside an output that is there already")
     ] = False,
     figures: FiguresOption = True,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Run a sweep, or go on with one.
 
@@ -81,6 +92,7 @@ def run(
 
         steersweep run sweep.yaml --set data.limit=20 --set compute.executor=in_process
     """
+    _configure(verbose=verbose, quiet=quiet)
     from jobs.kinds import load_any_spec
     from jobs.persona.spec import PersonaSpec
 
@@ -209,9 +221,15 @@ def plan(
     seconds: Annotated[
         float, typer.Option(help="For measuring each model on this machine; 0: do not")
     ] = 20.0,
-    json_: Annotated[
-        str | None, typer.Option("--json", metavar="FILE", help="Write the plan there, too")
+    json_: JsonOption = False,
+    json_file: Annotated[
+        str | None,
+        typer.Option("--json-file", metavar="FILE", help="Also write the JSON object to this file"),
     ] = None,
+    verbose: VerboseOption = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print the first line and warnings only")
+    ] = False,
 ) -> None:
     """Tell what a sweep would run, and how long it would take; runs and writes nothing.
 
@@ -228,8 +246,9 @@ def plan(
 
         steersweep plan sweep.yaml --device h100 --replicas 8 --share 0.4
 
-        steersweep plan sweep.yaml --set data.limit=20 --seconds 0 --json plan.json
+        steersweep plan sweep.yaml --set data.limit=20 --seconds 0 --json-file plan.json
     """
+    _configure(verbose=verbose, quiet=quiet, as_json=json_)
     from jobs.kinds import load_any_spec
     from jobs.persona.spec import PersonaSpec
     from steering_core.errors import InputError
@@ -243,12 +262,12 @@ def plan(
                 "--device, --replicas and --share are for job stereoset; no time is forecast for "
                 "job persona: leave them out"
             )
-        tell_of_persona(sweep, json_)
+        tell_of_persona(sweep, json_file, prints_json=json_)
         return
     from jobs.stereoset.forecast.command import PlanOptions
     from jobs.stereoset.forecast.command import plan as tell
 
-    tell(sweep, PlanOptions(device, replicas, share, seconds, json_))
+    tell(sweep, PlanOptions(device, replicas, share, seconds, json_file, prints_json=json_))
 
 
 @app.command()
@@ -522,6 +541,20 @@ def fetch(
     say(str(fetch_stereoset(source, to)))
 
 
+def _configure(*, verbose: bool, quiet: bool, as_json: bool = False) -> None:
+    """Set how much the command prints.
+
+    Raises:
+        InputError: both more and less are asked for.
+    """
+    from jobs.console import configure
+    from steering_core.errors import InputError
+
+    if verbose and quiet:
+        raise InputError("give --verbose or --quiet, not both")
+    configure(verbose=verbose, quiet=quiet, as_json=as_json)
+
+
 def _open(uri: str, endpoint_url: str | None) -> Storage:
     """The storage of an output, once it answers."""
     from cluster.storage import StorageSpec
@@ -553,10 +586,11 @@ def main() -> None:
     An error that nobody expected ends with its traceback and 1.
     """
     from cluster.errors import ClusterError, CorruptPartError, UserActionError
-    from jobs.console import complain, show_bug
+    from jobs.console import complain, configure, show_bug
     from steering_core.errors import InputError
 
     code = 0
+    configure()  # the last command of this process may have changed it
     try:
         app()
     except InputError as error:

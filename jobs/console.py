@@ -166,8 +166,9 @@ def print_tables(
             say(title, at=at)
         table = Table(box=_LINE_BELOW_HEADER, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
         for name, has_numbers, width in zip(columns, is_number, widths, strict=True):
-            justify = "right" if has_numbers else "left"
-            table.add_column(name, justify=justify, no_wrap=True, min_width=width)
+            table.add_column(
+                name, justify="right" if has_numbers else "left", no_wrap=True, min_width=width
+            )
         for row in rows:
             table.add_row(*map(Text, row))
         wide = console.options.update(width=10_000)

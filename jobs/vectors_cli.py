@@ -161,10 +161,14 @@ def show(source: SourceArgument, endpoint_url: EndpointOption = None) -> None:
     if file.embeddings is not None:
         norm = np.linalg.norm(file.embeddings.astype(np.float64))
         rows.insert(0, ["-", "blocks.0.resid_pre", f"{norm:.6g}", "row 0", "-", "-"])
-    columns = ("layer", "behind", "norm", "persona_vectors", "repeng", "steering_vectors")
-    print_table("layers", columns, rows)
+    # Other tools' names for a layer; two lines each, or the table is wider than 80 columns.
+    columns = ("layer", "hook point", "norm", "persona_\nvectors", "repeng", "steering_\nvectors")
+    say()
+    print_table("", columns, rows)
     if file.provenance:
-        print_table("provenance", ("key", "value"), [[*pair] for pair in file.provenance.items()])
+        say("\nprovenance")
+        for key, value in file.provenance.items():
+            say(f"  {key}: {value}")
 
 
 def _selected(file: VectorFile, layers: str | None) -> VectorFile:

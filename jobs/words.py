@@ -14,6 +14,8 @@ def duration(seconds: float) -> str:
     """
     if not math.isfinite(seconds):
         return "an unknown time"
+    if 0 < seconds < 0.01:
+        return "less than 0.01 s"
     if seconds < 9.95:
         return f"{seconds:.2g} s"
     whole_s = round(seconds)
@@ -52,6 +54,8 @@ def percent(part: float, whole: float) -> str:
 
 def signed(value: float) -> str:
     """An estimate in six characters: ``+0.012``, ``-12.34``, ``+123.4``."""
+    if abs(value) < 0.0005:
+        return "0.000"
     for limit, digits in ((9.9995, 3), (99.995, 2), (999.95, 1)):
         if abs(value) < limit:
             return f"{value:+.{digits}f}"

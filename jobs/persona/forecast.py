@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cluster.storage import Storage, StorageSpec
 from cluster.tasks import Task
-from jobs.console import print_table, say
+from jobs.console import print_json, print_table, say
 from jobs.persona.earlier import ids_of, refuse_other_sweep, refuse_unfinished
 from jobs.persona.index import Group, Parts
 from jobs.persona.judges.prompts import COHERENCE_PROMPT, fill
@@ -48,15 +48,17 @@ class PhaseForecast:
     most_judge_tokens: int
 
 
-def plan(spec: PersonaSpec, json_file: str | None = None) -> list[PhaseForecast]:
-    """Print what the sweep has left to do, and write it as JSON where asked; returns it.
+def plan(
+    spec: PersonaSpec, json_file: str | None = None, *, prints_json: bool = False
+) -> list[PhaseForecast]:
+    """Print what the sweep has left to do, and write it as JSON if asked; returns it.
 
     Raises:
         InputError, UserActionError: what ``steersweep run`` would refuse, too.
     """
     path = None if json_file is None else Path(json_file).expanduser()
     if path is not None and not path.parent.is_dir():
-        raise InputError(f"--json {json_file}: there is no folder {path.parent}")
+        raise InputError(f"--json-file {json_file}: there is no folder {path.parent}")
     storage = StorageSpec(spec.output, spec.storage.endpoint_url, spec.storage.region).open()
     storage.check_reachable()
     ids = ids_of(storage)
@@ -69,8 +71,10 @@ def plan(spec: PersonaSpec, json_file: str | None = None) -> list[PhaseForecast]
     else:
         found = list(_forecasts(storage, sweep, parts))
     _show(spec, found)
+    content = {"plan_version": 1, "phases": [asdict(of) for of in found]}
+    if prints_json:
+        print_json(content)
     if path is not None:
-        content = {"plan_version": 1, "phases": [asdict(of) for of in found]}
         path.write_text(json.dumps(content, indent=2) + "\n")
     return found
 

@@ -10,9 +10,16 @@ import pandas as pd
 
 from cluster.ledger import Ledger
 from cluster.storage import Storage
-from jobs.console import print_table, say, warn
+from jobs.console import link, print_table, print_tables, say, warn
 from jobs.persona.index import Parts
 from jobs.persona.summary import PersonaSummary, summarise
+from jobs.words import coefficient
+
+_GROUP = ("model", "trait")
+_FOOTNOTE = """\
+trait: mean score of the answers for the trait, 0 (none of it) to 100.
+coherence: mean score for being readable; below 50 the text has broken down.
+Both are scores of the judge; the interval is over questions."""
 
 
 def report(storage: Storage, parts: Parts | None = None, *, figures: bool = True) -> PersonaSummary:
@@ -29,13 +36,13 @@ def report(storage: Storage, parts: Parts | None = None, *, figures: bool = True
     summary = summarise(storage, parts)
     missing = not_there(parts)
     if missing:
-        warn(f"not complete yet: {missing}; what is there is reported")
+        warn(f"the sweep is not complete yet ({missing} missing); the report covers the rest")
     _write(storage, summary)
     for group, pairs in parts.pairs.items():
         say(pairs.line(str(group)))
     if len(summary.steered):
-        _print(summary.steered)
-    say(f"tables: {storage.uri_of('summary')}")
+        print_result(summary.steered)
+    say(f"tables:  {storage.uri_of('summary')}")
     _draw(storage, summary, missing, figures=figures)
     return summary
 
@@ -51,7 +58,7 @@ def _draw(storage: Storage, summary: PersonaSummary, missing: str, *, figures: b
         write_figures(storage, drawn, NAMES)
         say(f"figures: {storage.uri_of(FIGURES)} ({len(drawn)} as PNG and PDF)")
     write_page(storage, summary, Ledger(storage).read_record() or {}, missing)
-    say(f"page: {storage.uri_of(PAGE_KEY)}")
+    say(f"page:    {link(storage.uri_of(PAGE_KEY))}")
 
 
 def status(storage: Storage) -> None:
@@ -112,25 +119,28 @@ def _csv(frame: pd.DataFrame) -> bytes:
     return frame.to_csv(index=False).encode()
 
 
-def _print(steered: pd.DataFrame) -> None:
-    """The trait score against the coefficient, with coherence beside it."""
-    keys = ["model", "trait", "layer", "positions", "coeff"]
-    rows = [
-        [
-            *(str(row[key]) for key in keys[:2]),
-            f"{row['layer']:.0f}",
-            row["positions"],
-            f"{row['coeff']:g}",
-            f"{row['num_answers']:,}",
+def print_result(steered: pd.DataFrame) -> None:
+    """Print one row per model, trait, layer, positions and coefficient."""
+    axes = [axis for axis in ("layer", "positions") if steered[axis].nunique() > 1]
+    groups: dict[str, list[list[str]]] = {}
+    for row in steered.sort_values([*_GROUP, "positions", "layer", "coeff"]).to_dict("records"):
+        fixed = [f"layer {row['layer']:.0f}"] if "layer" not in axes else []
+        heading = ", ".join([*(str(row[key]) for key in _GROUP), *fixed])
+        shown = [f"{row[axis]:.0f}" if axis == "layer" else str(row[axis]) for axis in axes]
+        shown += [
+            coefficient(row["coeff"]),
             _estimate(row, "trait_score"),
-            _estimate(row, "coherence"),
+            "-" if pd.isna(row["coherence"]) else f"{row['coherence']:.1f}",
+            f"{row['num_answers']:,}",
         ]
-        for row in steered.sort_values(keys).to_dict("records")
-    ]
-    print_table("scores of steered answers, 0 to 100", [*keys, "n", "trait", "coherence"], rows)
+        groups.setdefault(heading, []).append(shown)
+    say("\nScores of steered answers")
+    columns = (*axes, "coeff", "trait (95 % interval)", "coherence", "answers")
+    print_tables(columns, [(f"\n{heading}", rows) for heading, rows in groups.items()])
+    say(f"\n{_FOOTNOTE}\n")
 
 
 def _estimate(row: Mapping[Any, Any], name: str) -> str:
     if pd.isna(row[name]):
         return "-"
-    return f"{row[name]:.1f} ({row[f'{name}_low']:.1f} to {row[f'{name}_high']:.1f})"
+    return f"{row[name]:.1f} ({row[f'{name}_low']:.1f}, {row[f'{name}_high']:.1f})"

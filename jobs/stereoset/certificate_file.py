@@ -11,6 +11,7 @@ from cluster.storage import Storage
 from jobs.console import say, warn
 from jobs.stereoset.certificate import TaskCertificate
 from jobs.stereoset.inventory import Inventory
+from jobs.words import count
 from steering_core.certificate import Certificate, Worst
 
 CERTIFICATE_KEY = "certificate.json"
@@ -97,19 +98,19 @@ def _worst_row(worst: Worst) -> dict[str, Any]:
 
 def _tell(overall: Mapping[str, Any], where: str) -> None:
     if overall["verdict"] == "not checked":
-        say("certificate: not checked; no row was computed again (certificate.rows_per_task)")
+        say("certificate: not checked, since certificate.rows_per_task is 0")
         return
     line = (
-        f"certificate: {overall['verdict']}; {overall['num_rows_checked']:,} rows computed again "
-        f"one by one, largest difference {overall['largest_difference']:.2g} nats, "
-        f"{overall['num_changed_choices']:,} choices changed"
+        f"certificate: {overall['verdict']} ({count(overall['num_rows_checked'], 'row')} "
+        f"recomputed one by one, largest difference {overall['largest_difference']:.2g} nats, "
+        f"{count(overall['num_changed_choices'], 'changed choice')})"
     )
     if overall["num_non_finite"]:
-        line += f", {overall['num_non_finite']:,} values overflow on both paths"
+        line += f"; {count(overall['num_non_finite'], 'value')} overflow on both paths"
     fell_back = overall["num_tasks_fell_back"]
     if fell_back:
         line += (
-            f"; {fell_back:,} of {overall['num_tasks']:,} tasks were past the tolerance and were "
+            f"; {fell_back:,} of {overall['num_tasks']:,} tasks exceeded the tolerance and were "
             "computed on the slow path"
         )
     if overall["verdict"] == "broken" or fell_back:

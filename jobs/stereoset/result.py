@@ -21,10 +21,11 @@ _MOST_ROWS = 60
 _POOLABLE = ("bias_type", "layer")
 _COLUMNS = ("coeff", "S→A (95 % interval)", "U→A", "S→U", "changed", "LMS")
 _FOOTNOTE = """\
-S→A: mean change of score(anti-stereotype) - score(stereotype), in nats per
-     token: above 0, steering moved the model from stereotype to
-     anti-stereotype. U→A and S→U: the same for unrelated and the other two.
-changed: share of examples whose preferred answer is another one.
+S→A: mean change of score(anti-stereotype) - score(stereotype) in nats per
+     scored token. Above 0: steering made the anti-stereotype more likely.
+U→A: the same for score(anti-stereotype) - score(unrelated).
+S→U: the same for score(unrelated) - score(stereotype).
+changed: share of examples for which another candidate is now the likeliest.
 LMS: StereoSet's language modeling score in percent, before → after."""
 
 Row = Mapping[str, Any]

@@ -30,6 +30,7 @@ from jobs.stereoset.report import report, show
 from jobs.stereoset.resolve import Sweep, resolve
 from jobs.stereoset.spec import StereoSetSpec
 from jobs.stereoset.stages import Stages
+from jobs.words import count
 from steering_core.errors import InputError
 
 
@@ -232,7 +233,7 @@ def _headline(sweep: Sweep, inventory: Inventory) -> str:
     num_rows = sum(task.num_rows_cells for task in inventory.planned)
     kept = f", {len(inventory.done):,} of them done before" if inventory.done else ""
     return (
-        f"{len(sweep.models)} model{'s' if len(sweep.models) > 1 else ''} x {num_examples:,} "
-        f"examples x {num_cells} cells + baseline = {num_rows:,} cell rows in "
-        f"{len(inventory.planned):,} tasks{kept}"
+        f"{count(len(sweep.models), 'model')} x {count(num_examples, 'example')} x "
+        f"{count(num_cells, 'cell')} + baseline = {count(num_rows, 'row')} in "
+        f"{count(len(inventory.planned), 'task')}{kept}"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -271,7 +272,7 @@ def test_fall_back_leaves_the_right_rows_and_says_so(
     finished = _run_with(fault, tmp_path, model, monkeypatch, "fall_back")
     assert finished.code == 0, finished
     output, num_wrong = tmp_path / "out", FAULTS[fault][1]
-    assert f"{num_wrong} of {NUM_TASKS} tasks were past the tolerance" in finished.err
+    assert f"{num_wrong} of {NUM_TASKS} tasks exceeded the tolerance" in finished.err
     summary = _certificate(output)["overall"]
     assert (summary["verdict"], summary["num_tasks_fell_back"]) == ("holds", num_wrong)
     assert summary["largest_difference"] < 1e-4 < summary["largest_difference_fell_back"]
@@ -342,7 +343,7 @@ def test_verify_passes_on_an_output_and_on_its_spec(undisturbed: Path) -> None:
     for source in (undisturbed, undisturbed.parent / "sweep.yaml"):
         finished = steersweep("verify", str(source), "--rows", "100")
         assert finished.code == 0, finished
-        assert "capped │   12 │" in finished.out
+        assert re.search(r"^capped +12 ", finished.out, re.MULTILINE)
         assert "holds" in finished.out
         assert "largest difference" in finished.out
     assert {f: f.read_bytes() for f in undisturbed.rglob("*") if f.is_file()} == before
@@ -350,7 +351,8 @@ def test_verify_passes_on_an_output_and_on_its_spec(undisturbed: Path) -> None:
 
 def test_verify_draws_as_many_rows_as_asked_from_all_groups(undisturbed: Path) -> None:
     finished = steersweep("verify", str(undisturbed), "--rows", "5", "--seed", "3")
-    assert (finished.code, "capped │    5 │" in finished.out) == (0, True), finished
+    assert finished.code == 0, finished
+    assert re.search(r"^capped +5 ", finished.out, re.MULTILINE)
 
 
 def _one_score_changed(table: pa.Table) -> pa.Table:

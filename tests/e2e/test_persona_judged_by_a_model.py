@@ -59,7 +59,7 @@ def test_replicas_judge_and_ray_leaves_what_one_process_leaves(
         )
         done = steersweep("run", str(spec))
         assert done.code == 0, done
-        assert "scores of steered answers" in done.out
+        assert "Scores of steered answers" in done.out
         outputs[executor] = parts_of(folder / "out")
     one, other = outputs.values()
     assert one.keys() == other.keys()

@@ -11,6 +11,7 @@ import pytest
 
 from cluster.storage import StorageSpec
 from jobs.resources import local_path
+from jobs.words import duration
 from steering_core import engine as engine_module
 from tests.support.sweeps import Finished, steersweep, write_spec
 
@@ -18,7 +19,7 @@ from tests.support.sweeps import Finished, steersweep, write_spec
 def planned(spec: Path, *options: str) -> tuple[Finished, dict[str, Any]]:
     """The plan of a spec, as text and as JSON."""
     file = spec.parent / "plan.json"
-    finished = steersweep("plan", str(spec), "--json", str(file), *options)
+    finished = steersweep("plan", str(spec), "--verbose", "--json-file", str(file), *options)
     assert finished.code == 0, finished
     return finished, json.loads(file.read_text())
 
@@ -46,8 +47,9 @@ def test_a_plan_is_what_the_run_then_does(changes: dict[str, Any], tmp_path: Pat
     output = tmp_path / "out"
     shown, plan = planned(spec, "--seconds", "0")
     assert not output.exists()
-    assert "0 of " in shown.out
-    assert "time: not known" in shown.out
+    first = shown.out.splitlines()[0]
+    assert first.startswith(f"{plan['left']['num_rows_cells']:,} rows, time unknown on 1 replica")
+    assert "(--seconds 0)" in shown.out
 
     name = "run_prefix_trunk" if "positions" in changes.get("steering", {}) else "run_trunk"
     real, seen = getattr(engine_module, name), []
@@ -92,7 +94,8 @@ def test_what_is_left_is_planned_and_what_was_done_is_shown(tmp_path: Path) -> N
     assert plan["models"] == {}
     (session,) = plan["sessions"]
     assert session["planned"]["num_tasks"] == session["actual"]["num_tasks"] == plan["num_tasks"]
-    assert "planned and done, by session" in shown.out
+    assert shown.out.startswith("Nothing is left to run: ")
+    assert f"session of {session['started']}, done" in shown.out
 
     _, more = planned(spec, "--seconds", "0", "--set", "steering.coeffs=[-3,400,7]")
     assert more["num_tasks_done"] == plan["num_tasks"]
@@ -115,7 +118,7 @@ def test_a_measurement_gives_rates_a_batch_size_and_a_time(tmp_path: Path) -> No
     assert plan["seconds"] == pytest.approx(model["replica_seconds"])
     assert plan["seconds"] > 0
     assert "measured on" in shown.out
-    assert "time: about" in shown.out
+    assert f"about {duration(plan['seconds'])} on 1 replica (cpu), memory " in shown.out
     assert not (tmp_path / "out").exists()
 
 
@@ -128,7 +131,7 @@ def test_stated_rates_scale_with_replicas_and_share(tmp_path: Path) -> None:
     assert one["models"]["tiny"]["dtype"] == "bfloat16"
     assert one["seconds"] == pytest.approx(one["left"]["needed_flops"] / (0.3 * 989e12))
     assert two["seconds"] == pytest.approx(one["seconds"] / 4)
-    assert "assumed, not measured" in shown.out
+    assert "an assumption, not a measurement: 30% of the FLOP/s" in shown.out
 
 
 def test_a_model_is_planned_without_its_weights(tmp_path: Path) -> None:
@@ -173,7 +176,7 @@ def test_a_model_is_planned_without_its_weights(tmp_path: Path) -> None:
         (("--device", "h100", "--share", "1.5"), "at most 1"),
         (("--replicas", "0"), "at least 1"),
         (("--seconds", "-1"), "--seconds"),
-        (("--json", "nowhere/plan.json"), "no folder"),
+        (("--json-file", "nowhere/plan.json"), "no folder"),
         (("--device", "tpu-v5e", "--set", "models.tiny.dtype=float32"), "no rate is stated"),
         (("--set", "steering.layers=[99]"), "layer must be in 1..6"),
     ],

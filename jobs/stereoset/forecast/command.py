@@ -13,6 +13,7 @@ import torch
 from cluster.ledger import Ledger
 from cluster.placement import Node, Share, num_fitting
 from cluster.storage import Storage, StorageSpec
+from jobs.console import print_json
 from jobs.executor import gpus_of
 from jobs.spec import ComputeSpec
 from jobs.stereoset.batch_size import read_tuning, tuning_key
@@ -45,6 +46,7 @@ class PlanOptions:
         share: of the device's stated rate that is reached; None: ``DEFAULT_SHARE``.
         seconds: of the measurement of each model on this machine; 0: none.
         json: file for the plan.
+        prints_json: whether the plan is also printed as JSON.
     """
 
     device: str | None = None
@@ -52,6 +54,7 @@ class PlanOptions:
     share: float | None = None
     seconds: float = 20.0
     json: str | None = None
+    prints_json: bool = False
 
     def check(self) -> None:
         """Raise InputError for what cannot be meant."""
@@ -64,14 +67,16 @@ class PlanOptions:
         if not 0 <= self.seconds < float("inf"):
             raise InputError(f"--seconds must be at least 0, got {self.seconds:g}")
         if self.json is not None and not self.json_path().parent.is_dir():
-            raise InputError(f"--json {self.json}: there is no folder {self.json_path().parent}")
+            raise InputError(
+                f"--json-file {self.json}: there is no folder {self.json_path().parent}"
+            )
 
     def json_path(self) -> Path:
         return Path(self.json or "").expanduser()
 
 
 def plan(spec: StereoSetSpec, options: PlanOptions) -> SweepForecast:
-    """Print what the sweep has left to do, and write it as JSON where asked; returns it.
+    """Print what the sweep has left to do, and write it as JSON if asked; returns it.
 
     Reads the data, tokenizers, configs and the output, and on this machine measures each model for
     a few seconds where its weights are here. Starts no Ray.
@@ -91,6 +96,8 @@ def plan(spec: StereoSetSpec, options: PlanOptions) -> SweepForecast:
     planner = _Planner(sweep, output.inventory, storage, device, options)
     found = planner.forecast()
     show(found)
+    if options.prints_json:
+        print_json(found.as_json())
     if options.json is not None:
         text = json.dumps(found.as_json(), indent=2, allow_nan=False) + "\n"
         options.json_path().write_text(text, encoding="utf-8")

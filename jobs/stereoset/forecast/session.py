@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cluster.tasks import Receipt
-from jobs.console import print_table, warn
+from jobs.console import Verbosity, print_table, say, warn
 from jobs.stereoset.forecast.tasks import Forecast, Forecaster
 from jobs.stereoset.forecast.units import amount
 from jobs.stereoset.inventory import Inventory
@@ -87,31 +87,26 @@ def _forecasts(sweep: Sweep, inventory: Inventory) -> dict[str, Forecast]:
 
 
 def print_sessions(sessions: Sequence[Mapping[str, Any]]) -> None:
-    """A table of what sessions planned and did; nothing where none has written it down."""
-    told = [session for session in sessions if "planned" in session]
-    if not told:
-        return
-    pairs = [(session["planned"], session.get("actual") or {}) for session in told]
-    print_table(
-        "planned and done, by session",
-        [
-            *("started", "outcome", "tasks", "done", "cell rows", "done", "needed FLOP", "done"),
-            *("written", "done", "time", "needed FLOP/s"),
-        ],
-        [
-            [
-                str(session["started"]),
-                str(session["outcome"]),
-                *_pair(planned, actual, "num_tasks", "{:,}"),
-                *_pair(planned, actual, "num_rows_cells", "{:,}"),
-                *_pair(planned, actual, "needed_flops", ""),
-                *_pair(planned, actual, "written_bytes", ""),
-                duration(actual["seconds"]) if actual else "-",
-                amount(actual["needed_flops_per_s"]) if actual else "-",
-            ]
-            for session, (planned, actual) in zip(told, pairs, strict=True)
-        ],
-    )
+    """With ``--verbose``, print what each session planned and did, if it has written that down."""
+    for session in sessions:
+        if "planned" not in session:
+            continue
+        planned, actual = session["planned"], session.get("actual") or {}
+        rows = [
+            [name, *_pair(planned, actual, key, form)]
+            for name, key, form in (
+                ("tasks", "num_tasks", "{:,}"),
+                ("rows", "num_rows_cells", "{:,}"),
+                ("FLOP needed", "needed_flops", ""),
+                ("bytes written", "written_bytes", ""),
+            )
+        ]
+        if actual:
+            rows.append(["time", "", duration(actual["seconds"])])
+            rows.append(["FLOP needed per s", "", amount(actual["needed_flops_per_s"])])
+        say(at=Verbosity.VERBOSE)
+        title = f"session of {session['started']}, {session['outcome']}"
+        print_table(title, ["", "planned", "done"], rows, at=Verbosity.VERBOSE)
 
 
 def _pair(

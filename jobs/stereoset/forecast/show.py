@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from jobs.console import print_table, say, warn
+from jobs.console import Verbosity, detail, is_shown, print_table, say, warn
 from jobs.stereoset.forecast.devices import Device
 from jobs.stereoset.forecast.measure import Measured
 from jobs.stereoset.forecast.rates import Rates
@@ -15,12 +15,12 @@ from jobs.stereoset.forecast.sweep import ModelForecast
 from jobs.stereoset.forecast.tasks import Forecast
 from jobs.stereoset.forecast.units import amount
 from jobs.stereoset.inventory import Inventory
-from jobs.words import duration
+from jobs.words import count, duration
 
 PLAN_VERSION = 1
 
 NOT_IN_TIME = (
-    "starting Ray, loading models, finding a batch size, fits of vectors, the report, and replicas "
+    "starting Ray, loading models, finding a batch size, fitting vectors, the report, or replicas "
     "that wait for the last tasks or share one machine's memory"
 )
 
@@ -116,93 +116,95 @@ class SweepForecast:
 
 
 def show(plan: SweepForecast) -> None:
-    """Print it."""
-    done, planned = plan.inventory.done, plan.inventory.planned
-    say(f"{plan.output}: {len(done):,} of {len(planned):,} tasks are done")
+    """Print rows, time and memory in one line; the tables with ``--verbose`` only."""
+    say(headline(plan), at=Verbosity.QUIET)
     if plan.models:
+        _show_time(plan)
         _show_work(plan)
         _show_models(plan)
-        _show_time(plan)
     print_sessions(plan.sessions)
+    if plan.models and not is_shown(Verbosity.VERBOSE):
+        say("--verbose prints the work of each phase, memory, and where the time comes from.")
+
+
+def headline(plan: SweepForecast) -> str:
+    """Rows that are left, time, and memory of a replica: ``312 rows, about 15 s on ...``."""
+    done = plan.inventory.num_rows_done
+    total = sum(task.num_rows_cells for task in plan.inventory.planned)
+    if not plan.models:
+        return f"Nothing is left to run: {plan.output} has all {total:,} rows."
+    rows = f"{total - done:,} of {total:,} rows left" if done else f"{total:,} rows"
+    device = plan.device.name if plan.device else plan.device_kind
+    replicas = f"{count(plan.num_replicas, 'replica')} ({device})"
+    is_known = plan.seconds is not None
+    time = f"about {duration(plan.seconds or 0.0)}" if is_known else "time unknown"
+    memory = amount(max(model.memory.total_bytes for model in plan.models), "B")
+    return f"{rows}, {time} on {replicas}, memory {memory} per replica"
 
 
 def _show_work(plan: SweepForecast) -> None:
-    rows = []
     for model in plan.models:
-        for phase, forecast in model.phases.items():
-            rows.append(_work_row(model.name, phase, forecast))
-        rows.append(_certificate_row(model))
-    if len(rows) > 1:
+        columns = {phase: _work_of(forecast) for phase, forecast in model.phases.items()}
+        columns["certificate"] = _certificate_of(model)
+        columns["all"] = _work_of(model.total)
+        _print_transposed(f"work left, {model.name}", columns)
+    if len(plan.models) > 1:
         total = sum((model.total for model in plan.models), Forecast())
-        rows.append(_work_row("all", "", total))
-    print_table(
-        "left to run, and what a plain loop over all sequences and cells would take",
-        [
-            *("model", "phase", "tasks", "cell rows", "passes", "forks", "tokens x blocks"),
-            *("needed FLOP", "plain passes", "tokens x blocks", "avoided"),
-        ],
-        rows,
-    )
+        _print_transposed("work left, all models", {"all": _work_of(total)})
 
 
-def _work_row(model: str, phase: str, forecast: Forecast) -> list[str]:
+def _work_of(forecast: Forecast) -> dict[str, str]:
     work = forecast.work
     avoided = 1 - work.block_tokens / max(1, forecast.plain_block_tokens)
-    return [
-        model,
-        phase,
-        f"{forecast.num_tasks:,}",
-        f"{forecast.num_rows_cells:,}",
-        f"{work.num_trunks:,}",
-        f"{work.num_forks:,}",
-        amount(work.block_tokens),
-        amount(forecast.needed_flops),
-        f"{forecast.plain_passes:,}",
-        amount(forecast.plain_block_tokens),
-        f"{avoided:.1%}",
-    ]
+    return {
+        "tasks": f"{forecast.num_tasks:,}",
+        "rows": f"{forecast.num_rows_cells:,}",
+        "passes of the unsteered trunk": f"{work.num_trunks:,}",
+        "steered forks": f"{work.num_forks:,}",
+        "tokens x blocks": amount(work.block_tokens),
+        "FLOP needed": amount(forecast.needed_flops),
+        "passes of a plain loop": f"{forecast.plain_passes:,}",
+        "tokens x blocks of a plain loop": amount(forecast.plain_block_tokens),
+        "saved against a plain loop": f"{avoided:.1%}",
+    }
 
 
-def _certificate_row(model: ModelForecast) -> list[str]:
+def _certificate_of(model: ModelForecast) -> dict[str, str]:
     total = model.total
-    return [
-        model.name,
-        "certificate",
-        "",
-        f"{total.checked_rows:,}",
-        f"{total.checked_passes:,}",
-        "",
-        amount(total.checked_block_tokens),
-        amount(total.checked_flops),
-        *("", "", ""),
-    ]
+    return {
+        "rows": f"{total.checked_rows:,}",
+        "passes of the unsteered trunk": f"{total.checked_passes:,}",
+        "tokens x blocks": amount(total.checked_block_tokens),
+        "FLOP needed": amount(total.checked_flops),
+    }
 
 
 def _show_models(plan: SweepForecast) -> None:
-    print_table(
-        "by model; memory is that of one replica without its process, bytes are over the whole run",
-        [
-            *("model", "parameters", "dtype", "tokens a batch", "peak memory", "weights"),
-            *("weights read", "vectors read", "sums read", "written", "replica time"),
-        ],
-        [
-            [
-                model.name,
-                amount(model.skeleton.num_params),
-                model.dtype,
-                f"{model.batching.tokens_per_batch:,} {plan.times[model.name].tokens_from}",
-                amount(model.memory.total_bytes, "B"),
-                amount(model.memory.weights_bytes, "B"),
-                amount(model.reads.weights, "B"),
-                amount(model.reads.vectors, "B"),
-                amount(model.reads.fits, "B"),
-                amount(model.total.written_bytes + model.vectors_written, "B"),
-                "-" if seconds is None else duration(seconds),
-            ]
-            for model in plan.models
-            for seconds in [plan.replica_seconds(model)]
-        ],
-    )
+    columns = {}
+    for model in plan.models:
+        seconds = plan.replica_seconds(model)
+        columns[model.name] = {
+            "parameters": amount(model.skeleton.num_params),
+            "dtype": model.dtype,
+            "tokens per batch": f"{model.batching.tokens_per_batch:,} "
+            f"{plan.times[model.name].tokens_from}",
+            "peak memory of a replica": amount(model.memory.total_bytes, "B"),
+            "weights": amount(model.memory.weights_bytes, "B"),
+            "weights read": amount(model.reads.weights, "B"),
+            "vectors read": amount(model.reads.vectors, "B"),
+            "sums or states read": amount(model.reads.fits, "B"),
+            "written": amount(model.total.written_bytes + model.vectors_written, "B"),
+            "time of one replica": "-" if seconds is None else duration(seconds),
+        }
+    _print_transposed("memory of a replica, bytes of the whole run", columns)
+
+
+def _print_transposed(title: str, columns: Mapping[str, Mapping[str, str]]) -> None:
+    """A table with a row per quantity, since there are more quantities than columns fit."""
+    names = list(dict.fromkeys(name for column in columns.values() for name in column))
+    rows = [[name, *(column.get(name, "") for column in columns.values())] for name in names]
+    say(at=Verbosity.VERBOSE)
+    print_table(title, ["", *columns], rows, at=Verbosity.VERBOSE)
 
 
 def _show_time(plan: SweepForecast) -> None:
@@ -215,7 +217,7 @@ def _show_time(plan: SweepForecast) -> None:
                 f"{amount(time.rates.steered)}FLOP/s steered, "
                 f"{amount(time.rates.checked)}FLOP/s in the certificate"
             )
-        say(line)
+        detail(line)
         limit = None if plan.device is None else plan.device.memory_bytes * plan.gpus_per_replica
         if limit is not None and model.memory.total_bytes > limit:
             warn(
@@ -224,19 +226,16 @@ def _show_time(plan: SweepForecast) -> None:
                 f"{amount(limit, 'B')}; give it more (compute.gpus_per_replica), a smaller batch "
                 "or a smaller dtype"
             )
-    where = f"{plan.num_replicas} replica{'s' if plan.num_replicas > 1 else ''} on " + (
-        plan.device.name if plan.device else f"this machine ({plan.device_kind})"
-    )
     if plan.seconds is None:
-        say(f"time: not known for {where}; name a --device to go by stated rates")
+        reason = next(t.reason for t in plan.times.values() if t.rates is None)
+        say(f"No time is given: {reason}. Name a --device to estimate from its stated rates.")
         return
-    say(f"time: about {duration(plan.seconds)} with {where}")
     if plan.device is not None:
         say(
-            f"assumed, not measured: needed operations reach {plan.share:g} of the rate that the "
-            f"vendor states for {plan.device.name} (--share)"
+            f"The time is an assumption, not a measurement: {plan.share:.0%} of the FLOP/s that "
+            f"the vendor states for {plan.device.name} (--share)."
         )
-    say(f"not in it: {NOT_IN_TIME}")
+    say(f"The time does not include {NOT_IN_TIME}.")
 
 
 def _plain(forecast: Forecast) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from cluster.storage import open_storage
 from jobs.stereoset.page.write import PAGE_KEY
 from jobs.stereoset.report import show
+from jobs.stereoset.result import as_json, print_result
 from jobs.stereoset.summary import CELLS_SCHEMA
 
 Row = dict[str, object]
@@ -24,6 +26,10 @@ def row(split: str, bias_type: str, layer: int | None, s2a: float) -> Row:
     return {**estimates, **keys, "num_examples": 10, "num_non_finite": 0, "s2a": s2a}
 
 
+def table_of(rows: Sequence[Row]) -> pa.Table:
+    return pa.Table.from_pylist(list(rows), schema=CELLS_SCHEMA)
+
+
 def shown(
     cells: Sequence[Row], pooled: Sequence[Row], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> str:
@@ -31,41 +37,89 @@ def shown(
     storage = open_storage(str(folder))
     for name, rows in (("cells", cells), ("pooled", pooled)):
         sink = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist(list(rows), schema=CELLS_SCHEMA), sink)
+        pq.write_table(table_of(rows), sink)
         storage.replace(f"summary/{name}.parquet", sink.getvalue())
     storage.replace(PAGE_KEY, b"<!doctype html>")
     assert show(storage)
     return capsys.readouterr().out
 
 
-def test_a_few_cells_are_printed_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cells = [row("inter", "race", layer, 1 / layer) for layer in (1, 4)]
-    out = shown(cells, [row("inter", "all", 1, 9.0)], tmp_path, capsys)
-    assert "1.000" in out
-    assert "0.250" in out
-    assert "9.000" not in out
-
-
-def test_of_many_cells_those_over_bias_types_are_printed(
+def test_what_is_pooled_over_the_most_is_printed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cells = [row("inter", "race", layer, 1.0) for layer in range(1, 42)]
+    cells = [
+        row("inter", bias_type, layer, 1.0) for bias_type in ("race", "gender") for layer in (1, 4)
+    ]
     pooled = [
         row("inter", "all", 1, 2.25),
         row("inter", "all", None, 3.25),
-        row("all", "all", 1, 4.25),
-        row("all", "race", 1, 5.25),
+        row("inter", "race", None, 4.25),
+        row("all", "all", None, 5.25),
     ]
     out = shown(cells, pooled, tmp_path, capsys)
-    assert "2.250" in out
-    assert not any(number in out for number in ("1.000", "3.250", "4.250", "5.250"))
+    assert "over 2 bias types and 2 layers" in out
+    assert "+3.250" in out
+    assert not any(number in out for number in ("+1.000", "+2.250", "+4.250", "+5.250"))
 
 
-def test_of_many_cells_without_pooled_ones_the_first_are_printed(
+@pytest.mark.parametrize(
+    ("axis", "pooled"),
+    [
+        ("layers", [row("inter", "race", None, 3.25)]),
+        ("bias types", [row("inter", "all", 1, 3.25)]),
+    ],
+)
+def test_a_sweep_with_one_layer_or_bias_type_is_pooled_over_the_other(
+    axis: str, pooled: list[Row], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    others = [("gender", 1), ("race", 1)] if axis == "bias types" else [("race", 1), ("race", 4)]
+    out = shown([row("inter", *at, 1.0) for at in others], pooled, tmp_path, capsys)
+    assert f"over 2 {axis}\n" in out
+    assert "m, inter, layer 1 (10 examples)" in out or "m, inter, race (10 examples)" in out
+    assert "+3.250" in out
+    assert "+1.000" not in out
+
+
+def test_cells_that_are_not_pooled_yet_are_printed_each(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cells = [row("inter", "race", layer, float(layer)) for layer in range(1, 42)]
+    cells = [row("inter", "race", layer, 1 / layer) for layer in (1, 4)]
     out = shown(cells, [], tmp_path, capsys)
-    assert "first 40 of 41 rows" in out
-    assert "40.000" in out
-    assert "41.000" not in out
+    assert "+1.000" in out
+    assert "+0.250" in out
+
+
+def test_the_short_form_says_how_to_get_all_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cells = [row("inter", "race", layer, float(layer)) for layer in range(1, 62)]
+    out = shown(cells, [], tmp_path, capsys)
+    assert "60 of 61 rows" in out
+    assert "--by coeff" in out
+    assert "+60.00" in out
+    assert "+61.00" not in out
+    print_result(*(table_of(rows) for rows in (cells, [])), frozenset({"coeff"}))
+    assert "+61.00" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("by", "wanted"), [({"layer"}, 2.25), ({"bias_type"}, 4.25)])
+def test_by_keeps_an_axis_apart(
+    by: set[str], wanted: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cells = [row("inter", name, layer, 1.0) for name in ("race", "gender") for layer in (1, 4)]
+    pooled = [row("inter", "all", layer, 2.25) for layer in (1, 4)]
+    pooled += [row("inter", name, None, 4.25) for name in ("race", "gender")]
+    pooled.append(row("inter", "all", None, 3.25))
+    print_result(table_of(cells), table_of(pooled), frozenset(by))
+    out = capsys.readouterr().out
+    assert out.count(f"{wanted:+.3f}") == 2
+    assert "+3.250" not in out
+
+
+def test_what_is_not_defined_is_a_dash_and_null() -> None:
+    bad = {**row("inter", "race", 1, math.nan), "flow_s_a": math.nan, "lms_change": None}
+    (found,) = as_json([bad])
+    assert found["s2a"] is None
+    assert found["changed"] is None
+    assert found["lms_before"] is None
+    assert found["lms"] == 0.0

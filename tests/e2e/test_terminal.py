@@ -1,0 +1,144 @@
+"""What a person sees on a terminal of 80 columns: nothing is cut, and the numbers are there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.support.stored_outputs import STORED_OUTPUTS, copy_stored_output
+from tests.support.sweeps import read_rows, write_spec
+from tests.support.terminal import Screen, steersweep_on_terminal
+
+STEREOSET = ("stereoset", "stereoset-crossed", "stereoset-stopped")
+OUTPUTS = (*STEREOSET, "persona", "persona-stopped")
+
+
+def shown(*arguments: str) -> Screen:
+    """The screen of a command that must succeed with nothing cut."""
+    screen = steersweep_on_terminal(*arguments)
+    assert screen.code == 0, screen.text
+    screen.check()
+    return screen
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_status_and_report_of_stored_outputs_fit(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    output = copy_stored_output(name, tmp_path)
+    shown("status", name)
+    report = shown("report", name, "--no-figures")
+    assert (output / "report.html").as_uri() in report.text
+
+
+def changed_choices(output: Path, rows: pd.DataFrame) -> float:
+    """Share of steered rows that choose another candidate than their baseline, from the parts."""
+    keys = ["model", "split", "bias_type", "example_id"]
+    before = read_rows(str(output), "baseline")[[*keys, "choice"]]
+    both = rows.merge(before, on=keys, suffixes=("", "_before"))
+    return float((both["choice"] != both["choice_before"]).mean())
+
+
+def test_the_result_has_a_row_per_coefficient_with_the_stored_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    output = copy_stored_output("stereoset", tmp_path)
+    text = shown("report", "stereoset", "--no-figures").text
+    pooled = pd.read_parquet(output / "summary" / "pooled.parquet")
+    pooled = pooled[(pooled["bias_type"] == "all") & (pooled["split"] != "all")]
+    pooled = pooled[pooled["layer"].isna()]
+    steered = read_rows(str(output))
+    assert len(pooled) > 1
+    lines = text.splitlines()
+    for row in pooled.itertuples():
+        of_row = steered[(steered["split"] == row.split) & (steered["coeff"] == row.coeff)]
+        wanted = (
+            f"{row.coeff:g}",
+            f"{row.s2a:+.3f} ({row.s2a_low:+.3f}, {row.s2a_high:+.3f})",
+            f"{row.u2a:+.3f}",
+            f"{row.s2u:+.3f}",
+            f"{100 * changed_choices(output, of_row):.1f} %",
+            f"{row.lms - row.lms_change:.1f} → {row.lms:.1f}",
+        )
+        found = [line for line in lines if all(part in line for part in wanted)]
+        assert len(found) == 1, (wanted, text)
+        assert len(found[0].rstrip()) <= 76
+    assert num_rows(text) == len(pooled)
+
+
+def num_rows(text: str) -> int:
+    """Rows of a printed result: lines with a share and with LMS before and after."""
+    return sum(" → " in line and "%" in line for line in text.splitlines())
+
+
+def test_a_persona_result_has_a_row_per_cell_with_the_stored_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    output = copy_stored_output("persona", tmp_path)
+    text = shown("report", "persona", "--no-figures").text
+    steered = pd.read_parquet(output / "summary" / "steered.parquet")
+    for (model, trait), of_group in steered.groupby(["model", "trait"]):
+        below = text.partition(f"\n{model}, {trait}\n")[2].partition("\n\n")[0].splitlines()
+        assert len(below) == 2 + len(of_group)
+        in_order = of_group.sort_values(["layer", "coeff"]).itertuples()
+        for row, line in zip(in_order, below[2:], strict=True):
+            interval = f"({row.trait_score_low:.1f}, {row.trait_score_high:.1f})"
+            assert line.split() == [
+                *(f"{row.layer}", f"{row.coeff:g}", f"{row.trait_score:.1f}", *interval.split()),
+                *(f"{row.coherence:.1f}", f"{row.num_answers}"),
+            ]
+            assert len(line) <= 76
+
+
+def test_by_prints_every_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    output = copy_stored_output("stereoset", tmp_path)
+    text = shown("report", "stereoset", "--no-figures", "--by", "layer, bias_type").text
+    cells = pd.read_parquet(output / "summary" / "cells.parquet")
+    for row in cells.itertuples():
+        assert f"{row.s2a:+.3f} ({row.s2a_low:+.3f}, {row.s2a_high:+.3f})" in text
+    assert num_rows(text) == len(cells)
+
+
+def test_a_name_that_is_no_column_is_refused_in_one_line(tmp_path: Path) -> None:
+    copy_stored_output("stereoset", tmp_path)
+    before = set(tmp_path.rglob("*"))
+    screen = steersweep_on_terminal("report", str(tmp_path / "stereoset"), "--by", "layer,bias")
+    assert screen.code == 2
+    assert "--by takes model, split, bias_type, layer, coeff" in " ".join(screen.text.split())
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_vectors_show_fits() -> None:
+    file = next((STORED_OUTPUTS / "stereoset" / "vectors").rglob("gender.safetensors"))
+    text = shown("vectors", "show", str(file)).text
+    for layer in (1, 4):
+        assert re.search(rf"^ *{layer} +blocks\.{layer - 1}\.resid_post ", text, re.MULTILINE)
+
+
+def test_run_and_plan_fit(tmp_path: Path) -> None:
+    spec = str(
+        write_spec(
+            tmp_path / "sweep.yaml",
+            data={"path": "embedded:examples.json", "bias_types": ["gender"], "limit": 2},
+            output=str(tmp_path / "a folder whose name is long" / ("x" * 60)),
+        )
+    )
+    plan = shown("plan", spec, "--seconds", "0")
+    assert plan.text.startswith("20 rows, time unknown on 1 replica")
+    assert "tokens per batch" not in plan.text
+    verbose = shown("plan", spec, "--seconds", "0", "--verbose")
+    assert re.search(r"^tokens per batch +1,024 \(given\)", verbose.text, re.MULTILINE)
+    assert shown("plan", spec, "--seconds", "0", "--quiet").text.count("\n") == 1
+    run = shown("run", spec)
+    assert re.search(r"^20 rows in [\d.]+ s \([\d.]+ rows/s\)$", run.text, re.MULTILINE)
+    page = tmp_path / "a folder whose name is long" / ("x" * 60) / "report.html"
+    assert page.as_uri() in run.text
+    again = shown("run", spec)
+    assert "nothing left to compute" in again.text
