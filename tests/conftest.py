@@ -4,6 +4,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from hypothesis import settings
@@ -58,6 +59,38 @@ def s3_server_with_faults() -> Iterator[S3Server]:
 def s3_endpoint(s3_server_with_faults: S3Server) -> str:
     """The endpoint URL of the session's S3 server; the AWS variables point to it."""
     return s3_server_with_faults.endpoint_url
+
+
+@pytest.fixture(scope="session")
+def ray_head(s3_endpoint: str) -> Iterator[str]:
+    """Address of a Ray cluster of two CPUs that all modules of the session may join.
+
+    Replicas have the environment that it is started with: the AWS variables, and a path on which
+    `tests` can be imported.
+    """
+    from ray.cluster_utils import Cluster
+
+    with mock.patch.dict(os.environ, PYTHONPATH=str(TESTS.parent)):
+        cluster = Cluster(
+            initialize_head=True,
+            head_node_args={
+                "num_cpus": 2,
+                "include_dashboard": False,
+                "object_store_memory": 128 * 2**20,
+            },
+        )
+    yield cluster.address
+    cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def ray_cluster(ray_head: str) -> Iterator[None]:
+    """This process is connected to the session's cluster; `steersweep run` joins it, too."""
+    import ray
+
+    ray.init(address=ray_head, log_to_driver=False)
+    yield
+    ray.shutdown()
 
 
 @pytest.fixture

@@ -50,22 +50,6 @@ SOON_S = 15.0
 MakeBackend = Callable[[], Backend]
 
 
-@pytest.fixture(scope="module")
-def ray_cluster() -> Iterator[None]:
-    import ray
-
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        object_store_memory=100 * 2**20,
-        runtime_env={"env_vars": {"PYTHONPATH": str(REPOSITORY)}},
-    )
-    yield
-    ray.shutdown()
-
-
 @pytest.fixture
 def storage_spec(tmp_path: Path) -> StorageSpec:
     return StorageSpec(str(tmp_path / "out"))

@@ -160,7 +160,7 @@ def test_a_killed_driver_goes_on_with_the_states_that_are_there(tmp_path: Path) 
 @pytest.mark.parametrize("when", ["starting", "running"])
 def test_a_second_ctrl_c_leaves_at_once_and_nothing_behind(when: str, tmp_path: Path) -> None:
     spec = write_spec(
-        tmp_path / "sweep.yaml", steering=STEERING, compute={"executor": "ray", "replicas": 2}
+        tmp_path / "sweep.yaml", steering=STEERING, compute={"executor": "ray", "replicas": 1}
     )
     process = _start(spec, RAY_ADDRESS="local")
     run = psutil.Process(process.pid)
