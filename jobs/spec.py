@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -19,10 +19,14 @@ from pydantic import (
 
 from cluster.placement import check_label, check_selector
 from jobs.identity import decimal_text
+from jobs.resources import model_source
 from jobs.spec_file import SpecFile, read_spec_file
 from jobs.spec_mistakes import HIDDEN_VALUE as HIDDEN_VALUE
 from jobs.spec_mistakes import spec_error
 from steering_core.errors import InputError
+
+if TYPE_CHECKING:
+    from steering_core.models import ModelSource
 
 Role = Literal["identity", "grid", "runtime"]
 
@@ -75,6 +79,12 @@ def _model_name(name: str) -> str:
             "and has at most 64 characters"
         )
     return name
+
+
+def _inside(file: str) -> str:
+    if Path(file).is_absolute() or ".." in Path(file).parts:
+        raise ValueError("must be a file's name in the folder that path names")
+    return file
 
 
 def _gpus(value: float) -> float:
@@ -132,6 +142,26 @@ class ModelSpec(SpecModel):
         description="Run Python code that comes with the model",
         json_schema_extra=role("identity"),
     )
+    gguf_file: Annotated[str, AfterValidator(_inside)] | None = Field(
+        None,
+        min_length=1,
+        description="A GGUF file in the folder or hub model, to be loaded dequantized",
+        # Absent unless set, so that records and digests of other models stay what they were.
+        exclude_if=lambda value: value is None,
+        json_schema_extra=role("identity"),
+    )
+
+    def source(self) -> ModelSource:
+        """Where the model is; see ``jobs.resources.model_source``."""
+        return model_source(self.path, self.revision, self.trust_remote_code, self.gguf_file)
+
+
+def _of_path(value: Any) -> Any:
+    return {"path": value} if isinstance(value, str) else value
+
+
+ModelEntry = Annotated[ModelSpec, BeforeValidator(_of_path, json_schema_input_type=ModelSpec | str)]
+"""A model, or its path alone."""
 
 
 class ComputeSpec(SpecModel):

@@ -110,7 +110,16 @@ def _parse(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         kind = "nothing" if document is None else f"a {type(document).__name__}"
         raise InputError(f"{path}: must hold a mapping of keys to values, but holds {kind}")
+    _expand_models(document)
     return document
+
+
+def _expand_models(document: dict[str, Any]) -> None:
+    """Spell out models that are a path alone, so that ``--set`` can add keys to them."""
+    models = document.get("models")
+    if isinstance(models, dict):
+        paths = {name: value for name, value in models.items() if isinstance(value, str)}
+        models |= {name: {"path": path} for name, path in paths.items()}
 
 
 def _set(document: dict[str, Any], override: str) -> Place:

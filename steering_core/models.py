@@ -13,8 +13,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from steering_core import xla
+from steering_core import hub, xla
 from steering_core.errors import InputError
+from steering_core.gguf import dequantized_folder, gguf_digest
 from steering_core.layout import ModelLayout, find_layout, text_config
 from steering_core.sampling import named_eos_ids
 
@@ -26,20 +27,79 @@ CUDA_CONTEXT_BYTES = 768 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
-    """Where a model comes from: a hub id (with an optional revision) or a local folder."""
+    """Where a model comes from: a hub id (with an optional revision) or a local folder.
+
+    Attributes:
+        gguf_file: the model is this file there, which is dequantized when the model is first used.
+    """
 
     path: str
     revision: str | None = None
     trust_remote_code: bool = False
+    gguf_file: str | None = None
 
     @property
     def is_local(self) -> bool:
-        return Path(self.path).exists()
+        """Whether the path is a folder; one that can be nothing else is never a hub id."""
+        return self.path.startswith(("/", ".", "~")) or Path(self.path).exists()
 
     def hub_options(self) -> dict[str, Any]:
         """Keyword arguments for ``from_pretrained``."""
         options: dict[str, Any] = {"trust_remote_code": self.trust_remote_code}
-        return options | ({} if self.is_local else {"revision": self.revision})
+        if self.is_local:
+            return options
+        return options | {"revision": self.revision, "local_files_only": hub.is_offline()}
+
+    def opened(self) -> ModelSource:
+        """The source that ``from_pretrained`` can load: of a GGUF file, its dequantized folder.
+
+        Raises:
+            InputError: no such folder, or nothing of the model in the hub's cache while the hub
+                cannot be asked; of a GGUF file, as ``dequantized_folder``.
+        """
+        self._check_is_there()
+        if self.gguf_file is None:
+            return self
+        return ModelSource(str(dequantized_folder(self.gguf_path())))
+
+    def gguf_path(self) -> Path:
+        """Where the GGUF file lies on this machine, once it is downloaded.
+
+        Raises:
+            InputError: the hub has no such file.
+        """
+        assert self.gguf_file is not None
+        if self.is_local:
+            return Path(self.path) / self.gguf_file
+        from transformers.utils import cached_file
+
+        options = self.hub_options()
+        try:
+            return Path(cached_file(self.path, self.gguf_file, **options))
+        except Exception as error:  # transformers raises many types here
+            _refuse_gated(self, error)
+            raise InputError(f"no {self.gguf_file} in {self.path}: {_first_line(error)}") from error
+
+    def _check_is_there(self) -> None:
+        if self.is_local:
+            self._check_folder(Path(self.path))
+            return
+        file = self.gguf_file or "config.json"
+        if hub.is_offline() and not hub.has_cached(self.path, file, self.revision):
+            raise InputError(
+                f"no model at {self.path!r}: it is no folder here and not in the hub's cache, and "
+                f"{hub.why_offline()}; give a local folder, or download the model first"
+            )
+
+    def _check_folder(self, path: Path) -> None:
+        if not path.exists():
+            raise InputError(f"the folder {self.path} does not exist")
+        if self.gguf_file is not None or (path / "config.json").is_file():
+            return
+        if path.suffix == ".gguf":
+            raise InputError(f"{path} is a file; set path: {path.parent}, gguf_file: {path.name}")
+        if found := sorted(entry.name for entry in path.glob("*.gguf")):
+            raise InputError(f"{path} holds a GGUF file; to load it, set gguf_file: {found[0]}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +108,8 @@ class ModelFacts:
 
     Attributes:
         digest: of a local folder, SHA-256 over its config and safetensors files; of a hub model,
-            the commit that ``revision`` resolves to.
+            the commit that ``revision`` resolves to; of a GGUF file, the SHA-256 of the file.
+        commit: of a hub model, the commit that ``revision`` resolves to; None of a local folder.
         tokenizer_digest: SHA-256 over the whole tokenizer and its special token ids.
         max_tokens: positions the model was made for, or None where the config does not say.
         num_params: rough count, for planning only.
@@ -64,6 +125,7 @@ class ModelFacts:
     digest: str
     tokenizer_digest: str
     code_digest: str | None = None
+    commit: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,21 +190,23 @@ def load_tokenizer(source: ModelSource) -> Any:
     ``tokenizer.json`` is therefore loaded as it stands, and ``AutoTokenizer`` serves the rest.
 
     Raises:
-        InputError: no tokenizer there.
+        InputError: no such model, or no tokenizer there.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
     from transformers.utils import cached_file
 
-    options = source.hub_options()
+    opened = source.opened()
+    options = opened.hub_options()
     try:
         published = cached_file(
-            source.path,
+            opened.path,
             "tokenizer.json",
             revision=options.get("revision"),
+            local_files_only=options.get("local_files_only", False),
             _raise_exceptions_for_missing_entries=False,
         )
         loader = AutoTokenizer if published is None else PreTrainedTokenizerFast
-        tokenizer = loader.from_pretrained(source.path, **options)
+        tokenizer = loader.from_pretrained(opened.path, **options)
     except Exception as error:  # transformers raises many types here; each means the same to a user
         _refuse_gated(source, error)
         raise InputError(
@@ -171,10 +235,11 @@ def load_config(source: ModelSource) -> Any:
     """The model's config; raises InputError where there is none."""
     from transformers import AutoConfig
 
-    if source.is_local and not (Path(source.path) / "config.json").is_file():
-        raise InputError(f"{source.path} is not a model folder: it has no config.json")
+    opened = source.opened()
+    if opened.is_local and not (Path(opened.path) / "config.json").is_file():
+        raise InputError(f"{opened.path} is not a model folder: it has no config.json")
     try:
-        return AutoConfig.from_pretrained(source.path, **source.hub_options())
+        return AutoConfig.from_pretrained(opened.path, **opened.hub_options())
     except Exception as error:  # as above
         _refuse_gated(source, error)
         raise InputError(
@@ -200,7 +265,11 @@ def read_facts(source: ModelSource, tokenizer: Any) -> ModelFacts:
             f"{source.path}: the config names no num_hidden_layers, hidden_size and vocab_size; "
             "only decoder language models can be steered"
         ) from None
-    digest = _folder_digest(Path(source.path)) if source.is_local else _hub_commit(source)
+    commit = None if source.is_local else _hub_commit(source)
+    if source.gguf_file is not None:
+        digest = gguf_digest(source.gguf_path())
+    else:
+        digest = commit or _folder_digest(Path(source.path))
     inner = int(getattr(text, "intermediate_size", None) or 4 * width)
     max_tokens = getattr(text, "max_position_embeddings", None)
     return ModelFacts(
@@ -212,6 +281,7 @@ def read_facts(source: ModelSource, tokenizer: Any) -> ModelFacts:
         digest=digest,
         tokenizer_digest=_tokenizer_digest(tokenizer),
         code_digest=_code_digest(source),
+        commit=commit,
     )
 
 
@@ -267,7 +337,8 @@ def load_model(
     where = resolve_device(device)
     kind = resolve_dtype(dtype, where)
     caps_attention = getattr(text_config(config), "attn_logit_softcapping", None) is not None
-    options = source.hub_options() | {
+    opened = source.opened()
+    options = opened.hub_options() | {
         "dtype": kind,
         "use_safetensors": True,
         "attn_implementation": "eager" if caps_attention else None,
@@ -278,7 +349,7 @@ def load_model(
     if spans_devices:
         options["device_map"] = "auto"
     try:
-        module = AutoModelForCausalLM.from_pretrained(source.path, **options)
+        module = AutoModelForCausalLM.from_pretrained(opened.path, **options)
     except Exception as error:  # as above
         raise InputError(f"cannot load {source.path}: {_first_line(error)}") from error
     check_all_placed(getattr(module, "hf_device_map", {}), source.path)
@@ -378,13 +449,16 @@ def _hub_commit(source: ModelSource) -> str:
     """The commit that a hub model's revision stands for, from the cache that it was loaded into."""
     from transformers.utils import cached_file
 
-    config = Path(cached_file(source.path, "config.json", revision=source.revision))
-    if config.parent.parent.name != "snapshots":
+    file, options = source.gguf_file or "config.json", source.hub_options()
+    found = Path(cached_file(source.path, file, **options))
+    # .../snapshots/<commit>/<file>, and a file's name may have folders of its own
+    folder = found.parents[len(Path(file).parts) - 1]
+    if folder.parent.name != "snapshots":
         raise InputError(
-            f"{source.path}: the hub's cache does not say which commit was loaded ({config}); set "
+            f"{source.path}: the hub's cache does not say which commit was loaded ({found}); set "
             "`revision` to a commit, or give a local folder"
         )
-    return config.parent.name
+    return folder.name
 
 
 def _tokenizer_digest(tokenizer: Any) -> str:

@@ -27,11 +27,11 @@ from jobs.bench.measure import matmul_flops_per_s
 from jobs.bench.options import check_one_model, check_options
 from jobs.bench.report import grid
 from jobs.bench.shapes import build_shape
-from jobs.resources import local_path
+from jobs.resources import model_source
 from steering_core.generation import GenerationRow, generate
 from steering_core.hook_points import HookPoint
 from steering_core.interventions import Intervention
-from steering_core.models import LoadedModel, ModelSource, load_model, resolve_dtype
+from steering_core.models import LoadedModel, load_model, resolve_dtype
 from steering_core.sampling import Sampling
 from steering_core.steerer import ActivationSteerer
 from steering_core.timing import seconds
@@ -314,7 +314,7 @@ def _mixed(model: LoadedModel, options: GenerateOptions) -> dict[str, float]:
 def _load(options: GenerateOptions) -> LoadedModel:
     device = bench_device(options.device)
     if options.model is not None:
-        source = ModelSource(local_path(options.model))
+        source = model_source(options.model)
         return load_model(source, device=options.device, dtype=options.dtype)
     dtype = resolve_dtype(options.dtype, device)
     return build_shape(options.shape or "qwen2-small", device, dtype)

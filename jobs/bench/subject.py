@@ -13,14 +13,13 @@ from jobs.bench.options import check_one_model, check_options
 from jobs.bench.plain import Steering
 from jobs.bench.rows import draw_examples, encode, train_tokenizer
 from jobs.bench.shapes import build_shape
-from jobs.resources import local_path
+from jobs.resources import model_source
 from steering_core.encoding import EncodedExample
 from steering_core.engine import Cell, Engine
 from steering_core.errors import InputError
 from steering_core.hook_points import check_layers
 from steering_core.models import (
     LoadedModel,
-    ModelSource,
     load_model,
     load_tokenizer,
     resolve_dtype,
@@ -121,7 +120,7 @@ def load_subject(options: BenchOptions) -> Subject:
     chosen, examples = draw_examples(options.data, max(pool_size, options.rows or 0))
     tokenizer: Any
     if options.model is not None:
-        source = ModelSource(local_path(options.model))
+        source = model_source(options.model)
         tokenizer = load_tokenizer(source)
         model = load_model(source, device=options.device, dtype=options.dtype)
     else:

@@ -242,8 +242,8 @@ def _model(
     questions: Mapping[str, TraitQuestions],
     ids: int,
 ) -> PersonaModel:
-    source = ModelSource(local_path(spec.path), spec.revision, spec.trust_remote_code)
     try:
+        source = spec.source()
         tokenizer = load_tokenizer(source)
         facts = read_facts(source, tokenizer)
         chat = sweep.generation.chat_format(tokenizer, spec.path)
@@ -258,7 +258,7 @@ def _model(
         raise InputError(f"models.{name}: {error}") from error
     check_layers(sweep.steering.layers, facts.num_blocks, f"models.{name} ({spec.path})")
     if not source.is_local:
-        source = replace(source, revision=facts.digest)
+        source = replace(source, revision=facts.commit)
     dtype = str(resolve_dtype(spec.dtype, torch.device(device))).removeprefix("torch.")
     template = str(tokenizer.chat_template)
     return PersonaModel(name, source, facts, dtype, template, eos_ids, prompts)

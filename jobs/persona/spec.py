@@ -13,8 +13,8 @@ from jobs.persona.judges.spec import JudgeSpec
 from jobs.spec import (
     AtLeastOne,
     ComputeSpec,
+    ModelEntry,
     ModelName,
-    ModelSpec,
     SpecModel,
     StorageOptions,
     distinct,
@@ -129,7 +129,7 @@ class PersonaSpec(SpecModel):
     """Persona vectors: found, steered with, judged, watched and compared."""
 
     job: Literal["persona"] = Field(json_schema_extra=role("identity"))
-    models: dict[ModelName, ModelSpec] = Field(min_length=1, json_schema_extra=role("grid"))
+    models: dict[ModelName, ModelEntry] = Field(min_length=1, json_schema_extra=role("grid"))
     traits: dict[ModelName, TraitSpec] = Field(min_length=1, json_schema_extra=role("grid"))
     contrast: ContrastSpec = ContrastSpec()  # type: ignore[call-arg]
     generation: GenerationSpec = GenerationSpec()  # type: ignore[call-arg]

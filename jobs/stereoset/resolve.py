@@ -220,8 +220,8 @@ def _groups(
 def _model(
     name: str, spec: ModelSpec, protocol: Protocol, layers: tuple[int, ...], device: str
 ) -> SweepModel:
-    source = ModelSource(local_path(spec.path), spec.revision, spec.trust_remote_code)
     try:
+        source = spec.source()
         tokenizer = load_tokenizer(source)
         facts = read_facts(source, tokenizer)
         encoder = ExampleEncoder(tokenizer, protocol, spec.path)
@@ -229,6 +229,6 @@ def _model(
         raise InputError(f"models.{name}: {error}") from error
     check_layers(layers, facts.num_blocks, f"models.{name} ({spec.path})")
     if not source.is_local:
-        source = replace(source, revision=facts.digest)
+        source = replace(source, revision=facts.commit)
     dtype = str(resolve_dtype(spec.dtype, torch.device(device))).removeprefix("torch.")
     return SweepModel(name, source, facts, dtype, encoder)

@@ -10,8 +10,8 @@ from pydantic import AfterValidator, Field, StrictInt, model_validator
 from jobs.grid import Coeffs, Layers
 from jobs.spec import (
     ComputeSpec,
+    ModelEntry,
     ModelName,
-    ModelSpec,
     SpecModel,
     StorageOptions,
     distinct,
@@ -148,7 +148,7 @@ class StereoSetSpec(SpecModel):
     """A sweep over StereoSet."""
 
     job: Literal["stereoset"] = Field(json_schema_extra=role("identity"))
-    models: dict[ModelName, ModelSpec] = Field(min_length=1, json_schema_extra=role("grid"))
+    models: dict[ModelName, ModelEntry] = Field(min_length=1, json_schema_extra=role("grid"))
     data: DataSpec
     protocol: ProtocolName = Field(
         "as_published",

@@ -15,7 +15,7 @@ from jobs.kinds import AnySpec
 from jobs.persona.judges.spec import LocalJudgeSpec
 from jobs.persona.spec import PersonaSpec
 from jobs.persona.traits import read_trait
-from jobs.resources import EMBEDDED, local_path
+from jobs.resources import EMBEDDED, PIP_MODELS, local_path
 from jobs.stereoset.spec import StereoSetSpec
 from steering_core.errors import InputError
 
@@ -80,7 +80,8 @@ def _check_output(output: str) -> None:
 
 def _check_model(key: str, path: str) -> None:
     if path.startswith(EMBEDDED):
-        local_path(path)  # refuses a name that is not there
+        if path.removeprefix(EMBEDDED) not in PIP_MODELS:  # the nodes have their own
+            local_path(path)  # refuses a name that is not there
         return
     is_here = path.startswith((".", "~")) or Path(path).is_dir()
     if is_here and not Path(path).is_absolute():

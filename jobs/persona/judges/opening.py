@@ -15,7 +15,6 @@ from jobs.persona.judges.spec import (
 )
 from jobs.persona.judges.word_list import WordListJudge, telling_words
 from jobs.persona.traits import Trait
-from jobs.resources import local_path
 
 # Clients and torch take a second to load each; only the judge that is used is.
 
@@ -52,7 +51,6 @@ def _local(spec: LocalJudgeSpec, device: str, gpu_share: float) -> Judge:
     import torch
 
     from steering_core.models import (
-        ModelSource,
         load_model,
         load_tokenizer,
         read_facts,
@@ -61,7 +59,7 @@ def _local(spec: LocalJudgeSpec, device: str, gpu_share: float) -> Judge:
     )
     from steering_core.next_tokens import ChatNextTokens, NumberTokens
 
-    source = ModelSource(local_path(spec.path), spec.revision, spec.trust_remote_code)
+    source = spec.source()
     tokenizer = load_tokenizer(source)
     numbers = NumberTokens.of(tokenizer, f"judge ({spec.path})")
     facts = read_facts(source, tokenizer)

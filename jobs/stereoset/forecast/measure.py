@@ -224,7 +224,7 @@ def _spread(chunks: list[list[int]]) -> list[list[int]]:
 
 def _is_here(source: ModelSource) -> bool:
     """Whether a model's weights can be loaded without a download."""
-    if source.is_local:
+    if source.is_local or source.gguf_file is not None:  # dequantized when its facts were read
         return True
     index = _cached(source, "model.safetensors.index.json")
     if index is None:

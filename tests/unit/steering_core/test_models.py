@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import os
 import shutil
+import socket
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,10 +20,11 @@ import transformers
 from safetensors.torch import load_file, save_file
 from tokenizers import pre_tokenizers
 
-from steering_core import models, xla
+from steering_core import hub, models, xla
 from steering_core.errors import InputError
 from steering_core.models import (
     ModelSource,
+    load_config,
     load_model,
     load_tokenizer,
     read_facts,
@@ -190,23 +195,74 @@ def test_a_config_that_does_not_say_its_shape_is_refused(
         read_facts(ModelSource(str(folder)), None)
 
 
-def test_a_path_that_is_neither_folder_nor_reachable_id_says_what_to_give(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+def test_a_model_that_is_not_cached_is_refused_in_one_line_when_offline() -> None:
     source = ModelSource("no-such/model-anywhere")
     assert not source.is_local
-    with pytest.raises(InputError, match=r"no model at 'no-such/model-anywhere'.*local folder or"):
-        load_model(source, device="cpu")
-    with pytest.raises(InputError, match="no usable tokenizer in no-such/model-anywhere"):
-        load_tokenizer(source)
+    for load in (load_model, load_tokenizer):
+        with pytest.raises(
+            InputError, match=r"no model at 'no-such/model-anywhere'.*OFFLINE is set"
+        ):
+            load(source)
+
+
+@pytest.mark.parametrize("path", ["/no/such/folder", "./no-such-folder", "../no/such"])
+def test_a_path_is_never_tried_as_a_hub_id(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "is_offline", lambda: pytest.fail("the hub was asked"))
+    source = ModelSource(path)
+    assert source.is_local
+    for load in (load_model, load_tokenizer):
+        with pytest.raises(InputError, match=rf"the folder {path} does not exist"):
+            load(source)
+
+
+@pytest.fixture
+def online(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The hub may be asked, as far as the environment goes."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    hub._answers.cache_clear()
+    yield
+    hub._answers.cache_clear()
+
+
+def test_a_hub_that_does_not_answer_is_asked_once_and_named(
+    online: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as silent:  # takes connections and never says a word
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        silent.settimeout(30)
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
+        monkeypatch.setattr(hub, "PROBE_S", 0.2)
+        for load in (load_tokenizer, load_config, load_model):
+            with pytest.raises(InputError, match=f"'lab/model'.*{endpoint} cannot be reached"):
+                load(ModelSource("lab/model"))
+        silent.accept()[0].close()
+        silent.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            silent.accept()
+
+
+def test_a_hub_that_answers_is_used(
+    online: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        endpoint = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
+        assert not hub.is_offline(), "any answer counts, also 501"
+        assert ModelSource("lab/model").hub_options()["local_files_only"] is False
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_revision_goes_to_the_hub_only(llama: Path) -> None:
     assert ModelSource("a/b", "v1", True).hub_options() == {
         "trust_remote_code": True,
         "revision": "v1",
+        "local_files_only": True,
     }
     assert ModelSource(str(llama), "v1").hub_options() == {"trust_remote_code": False}
 
