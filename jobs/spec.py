@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
@@ -142,9 +143,8 @@ class ModelSpec(SpecModel):
         description="Run Python code that comes with the model",
         json_schema_extra=role("identity"),
     )
-    gguf_file: Annotated[str, AfterValidator(_inside)] | None = Field(
+    gguf_file: Annotated[str, Field(min_length=1), AfterValidator(_inside)] | None = Field(
         None,
-        min_length=1,
         description="A GGUF file in the folder or hub model, to be loaded dequantized",
         # Absent unless set, so that records and digests of other models stay what they were.
         exclude_if=lambda value: value is None,
