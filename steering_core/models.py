@@ -300,10 +300,11 @@ def read_eos_ids(source: ModelSource, tokenizer: Any) -> tuple[int, ...]:
             config = AutoModelForCausalLM.from_config(
                 config, trust_remote_code=source.trust_remote_code
             ).config
+    opened = source.opened()
+    options = opened.hub_options()
+    del options["trust_remote_code"]  # would be kept as a setting of generation
     try:
-        generation = GenerationConfig.from_pretrained(
-            source.path, revision=source.hub_options().get("revision")
-        )
+        generation = GenerationConfig.from_pretrained(opened.path, **options)
     except OSError:  # there is none; transformers then makes one of the model's config
         generation = None
     except Exception as error:  # as above

@@ -14,7 +14,13 @@ import torch
 
 from steering_core import gguf
 from steering_core.errors import InputError
-from steering_core.models import ModelSource, load_model, load_tokenizer, read_facts
+from steering_core.models import (
+    ModelSource,
+    load_model,
+    load_tokenizer,
+    read_eos_ids,
+    read_facts,
+)
 from steering_core.skeleton import read_skeleton
 from tests.support.gguf_files import write_llama
 from tests.support.tiny_models import train_tokenizer
@@ -94,6 +100,8 @@ def test_a_file_is_known_by_its_sha_256_wherever_it_lies(
     assert facts[0].digest == hashlib.sha256(file.read_bytes()).hexdigest()
     assert (facts[0].num_blocks, facts[0].width, facts[0].commit) == (2, 64, None)
     assert read_skeleton(source(file)).num_blocks == 2
+    tokenizer = load_tokenizer(source(file))
+    assert read_eos_ids(source(file), tokenizer) == (tokenizer.eos_token_id,)
 
 
 def test_a_file_that_changes_is_another_model(
