@@ -16,6 +16,10 @@ CODE_KEY = " (code)"
 """How the key of a model's own code ends in an identity; only models that bring code have it."""
 
 
+_MOST_SHOWN = 200
+"""Characters of a value in a message."""
+
+
 def digest(description: Mapping[str, Any]) -> str:
     """SHA-256 (hex) of a description in canonical JSON; equal content gives equal digests.
 
@@ -54,7 +58,13 @@ def changed_keys(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[st
 def _short(value: Any) -> str:
     text = str(value)
     is_digest = len(text) == 64 and all(c in "0123456789abcdef" for c in text)
-    return text[:12] if is_digest else text
+    if is_digest:
+        return text[:12]
+    if len(text) <= _MOST_SHOWN:
+        return text
+    # Two chat templates may begin alike: the digest tells them apart.
+    sha = hashlib.sha256(text.encode()).hexdigest()
+    return f"{len(text):,} characters with SHA-256 {sha[:12]}"
 
 
 def _canonical(value: Any) -> Any:

@@ -19,7 +19,6 @@ from cluster.storage import Storage
 from cluster.tasks import Event, Pool, Receipt, ReplicaReady, Task, WorkerFactory
 from jobs.console import REPLICA_IS_READY, say, warn
 from jobs.executor import Executor
-from jobs.identity import changed_keys
 from jobs.persona.earlier import ids_of, refuse_other_sweep, refuse_unfinished
 from jobs.persona.index import INDEX_KEY
 from jobs.persona.judges import Judge, Scorer, open_judge
@@ -30,6 +29,7 @@ from jobs.persona.report import report
 from jobs.persona.resolve import IDS_VERSION, PersonaSweep, resolve
 from jobs.persona.spec import PersonaSpec
 from jobs.record import Record
+from jobs.same_sweep import changes_of, different_sweep
 from jobs.session import LOCK_KEY, Opened, run_session, stored_log
 from steering_core.errors import InputError
 
@@ -252,14 +252,9 @@ def _check_same(storage: Storage, record: Mapping[str, Any] | None, sweep: Perso
                     "new or empty output"
                 )
         return
-    before, after = record["identity"], sweep.identity()
-    common = {key: before[key] for key in before if key in after}
-    if changes := changed_keys(common, {key: after[key] for key in common}):
-        raise UserActionError(
-            f"{storage.uri} belongs to a different sweep; changed: {'; '.join(changes)}. Only "
-            "models, traits, layers, coeffs and positions may be added: put the spec back, name "
-            "another output, or use --new to start beside it"
-        )
+    if changes := changes_of(record["identity"], sweep.identity()):
+        may_grow = "models, traits, layers, coeffs and positions"
+        raise different_sweep(storage.uri, changes, may_grow)
 
 
 def _headlines(sweep: PersonaSweep) -> list[str]:

@@ -13,8 +13,8 @@ from cluster.errors import UserActionError
 from cluster.lease import Lease
 from cluster.ledger import Ledger
 from cluster.storage import Storage
-from jobs.identity import changed_keys
 from jobs.record import Record
+from jobs.same_sweep import changes_of, different_sweep, removals_of
 from jobs.session import LOCK_KEY
 from jobs.stereoset.batch_size import TUNING
 from jobs.stereoset.inventory import Inventory, take_inventory
@@ -66,8 +66,8 @@ class Output:
         """The output as it is, with the sweep planned into it; writes nothing.
 
         Raises:
-            UserActionError: it belongs to a different sweep, or to something else altogether.
-            InputError: an example that a model cannot take.
+            InputError: it belongs to a different sweep, or an example that a model cannot take.
+            UserActionError: the folder holds files that no run has left.
         """
         ledger = Ledger(storage)
         before = ledger.read_record()
@@ -126,20 +126,13 @@ def _check_same_sweep(
     sweep: Sweep,
 ) -> None:
     """Refuse an output of another sweep, or of a larger grid; a grid may only grow."""
-    changes = []
-    if record is not None:
-        before, after = recorded_identity(record), sweep.identity()
-        # A model that came to the sweep brings keys of its own: those are growth.
-        common = {key: before[key] for key in before if key in after}
-        changes += changed_keys(common, {key: after[key] for key in common})
+    changes = [] if record is None else changes_of(recorded_identity(record), sweep.identity())
     changes += _lost(sweep, known)
     if record is None and not changes and not all(would_plan(sweep, task) for task in known):
-        changes.append("unknown, as run.json is lost")
+        changes.append("a key that cannot be named, as run.json is lost")
     if changes:
-        raise UserActionError(
-            f"{storage.uri} belongs to a different sweep; changed: {'; '.join(changes)}. Only "
-            "layers, coeffs, bias types, splits and models may be added: put the spec back, name "
-            "another output, or use --new to start beside it"
+        raise different_sweep(
+            storage.uri, changes, "layers, coeffs, bias types, splits, nulls and models"
         )
 
 
@@ -162,11 +155,7 @@ def _lost(sweep: Sweep, known: Iterable[PlannedTask]) -> list[str]:
         held["steering.layers"].update(layer for layer, _ in task.cells)
         held["steering.coeffs"].update(float(coeff) for _, coeff in task.cells)
         held["nulls"].update({task.vector_set.null} - {None})
-    return [
-        f"{key}: {', '.join(f'{v:g}' if isinstance(v, float) else str(v) for v in gone)} is gone"
-        for key in wanted
-        if (gone := sorted(held[key] - wanted[key]))
-    ]
+    return removals_of(held, wanted)
 
 
 def _check_unused(storage: Storage) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -110,6 +111,16 @@ def test_changed_keys_lists_both_values_of_each_key_that_differs() -> None:
 def test_only_digests_are_shortened() -> None:
     long_path = "/models/" + "x" * 56
     assert changed_keys({"path": long_path}, {"path": "y"}) == [f"path: {long_path} -> y"]
+
+
+def test_long_texts_are_told_apart_by_their_digest() -> None:
+    template = "{{ bos_token }}" * 100
+    (change,) = changed_keys({"template": template}, {"template": template + "x"})
+    assert change == (
+        "template: 1,500 characters with SHA-256 "
+        f"{sha256(template.encode()).hexdigest()[:12]} -> 1,501 characters with SHA-256 "
+        f"{sha256((template + 'x').encode()).hexdigest()[:12]}"
+    )
 
 
 @pytest.mark.parametrize(
