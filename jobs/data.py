@@ -60,8 +60,8 @@ def check_official(path: Path, shown_as: str | None = None) -> None:
         found = counts.get(split, {})
         if found != wanted:
             raise InputError(
-                f"{shown_as or path} is not StereoSet's development set: {split} has {found}, the "
-                f"official file {dict(wanted)}; name another mirror with --from"
+                f"{shown_as or path} is not StereoSet's development set: {split} has {found}, but "
+                f"the official file has {dict(wanted)}; give another mirror with --from"
             )
 
 
@@ -78,9 +78,11 @@ def _read(source: str) -> bytes:
         reason = getattr(error, "reason", None) or str(error) or type(error).__name__
         reason = " ".join(str(reason).split())
         raise InputError(
-            f"{source} cannot be downloaded: {reason}; get the file some other way and use "
-            "`steersweep data fetch --from FILE`"
+            f"{source} cannot be downloaded: {reason}; download the file another way "
+            "and use `steersweep data fetch --from FILE`"
         ) from error
     if len(data) > _MOST_BYTES:
-        raise InputError(f"{source} is larger than {_MOST_BYTES} bytes, not StereoSet's dev.json")
+        raise InputError(
+            f"{source} is larger than {_MOST_BYTES:,} bytes, so it is not StereoSet's dev.json"
+        )
     return data

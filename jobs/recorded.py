@@ -46,7 +46,7 @@ def recorded_sweep(
         compute: ComputeSpec = spec.compute  # type: ignore[attr-defined]
     except (KeyError, TypeError, ValidationError) as error:
         raise UserActionError(
-            f"{storage.uri_of('run.json')} holds no sweep that this version reads"
+            f"{storage.uri_of('run.json')} holds no sweep that this version can read"
         ) from error
     try:
         device = device_kind(compute.device)
@@ -56,14 +56,14 @@ def recorded_sweep(
         sweep = resolve(spec, device)
     except InputError as error:
         raise InputError(
-            f"{error} (as {storage.uri_of('run.json')} has it; relative paths are those of the "
+            f"{error} (from {storage.uri_of('run.json')}; relative paths are relative to the "
             "folder where the sweep was run)"
         ) from error
     changes = changed_keys(identity, _comparable(sweep.identity(), identity))
     if changes:
         raise UserActionError(
-            f"{storage.uri} was computed from something else; changed since: {'; '.join(changes)}. "
-            "Put it back to verify the output"
+            f"the inputs of {storage.uri} have changed since the run: {'; '.join(changes)}. "
+            "Restore them to verify the output"
         )
     return sweep, outcome
 

@@ -98,7 +98,9 @@ def local_path(text: str) -> str:
         raise InputError(f"{text} is a model; a file is needed here")
     if name not in names:
         names = sorted([*names, *PIP_MODELS])
-        raise InputError(f"{text}: nothing embedded has that name; there are {', '.join(names)}")
+        raise InputError(
+            f"{text}: no embedded file has that name; choose one of {', '.join(names)}"
+        )
     return str(folder / name)
 
 

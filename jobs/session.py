@@ -20,7 +20,7 @@ from jobs.signals import StopSignals
 from jobs.spec import StorageOptions
 
 LOCK_KEY = "driver.lock"
-INTERRUPTED = "interrupted; what is finished is kept, and the same command goes on from there"
+INTERRUPTED = "interrupted; finished work is kept, and the same command resumes it"
 
 
 class HasOutput(Protocol):
@@ -67,7 +67,7 @@ def run_session(spec: HasOutput, body: Callable[[Opened], int], *, new: bool) ->
     with StopSignals() as signals:
         try:
             Lease.await_free(
-                storage, LOCK_KEY, on_wait=lambda held: say(f"{held}; watching whether it is alive")
+                storage, LOCK_KEY, on_wait=lambda held: say(f"{held}; checking whether it is alive")
             )
             with ExitStack() as stack:
                 try:
@@ -95,14 +95,15 @@ class DriverState:
         except ObjectNotFoundError:
             outcome, ended = record.get("outcome", "unknown"), record.get("ended")
             if outcome == "running":
-                return cls("no driver; the last one ended without a word", False)
+                return cls("not running (the last run exited unexpectedly)", False)
             return cls(f"{outcome}" + (f", ended {ended}" if ended else ""), False)
         holder = LeaseContent.parse(found.data)
         if holder is None:
             return cls("locked by an unknown driver", False)
-        heard = f"driver on {holder.host}, process {holder.pid}, heard of {found.age_s:.0f} s ago"
+        who = f"process {holder.pid} on {holder.host}"
         is_running = found.age_s < LEASE_S
-        return cls(heard + ("" if is_running else ": it may be gone"), is_running)
+        state = "running" if is_running else "it may have died"
+        return cls(f"{state}: {who}, last heard from {found.age_s:.0f} s ago", is_running)
 
 
 @contextmanager
@@ -131,4 +132,4 @@ def _beside(spec: StorageSpec) -> StorageSpec:
         if next(iter(candidate.open().list()), None) is None:
             say(f"output: {uri}")
             return candidate
-    raise UserActionError(f"{base}-2 to {base}-999 are all there; choose another output")
+    raise UserActionError(f"{base}-2 to {base}-999 all exist; choose another output")

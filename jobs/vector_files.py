@@ -26,7 +26,7 @@ def read_vector_file(uri: str, endpoint_url: str | None = None) -> tuple[Format,
     try:
         data = storage.read(key)
     except ObjectNotFoundError:
-        raise InputError(f"{uri}: no such file of vectors") from None
+        raise InputError(f"{uri}: no such vector file") from None
     return read_vectors(data, uri)
 
 
@@ -56,7 +56,8 @@ def read_vectors_of_spec(
     for name, width in widths.items():
         if width != file.width:
             raise InputError(
-                f"{key}: the vectors in {uri} have width {file.width}, models.{name} has {width}"
+                f"{key}: the vectors in {uri} have width {file.width}, but "
+                f"models.{name} has width {width}"
             )
     return file
 
@@ -82,13 +83,13 @@ def write_vector_file(
     sha256 = hashlib.sha256(data).hexdigest()
     outcome = storage.put_if_absent(key, data, attempt=uuid.uuid4().hex, digest=sha256)
     if outcome is PutOutcome.LOST:
-        raise InputError(f"{uri} is there already; give another name, or --force")
+        raise InputError(f"{uri} already exists; give another name, or use --force")
 
 
 def _place(uri: str, endpoint_url: str | None) -> tuple[Storage, str]:
     """The folder that a file is in, and its name there."""
     folder, _, name = uri.rpartition("/")
     if name in ("", ".", "..") or (uri.startswith("s3://") and uri.count("/") < 3):
-        raise InputError(f"{uri!r} names no file")
+        raise InputError(f"{uri!r} is not the name of a file")
     root = folder or ("/" if uri.startswith("/") else ".")
     return StorageSpec(root, endpoint_url).open(), name

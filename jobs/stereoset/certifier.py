@@ -131,7 +131,7 @@ class Certifier:
     def _judged(self, found: Certificate) -> TaskCertificate:
         falls_back = not found.holds and self._spec.on_failure == "fall_back"
         if not found.holds:
-            line = f"{self._name}: the fast path is not right here: {found.worst}"
+            line = f"{self._name}: the fast path is inaccurate here: {found.worst}"
             if self._spec.on_failure == "stop":
                 raise UserActionError(
                     f"{line}; set `certificate.on_failure: fall_back` to have such tasks computed "

@@ -48,7 +48,7 @@ def compare(storage: Storage, summary: Summary, with_run: Storage) -> Comparison
     common = [key for key in own if key in theirs]
     if not common:
         raise UserActionError(
-            f"{with_run.uri} has no cell in common with {storage.uri}: compare runs whose models "
+            f"{with_run.uri} has no cell in common with {storage.uri}; compare runs whose models "
             "have the same names and that share splits, bias types, layers and coefficients"
         )
     name, other = _names(storage, with_run)

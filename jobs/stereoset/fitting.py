@@ -79,8 +79,8 @@ def fit_shuffled(
         for entry in fold_sums(part):
             if entry.shuffled is None:
                 raise UserActionError(
-                    f"{storage.uri} was started before `nulls: [shuffled]` was there; leave it "
-                    "out, or use --new to start beside it"
+                    f"{storage.uri} was started before `nulls: [shuffled]` was added; leave it "
+                    "out, or use --new for a new output"
                 )
             if entry.layer in layers:
                 sums.append(replace(entry, total=entry.shuffled))

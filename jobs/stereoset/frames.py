@@ -24,7 +24,7 @@ def rows_frame(storage: Storage, inventory: Inventory, table: str) -> pd.DataFra
     """Rows of every finished part of ``baseline`` or ``steered``, partition columns last.
 
     Raises:
-        UserActionError: a part that holds other examples than were planned.
+        UserActionError: a part that holds other examples than planned.
         CorruptPartError: a damaged part.
     """
     schema = pa.schema([*ROWS_SCHEMA, *((name, pa.string()) for name in _GROUP)])
@@ -34,8 +34,8 @@ def rows_frame(storage: Storage, inventory: Inventory, table: str) -> pd.DataFra
         num_cells = max(1, len(task.cells))
         if rows["example_id"].to_pylist() != list(task.example_ids) * num_cells:
             raise UserActionError(
-                f"{storage.uri_of(key)} holds other examples than were planned; delete it to have "
-                "it made again"
+                f"{storage.uri_of(key)} holds other examples than planned; delete it to have "
+                "it recomputed"
             )
         for name in _GROUP:
             rows = rows.append_column(name, pa.repeat(getattr(task.group, name), len(rows)))

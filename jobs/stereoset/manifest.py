@@ -64,7 +64,7 @@ def from_tables(tables: Iterable[pa.Table]) -> list[PlannedTask]:
         return _from_tables(tables)
     except (KeyError, TypeError, ValueError) as error:
         raise UserActionError(
-            f"the manifest is not one of a sweep ({' '.join(str(error).split())}); name another "
+            f"the manifest is not that of a sweep ({' '.join(str(error).split())}); choose another "
             "output"
         ) from error
 

@@ -49,7 +49,7 @@ def described(inventory: Inventory) -> Iterator[str]:
     for group, (num_bad, num_rows) in count_by_group(inventory).items():
         yield (
             f"{group}: {num_bad:,} of {num_rows:,} rows have a score that is not finite; they are "
-            "kept as they are, and means leave them out"
+            "stored, but left out of means"
         )
 
 
@@ -63,6 +63,6 @@ def require_finite(pooled: PooledStates, examples: tuple[Example, ...], dtype: s
     if not is_finite.all():
         layer, row = np.argwhere(~is_finite)[0]
         raise InputError(
-            f"hidden states of example {examples[row].example_id} are not finite at layer "
+            f"the hidden states of example {examples[row].example_id} are not finite at layer "
             f"{pooled.layers[layer]} in {dtype}; use a dtype with a wider range, or another model"
         )

@@ -169,7 +169,7 @@ class _Session:
                 raise UserActionError(reason)
             if lost:
                 say(lost)
-            warn(f"the run stopped: {reason}; what is finished is kept")
+            warn(f"the run stopped: {reason}; finished work is kept")
             return 1
         set_aside = [_described(self._stages.planned(e.task.id), e) for e in outcome.set_aside]
         say(self._progress.last_line())

@@ -41,8 +41,8 @@ class StateSpool:
                 self._append(layer, layer_states(states, layer))
         except OSError as error:
             raise UserActionError(
-                f"states for vectors cannot be kept in {self._folder}: {error.strerror}; let "
-                "TMPDIR name a folder with more room"
+                f"cannot write the states for vectors to {self._folder}: {error.strerror}; set "
+                "TMPDIR to a folder with more space"
             ) from error
 
     def chunks(self, layer: int) -> SpooledChunks:

@@ -80,7 +80,7 @@ def submit(spec: AnySpec, options: SubmitOptions) -> int:
     try:
         return _watch(server, job_id, to_the_end=options.wait == "end")
     except KeyboardInterrupt:
-        say(f"job {job_id} goes on; submit again to follow it")
+        say(f"job {job_id} keeps running; submit again to follow it")
         return 130
 
 
@@ -93,7 +93,9 @@ def requirements() -> tuple[str, ...]:
     try:
         listed = importlib.metadata.requires("steersweep") or []
     except importlib.metadata.PackageNotFoundError:
-        raise InputError("--pip: steersweep is not installed here; pip install it first") from None
+        raise InputError(
+            "--pip needs steersweep to be installed here; pip install it first"
+        ) from None
     parsed = [Requirement(text) for text in listed]
     return tuple(str(r) for r in parsed if r.marker is None and r.name != "ray")
 
@@ -141,8 +143,8 @@ def _start(
         except JobTakenError:  # another submitter was faster: look again
             continue
         except ServerAwayError as error:
-            raise UserActionError(f"{error}; submit again, which runs it once") from error
-    raise UserActionError(f"jobs {name} are being submitted by others all the time; try again")
+            raise UserActionError(f"{error}; submit again (the job will only run once)") from error
+    raise UserActionError(f"others keep submitting jobs named {name}; try again")
 
 
 def _attempts(server: JobServer, name: str) -> dict[int, Job]:
@@ -158,10 +160,10 @@ def _attempts(server: JobServer, name: str) -> dict[int, Job]:
 def _joined(job: Job, digest: str) -> str:
     if job.metadata.get("spec") != digest:
         raise UserActionError(
-            f"job {job.id} is {job.status.lower()} with another spec for this output; wait for its "
-            "end, stop it, or choose another output"
+            f"job {job.id} is {job.status.lower()} with another spec for this output; wait for it "
+            "to end, stop it, or choose another output"
         )
-    say(f"job {job.id} is {job.status.lower()} already; nothing was started")
+    say(f"job {job.id} is already {job.status.lower()}; nothing was started")
     return job.id
 
 
@@ -173,7 +175,7 @@ def _tell(server: JobServer, job_id: str, output: StorageSpec, *, new: bool) -> 
     to_job = f"--address {shlex.quote(server.address)} {job_id}"
     say(f"job {job_id}")
     if new:
-        say("  watch:   steersweep status URI --watch, of the output that is named below")
+        say("  watch:   steersweep status URI --watch (the output is printed below)")
     else:
         say(f"  watch:   steersweep status {place} --watch")
     say(f"  log:     ray job logs --follow {to_job}")

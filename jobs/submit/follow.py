@@ -79,7 +79,7 @@ class Follower:
         except ServerAwayError as error:
             if time.monotonic() - self._last_answer > _AWAY_S:
                 raise UserActionError(
-                    f"{error}; job {self._job_id} goes on by itself, submit again to follow it"
+                    f"{error}; job {self._job_id} keeps running; submit again to follow it"
                 ) from error
             return None
         self._last_answer = time.monotonic()
@@ -102,7 +102,7 @@ def failure(job: Job, lines: list[str]) -> str:
         if said:
             return said[-1]
     if job.exit_code is not None:
-        last = lines[-1] if lines else f"its driver ended with code {job.exit_code}"
+        last = lines[-1] if lines else f"the driver exited with code {job.exit_code}"
         return _of_entrypoint(last)
     return _of_ray(job)
 
@@ -115,7 +115,9 @@ def _of_driver(lines: list[str]) -> list[str]:
 
 def _of_entrypoint(line: str) -> str:
     if "No module named" in line or "cannot import name" in line:
-        return f"{line}: the cluster's image lacks it; install it there, or submit with --pip"
+        return (
+            f"{line}: the cluster's image does not have it; install it there or submit with --pip"
+        )
     if "not found" in line and "python" in line:
         return f"{line}: there is no `python` on the PATH of the head's Ray"
     return line
@@ -124,7 +126,7 @@ def _of_entrypoint(line: str) -> str:
 def _of_ray(job: Job) -> str:
     lines = [line.strip() for line in job.message.splitlines() if line.strip()]
     telling = [line for line in lines if re.match(r"(ERROR|\w*(Error|Exception)):? ", line)]
-    line = (telling or lines or [job.error_type or "it failed without a word"])[-1]
+    line = (telling or lines or [job.error_type or "it failed without a message"])[-1]
     if job.error_type == "RUNTIME_ENV_SETUP_FAILURE":
         return f"its environment cannot be built: {line}"
     return line

@@ -28,9 +28,9 @@ def write_package(file: Path, sweep: Travelling, most_bytes: int = MOST_BYTES) -
     if num_bytes > most_bytes:
         largest = max(contents, key=lambda name: len(contents[name]))
         raise InputError(
-            f"what would travel to the cluster has {num_bytes / 2**20:.1f} MiB, at most "
-            f"{most_bytes / 2**20:.1f} can; the largest file is {largest}: move out of the package "
-            "what is not part of it"
+            f"the package to upload to the cluster has {num_bytes / 2**20:.1f} MiB, more than the "
+            f"limit of {most_bytes / 2**20:.1f} MiB; its largest file is {largest}: remove files "
+            "that are not part of steersweep"
         )
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in sorted(contents):

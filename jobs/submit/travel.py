@@ -44,8 +44,8 @@ def travelling(spec: AnySpec) -> Travelling:
     """
     if spec.compute.executor == "in_process":
         raise InputError(
-            "compute.executor: in_process would compute on the cluster's head, beside Ray; leave "
-            "it at ray"
+            "compute.executor: in_process would compute on the cluster's head node, outside Ray; "
+            "use ray"
         )
     _check_output(spec.output)
     for key, path in _model_paths(spec):
@@ -62,8 +62,8 @@ def travelling(spec: AnySpec) -> Travelling:
     for key, text in _texts(document):
         if redact(text) != text:
             raise InputError(
-                f"{key} holds what looks like a secret, and a spec travels in the open; put it "
-                "into the environment of each node's Ray"
+                f"{key} holds what looks like a secret, and the spec is sent unencrypted; put it "
+                "into the environment of Ray on each node"
             )
     return Travelling(yaml.safe_dump(document, sort_keys=False), files)
 
@@ -72,7 +72,7 @@ def _check_output(output: str) -> None:
     is_uri = "://" in output
     if not is_uri and not Path(output).is_absolute():
         raise InputError(
-            f"output: {output} is a folder of this machine; give s3://bucket/prefix, or the "
+            f"output: {output} is a folder on this machine; give s3://bucket/prefix, or the "
             "absolute path of a folder that all nodes share"
         )
     StorageSpec(output)  # refuses what cannot be meant
@@ -86,8 +86,8 @@ def _check_model(key: str, path: str) -> None:
     is_here = path.startswith((".", "~")) or Path(path).is_dir()
     if is_here and not Path(path).is_absolute():
         raise InputError(
-            f"{key}: {path} is a folder of this machine, and weights do not travel; give a hub id, "
-            "or the absolute path of a folder that all nodes share"
+            f"{key}: {path} is a folder on this machine, and weights are not uploaded; give a hub "
+            "id, or the absolute path of a folder that all nodes share"
         )
 
 
@@ -97,8 +97,8 @@ def _check_file(key: str, path: str, node: str) -> None:
         return
     if not Path(path).is_absolute():
         raise InputError(
-            f"{key}: {path} is a file of this machine, and data do not travel; give its absolute "
-            f"path on {node} of the cluster"
+            f"{key}: {path} is a file on this machine, and data files are not uploaded; give its "
+            f"absolute path on {node} of the cluster"
         )
 
 

@@ -300,7 +300,7 @@ def test_stop_ends_the_run_with_one_line_that_says_where(
         "coeff 2",
         "example ",
         "nats",
-        "tolerance is 0.0001",
+        "tolerance: 0.0001",
         "on_failure",
     )
     for words in says:
@@ -408,7 +408,7 @@ def test_verify_refuses_what_it_cannot_check(tmp_path: Path) -> None:
 
     whole = data.read_text()
     data.write_text(whole.replace("nurse", "baker"))
-    _assert_refused(steersweep("verify", output), "changed since: data (content): ")
+    _assert_refused(steersweep("verify", output), "have changed since the run: data (content): ")
     data.write_text(whole)
     copied.rename(tmp_path / "elsewhere")
     _assert_refused(steersweep("verify", output), str(copied), "run.json")

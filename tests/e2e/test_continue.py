@@ -124,7 +124,7 @@ def test_a_stopped_driver_goes_on_and_computes_nothing_twice(
     assert process.returncode == (-9 if number == signal.SIGKILL else 128 + number), text
     assert len(kept) < 24 * 3, "stopped too late to show anything"
     if number != signal.SIGKILL:
-        assert "the same command goes on from there" in text
+        assert "the same command resumes it" in text
         assert "Traceback" not in text
     again = steersweep("run", str(spec), "--set", "compute.executor=in_process")
     assert again.code == 0, again

@@ -117,7 +117,7 @@ def test_a_job_that_runs_out_of_time_is_queued_again_and_its_next_goes_on(tmp_pa
     job.send_signal(signal.SIGUSR1)  # as SLURM does two minutes before the end
     text = _finish(job)
     assert job.returncode == 128 + signal.SIGTERM, text
-    assert "interrupted; what is finished is kept" in text
+    assert "interrupted; finished work is kept" in text
     assert (tmp_path / "scontrol.log").read_text() == f"requeue {JOB_ID}\n"
     done = part_keys(output)
     assert done

@@ -83,7 +83,7 @@ class Endpoint:
             return UserActionError(
                 f"{who} cannot be reached ({_what(error)}); check base_url and the network"
             )
-        return UserActionError(f"{who} did not answer a test ({_what(error)})")
+        return UserActionError(f"{who} did not answer a test query ({_what(error)})")
 
 
 def _status(error: Exception) -> int | None:

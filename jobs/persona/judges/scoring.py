@@ -52,7 +52,7 @@ class Usage:
         """One line for the user."""
         return (
             f"judge {judge}: {self.num_calls:,} calls, {self.num_tokens_in:,} tokens in, "
-            f"{self.num_tokens_out:,} out; {self.num_cached:,} verdicts were there already"
+            f"{self.num_tokens_out:,} out; {self.num_cached:,} verdicts were reused"
         )
 
 
@@ -173,8 +173,8 @@ class Scorer:
         self._num_failed_in_a_row = self._num_failed_in_a_row + 1 if has_failed else 0
         if self._num_failed_in_a_row >= MOST_FAILURES_IN_A_ROW and self._stopped_by is None:
             self._stopped_by = UserActionError(
-                f"judge {self.judge.name}: {self._num_failed_in_a_row} queries in a row failed, "
-                f"the last with {verdict.said}; what was scored is kept, start again later"
+                f"judge {self.judge.name}: {self._num_failed_in_a_row} queries in a row failed; "
+                f"the last error: {verdict.said}; finished scores are kept, run again later"
             )
 
     def _count(

@@ -243,7 +243,7 @@ def test_an_answer_too_large_to_be_the_file_is_refused(
     monkeypatch.setattr(data, "_MOST_BYTES", len(official) - 1)
     with (
         serving(mirror(official)) as url,
-        pytest.raises(InputError, match=f"larger than {len(official) - 1} bytes"),
+        pytest.raises(InputError, match=f"larger than {len(official) - 1:,} bytes"),
     ):
         fetch_stereoset(url, str(target))
     assert not target.exists()

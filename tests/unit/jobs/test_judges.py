@@ -148,7 +148,7 @@ def test_the_cost_is_counted(tmp_path: Path) -> None:
     assert scorer.usage.num_tokens_in == NUM_TOKENS_IN * calls
     assert scorer.cost_line() == (
         f"judge m: 14 calls, {NUM_TOKENS_IN * calls} tokens in, {NUM_TOKENS_OUT * calls} out; "
-        "12 verdicts were there already"
+        "12 verdicts were reused"
     )
 
 
@@ -310,7 +310,7 @@ def test_a_judge_that_answers_passes_the_check() -> None:
         (403, "refused the key in {variable} (HTTP 403); set a valid one"),
         (404, "has no model 'm', or base_url is wrong (HTTP 404)"),
         (402, "has no credit left for this key ({variable})"),
-        (500, "did not answer a test (HTTP 500)"),
+        (500, "did not answer a test query (HTTP 500)"),
     ],
 )
 def test_a_check_says_what_is_wrong(

@@ -65,5 +65,5 @@ def test_a_layer_comes_back_whole_and_in_order(
 
 def test_a_disk_that_takes_nothing_is_the_users_to_change(tmp_path: Path) -> None:
     table, _ = part(golden_examples().group("intersentence", "race"), [0, 0, 0], seed=0)
-    with pytest.raises(UserActionError, match=r"cannot be kept in .*gone: No such .*; let TMPDIR"):
+    with pytest.raises(UserActionError, match=r"cannot write .* to .*gone: No such .*; set TMPDIR"):
         StateSpool(tmp_path / "gone", LAYERS).add(table)

@@ -41,14 +41,14 @@ def test_the_spec_travels_as_it_was_resolved(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("output=runs/here", "output: runs/here is a folder of this machine"),
-        ("output=~/runs", "output: ~/runs is a folder of this machine"),
-        ("data.path=dev.json", "data.path: dev.json is a file of this machine"),
-        ("data.path=~/dev.json", "data.path: ~/dev.json is a file of this machine"),
-        ("vectors.file=v.gguf", "vectors.file: v.gguf is a file of this machine"),
+        ("output=runs/here", "output: runs/here is a folder on this machine"),
+        ("output=~/runs", "output: ~/runs is a folder on this machine"),
+        ("data.path=dev.json", "data.path: dev.json is a file on this machine"),
+        ("data.path=~/dev.json", "data.path: ~/dev.json is a file on this machine"),
+        ("vectors.file=v.gguf", "vectors.file: v.gguf is a file on this machine"),
         ("models.tiny.path=./weights", "models.tiny.path: ./weights is a folder"),
         ("models.tiny.path=here", "models.tiny.path: here is a folder"),
-        ("models.tiny.path=embedded:no", "nothing embedded has that name"),
+        ("models.tiny.path=embedded:no", "no embedded file has that name"),
         ("compute.executor=in_process", "compute.executor: in_process would compute on"),
         ("models.tiny.revision=hf_abcdefghijklmnopqrst", "models.tiny.revision holds what looks"),
     ],
@@ -125,7 +125,7 @@ def test_the_package_is_whole_small_and_the_same_each_time(tmp_path: Path) -> No
 
 def test_a_package_that_is_too_large_names_its_largest_file(tmp_path: Path) -> None:
     sweep = Travelling("job: x\n", {"traits/huge.json": bytes(3 * 2**20)})
-    with pytest.raises(InputError, match=r"at most 2\.0 can; the largest file is traits/huge"):
+    with pytest.raises(InputError, match=r"limit of 2\.0 MiB; its largest file is traits/huge"):
         write_package(tmp_path / "zip", sweep, 2 * 2**20)
     assert not (tmp_path / "zip").exists()
 
@@ -221,7 +221,7 @@ def test_a_start_that_takes_long_is_not_waited_for() -> None:
 def test_a_server_that_is_gone_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follow, "_AWAY_S", -1.0)
     follower, _ = _follower(Server(None))
-    with pytest.raises(UserActionError, match="no answer; job j-1 goes on by itself"):
+    with pytest.raises(UserActionError, match="no answer; job j-1 keeps running"):
         follower.until_ended()
 
 
@@ -238,7 +238,7 @@ def test_a_server_that_is_gone_is_not_waited_for(monkeypatch: pytest.MonkeyPatch
         ),
         ("ModuleNotFoundError: No module named 'typer'\n", 1, ClusterError, "submit with --pip"),
         ("sh: 1: exec: python: not found\n", 127, ClusterError, "no `python` on the PATH"),
-        ("", 9, ClusterError, "its driver ended with code 9"),
+        ("", 9, ClusterError, "the driver exited with code 9"),
     ],
 )
 def test_a_failed_driver_is_one_line(

@@ -94,7 +94,7 @@ def test_a_file_that_is_there_stays(
     target.write_text("mine")
     arguments = ("export", own, target, "--to", "repeng")
     assert vectors(*arguments, monkeypatch=monkeypatch) == 2
-    assert "is there already; give another name, or --force" in capsys.readouterr().err
+    assert "already exists; give another name, or use --force" in capsys.readouterr().err
     assert target.read_text() == "mine"
     assert vectors(*arguments, "--force", monkeypatch=monkeypatch) == 0
     assert target.read_bytes().startswith(b"GGUF")
@@ -103,12 +103,12 @@ def test_a_file_that_is_there_stays(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["import", "{tmp}/gone.pt", "{tmp}/x"], "no such file of vectors"),
+        (["import", "{tmp}/gone.pt", "{tmp}/x"], "no such vector file"),
         (["import", "{tmp}/bad.pt", "{tmp}/x"], "not a complete torch.save file"),
         (["import", "{tmp}/text", "{tmp}/x"], "not a file of steering vectors"),
-        (["import", "{own}", "{tmp}/"], "names no file"),
-        (["import", "s3://bucket", "{tmp}/x"], "names no file"),
-        (["show", "{tmp}/gone"], "no such file of vectors"),
+        (["import", "{own}", "{tmp}/"], "is not the name of a file"),
+        (["import", "s3://bucket", "{tmp}/x"], "is not the name of a file"),
+        (["show", "{tmp}/gone"], "no such vector file"),
         (["export", "{own}", "{tmp}/x", "--to", "persona_vectors"], "number of blocks"),
         (["export", "{own}", "{tmp}/x", "--to", "repeng", "--fold", "2"], "there is no fold 2"),
         (["export", "{own}", "{tmp}/x", "--to", "repeng", "--layers", "2"], "there is no layer 2"),
