@@ -11,7 +11,10 @@ import pandas as pd
 from cluster.ledger import Ledger
 from cluster.storage import Storage
 from jobs.console import link, print_table, print_tables, say, warn
+from jobs.examples_file import read_examples, write_examples
+from jobs.persona.examples import examples_of_answers
 from jobs.persona.index import Parts
+from jobs.persona.stored import judged_answers
 from jobs.persona.summary import PersonaSummary, summarise
 from jobs.words import coefficient
 
@@ -38,6 +41,8 @@ def report(storage: Storage, parts: Parts | None = None, *, figures: bool = True
     if missing:
         warn(f"the sweep is not complete yet ({missing} missing); the report covers the rest")
     _write(storage, summary)
+    if read_examples(storage) is None:  # of an output that an earlier version made
+        write_examples(storage, examples_of_answers(judged_answers(storage, parts)))
     for group, pairs in parts.pairs.items():
         say(pairs.line(str(group)))
     if len(summary.steered):

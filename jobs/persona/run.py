@@ -18,8 +18,10 @@ from cluster.scheduler import Scheduler
 from cluster.storage import Storage
 from cluster.tasks import Event, Pool, Receipt, ReplicaReady, Task, WorkerFactory
 from jobs.console import REPLICA_IS_READY, say, warn
+from jobs.examples_file import EXAMPLES_KEY, write_examples
 from jobs.executor import Executor
 from jobs.persona.earlier import ids_of, refuse_other_sweep, refuse_unfinished
+from jobs.persona.examples import sweep_examples
 from jobs.persona.index import INDEX_KEY
 from jobs.persona.judges import Judge, Scorer, open_judge
 from jobs.persona.judges.spec import LocalJudgeSpec
@@ -37,6 +39,7 @@ _OLD_TEMPORARY_S = 3600.0
 _OURS = (
     LOCK_KEY,
     INDEX_KEY,
+    EXAMPLES_KEY,
     "log/",
     "answers/",
     "judge/",
@@ -113,6 +116,7 @@ class _Session:
         record = Record(ledger, sweep, before)
         record.write("running")
         self._storage.clean_temporaries(_OLD_TEMPORARY_S)
+        write_examples(self._storage, sweep_examples(sweep))
         self._log = self._stack.enter_context(stored_log(self._storage))
         try:
             return self._stages(record, judge)

@@ -13,10 +13,12 @@ from cluster.errors import UserActionError
 from cluster.lease import Lease
 from cluster.ledger import Ledger
 from cluster.storage import Storage
+from jobs.examples_file import EXAMPLES_KEY, write_examples
 from jobs.record import Record
 from jobs.same_sweep import changes_of, different_sweep, removals_of
 from jobs.session import LOCK_KEY
 from jobs.stereoset.batch_size import TUNING
+from jobs.stereoset.examples import sweep_examples
 from jobs.stereoset.inventory import Inventory, take_inventory
 from jobs.stereoset.manifest import from_tables, to_table
 from jobs.stereoset.plan import PlannedTask, packing_for, plan_missing, would_plan
@@ -26,6 +28,7 @@ _OLD_TEMPORARY_S = 3600.0
 
 _OURS = (
     "run.json",
+    EXAMPLES_KEY,
     "manifest/",
     "baseline/",
     "sums/",
@@ -59,6 +62,7 @@ class Output:
     inventory: Inventory
     added: tuple[PlannedTask, ...]
     is_settled: bool
+    _sweep: Sweep
     _generation: int
 
     @classmethod
@@ -88,6 +92,7 @@ class Output:
             inventory=inventory,
             added=tuple(added),
             is_settled=is_done and not added and len(inventory.done) == len(inventory.planned),
+            _sweep=sweep,
             _generation=len(generations),
         )
 
@@ -113,6 +118,7 @@ class Output:
         self.record.write("running", rows_before=self.inventory.num_rows_done, **more)
         self.storage.clean_temporaries(_OLD_TEMPORARY_S)
         write_checked(self.storage, self.inventory.parts)
+        write_examples(self.storage, sweep_examples(self._sweep))
         if self.added:
             attempt = uuid.uuid4().hex
             Ledger(self.storage).append_manifest(to_table(self.added), self._generation, attempt)

@@ -16,6 +16,7 @@ from cluster.storage import Storage
 from jobs.console import link, say, warn
 from jobs.stereoset.certificate_file import write_certificate
 from jobs.stereoset.comparison import COMPARED_SCHEMA, compare
+from jobs.stereoset.examples import store_missing_examples
 from jobs.stereoset.inventory import Inventory, take_inventory
 from jobs.stereoset.non_finite import described
 from jobs.stereoset.page.facts import gather
@@ -72,6 +73,7 @@ def report(
     facts = gather(inventory, summary, record, certificate, set_aside, comparison)
     write_page(storage, facts)
     write_checked(storage, inventory.parts)
+    store_missing_examples(storage, inventory, record)
     if figures:
         _draw(storage, inventory, summary)
     _say_where(storage)
