@@ -2,76 +2,167 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from cluster.errors import ObjectNotFoundError
+from cluster.errors import UserActionError
+from cluster.ledger import Ledger
 from cluster.storage import Storage, StorageSpec
-from jobs.stereoset.frames import rows_frame, vectors_frame
-from jobs.stereoset.inventory import take_inventory
-from jobs.stereoset.summary import summarise
-from jobs.stereoset.summary_tables import NULLS_SCHEMA, stored_table
+from jobs.data_source import DataSource
+
+if TYPE_CHECKING:
+    from jobs.persona.results import PersonaResults
+    from jobs.stereoset.results import StereoSetResults
 
 
 @dataclass(frozen=True)
-class Results:
-    """Frames of one output; docs/results.md lists their columns.
+class FlatRows:
+    """All rows of an output with the texts behind their ids, for ``steersweep export``.
 
     Attributes:
-        baseline, steered: rows, one for each example and cell; partition columns last.
-        cells, pooled, nulls, geometry: the summary's tables.
-        vectors: model, split, bias_type, layer, fold (null: of all examples), vector (float32 [D]).
+        num_rows: how many ``tables`` will yield in all.
+        tables: each of ``schema``, small enough to be held in memory.
+        source: of the texts.
+        without_texts: why the texts are null; empty if they are there.
     """
 
-    baseline: pd.DataFrame
-    steered: pd.DataFrame
-    cells: pd.DataFrame
-    pooled: pd.DataFrame
-    nulls: pd.DataFrame
-    geometry: pd.DataFrame
-    vectors: pd.DataFrame
+    schema: pa.Schema
+    num_rows: int
+    tables: Iterator[pa.Table]
+    source: DataSource
+    without_texts: str = ""
 
 
-def load(uri: str, endpoint_url: str | None = None) -> Results:
-    """The results of a run, finished or not, from a folder or ``s3://bucket/prefix``.
+class Results(ABC):
+    """Tables of one output. Each is read when it is first used, and then kept.
 
-    Rows are those of finished tasks, each part checked against its digest. The summary is the one
-    that the last ``report`` has left; where there is none it is computed. Nothing is written.
+    The rows are those of the tasks that were finished when the output was opened. Each part that
+    is read is checked against its digest. Nothing is ever written.
+
+    Attributes:
+        uri: the output.
+        run: what ``run.json`` says (spec, versions, sessions); empty if that file is lost.
+    """
+
+    tables: tuple[str, ...]
+    """Names of the tables, each an attribute."""
+    _in_every_summary: frozenset[str] = frozenset()
+    "Tables that a report always writes; a summary without them is one that it has not finished."
+
+    def __init__(self, storage: Storage, record: Mapping[str, Any]) -> None:
+        self._storage = storage
+        self.uri = storage.uri
+        self.run = dict(record)
+
+    @property
+    def outcome(self) -> str:
+        """How the last session ended: done, failed tasks, interrupted, stopped, or running."""
+        return str(self.run.get("outcome", "unknown"))
+
+    @cached_property
+    def summary(self) -> dict[str, pd.DataFrame]:
+        """All tables of summary/ by name, as the last report wrote them.
+
+        If there is no summary yet, it is computed from the rows, which can take a minute.
+        """
+        stored = {
+            entry.key.removeprefix("summary/").removesuffix(".parquet"): entry.key
+            for entry in self._storage.list("summary/")
+            if entry.key.endswith(".parquet")
+        }
+        if not stored or not self._in_every_summary <= stored.keys():
+            return self._computed_summary()
+        return {name: self._stored_table(key) for name, key in stored.items()}
+
+    def read_all(self) -> Self:
+        """Read every table now, so that a damaged one is found at once; returns itself.
+
+        The texts (``examples``) are left out: outputs of earlier versions may not have them.
+        """
+        for name in self.tables:
+            if name != "examples":
+                getattr(self, name)
+        return self
+
+    @abstractmethod
+    def flat_rows(self) -> FlatRows:
+        """All rows of the output in one layout, for ``steersweep export``."""
+
+    @abstractmethod
+    def _computed_summary(self) -> dict[str, pd.DataFrame]: ...
+
+    def _stored_table(self, key: str) -> pd.DataFrame:
+        try:
+            table = pq.read_table(pa.BufferReader(self._storage.read(key)))
+        except (pa.ArrowException, OSError) as error:
+            raise UserActionError(
+                f"{self._storage.uri_of(key)} cannot be read; `steersweep report {self.uri}` makes "
+                "it again"
+            ) from error
+        frame: pd.DataFrame = table.to_pandas()
+        return frame
+
+    def __repr__(self) -> str:
+        lines = [f"{type(self).__name__} of {self.uri} ({self.outcome})"]
+        for name in (*self.tables, "summary"):
+            told = (getattr(type(self), name).__doc__ or "").partition("\n")[0]
+            table = self.__dict__.get(name)
+            rows = f"{len(table):,} rows" if isinstance(table, pd.DataFrame) else ""
+            lines.append(f"  .{name:<11} {told.rstrip('.').replace('``', ''):<60} {rows}".rstrip())
+        return "\n".join(lines)
+
+
+def open_results(uri: str, endpoint_url: str | None = None) -> StereoSetResults | PersonaResults:
+    """The results of a run of any job, finished or not, from a folder or ``s3://bucket/prefix``.
 
     Args:
-        endpoint_url: of an S3-compatible store.
+        endpoint_url: of an S3-compatible store (MinIO, R2, ...).
 
     Raises:
-        UserActionError: no run at this place, or damaged parts.
-        CorruptPartError: a part whose rows are not those of its digest.
+        UserActionError: there is no run of steersweep at this place, or its plan or a part is
+            damaged.
     """
     storage = StorageSpec(uri, endpoint_url).open()
     storage.check_reachable()
-    inventory = take_inventory(storage)
-    names = ("cells", "pooled", "geometry")
-    try:
-        tables = {name: _stored(storage, name) for name in names}
-        tables["nulls"] = _stored_nulls(storage)
-    except ObjectNotFoundError:
-        summary = summarise(storage, inventory)
-        tables = {name: getattr(summary, name).to_pandas() for name in (*names, "nulls")}
-    return Results(
-        baseline=rows_frame(storage, inventory, "baseline"),
-        steered=rows_frame(storage, inventory, "steered"),
-        vectors=vectors_frame(inventory.vectors),
-        **tables,
+    return results_of(storage)
+
+
+def results_of(storage: Storage) -> StereoSetResults | PersonaResults:
+    """The results in an opened output; raises as ``open_results`` does."""
+    record = Ledger(storage).read_record() or {}
+    job = record["spec"].get("job") if record else _job_without_record(storage)
+    if job == "persona":
+        from jobs.persona.results import PersonaResults
+
+        return PersonaResults(storage, record)
+    if job == "stereoset":
+        from jobs.stereoset.results import StereoSetResults
+
+        return StereoSetResults(storage, record)
+    raise UserActionError(
+        f"{storage.uri} holds a run of job {job!r}, which this steersweep does not know; use the "
+        "version that made it"
     )
 
 
-def _stored(storage: Storage, name: str) -> pd.DataFrame:
-    frame: pd.DataFrame = stored_table(storage, name).to_pandas()
-    return frame
+def load(uri: str, endpoint_url: str | None = None) -> StereoSetResults | PersonaResults:
+    """As ``open_results``, with every table read at once.
+
+    Raises:
+        UserActionError: there is no run at this place, or parts are damaged.
+        CorruptPartError: a part whose rows are not those of its digest.
+    """
+    return open_results(uri, endpoint_url).read_all()
 
 
-def _stored_nulls(storage: Storage) -> pd.DataFrame:
-    try:
-        return _stored(storage, "nulls")
-    except ObjectNotFoundError:  # a sweep without any leaves no table
-        frame: pd.DataFrame = NULLS_SCHEMA.empty_table().to_pandas()
-        return frame
+def _job_without_record(storage: Storage) -> str:
+    """The job of an output whose run.json is lost, by the plan that it keeps."""
+    has_index = next(iter(storage.list("index.json")), None) is not None
+    return "persona" if has_index else "stereoset"

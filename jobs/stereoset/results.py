@@ -1,0 +1,135 @@
+"""Results of a StereoSet sweep as pandas frames."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+
+from cluster.errors import UserActionError
+from cluster.storage import Storage
+from jobs.data_source import DataSource
+from jobs.results import FlatRows, Results
+from jobs.stereoset.examples import stored_examples
+from jobs.stereoset.flat import FLAT_SCHEMA, flat_tables
+from jobs.stereoset.frames import rows_frame, vectors_frame
+from jobs.stereoset.inventory import take_inventory
+from jobs.stereoset.summary import summarise
+from jobs.stereoset.summary_tables import NULLS_SCHEMA
+
+
+class StereoSetResults(Results):
+    """Tables of one output of ``job: stereoset``; docs/results.md lists all columns."""
+
+    tables = (
+        "baseline",
+        "steered",
+        "cells",
+        "pooled",
+        "nulls",
+        "geometry",
+        "vectors",
+        "examples",
+    )
+    _in_every_summary = frozenset({"cells", "pooled", "geometry"})
+
+    def __init__(self, storage: Storage, record: Mapping[str, Any]) -> None:
+        super().__init__(storage, record)
+        self._inventory = take_inventory(storage)
+
+    @cached_property
+    def baseline(self) -> pd.DataFrame:
+        """Scores before steering: a row per model and example.
+
+        ``example_id``, ``target``; ``score_stereotype``, ``score_anti_stereotype``,
+        ``score_unrelated`` (mean log-likelihood in nats per scored token) and ``num_tokens_*``;
+        ``choice`` (label with the highest score); ``model``, ``split``, ``bias_type``.
+        """
+        return rows_frame(self._storage, self._inventory, "baseline")
+
+    @cached_property
+    def steered(self) -> pd.DataFrame:
+        """Scores after steering: a row per example, layer and coefficient.
+
+        The columns of ``baseline``, and ``layer`` (1-based), ``coeff``, ``read``, ``apply``.
+        """
+        return rows_frame(self._storage, self._inventory, "steered")
+
+    @cached_property
+    def cells(self) -> pd.DataFrame:
+        """Effects of steering: a row per bias type, layer and coefficient.
+
+        ``model``, ``split``, ``bias_type``, ``layer``, ``coeff``, ``num_examples``; ``s2a``,
+        ``u2a``, ``s2u`` (nats per token), ``flow_*`` (shares of examples), ``lms``, ``ss``,
+        ``icat`` (percent) and their changes, each with ``_low`` and ``_high`` (95 %).
+        """
+        return self.summary["cells"]
+
+    @cached_property
+    def pooled(self) -> pd.DataFrame:
+        """The columns of cells, over bias types, splits or layers.
+
+        ``split`` and ``bias_type`` are then ``all``, and ``layer`` is null.
+        """
+        return self.summary["pooled"]
+
+    @cached_property
+    def nulls(self) -> pd.DataFrame:
+        """The columns of cells, for vectors that mean nothing.
+
+        ``null`` says how they were drawn (``random``, ``shuffled``). A sweep without nulls has no
+        rows here.
+        """
+        empty: pd.DataFrame = NULLS_SCHEMA.empty_table().to_pandas()
+        return self.summary.get("nulls", empty)
+
+    @cached_property
+    def geometry(self) -> pd.DataFrame:
+        """Norms and cosines of the states that vectors are made of."""
+        return self.summary["geometry"]
+
+    @cached_property
+    def vectors(self) -> pd.DataFrame:
+        """Steering vectors: a row per bias type, layer and fold.
+
+        ``fold`` is null for the vector of all examples; ``vector`` is a float32 array [d_model].
+        """
+        return vectors_frame(self._inventory.vectors)
+
+    @cached_property
+    def examples(self) -> pd.DataFrame:
+        """The texts behind the ids: a row per example.
+
+        ``example_id`` (unique within a split), ``split``, ``bias_type``, ``target``, ``context``,
+        ``candidates`` and ``labels`` (three each, in the order of the data file; ``choice_index``
+        counts them from 0). An output of an earlier version has no texts; they are then read from
+        its data file.
+
+        Raises:
+            UserActionError: no texts are stored, and the data file is not here or has changed.
+        """
+        frame: pd.DataFrame = stored_examples(self._storage, self._inventory, self.run).to_pandas()
+        return frame
+
+    def flat_rows(self) -> FlatRows:
+        """All rows with texts: baseline, steered, then nulls (``jobs.stereoset.flat``)."""
+        examples, source, reason = None, DataSource("unknown", "no texts"), ""
+        try:
+            examples = stored_examples(self._storage, self._inventory, self.run)
+            source = DataSource.of(examples)
+        except UserActionError as error:
+            reason = str(error)
+        return FlatRows(
+            schema=FLAT_SCHEMA,
+            num_rows=self._inventory.num_rows_done,
+            tables=flat_tables(self._storage, self._inventory, examples),
+            source=source,
+            without_texts=reason,
+        )
+
+    def _computed_summary(self) -> dict[str, pd.DataFrame]:
+        summary = summarise(self._storage, self._inventory)
+        names = ("cells", "pooled", "nulls", "geometry", "baseline")
+        return {name: getattr(summary, name).to_pandas() for name in names}
