@@ -365,6 +365,35 @@ def verify(
 
 
 @app.command()
+def export(
+    uri: UriArgument,
+    file: Annotated[
+        str, typer.Argument(metavar="FILE.parquet", help="The file to write, on this machine")
+    ],
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace FILE.parquet if it exists")
+    ] = False,
+    endpoint_url: EndpointOption = None,
+) -> None:
+    """Write all rows of an output into one flat Parquet file, with the texts.
+
+    Each row has its model, split and bias type as columns, and the context and candidates behind
+    its id; the column `table` tells baseline, steered and null rows apart. Of a persona sweep:
+    the answers with their scores. The license of the texts, where it is known, is in the file's
+    metadata. `datasets.load_dataset("parquet", data_files="FILE.parquet")` reads the file.
+
+    Examples:
+
+        steersweep export runs/gemma2 gemma2.parquet
+
+        steersweep export s3://bucket/gemma2 gemma2.parquet --overwrite
+    """
+    from jobs.export import export as write_flat_file
+
+    write_flat_file(_open(uri, endpoint_url), file, overwrite=overwrite)
+
+
+@app.command()
 def bench(
     shape: Annotated[
         str | None,
