@@ -65,7 +65,7 @@ def export(storage: Storage, file: str, *, overwrite: bool = False) -> Exported:
         if not overwrite:
             _check_absent(path)
         temporary.replace(path)
-    say(f"license of the texts: {rows.source.license} ({rows.source.source})")
+    say(f"license of the texts: {rows.source.license} (see the file's metadata)")
     say(f"exported {num_rows:,} rows to {path} ({_size(num_bytes)})")
     return Exported(path, num_rows, num_bytes)
 

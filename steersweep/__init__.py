@@ -15,11 +15,23 @@ from typing import TYPE_CHECKING, Any
 from jobs import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from os import PathLike
+
     from jobs.persona.results import PersonaResults
     from jobs.stereoset.results import StereoSetResults
     from steering_core.steerer import ActivationSteerer
 
-__all__ = ["ActivationSteerer", "PersonaResults", "StereoSetResults", "__version__", "load"]
+__all__ = [
+    "ActivationSteerer",
+    "PersonaResults",
+    "StereoSetResults",
+    "__version__",
+    "load",
+    "report",
+    "run",
+    "verify",
+]
 
 _LAZY = {
     "ActivationSteerer": "steering_core.steerer",
@@ -52,6 +64,72 @@ def load(uri: str, endpoint_url: str | None = None) -> StereoSetResults | Person
     from jobs.results import open_results
 
     return open_results(uri, endpoint_url)
+
+
+def run(
+    spec: str | PathLike[str],
+    overrides: Mapping[str, Any] | None = None,
+    output: str | None = None,
+    *,
+    figures: bool = True,
+) -> StereoSetResults | PersonaResults:
+    """The results of a sweep that is run now, or resumed, as ``steersweep run`` does it.
+
+    >>> results = steersweep.run("sweep.yaml", {"data.limit": 20, "compute.executor": "in_process"})
+
+    Progress is printed. If tasks failed, there is a warning, ``outcome`` of the results says so,
+    and they hold what is finished.
+
+    Args:
+        spec: a YAML file, or the name of an example such as ``demo``.
+        overrides: values by key, as for ``--set``.
+        output: replaces the ``output`` of the file.
+        figures: whether the report at the end draws them.
+
+    Raises:
+        steering_core.errors.InputError, cluster.errors.UserActionError: something must be changed
+            first, as the message says.
+        KeyboardInterrupt: it was interrupted; what is finished is kept.
+    """
+    from jobs import in_python
+
+    return in_python.run(spec, overrides, output, figures=figures)
+
+
+def report(
+    uri: str, endpoint_url: str | None = None, *, figures: bool = True
+) -> StereoSetResults | PersonaResults:
+    """The results of a run after its tables, figures and report.html are made again.
+
+    Args:
+        uri, endpoint_url: as for ``load``.
+        figures: whether to draw them, which takes most of the time.
+
+    Raises:
+        cluster.errors.UserActionError: there is no run at this place, or parts are damaged.
+    """
+    from jobs import in_python
+
+    return in_python.report(uri, endpoint_url, figures=figures)
+
+
+def verify(uri: str, rows: int = 20, seed: int = 0, endpoint_url: str | None = None) -> bool:
+    """Whether a random sample of stored rows equals plain Hugging Face, within the tolerance.
+
+    The comparison is printed; nothing is written. Model and data must be where the run had them.
+
+    Args:
+        uri, endpoint_url: as for ``load``.
+        rows: rows or answers of each model.
+        seed: for choosing them.
+
+    Raises:
+        cluster.errors.UserActionError: nothing is finished, or model or data have changed since.
+        steering_core.errors.InputError: model or data are not where they were.
+    """
+    from jobs import in_python
+
+    return in_python.verify(uri, rows, seed, endpoint_url)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,108 @@
+"""Commands as functions for a notebook: what ``import steersweep`` offers beside ``load``."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from cluster.storage import Storage, StorageSpec
+from jobs import outputs
+from jobs.console import warn
+from jobs.kinds import load_any_spec
+from jobs.persona.spec import PersonaSpec
+from jobs.results import open_results, results_of
+from steering_core.errors import InputError
+
+if TYPE_CHECKING:
+    from jobs.persona.results import PersonaResults
+    from jobs.stereoset.results import StereoSetResults
+
+_TASKS_FAILED = 1
+
+
+def run(
+    spec: str | os.PathLike[str],
+    overrides: Mapping[str, Any] | None = None,
+    output: str | None = None,
+    *,
+    figures: bool = True,
+) -> StereoSetResults | PersonaResults:
+    """See ``steersweep.run``."""
+    texts = [f"{key}={_yaml(key, value)}" for key, value in (overrides or {}).items()]
+    sweep = load_any_spec(os.fspath(spec), texts, output)
+    with _signals_put_back():
+        if isinstance(sweep, PersonaSpec):
+            from jobs.persona.run import run as run_persona
+
+            code = run_persona(sweep, figures=figures)
+        else:
+            from jobs.stereoset.run import run as run_stereoset
+
+            code = run_stereoset(sweep, figures=figures)
+    if code > _TASKS_FAILED:
+        raise KeyboardInterrupt
+    results = open_results(sweep.output, sweep.storage.endpoint_url)
+    if code:
+        warn(f"not all tasks are done ({results.outcome}); the results have what is finished")
+    return results
+
+
+def report(
+    uri: str, endpoint_url: str | None = None, *, figures: bool = True
+) -> StereoSetResults | PersonaResults:
+    """See ``steersweep.report``."""
+    storage = _reached(uri, endpoint_url)
+    outputs.report(storage, figures=figures, beside=None)
+    return results_of(storage)
+
+
+def verify(uri: str, rows: int = 20, seed: int = 0, endpoint_url: str | None = None) -> bool:
+    """See ``steersweep.verify``."""
+    if rows < 1:
+        raise InputError(f"rows must be at least 1, got {rows}")
+    return outputs.verify(_reached(uri, endpoint_url), rows, seed) == 0
+
+
+def _reached(uri: str, endpoint_url: str | None) -> Storage:
+    storage = StorageSpec(uri, endpoint_url).open()
+    storage.check_reachable()
+    return storage
+
+
+def _yaml(key: str, value: Any) -> str:
+    """The value as the command line would have it; JSON is YAML."""
+    try:
+        return json.dumps(value, default=_plain, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{key}: a value of a sweep file is expected, got {value!r}") from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "tolist"):  # of numpy
+        return value.tolist()
+    raise TypeError(type(value).__name__)
+
+
+@contextmanager
+def _signals_put_back() -> Iterator[None]:
+    """Put the handlers of signals back, however a run ends.
+
+    A command that was interrupted is about to end, so it leaves a handler behind that ends the
+    process at the next signal. A notebook goes on.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        raise InputError("steersweep.run can be called from the main thread only")
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
