@@ -38,11 +38,13 @@ class Parts:
     """What a sweep has come to, filled stage by stage; every part named is in storage.
 
     Attributes:
+        cells: layers and positions that are steered; empty in outputs of earlier versions.
         num_rows: answers that are planned, by group and phase.
         vectors: storage key of the vectors that steer, by group.
         version: of the index that was read; None if there is none.
     """
 
+    cells: list[tuple[int, str]] = field(default_factory=list)
     num_rows: dict[tuple[Group, Phase], int] = field(default_factory=dict)
     answers: dict[tuple[Group, Phase], list[PartRef]] = field(default_factory=dict)
     scores: dict[tuple[Group, Phase], list[PartRef]] = field(default_factory=dict)
@@ -55,6 +57,7 @@ class Parts:
         """Write it down."""
         content = {
             "index_version": _VERSION,
+            "cells": [list(cell) for cell in self.cells],
             "num_rows": [[*_key(key), num] for key, num in self.num_rows.items()],
             **{name: _plain(getattr(self, name)) for name in ("answers", "scores", "projections")},
             "pairs": [[g.model, g.trait, asdict(of)] for g, of in self.pairs.items()],
@@ -79,6 +82,7 @@ class Parts:
                     f"{_VERSION}; use a newer steersweep"
                 )
             return cls(
+                cells=[(layer, positions) for layer, positions in content.get("cells", ())],
                 num_rows={(Group(m, t), p): num for m, t, p, num in content["num_rows"]},
                 **{name: _parts(content[name]) for name in ("answers", "scores", "projections")},
                 pairs={

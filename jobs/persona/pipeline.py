@@ -28,6 +28,7 @@ from jobs.persona.plan import (
     Asked,
     PartRef,
     answer_tasks,
+    cells_of,
     contrast_rows,
     hook_point,
     missing,
@@ -74,7 +75,7 @@ class Pipeline:
             InputError: no pair is effective.
             FailedVerdictsError: verdicts are missing; the same command asks for them again.
         """
-        parts = Parts()
+        parts = Parts(cells=[*cells_of(self._sweep)])
         self._write(parts, "contrast", self._contrast_tasks())
         self._score(parts, "contrast")
         kept = {

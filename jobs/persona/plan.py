@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
-from typing import Literal
+from itertools import groupby, islice, product
+from typing import Any, Literal
 
 from cluster.storage import Storage
 from cluster.tasks import Task
@@ -52,7 +52,7 @@ class Asked:
 
     @property
     def apply(self) -> str | None:
-        """Where it is steered."""
+        """Where it is steered; None if it is not."""
         return None if self.layer is None else str(hook_point(self.layer))
 
 
@@ -74,7 +74,7 @@ class AnswersPayload:
     """Answers to write.
 
     Attributes:
-        vectors_key: of the vectors that steer them; None where nothing does.
+        vectors_key: of the vectors that steer them; None if nothing does.
         vector_digests: that each layer's vector must have.
     """
 
@@ -141,23 +141,53 @@ def pair_id(instruction: int, question: int, rollout: int) -> str:
 
 
 def steered_rows(sweep: PersonaSweep, model: PersonaModel, trait: str) -> Iterator[Asked]:
-    """Answers to every question at every cell."""
-    spec, questions = sweep.spec, sweep.traits[trait].steered_questions
-    grid = spec.steering
-    for (q, question), rollout in product(enumerate(questions), range(grid.rollouts)):
-        for layer, coeff, positions in product(grid.layers, grid.coeffs, grid.positions):
-            text = f"{float(coeff):g}" if sweep.ids == 1 else float_text(float(coeff))
+    """Answers to every question at every cell; those that nothing steers come first, and once.
+
+    Adding 0 times a vector changes nothing at any layer, so coefficient 0 has one answer for all
+    layers and positions, whose own are None. Tables show it at each cell (``summary``).
+    """
+    grid, is_old = sweep.spec.steering, sweep.ids == 1
+    if not is_old and 0 in grid.coeffs:
+        for q, rollout, common in _steered_questions(sweep, model, trait):
+            yield Asked(row_id=f"q{q}.r{rollout}.c0", coeff=0.0, **common)
+    for q, rollout, common in _steered_questions(sweep, model, trait):
+        for layer, coeff, positions in product(
+            grid.layers, map(float, grid.coeffs), grid.positions
+        ):
+            if coeff == 0 and not is_old:
+                continue
+            text = f"{coeff:g}" if is_old else float_text(coeff)
             yield Asked(
                 row_id=f"q{q}.r{rollout}.L{layer}.c{text}.{positions}",
-                question_index=q,
-                question=question,
-                prompt_ids=model.prompts[question, None].token_ids,
-                rollout=rollout,
-                seed=row_seed(spec.generation.seed, trait, "steered", q, rollout),
                 layer=layer,
-                coeff=float(coeff),
+                coeff=coeff,
                 positions=positions,
+                **common,
             )
+
+
+def _steered_questions(
+    sweep: PersonaSweep, model: PersonaModel, trait: str
+) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """(Question, rollout, what its answers have in common over all cells)."""
+    spec, questions = sweep.spec, sweep.traits[trait].steered_questions
+    for (q, question), rollout in product(enumerate(questions), range(spec.steering.rollouts)):
+        yield (
+            q,
+            rollout,
+            {
+                "question_index": q,
+                "question": question,
+                "prompt_ids": model.prompts[question, None].token_ids,
+                "rollout": rollout,
+                "seed": row_seed(spec.generation.seed, trait, "steered", q, rollout),
+            },
+        )
+
+
+def cells_of(sweep: PersonaSweep) -> list[tuple[int, GenerationPositions]]:
+    """Layers and positions that are steered: where tables repeat coefficient 0."""
+    return list(product(sweep.spec.steering.layers, sweep.spec.steering.positions))
 
 
 def answer_tasks(
@@ -170,15 +200,16 @@ def answer_tasks(
 ) -> list[Task]:
     """The tasks that write the answers of a model and a trait.
 
+    Unsteered answers of the steered phase have tasks of their own: they depend on no vector, and
+    stay when the grid grows.
+
     Args:
         vectors: storage key and digests of what steers them.
     """
-    size = _rows_per_task(sweep)
+    key, digests = vectors or (None, {})
     tasks = []
-    for low in range(0, len(rows), size):
-        shard = tuple(rows[low : low + size])
+    for shard in _shards(rows, _rows_per_task(sweep)):
         layers = {row.layer for row in shard} - {None}
-        key, digests = vectors or (None, {})
         used = {layer: digests[layer] for layer in sorted(digests) if layer in layers}
         task_id = digest(
             {
@@ -191,10 +222,17 @@ def answer_tasks(
                 "vectors": used,
             }
         )
-        payload = AnswersPayload(task_id, shard, key, used)
+        payload = AnswersPayload(task_id, shard, key if layers else None, used)
         parts = {"answers": part_key("answers", model.name, trait, phase, task_id)}
         tasks.append(Task(task_id, model.name, float(len(shard)), parts, payload))
     return tasks
+
+
+def _shards(rows: Sequence[Asked], size: int) -> Iterator[tuple[Asked, ...]]:
+    """Rows of at most ``size``, in order; steered and unsteered ones apart."""
+    for _, group in groupby(rows, key=lambda row: row.layer is None):
+        while shard := tuple(islice(group, size)):
+            yield shard
 
 
 def _content_of(row: Asked, model: PersonaModel) -> dict[str, object]:
@@ -218,14 +256,17 @@ def _content_of(row: Asked, model: PersonaModel) -> dict[str, object]:
 def most_tasks(sweep: PersonaSweep) -> int:
     """Tasks of the stage that has the most: how many replicas could have something to do."""
     size, model = _rows_per_task(sweep), next(iter(sweep.models.values()))
-    of_contrast = [
-        sum(1 for _ in contrast_rows(sweep, model, trait))
-        for trait in sweep.traits
-        if sweep.traits[trait].vectors is None
-    ]
-    of_steering = [sum(1 for _ in steered_rows(sweep, model, trait)) for trait in sweep.traits]
-    most = max(sum(-(-num // size) for num in numbers) for numbers in (of_contrast, of_steering))
-    return len(sweep.models) * most
+
+    def num_tasks(rows: Iterator[Asked]) -> int:
+        return sum(1 for _ in _shards(list(rows), size))
+
+    of_contrast = sum(
+        num_tasks(contrast_rows(sweep, model, name))
+        for name, trait in sweep.traits.items()
+        if trait.vectors is None
+    )
+    of_steering = sum(num_tasks(steered_rows(sweep, model, name)) for name in sweep.traits)
+    return len(sweep.models) * max(of_contrast, of_steering)
 
 
 def _rows_per_task(sweep: PersonaSweep) -> int:

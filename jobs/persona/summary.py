@@ -13,7 +13,7 @@ import pyarrow as pa
 from cluster.parts import read_part
 from cluster.storage import Storage
 from jobs.persona.index import Group, Parts
-from jobs.persona.plan import PartRef
+from jobs.persona.plan import PartRef, hook_point
 from jobs.persona.tables import ANSWERS_SCHEMA, PROJECTIONS_SCHEMA, SCORES_SCHEMA, Phase, rows_of
 from steering_core.projections import cosines
 from steering_core.resampling import interval, resample_counts
@@ -31,11 +31,13 @@ class PersonaSummary:
     Attributes:
         contrast: per model, trait and polarity: answers, outcomes, mean scores, effective pairs.
         steered: per model, trait, layer, coefficient and positions: mean trait score and coherence
-            with 95 % bootstrap intervals over questions, and outcomes.
+            with 95 % bootstrap intervals over questions, and outcomes. Coefficient 0 is the same at
+            each layer and positions.
         projections: per condition (``positive``, ``negative``, ``baseline`` at coefficient 0,
             ``steered``), vector, pooling and layer of the vector: quantiles over answers.
         cosines: of each two traits' vectors at each layer.
-        answers: every answer with its scores.
+        answers: every answer with its scores, each once: layer and positions of those at
+            coefficient 0 are null.
     """
 
     contrast: pd.DataFrame
@@ -61,10 +63,10 @@ def summarise(storage: Storage, parts: Parts) -> PersonaSummary:
         CorruptPartError: a damaged part.
     """
     answers = _answers(storage, parts).astype({"layer": "Int32"})
-    projections = [_projections(storage, key, of, answers) for key, of in parts.projections.items()]
+    projections = [_projections(storage, key, parts, answers) for key in parts.projections]
     return PersonaSummary(
         contrast=pd.DataFrame(_contrast(answers[answers["phase"] == "contrast"], parts)),
-        steered=pd.DataFrame(_steered(answers[answers["phase"] == "steered"])),
+        steered=pd.DataFrame(_steered(at_each_cell(answers[answers["phase"] == "steered"], parts))),
         projections=pd.concat(projections, ignore_index=True) if projections else pd.DataFrame(),
         cosines=pd.DataFrame(_cosines(storage, parts)),
         answers=answers,
@@ -83,6 +85,24 @@ def _answers(storage: Storage, parts: Parts) -> pd.DataFrame:
         empty = pa.schema([*ANSWERS_SCHEMA, *SCORES_SCHEMA]).empty_table().to_pandas()
         frames = [empty.assign(model="", trait="", phase="")]
     return pd.concat(frames, ignore_index=True)
+
+
+def at_each_cell(steered: pd.DataFrame, parts: Parts) -> pd.DataFrame:
+    """Steered rows with those that nothing steers repeated at each layer and positions.
+
+    Args:
+        steered: columns layer, coeff, positions and apply, of the steered phase.
+    """
+    is_unsteered = steered["layer"].isna()  # never in outputs of earlier versions
+    unsteered = steered[is_unsteered]
+    if unsteered.empty:
+        return steered
+    repeated = [
+        unsteered.assign(layer=layer, positions=positions, apply=str(hook_point(layer)))
+        for layer, positions in parts.cells
+    ]
+    frames = [steered[~is_unsteered], *repeated]
+    return pd.concat(frames, ignore_index=True).astype({"layer": "Int32"})
 
 
 def _frame(storage: Storage, parts: Sequence[PartRef], schema: pa.Schema) -> pd.DataFrame:
@@ -147,21 +167,23 @@ def _interval(rows: pd.DataFrame, name: str, seed: str) -> tuple[float, float]:
 
 
 def _projections(
-    storage: Storage, key: tuple[Group, Phase], parts: Sequence[PartRef], answers: pd.DataFrame
+    storage: Storage, key: tuple[Group, Phase], parts: Parts, answers: pd.DataFrame
 ) -> pd.DataFrame:
     """Quantiles by condition, vector and layer of the answers of one group and phase."""
     group, phase = key
-    found = _frame(storage, parts, PROJECTIONS_SCHEMA)
+    rows = _frame(storage, parts.projections[key], PROJECTIONS_SCHEMA)
     is_group = (answers["model"] == group.model) & (answers["trait"] == group.trait)
     own = answers[is_group & (answers["phase"] == phase)]
-    found = found.merge(own[["row_id", "polarity", "layer", "coeff", "positions"]], on="row_id")
-    is_baseline = found["coeff"] == 0
-    condition = found["polarity"].where(found["coeff"].isna(), "steered")
-    found = found.assign(condition=condition.mask(is_baseline, "baseline"))
+    rows = rows.merge(
+        own[["row_id", "polarity", "layer", "coeff", "positions", "apply"]], on="row_id"
+    )
+    rows = at_each_cell(rows, parts) if phase == "steered" else rows
+    condition = rows["polarity"].where(rows["coeff"].isna(), "steered")
+    rows = rows.assign(condition=condition.mask(rows["coeff"] == 0, "baseline"))
     by = ["condition", "layer", "coeff", "positions", "vector", "pooling", "at_layer"]
-    values = found.groupby(by, dropna=False)["response_mean"]
+    values = rows.groupby(by, dropna=False)["response_mean"]
     columns = {name: values.quantile(share) for name, share in _QUANTILES.items()}
-    others = found.groupby(by, dropna=False)[["prompt_last", "cosine"]].mean()
+    others = rows.groupby(by, dropna=False)[["prompt_last", "cosine"]].mean()
     frame = pd.DataFrame({"num_answers": values.size(), "mean": values.mean(), **columns})
     frame = frame.join(others.rename(columns={"prompt_last": "mean_prompt_last"})).reset_index()
     frame.insert(0, "trait", group.trait)

@@ -32,8 +32,11 @@ ANSWERS_SCHEMA = pa.schema(
         ("task_id", pa.string()),
     ]
 )
-"""Columns of ``answers``: instruction, polarity and system are null where steered; layer, coeff,
-positions and apply in the contrast."""
+"""Columns of ``answers``.
+
+Null in the phase ``steered``: instruction, polarity and system; in the contrast: layer, coeff,
+positions and apply. Coefficient 0 steers nothing: layer, positions and apply are null there, too.
+"""
 
 SCORES_SCHEMA = pa.schema(
     [

@@ -90,7 +90,7 @@ def test_every_answer_is_judged_as_the_server_says(
     output, finished, server = judged
     assert finished.code == 0, finished
     outcomes = set()
-    for phase, num in (("contrast", 2 * 3 * 2), ("steered", 2 * 6)):
+    for phase, num in (("contrast", 2 * 3 * 2), ("steered", 2 * 5)):
         answers = rows_of(output, "answers", phase)
         assert len(answers) == 2 * num
         scores = rows_of(output, "scores", phase)
@@ -207,9 +207,8 @@ def test_the_steered_table_is_that_of_the_scores(
     )
     assert len(steered) == 2 * 6
     for cell in steered.itertuples():
-        of = rows.query(
-            f"trait == '{cell.trait}' and layer == {cell.layer} and coeff == {cell.coeff}"
-        )
+        layer = "layer.isna()" if cell.coeff == 0 else f"layer == {cell.layer}"
+        of = rows.query(f"trait == '{cell.trait}' and {layer} and coeff == {cell.coeff}")
         assert cell.num_answers == len(of) == 2
         assert cell.num_empty == (of["answer"] == "").sum()
         assert cell.trait_score == pytest.approx(of["trait_score"].mean(), nan_ok=True)
@@ -223,14 +222,44 @@ def test_coefficient_0_is_the_models_own_answer(
 ) -> None:
     output, _, _ = judged
     model = AutoModelForCausalLM.from_pretrained(chat, dtype=torch.float32)
-    rows = rows_of(output, "answers", "steered").query("coeff == 0 and layer == 2")
+    rows = rows_of(output, "answers", "steered").query("coeff == 0")
+    assert len(rows) == 2 * 2
     for _, row in rows.iterrows():
         prompt = torch.tensor([list(row["prompt_ids"])])
         wanted = model.generate(prompt, max_new_tokens=12, do_sample=False, pad_token_id=0)
         written = wanted[0, prompt.shape[1] :].tolist()[: len(row["answer_ids"])]
         assert list(row["answer_ids"]) == written
+    assert rows[["layer", "positions", "apply"]].isna().all(axis=None)
     other = rows_of(output, "answers", "steered").query("coeff == 5 and layer == 2")
     assert list(other["answer"]) != list(rows["answer"])
+
+
+def test_coefficient_0_is_computed_once_and_shown_at_each_layer(
+    judged: tuple[Path, Finished, JudgeServer],
+) -> None:
+    output, _, _ = judged
+    ids = ["q0.r0.c0", "q1.r0.c0"]
+    for table in ("answers", "scores", "projections"):
+        rows = rows_of(output, table, "steered").query("row_id.str.endswith('.c0')")
+        assert sorted(rows["row_id"].unique()) == ids
+        one = rows.query("trait == 'kind' and row_id == 'q0.r0.c0'")
+        # Two vectors of three poolings at four layers.
+        assert len(one) == (2 * 3 * 4 if table == "projections" else 1)
+    summary = {name: pd.read_parquet(output / "summary" / f"{name}.parquet")
+               for name in ("steered", "projections")}  # fmt: skip
+    values = ["trait_score", "trait_score_low", "coherence", "num_answers"]
+    of_layers = [
+        summary["steered"].query(f"coeff == 0 and layer == {layer}").reset_index(drop=True)
+        for layer in (2, 3)
+    ]
+    assert [len(rows) for rows in of_layers] == [2, 2]
+    pd.testing.assert_frame_equal(*(rows[values] for rows in of_layers))
+    assert [set(rows["apply"]) for rows in of_layers] == [
+        {"blocks.1.resid_post"}, {"blocks.2.resid_post"},
+    ]  # fmt: skip
+    baseline = summary["projections"].query("condition == 'baseline'")
+    assert set(baseline["layer"]) == {2, 3}
+    assert set(baseline["num_answers"]) == {2}
 
 
 def test_verify_holds_answers_against_the_plain_forward(
@@ -301,6 +330,8 @@ def test_nothing_is_made_or_paid_for_twice(
     assert grown.code == 0, grown
     new = rows_of(output, "answers", "steered").query("coeff == 9")
     assert len(new) == 2 * 2 * 2
+    unsteered = rows_of(output, "answers", "steered").query("coeff == 0")
+    assert len(unsteered) == 2 * 2, "these depend on no vector and on no other cell"
     # The index names the parts of the grid as it is; those of the smaller grid are left alone.
     assert len(pd.read_parquet(output / "summary" / "steered.parquet")) == 2 * 8
     assert set(parts) <= set(output.glob("*/model=*/**/*.parquet"))

@@ -78,7 +78,7 @@ def test_a_vector_of_the_other_job_steers_and_nothing_is_contrasted_for_it(
     rows = rows_of(output, "answers", "steered").query("trait == 'given'")
     assert len(rows) == 2 * 2
     for row in rows.itertuples():
-        steering = Intervention(HookPoint(1, "resid_post"), given, row.coeff)
+        steering = Intervention(HookPoint(1, "resid_post"), given, row.coeff) if row.coeff else None
         wanted = reference_generate(
             loaded,
             GenerationRow(tuple(row.prompt_ids), seed=0, steering=steering, positions="response"),

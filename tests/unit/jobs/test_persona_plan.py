@@ -59,10 +59,13 @@ def test_cells_of_a_question_and_rollout_share_their_random_numbers(folder: Path
     changes = ("steering.rollouts=2", "steering.positions=[all, response]")
     sweep = sweep_of(folder, *changes)
     rows = list(steered_rows(sweep, sweep.models["chat"], "kind"))
-    cells = 2 * 3 * 2
+    cells = 2 * 2 * 2 + 1
     assert len({row.row_id for row in rows}) == len(rows) == 2 * 2 * cells
     assert set(Counter(row.seed for row in rows).values()) == {cells}
-    assert {row.apply for row in rows} == {"blocks.1.resid_post", "blocks.2.resid_post"}
+    assert {row.apply for row in rows} == {None, "blocks.1.resid_post", "blocks.2.resid_post"}
+    unsteered = [row for row in rows if row.coeff == 0]
+    assert [row.row_id for row in unsteered] == ["q0.r0.c0", "q0.r1.c0", "q1.r0.c0", "q1.r1.c0"]
+    assert {(row.layer, row.positions) for row in unsteered} == {(None, None)}
     assert str(hook_point(1)) == "blocks.0.resid_post"
 
 
@@ -80,9 +83,14 @@ def test_tasks_hold_every_row_once_and_are_named_after_what_they_hold(folder: Pa
 
     assert tasks() == tasks()
     assert len(tasks()) == 2
+    # Twelve contrasted answers of each trait; then 2 that nothing steers, and 8 that are steered.
     assert most_tasks(sweep) == 2 * 2
-    assert most_tasks(sweep_of(folder, "steering.questions=3", "steering.rollouts=4")) == 2 * 9
-    assert not set(tasks()) & set(tasks(vectors={2: "a", 3: "c"}))
+    more = sweep_of(folder, "steering.questions=3", "steering.rollouts=4")
+    assert most_tasks(more) == 2 * (2 + 6)
+    unsteered, steered = tasks()
+    others = tasks(vectors={2: "a", 3: "c"})
+    assert others[0] == unsteered, "these answers depend on no vector"
+    assert others[1] != steered
     assert not set(tasks()) & set(tasks(sweep_of(folder, "generation.temperature=0.5")))
     assert tasks() == tasks(sweep_of(folder, "generation.rows_at_once=2"))
 
