@@ -126,7 +126,7 @@ class ModelSpec(SpecModel):
 
     path: str = Field(
         min_length=1,
-        description="Hub id or local folder",
+        description="Hub id, local folder or embedded:NAME",
         json_schema_extra=role("identity"),
     )
     revision: str | None = Field(
@@ -145,7 +145,7 @@ class ModelSpec(SpecModel):
     )
     gguf_file: Annotated[str, Field(min_length=1), AfterValidator(_inside)] | None = Field(
         None,
-        description="A GGUF file in the folder or hub model, to be loaded dequantized",
+        description="Load this GGUF file of the folder or hub model, dequantized",
         # Absent unless set, so that records and digests of other models stay what they were.
         exclude_if=lambda value: value is None,
         json_schema_extra=role("identity"),
@@ -168,43 +168,45 @@ class ComputeSpec(SpecModel):
     """Where and how the sweep runs; no key here changes what it computes."""
 
     replicas: Literal["auto"] | AtLeastOne = Field(
-        "auto", description="Model replicas at a time", json_schema_extra=role("runtime")
+        "auto",
+        description="Number of model replicas; auto: as many as fit the cluster",
+        json_schema_extra=role("runtime"),
     )
     gpus_per_replica: Literal["auto"] | Gpus = Field(
         "auto",
-        description="auto: 1 on CUDA, else 0. Below 1, replicas share a GPU; 2 and more, a replica "
-        "is spread over several",
+        description="GPUs of each replica. auto: 1 on CUDA, else 0. Below 1, replicas share a GPU; "
+        "from 2 on, a replica is split over several",
         json_schema_extra=role("runtime"),
     )
     cpus_per_replica: Annotated[StrictInt, Field(ge=1, le=1024)] = Field(
-        1, description="CPU threads of a replica", json_schema_extra=role("runtime")
+        1, description="CPU threads of each replica", json_schema_extra=role("runtime")
     )
     accelerator_type: Text | None = Field(
         None,
-        description="Kind of accelerator that a replica's node must have, by Ray's name",
+        description="Accelerator type that a replica needs, by Ray's name (H100, ...)",
         json_schema_extra=role("runtime"),
     )
     resources: Annotated[dict[Text, Amount], AfterValidator(_custom_resources)] = Field(
         {},
-        description="Amounts of other resources of a node that a replica takes, by Ray's name",
+        description="Custom Ray resources that each replica takes, by name",
         json_schema_extra=role("runtime"),
     )
     labels: dict[Label, Selector] = Field(
         {},
-        description="What labels of a replica's node must be: value, !value, in(a, b), !in(a, b)",
+        description="Labels that a replica's node must have: value, !value, in(a, b) or !in(a, b)",
         json_schema_extra=role("runtime"),
     )
     wait_for_nodes_s: Literal["auto"] | Annotated[float, Field(ge=0, le=7 * 86_400)] = Field(
         "auto",
-        description="Seconds to wait for nodes that the cluster lacks. auto: 1800 where Ray says "
-        "that an autoscaler is there, else 0",
+        description="Seconds to wait for nodes that the cluster lacks. auto: 1800 if Ray reports "
+        "an autoscaler, else 0",
         json_schema_extra=role("runtime"),
     )
     tokens_per_batch: Literal["auto"] | AtLeastOne = Field(
         "auto",
         description=(
-            "Positions of one forward pass; fixed when an output is started. auto: the best of a "
-            "few, measured for each model by the first replica that holds it"
+            "Token positions of one forward pass; fixed when an output is started. auto: the "
+            "fastest of a few, measured for each model by its first replica"
         ),
         json_schema_extra=role("runtime"),
     )
@@ -220,7 +222,7 @@ class ComputeSpec(SpecModel):
     )
     executor: Literal["ray", "in_process"] = Field(
         "ray",
-        description="in_process: one replica in this process, for debugging",
+        description="ray: replicas on a cluster or this machine; in_process: one, in this process",
         json_schema_extra=role("runtime"),
     )
 
@@ -229,7 +231,9 @@ class StorageOptions(SpecModel):
     """How to reach an S3 output, beside the standard AWS variables."""
 
     endpoint_url: str | None = Field(
-        None, description="Of an S3-compatible store", json_schema_extra=role("runtime")
+        None,
+        description="Endpoint of an S3-compatible store (MinIO, R2, ...)",
+        json_schema_extra=role("runtime"),
     )
     region: str | None = Field(None, json_schema_extra=role("runtime"))
 

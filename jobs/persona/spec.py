@@ -32,13 +32,13 @@ class TraitSpec(SpecModel):
 
     path: str = Field(
         min_length=1,
-        description="JSON with instruction, questions and eval_prompt: what the vector is made of",
+        description="JSON file with instruction, questions and eval_prompt, for the vector",
         json_schema_extra=role("identity"),
     )
     steered: str | None = Field(
         None,
         min_length=1,
-        description="Another such file, whose questions are asked when steering; left out: path",
+        description="Another such file, whose questions are asked when steering (default: path)",
         json_schema_extra=role("identity"),
     )
     vectors: str | None = Field(
@@ -54,10 +54,14 @@ class ContrastSpec(SpecModel):
     """The answers that vectors are made of."""
 
     rollouts: AtLeastOne = Field(
-        1, description="Of each instruction and question", json_schema_extra=role("identity")
+        1,
+        description="Answers to each pair of an instruction and a question",
+        json_schema_extra=role("identity"),
     )
     questions: AtLeastOne | None = Field(
-        None, description="Only the first so many", json_schema_extra=role("identity")
+        None,
+        description="Use only the first questions, this many",
+        json_schema_extra=role("identity"),
     )
 
 
@@ -73,16 +77,16 @@ class GenerationSpec(SpecModel):
     seed: StrictInt = Field(0, json_schema_extra=role("identity"))
     system: SystemRole = Field(
         "merge_into_user",
-        description="Where the chat template has no system role",
+        description="What to do if the chat template has no system role",
         json_schema_extra=role("identity"),
     )
     template: dict[str, Any] = Field(
         default_factory=dict,
-        description="More for the chat template, such as date_string",
+        description="Further variables for the chat template, such as date_string",
         json_schema_extra=role("identity"),
     )
     rows_at_once: AtLeastOne = Field(
-        64, description="Answers written side by side", json_schema_extra=role("runtime")
+        64, description="Answers generated at the same time", json_schema_extra=role("runtime")
     )
 
     def chat_format(self, tokenizer: Any, model: str) -> ChatFormat:
@@ -95,7 +99,7 @@ class PersonaVectorsSpec(SpecModel):
 
     pooling: StatePooling = Field(
         "response_mean",
-        description="The states whose difference steers; the others are stored beside it",
+        description="States whose mean difference steers; the other differences are stored too",
         json_schema_extra=role("identity"),
     )
 
@@ -121,7 +125,9 @@ class PersonaSteeringSpec(SpecModel):
     )
     rollouts: AtLeastOne = Field(1, json_schema_extra=role("identity"))
     questions: AtLeastOne | None = Field(
-        None, description="Only the first so many", json_schema_extra=role("identity")
+        None,
+        description="Use only the first questions, this many",
+        json_schema_extra=role("identity"),
     )
 
 

@@ -49,11 +49,13 @@ class DataSpec(SpecModel):
     limit: StrictInt | None = Field(
         None,
         ge=1,
-        description="Examples of each split and bias type, drawn with the seed",
+        description="Number of examples of each split and bias type, drawn at random with the seed",
         json_schema_extra=role("identity"),
     )
     seed: StrictInt = Field(
-        0, description="Of the sample and the folds", json_schema_extra=role("identity")
+        0,
+        description="Random seed for drawing examples and folds",
+        json_schema_extra=role("identity"),
     )
 
 
@@ -69,7 +71,7 @@ class VectorsSpec(SpecModel):
     )
     method: Method = Field(
         "mean_difference",
-        description="Of the fit; every vector has the norm of the mean difference",
+        description="How vectors are fitted; each is scaled to the norm of the mean difference",
         json_schema_extra=role("identity"),
     )
     pooling: Pooling | None = Field(None, json_schema_extra=role("identity"))
@@ -88,7 +90,9 @@ class VectorsSpec(SpecModel):
     @model_validator(mode="after")
     def _either_file_or_fit(self) -> Self:
         if self.file is not None and (self.method != "mean_difference" or (self.folds or 1) > 1):
-            raise ValueError("needs no method and no folds beside file, which brings the vectors")
+            raise ValueError(
+                "must not set method or folds together with file, which already holds the vectors"
+            )
         return self
 
 
@@ -109,13 +113,13 @@ class SteeringSpec(SpecModel):
     )
     positions: Positions | None = Field(
         None,
-        description="Which positions are steered; last: the question's last token",
+        description="Positions that are steered; last: the question's last token",
         json_schema_extra=role("identity"),
     )
     operation: Operation = Field(
         "add",
-        description="add: coeff times the vector; project_out: coeff times the projection, away; "
-        "cap_above, cap_below: the projection is at most, at least coeff",
+        description="add: add coeff times the vector; project_out: subtract coeff times the "
+        "projection; cap_above, cap_below: keep the projection at most, at least coeff",
         json_schema_extra=role("identity"),
     )
 
@@ -128,18 +132,18 @@ class CertificateSpec(SpecModel):
 
     rows_per_task: Annotated[StrictInt, Field(ge=0)] = Field(
         2,
-        description="Rows computed again in each task; 0: none",
+        description="Rows of each task to recompute one by one; 0: none",
         json_schema_extra=role("runtime"),
     )
     tolerance: Literal["auto"] | Tolerance = Field(
         "auto",
-        description="Nats that a score may differ by; auto: by dtype",
+        description="Largest difference of a score that is accepted, in nats; auto: by dtype",
         json_schema_extra=role("runtime"),
     )
     on_failure: Literal["fall_back", "stop", "warn"] = Field(
         "fall_back",
-        description="Past the tolerance. fall_back: the task is computed on the slow path; stop: "
-        "the run ends; warn: it goes on",
+        description="If the tolerance is exceeded. fall_back: compute the task on the slow "
+        "path; stop: end the run; warn: continue",
         json_schema_extra=role("runtime"),
     )
 
@@ -152,7 +156,7 @@ class StereoSetSpec(SpecModel):
     data: DataSpec
     protocol: ProtocolName = Field(
         "as_published",
-        description="Preset for vectors.pooling, vectors.read, vectors.folds, steering.apply and "
+        description="Preset of vectors.pooling, vectors.read, vectors.folds, steering.apply and "
         "scoring",
         json_schema_extra=role("identity"),
     )
@@ -161,8 +165,8 @@ class StereoSetSpec(SpecModel):
     scoring: Scoring | None = Field(None, json_schema_extra=role("identity"))
     nulls: Annotated[tuple[Null, ...], AfterValidator(distinct)] = Field(
         (),
-        description="Also steer with vectors that mean nothing, of the same norm: random "
-        "directions, mean differences with shuffled labels",
+        description="Also steer with meaningless vectors of the same norm, as a control: random "
+        "directions, or mean differences with shuffled labels",
         json_schema_extra=role("grid"),
     )
     compute: ComputeSpec = ComputeSpec()  # type: ignore[call-arg]

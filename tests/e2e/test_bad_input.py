@@ -1,4 +1,4 @@
-"""Whatever is wrong with an input: one clear line, exit code 2, nothing written."""
+"""Whatever is wrong with an input: one clear line a mistake, exit code 2, nothing written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.sweeps import Finished, steersweep, write_spec
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_bad_input_is_one_clear_line_and_writes_nothing(
+def test_bad_input_is_one_clear_line_a_mistake_and_writes_nothing(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
@@ -30,7 +30,7 @@ def test_bad_input_is_one_clear_line_and_writes_nothing(
 
     finished = steersweep("run", str(path), *case.options)
 
-    _assert_refused(finished, case.says)
+    _assert_refused(finished, case.says, case.num_mistakes + (case.num_mistakes > 1))
     assert "hunter2" not in finished.err
     assert _listing(tmp_path) == before
 

@@ -67,6 +67,15 @@ def test_a_damaged_output_is_one_line_and_keeps_its_summary(
     assert not (output / "summary").exists()
 
 
+def test_a_result_by_an_unknown_column_is_refused(finished: Path) -> None:
+    refused = steersweep("report", str(finished), "--by", "layer,colour")
+    assert refused.code == 2
+    assert refused.out == ""
+    assert refused.err.startswith("error: --by takes ")
+    assert refused.err.count("\n") == 1
+    assert "got 'colour'" in refused.err
+
+
 def test_a_group_that_lost_its_baseline_is_named_and_the_rest_is_reported(
     finished: Path, tmp_path: Path
 ) -> None:

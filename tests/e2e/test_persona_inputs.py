@@ -82,6 +82,18 @@ CASES: dict[str, tuple[Callable[[Document, Path], None], tuple[str, ...]]] = {
         ("key_variable", "environment variable"),
     ),
     "unknown key": (key("generation.max_tokens", 5), ("generation.max_tokens", "max_new_tokens")),
+    "no judge model": (
+        key("judge", {"kind": "openai"}),
+        ("judge.model is required with kind: openai",),
+    ),
+    "no judge kind": (key("judge", {}), ("judge.kind is required; one of openai, anthropic",)),
+    "key of another judge": (
+        key("judge.temperature", 1),
+        ("unknown key judge.temperature with kind: word_list; that is for kind: openai",),
+    ),
+    "key of the other job": (key("protocol", "aligned"), ("it belongs to job stereoset",)),
+    "key without its section": (key("seed", 1), ("did you mean generation.seed?",)),
+    "range of layers": (key("steering.layers", "3-1"), ("steering.layers: must be", "goes up")),
     "positions": (key("steering.positions", ["answer"]), ("steering.positions", "answer")),
     "one float64": (
         key("steering.coeffs", ["0.1", "0.10000000000000000001"]),

@@ -25,6 +25,8 @@ class Case:
     options: tuple[str, ...] = ()
     env: Mapping[str, str | None] = field(default_factory=dict)
     "Variables that are set, or unset where None."
+    num_mistakes: int = 1
+    "Each has a line; several also have a heading."
 
 
 def _set(path: str, value: Any) -> Change:
@@ -226,6 +228,25 @@ def _no_shards(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(index)
 
 
+def _gguf(content: bytes, **model: str) -> Change:
+    """A folder with the file model.gguf of that content as the spec's model, and more keys."""
+
+    def change(document: dict[str, Any], folder: Path) -> None:
+        (folder / "quantized").mkdir()
+        (folder / "quantized" / "model.gguf").write_bytes(content)
+        document["models"] = {"tiny": {"path": str(folder / "quantized"), **model}}
+
+    return change
+
+
+def _in_order(*changes: Change) -> Change:
+    def change(document: dict[str, Any], folder: Path) -> None:
+        for each in changes:
+            each(document, folder)
+
+    return change
+
+
 def _model_is_a_file(document: dict[str, Any], folder: Path) -> None:
     (folder / "model").write_text("mine")
     document["models"] = {"tiny": {"path": str(folder / "model")}}
@@ -405,5 +426,73 @@ CASES = [
     Case("no AWS profile", _S3, ("AWS",), env={**_NO_KEYS, "AWS_PROFILE": "nobody"}),
     Case("odd endpoint", _S3, ("AWS",), env={"AWS_ENDPOINT_URL": "nonsense"}),
     Case("endpoint by FTP", _endpoint("ftp://host"), ("http(s)://",)),
+    # Short forms, models by path, options, and several mistakes at once.
+    Case("range that goes down", _set("steering.layers", "25-1"), ("goes up", "25-1")),
+    Case("range without an end", _set("steering.layers", "1-x"), ("1-25:2", "'1-x'")),
+    Case("layers almost all", _set("steering.layers", "al"), ("or all", "'al'")),
+    Case("range past the model", _set("steering.layers", "1-40"), ("1..6", "tiny")),
+    Case("range over a layer", _set("steering.layers", [2, "1-3"]), ("2 is repeated",)),
+    Case(
+        "coefficients of one float64",
+        _set("steering.coeffs", ["0.1", "0.10000000000000000001"]),
+        ("steering.coeffs", "float64", "0.1"),
+    ),
+    Case("single coefficient is text", _set("steering.coeffs", "x"), ("steering.coeffs: must",)),
+    Case(
+        "model by its path alone", _set("models", {"tiny": ""}), ("models.tiny.path: must not be",)
+    ),
+    Case("path that starts with ./", _set("models.tiny.path", "./gone"), ("folder ./gone does",)),
+    Case(
+        "path that starts with ~", _set("models.tiny.path", "~nobody-at-all/x"), ("no such user",)
+    ),
+    Case(
+        "no such GGUF file",
+        _gguf(b"GGUF", gguf_file="gone.gguf"),
+        ("models.tiny", "gone.gguf does not exist", "model.gguf"),
+    ),
+    Case(
+        "not a GGUF file",
+        _gguf(b"text", gguf_file="model.gguf"),
+        ("models.tiny", "model.gguf is not a GGUF file"),
+    ),
+    Case("GGUF file unnamed", _gguf(b"GGUF"), ("models.tiny", "set gguf_file: model.gguf")),
+    Case("GGUF elsewhere", _gguf(b"GGUF", gguf_file="../x"), ("models.tiny.gguf_file", "'../x'")),
+    Case(
+        "GGUF file of a packaged model",
+        _set("models.tiny", {"path": "embedded:smollm2", "gguf_file": "x.gguf"}),
+        ("models.tiny", "leave gguf_file out"),
+    ),
+    Case("key without its section", _set("seed", 1), ("unknown key seed", "mean data.seed?")),
+    Case("key of the other job", _set("judge", {}), ("unknown key judge", "job persona")),
+    Case("job is missing", _set("job", None), ("job is required", "stereoset or persona")),
+    Case(
+        "override of an unknown key",
+        _nothing,
+        (
+            "error: --set steering.layer=3: unknown key steering.layer",
+            "did you mean steering.layers?",
+        ),
+        ("--set", "steering.layer=3"),
+    ),
+    Case("override is no YAML", _nothing, ("--set 'data.limit=[1'",), ("--set", "data.limit=[1")),
+    Case("output option is empty", _nothing, ("--output ''", "not be empty"), ("--output", "")),
+    Case(
+        "several mistakes",
+        _in_order(_set("steering.layers", []), _set("protocol", "new"), _set("data.limt", 1)),
+        (
+            "has 3 mistakes:\n",
+            "  unknown key data.limt; did you mean data.limit?\n",
+            "  protocol: must be 'as_published' or 'aligned', got 'new'\n",
+            "  steering.layers: needs at least 1 entry\n",
+        ),
+        num_mistakes=3,
+    ),
+    Case(
+        "mistakes of the file and of an option",
+        _set("steering.layers", []),
+        ("and its options have 2 mistakes:\n", "  --set data.limit=0: data.limit: must be"),
+        ("--set", "data.limit=0"),
+        num_mistakes=2,
+    ),
     Case("endpoint with a password", _endpoint("http://u:hunter2@h"), ("AWS_SECRET_ACCESS_KEY",)),
 ]

@@ -46,18 +46,18 @@ class EndpointSpec(SpecModel):
     model: str = Field(min_length=1, json_schema_extra=role("identity"))
     max_tokens: AtLeastOne = Field(
         16,
-        description="Of an answer that is read as text; more for a model that thinks before",
+        description="Length of an answer that is read as text; raise it for thinking models",
         json_schema_extra=role("identity"),
     )
     concurrency: Annotated[StrictInt, Field(ge=1, le=256)] = Field(
-        16, description="Requests under way at a time", json_schema_extra=role("runtime")
+        16, description="Requests at the same time", json_schema_extra=role("runtime")
     )
     timeout_s: Annotated[float, Field(gt=0, le=3600)] = Field(
-        60.0, description="Of one try", json_schema_extra=role("runtime")
+        60.0, description="Timeout of one attempt, in seconds", json_schema_extra=role("runtime")
     )
     max_retries: Annotated[StrictInt, Field(ge=0, le=100)] = Field(
         8,
-        description="Of one request, after 429, 5xx, timeouts and lost connections",
+        description="Retries of one request after 429, 5xx, timeouts and lost connections",
         json_schema_extra=role("runtime"),
     )
 
@@ -68,7 +68,7 @@ class OpenAIJudgeSpec(EndpointSpec):
     kind: Literal["openai"] = Field(json_schema_extra=role("identity"))
     base_url: Address | None = Field(
         None,
-        description="Left out: OPENAI_BASE_URL, else the official one",
+        description="Address of the API (default: OPENAI_BASE_URL, else the official one)",
         json_schema_extra=role("identity"),
     )
     key_variable: Variable = Field(
@@ -78,13 +78,14 @@ class OpenAIJudgeSpec(EndpointSpec):
     )
     temperature: Annotated[float, Field(ge=0, le=2)] | None = Field(
         0.0,
-        description="null: not sent, for models that refuse it",
+        description="null: do not send it, for models that refuse it",
         json_schema_extra=role("identity"),
     )
     read: Literal["log_probs", "text"] = Field(
         "log_probs",
-        description="log_probs: one token, numbers weighted by probability; text: the number said, "
-        "for models that spell numbers by digits or give no log-probabilities",
+        description="log_probs: the mean over numbers, weighted by the probability of the first "
+        "token; text: the number in the answer, for models that write numbers digit by digit "
+        "or give no log-probabilities",
         json_schema_extra=role("identity"),
     )
 
@@ -95,7 +96,7 @@ class AnthropicJudgeSpec(EndpointSpec):
     kind: Literal["anthropic"] = Field(json_schema_extra=role("identity"))
     base_url: Address | None = Field(
         None,
-        description="Left out: ANTHROPIC_BASE_URL, else the official one",
+        description="Address of the API (default: ANTHROPIC_BASE_URL, else the official one)",
         json_schema_extra=role("identity"),
     )
     key_variable: Variable = Field(
@@ -117,13 +118,13 @@ class WordListJudgeSpec(SpecModel):
     kind: Literal["word_list"] = Field(json_schema_extra=role("identity"))
     words: dict[str, tuple[str, ...]] = Field(
         default_factory=dict,
-        description="Of each trait; left out: what its positive instructions say and its negative "
-        "ones do not",
+        description="Words of each trait (default: words of its positive instructions that its "
+        "negative ones do not have)",
         json_schema_extra=role("identity"),
     )
     words_for_100: AtLeastOne = Field(
         3,
-        description="Of the list's words in an answer, for a score of 100",
+        description="Number of listed words in an answer that gives a score of 100",
         json_schema_extra=role("identity"),
     )
 

@@ -103,7 +103,7 @@ def test_an_embedded_model_is_a_model_and_has_its_own_file(tmp_path: Path) -> No
         local_path("embedded:smollm2")
     with pytest.raises(InputError, match="is a GGUF file already; leave gguf_file out"):
         model_source("embedded:smollm2", gguf_file="x.gguf")
-    with pytest.raises(InputError, match=r"nothing embedded has that name; .*gemma2-tiny.*smollm2"):
+    with pytest.raises(InputError, match=r"no embedded file has that name; .*gemma2-tiny.*smollm2"):
         model_source("embedded:smollm3")
 
 

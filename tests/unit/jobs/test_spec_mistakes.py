@@ -198,7 +198,7 @@ def test_an_unknown_key_is_searched_everywhere_before_guessing(
          "unknown key judge.revison with kind: local; did you mean judge.revision?"),
         ({"kind": "local", "path": "x", "model": "y"},
          "unknown key judge.model with kind: local; that is for kind: openai or anthropic; known "
-         "keys: path, revision, dtype, trust_remote_code, kind"),
+         "keys: path, revision, dtype, trust_remote_code"),
         ({"kind": "word_list", "words": {"kind": [1]}}, "judge.words.kind.0: must be text, got 1"),
         ({"kind": "openai", "model": "m", "concurrency": 0},
          "judge.concurrency: must be at least 1, got 0"),
@@ -207,7 +207,8 @@ def test_an_unknown_key_is_searched_everywhere_before_guessing(
 def test_the_kind_of_a_judge_is_no_part_of_a_place(
     folder: Path, judge: dict[str, Any], says: str
 ) -> None:
-    assert refused({**PERSONA, "judge": judge}) == [f"sweep.yaml: {says}"]
+    (line,) = refused({**PERSONA, "judge": judge})
+    assert line.startswith(f"sweep.yaml: {says}")
 
 
 @pytest.mark.parametrize(
