@@ -48,6 +48,13 @@ def _start_early(item: pytest.Item) -> int:
     return next((rank for rank, mark in enumerate(("ray", "real")) if mark in item.keywords), 2)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_power_cut() -> Iterator[None]:
+    """Do not wait for the disk: nothing has to survive a power cut, and a run syncs 150 times."""
+    with mock.patch.object(os, "fsync"):
+        yield
+
+
 @pytest.fixture(scope="session")
 def s3_server_with_faults() -> Iterator[S3Server]:
     """One S3 server for the whole session, with its list of faults."""

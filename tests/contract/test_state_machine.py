@@ -267,8 +267,11 @@ def test_on_a_local_folder() -> None:
         run_machine(lambda: open_storage(f"{folder}/{uuid.uuid4().hex}"), max_examples=60)
 
 
-def test_on_s3(s3_endpoint: str) -> None:
-    run_machine(lambda: open_storage(f"s3://{BUCKET}/{uuid.uuid4().hex}"), max_examples=10)
+@pytest.mark.parametrize("max_examples", [3, pytest.param(20, marks=pytest.mark.nightly)])
+def test_on_s3(s3_endpoint: str, max_examples: int) -> None:
+    run_machine(
+        lambda: open_storage(f"s3://{BUCKET}/{uuid.uuid4().hex}"), max_examples=max_examples
+    )
 
 
 def test_the_machine_finds_a_commit_that_overwrites(monkeypatch: pytest.MonkeyPatch) -> None:

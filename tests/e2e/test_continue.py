@@ -333,7 +333,7 @@ def test_a_second_driver_is_told_who_holds_the_output(tmp_path: Path) -> None:
     spec = write_spec(tmp_path / "sweep.yaml", steering=STEERING, compute=SMALL_TASKS)
     first = _start(spec)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while not (tmp_path / "out" / "run.json").exists():
             assert time.monotonic() < deadline
             time.sleep(0.02)
@@ -382,7 +382,7 @@ def test_a_driver_that_was_overtaken_changes_nothing(tmp_path: Path) -> None:
     spec = write_spec(tmp_path / "sweep.yaml", steering=STEERING, compute=SMALL_TASKS)
     first = _start(spec)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while len(part_keys(str(tmp_path / "out"))) < 6:
             assert time.monotonic() < deadline
             time.sleep(0.02)

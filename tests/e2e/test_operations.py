@@ -31,7 +31,11 @@ def _spec(folder: Path, steering: dict[str, Any]) -> Path:
     return write_spec(
         folder / "sweep.yaml",
         protocol="aligned",
-        data={"path": "embedded:examples.json", "bias_types": ["gender", "race"]},
+        data={
+            "path": "embedded:examples.json",
+            "splits": ["intersentence"],
+            "bias_types": ["gender", "race"],
+        },
         vectors={"folds": 2},
         steering={"layers": [1, 4], **steering},
         compute={"executor": "in_process"},

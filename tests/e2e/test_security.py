@@ -29,6 +29,20 @@ PLANTED = (
 )
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of a finished run, to be copied."""
+    folder = tmp_path_factory.mktemp("finished")
+    assert steersweep("run", str(write_spec(folder / "sweep.yaml"))).code == 0
+    return folder / "out"
+
+
+def copied(finished: Path, folder: Path) -> tuple[Path, Path]:
+    """A copy of the output in this folder, and a spec that names it."""
+    shutil.copytree(finished, folder / "out")
+    return folder / "out", write_spec(folder / "sweep.yaml")
+
+
 def plant(monkeypatch: pytest.MonkeyPatch) -> str:
     """Put secrets where a user has them; a text that quotes all of them."""
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", PLANTED[0])
@@ -120,16 +134,15 @@ class Bomb:
 @pytest.mark.parametrize(
     "key", ["run.json", "driver.lock", "manifest/0000.parquet", "vectors", "part"]
 )
-def test_nothing_in_an_output_is_unpickled(key: str, tmp_path: Path) -> None:
-    output, marker = tmp_path / "out", tmp_path / "ran"
-    spec = write_spec(tmp_path / "sweep.yaml")
-    assert steersweep("run", str(spec)).code == 0
+def test_nothing_in_an_output_is_unpickled(key: str, finished: Path, tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+    output, spec = copied(finished, tmp_path)
     found = {"vectors": "vectors/**/*.safetensors", "part": "steered/**/*.parquet"}
     file = next(output.glob(found[key])) if key in found else output / key
     file.write_bytes(pickle.dumps(Bomb(marker)))
     for command in (("run", str(spec)), ("status", str(output)), ("report", str(output))):
-        finished = steersweep(*command)
-        assert "Traceback" not in finished.err, finished.err
+        done = steersweep(*command)
+        assert "Traceback" not in done.err, done.err
     assert not marker.exists()
 
 
@@ -146,10 +159,10 @@ def test_pickled_weights_are_not_loaded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../../elsewhere", "/etc", "a/b", "", "x\x00y"])
-def test_names_in_a_manifest_cannot_lead_out_of_the_output(name: str, tmp_path: Path) -> None:
-    output = tmp_path / "out"
-    spec = write_spec(tmp_path / "sweep.yaml")
-    assert steersweep("run", str(spec)).code == 0
+def test_names_in_a_manifest_cannot_lead_out_of_the_output(
+    name: str, finished: Path, tmp_path: Path
+) -> None:
+    output, spec = copied(finished, tmp_path)
     for model, plan_id in ((name, "p"), ("tiny", name)):
         shutil.rmtree(output / "manifest")
         group = Group(model, "intersentence", "race")
@@ -157,10 +170,10 @@ def test_names_in_a_manifest_cannot_lead_out_of_the_output(name: str, tmp_path: 
         Ledger(open_storage(str(output))).append_manifest(to_table([task]), 0, "a")
         before = sorted(tmp_path.rglob("*"))
         for command in (("run", str(spec)), ("status", str(output)), ("report", str(output))):
-            finished = steersweep(*command)
-            assert finished.code == 2, finished
-            assert "manifest" in finished.err
-            assert finished.err.count("\n") == 1
+            refused = steersweep(*command)
+            assert refused.code == 2, refused
+            assert "manifest" in refused.err
+            assert refused.err.count("\n") == 1
         assert sorted(tmp_path.rglob("*")) == before
 
 
