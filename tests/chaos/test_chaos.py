@@ -51,8 +51,16 @@ TRIALS = {
 }
 
 
+# A second driver and one that is overtaken are in tests/e2e/test_continue.py, too; nodes that drain
+# in tests/contract/test_elastic_run.py, a replica that halts in tests/contract/test_backends.py.
+NIGHTLY = {"two drivers", "a notice and a halt"}
+
+
 @pytest.mark.ray
-@pytest.mark.parametrize("name", list(TRIALS))
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.nightly] if n in NIGHTLY else []) for n in TRIALS],
+)
 def test_a_broken_run_ends_with_the_rows_of_an_undisturbed_one(name: str, runner: Runner) -> None:
     result = runner.run(TRIALS[name])
     assert result.is_good, table([result])
