@@ -1,4 +1,4 @@
-"""How all figures look: sizes of type, colours that colour-blind readers tell apart, plain text."""
+"""How all figures look: sizes of type, colors that all readers can tell apart, plain text."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 import matplotlib as mpl
 import matplotlib.style
 
-OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Colours of categories (Okabe & Ito 2008)."""
+from jobs.figures.palette import SERIES
+
+CATEGORIES = tuple(color.light for color in SERIES)
 LINE_STYLES = ("-", "--", ":", "-.")
 DIVERGING, SEQUENTIAL = "PuOr_r", "viridis"
 GREY, FAINT = "#666666", "#C8C8C8"
@@ -47,6 +48,6 @@ def styled() -> AbstractContextManager[None]:
 
 
 def category_style(index: int) -> dict[str, str]:
-    """Colour and line style of the index-th of several categories: 28 that differ."""
-    dash, colour = divmod(index, len(OKABE_ITO))
-    return {"color": OKABE_ITO[colour], "linestyle": LINE_STYLES[dash % len(LINE_STYLES)]}
+    """Color and line style of the index-th of several categories: 28 that differ."""
+    dash, color = divmod(index, len(CATEGORIES))
+    return {"color": CATEGORIES[color], "linestyle": LINE_STYLES[dash % len(LINE_STYLES)]}

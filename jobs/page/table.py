@@ -7,27 +7,36 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 _FEW_ROWS = 20
+_MANY_ROWS = 400
+_MANY_COLUMNS = 12
 
 _Entry = TypeVar("_Entry")
 
 
 @dataclass(frozen=True)
 class Column:
-    """A heading; ``hint`` says what the numbers are."""
+    """A heading; ``hint`` says what the numbers are, ``before`` precedes its word in a caption."""
 
     title: str
     hint: str = ""
     is_number: bool = True
+    before: str = ""
+
+    @property
+    def label(self) -> str:
+        """What stands before a cell on a narrow screen, where a row is a list."""
+        return f"{self.title}, {self.hint}" if self.hint else self.title
 
 
 @dataclass(frozen=True)
 class Cell:
-    """``sort`` orders rows; None stands last. ``detail`` is the interval."""
+    """``sort`` orders rows, None last; ``detail`` is the interval; ``tone`` its color."""
 
     text: str
     sort: str | float | None
     detail: str = ""
     mark: str = ""
+    tone: str = ""
 
 
 @dataclass(frozen=True)
@@ -35,7 +44,7 @@ class Table:
     """A table that its readers sort.
 
     Attributes:
-        note: what is said under it.
+        note: a text under it.
     """
 
     name: str
@@ -49,6 +58,16 @@ class Table:
         """Whether it scrolls in a box of its own."""
         return len(self.rows) > _FEW_ROWS
 
+    @property
+    def is_huge(self) -> bool:
+        """Whether a browser does well to draw it only when it comes into view."""
+        return len(self.rows) > _MANY_ROWS
+
+    @property
+    def is_compact(self) -> bool:
+        """Whether its columns have to be narrow."""
+        return len(self.columns) >= _MANY_COLUMNS
+
     def condensed(self) -> Table:
         """Without the columns of words that are the same in every row: the caption says them."""
         if not self.rows:
@@ -60,10 +79,13 @@ class Table:
         ]
         return replace(
             self,
-            caption=", ".join([self.caption, *(self.rows[0][index].text for index in same)]),
+            caption=", ".join([self.caption, *map(self._in_caption, same)]),
             columns=_without(self.columns, same),
             rows=tuple(_without(row, same) for row in self.rows),
         )
+
+    def _in_caption(self, index: int) -> str:
+        return self.columns[index].before + self.rows[0][index].text
 
 
 def _without(entries: Sequence[_Entry], indices: Sequence[int]) -> tuple[_Entry, ...]:

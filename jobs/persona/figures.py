@@ -14,7 +14,10 @@ from matplotlib.figure import Figure
 from jobs.figures.bands import draw_band, legend_line
 from jobs.figures.drawing import Drawing
 from jobs.figures.page import Layout, label_ticks, page, row_title
-from jobs.figures.style import DIVERGING, FAINT, GREY, OKABE_ITO, category_style, styled
+from jobs.figures.selection import spread
+from jobs.figures.style import DIVERGING, FAINT, GREY, category_style, styled
+from jobs.page.words import coefficient
+from jobs.persona.questions import QuestionsAsked, questions_asked
 from jobs.persona.tables import FROM_FILE
 
 if TYPE_CHECKING:  # it loads torch, which processes that draw figures do without
@@ -24,6 +27,7 @@ NAMES = re.compile(r"(scores|projections|cosines)-.*")
 """Of all figures that are made here."""
 BROKEN_DOWN = 50.0
 """Coherence below which the text is said to have broken down."""
+COSINES_NOTE = "Of the vectors that steer. 1: the same direction; 0: at right angles."
 _MOST_LAYERS = 8
 
 
@@ -33,9 +37,9 @@ def planned_figures(summary: PersonaSummary) -> Mapping[str, Drawing]:
     if len(summary.steered):
         planned += _scores(summary.steered)
     if len(summary.projections):
-        planned += _projections(summary.projections)
+        planned += _projections(summary)
     if len(summary.cosines):
-        planned += _cosines(summary.cosines)
+        planned += _cosines(summary)
     return dict(planned)
 
 
@@ -62,8 +66,8 @@ def _scores_figure(rows: pd.DataFrame, model: str, trait: str) -> Figure:
         (1, 2),
         Layout(width=2.9, height=2.0, gap_x=0.5),
         f"Scores by coefficient, {model}, {trait}",
-        "Judged 0 to 100, with 95 % intervals over questions. Crosses: coherence below "
-        f"{BROKEN_DOWN:g}, the text has broken down.",
+        f"Judged 0 to 100, with 95 % intervals over questions. Dashed: {BROKEN_DOWN:g}. Crosses: "
+        f"coherence below {BROKEN_DOWN:g}, the text has broken down.",
         [(legend_line(style), label) for label, style in styles.items()],
     )
     for panel, name, title in (
@@ -73,28 +77,29 @@ def _scores_figure(rows: pd.DataFrame, model: str, trait: str) -> Figure:
         for label, of in lines:
             draw_band(panel, of, "coeff", name, dict(styles[label]))
             broken = of[of["coherence"] < BROKEN_DOWN]
-            panel.plot(
-                broken["coeff"], broken[name], "x", color=OKABE_ITO[-1], markersize=5, gid="x"
-            )
+            panel.plot(broken["coeff"], broken[name], "x", color="black", markersize=5, gid="x")
+        panel.axhline(BROKEN_DOWN, color=GREY, linewidth=0.8, linestyle="--", zorder=0, gid="50")
         panel.set_title(title)
         panel.set_ylim(-3, 103)
         panel.set_xlabel("coefficient")
-        label_ticks(panel.xaxis, coeffs, [f"{c:g}" for c in coeffs], "x")
+        label_ticks(panel.xaxis, coeffs, [coefficient(c) for c in coeffs], "x")
     axes[0, 0].set_ylabel("score")
     return figure
 
 
-def _projections(projections: pd.DataFrame) -> Iterator[tuple[str, Drawing]]:
-    for (model, trait), rows in on_own_vectors(projections).groupby(["model", "trait"]):
+def _projections(summary: PersonaSummary) -> Iterator[tuple[str, Drawing]]:
+    asked = questions_asked(summary.answers)
+    for (model, trait), rows in on_own_vectors(summary.projections).groupby(["model", "trait"]):
         steered = rows[rows["condition"] == "steered"]
         layers = sorted(steered["layer"].dropna().unique())[:_MOST_LAYERS]
         if layers:
-            draw = partial(_projections_figure, rows, layers, str(model), str(trait))
+            note = projections_note(asked.get((str(model), str(trait))))
+            draw = partial(_projections_figure, rows, layers, str(model), str(trait), note)
             yield f"projections-{model}-{trait}", draw
 
 
 def _projections_figure(
-    rows: pd.DataFrame, layers: Sequence[int], model: str, trait: str
+    rows: pd.DataFrame, layers: Sequence[int], model: str, trait: str, note: str
 ) -> Figure:
     """Boxes by condition of the mean response state on the trait's own vector, a panel per layer.
 
@@ -104,8 +109,7 @@ def _projections_figure(
         (1, len(layers)),
         Layout(width=1.7, height=2.2, gap_x=0.45, bottom=0.75),
         f"Projections on the vector of {trait}, {model}",
-        "Of mean response states, before and after steering. Boxes: the middle half; whiskers: "
-        "5 % to 95 % of answers.",
+        note,
     )
     for panel, layer in zip(axes[0], layers, strict=True):
         at = rows[rows["at_layer"] == layer]
@@ -120,6 +124,21 @@ def _projections_figure(
     return figure
 
 
+def projections_note(asked: QuestionsAsked | None) -> str:
+    """What the boxes are, and whether they compare the same questions."""
+    compared = "" if asked is None else asked.compared()
+    return (
+        "Mean hidden state of an answer, projected on the vector, at the steered layer. 'asked': "
+        "the instruction asks for the trait or for its opposite; numbers: coefficients. Boxes: the "
+        f"middle half of the answers; whiskers: 5 % to 95 %. {compared}"
+    ).strip()
+
+
+def steered_layers(steered: pd.DataFrame, model: object) -> list[int]:
+    """The layers that a model is steered at, ascending."""
+    return sorted(int(layer) for layer in steered[steered["model"] == model]["layer"].unique())
+
+
 def on_own_vectors(projections: pd.DataFrame) -> pd.DataFrame:
     """Those of answers on the vector of their own trait."""
     own: pd.DataFrame = projections[
@@ -130,38 +149,43 @@ def on_own_vectors(projections: pd.DataFrame) -> pd.DataFrame:
 
 
 def conditions(rows: pd.DataFrame, layer: int) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Asked not to show the trait, unsteered, asked to show it, and each coefficient."""
+    """Asked not to show the trait, asked to show it, and each coefficient."""
     for label, condition in (("asked not to", "negative"), ("asked to", "positive")):
         yield label, rows[rows["condition"] == condition]
     steered = rows[(rows["condition"].isin(["steered", "baseline"])) & (rows["layer"] == layer)]
     for coeff, of in steered.groupby("coeff"):
-        yield f"{coeff:g}", of
+        yield coefficient(float(str(coeff))), of
 
 
 def _box(rows: pd.DataFrame, label: str) -> dict[str, object]:
-    # Positions of one coefficient are weighted alike.
+    # Positions of one coefficient have equal weight.
     names = {"whislo": "low", "q1": "lower", "med": "median", "q3": "upper", "whishi": "high"}
     return {"label": label, **{key: float(rows[name].mean()) for key, name in names.items()}}
 
 
-def _cosines(cosines: pd.DataFrame) -> Iterator[tuple[str, Drawing]]:
-    for model, rows in cosines.groupby("model"):
+def _cosines(summary: PersonaSummary) -> Iterator[tuple[str, Drawing]]:
+    for model, rows in summary.cosines.groupby("model"):
         traits = list(dict.fromkeys([*rows["trait"], *rows["other"]]))
         if len(traits) > 1:
-            yield f"cosines-{model}", partial(_cosines_figure, rows, traits, str(model))
+            steered = [] if summary.steered.empty else steered_layers(summary.steered, model)
+            draw = partial(_cosines_figure, rows, traits, steered, str(model))
+            yield f"cosines-{model}", draw
 
 
-def _cosines_figure(rows: pd.DataFrame, traits: Sequence[str], model: str) -> Figure:
-    """Angles between traits, a panel per layer."""
-    every = sorted(rows["layer"].unique())
-    step = max(1, round(len(every) / _MOST_LAYERS))
-    layers = every[step - 1 :: step][:_MOST_LAYERS]
+def _cosines_figure(
+    rows: pd.DataFrame, traits: Sequence[str], steered: Sequence[int], model: str
+) -> Figure:
+    """Angles between traits, a panel per layer; the first is the first layer that is steered."""
+    every = [int(layer) for layer in sorted(rows["layer"].unique())]
+    first = [layer for layer in steered if layer in every][:_MOST_LAYERS]
+    others = [layer for layer in every if layer not in first]
+    layers = [*first, *spread(others, _MOST_LAYERS - len(first))]
     per_row = min(4, len(layers))
     figure, axes = page(
         (-(-len(layers) // per_row), per_row),
         Layout(width=1.5, height=1.5, gap_x=0.9, left=1.0, bottom=0.9, gap_y=1.1),
         f"Cosines between traits, {model}",
-        "Of the vectors that steer; 1 is the same direction.",
+        COSINES_NOTE,
     )
     for panel in axes.flat[len(layers) :]:
         panel.set_axis_off()
@@ -169,13 +193,13 @@ def _cosines_figure(rows: pd.DataFrame, traits: Sequence[str], model: str) -> Fi
         matrix = np.eye(len(traits))
         for row in rows[rows["layer"] == layer].itertuples():
             i, j = traits.index(row.trait), traits.index(row.other)
-            matrix[i, j] = matrix[j, i] = row.cosine
+            matrix[i, j] = matrix[j, i] = float(str(row.cosine))
         panel.imshow(matrix, vmin=-1, vmax=1, cmap=DIVERGING)
         for (i, j), value in np.ndenumerate(matrix):
             dark = abs(value) > 0.6
             panel.text(j, i, f"{value:.2f}", ha="center", va="center", size=6,
                        color="white" if dark else "black")  # fmt: skip
-        row_title(panel, f"layer {layer}")
+        row_title(panel, f"layer {layer}{' (steered)' if layer in first else ''}")
         panel.set_xticks(range(len(traits)), traits, rotation=90)
         panel.set_yticks(range(len(traits)), traits)
     return figure

@@ -27,7 +27,11 @@ EVIL = "<script>document.title='owned'</script>\"'&"
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        opened = playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=["--no-sandbox"],
+            ignore_default_args=["--hide-scrollbars"],  # readers have them
+        )
         yield opened
         opened.close()
 
@@ -145,6 +149,10 @@ def test_the_page_of_a_run_is_drawn_and_fetches_nothing(
     least = {name: 5 if name == "anisotropy" else 50 for name in sizes}
     assert all(w > 50 and h > least[name] for name, (w, h) in sizes.items()), sizes
     assert result.page.evaluate("document.documentElement.scrollWidth") <= width
+    check_nothing_is_hidden(result.page, width)
+    if (width, scheme) == (1280, "light"):
+        check_the_camera_works(result.page)
+        assert result.messages == []
     result.page.close()
 
 
@@ -161,7 +169,7 @@ def test_a_table_is_sorted_by_the_heading_pressed(
     browser: Browser, output: tuple[Path, Finished]
 ) -> None:
     page = opened(browser, output[0] / "report.html").page
-    heading = page.locator("#table-cells th", has_text="Δ s→a")
+    heading = page.locator("#table-cells th", has_text="Δ S→A")
     column = heading.evaluate("(th) => th.cellIndex")
     values = (
         "(column) => [...document.querySelectorAll('#table-cells tbody tr')]"
@@ -180,12 +188,55 @@ def test_markup_in_data_and_names_stays_text(browser: Browser, hostile: Path) ->
     result = opened(browser, hostile, width=390)
     check_quiet(result, hostile)
     page = result.page
-    assert page.title() == "Steering sweep: tiny"
+    assert page.title() == "Steering sweep on StereoSet: tiny"
     text = page.locator("body").inner_text()
     assert text.count(EVIL) >= 2  # the model's path, the id of the certificate's worst row
-    assert page.locator("script").count() == 4
+    assert page.locator("script").count() == 5
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.close()
+
+
+# What a reader cannot see: marks of figures behind the mode bar, and cells of tables that are off
+# the screen in a box without a scroll bar that takes room of its own.
+COVERED = """() => [...document.querySelectorAll("figure")].flatMap((figure) => {
+  const bar = figure.querySelector(".modebar-group").getBoundingClientRect();
+  const parts = "label, .legend, .gtitle, .plot .bglayer, .cartesianlayer, .sankey";
+  const others = [...figure.querySelectorAll(parts)];
+  return others.map((other) => [other, other.getBoundingClientRect()])
+    .filter(([, box]) => box.width && box.left < bar.right && box.right > bar.left
+      && box.top < bar.bottom && box.bottom > bar.top)
+    .map(([other]) => `${figure.id}: ${other.getAttribute("class") ?? other.tagName}`);
+})"""
+OFF_SCREEN = """() => [...document.querySelectorAll("td, .answer")].filter((cell) => {
+  const box = cell.getBoundingClientRect(), scroll = cell.closest(".scroll");
+  const hasBar = scroll && scroll.scrollWidth > scroll.clientWidth
+    && scroll.offsetHeight - scroll.clientHeight > 6;
+  return box.right > innerWidth + 1 && !hasBar;
+}).map((cell) => cell.textContent)"""
+NUMBERS_OFF = """() => [...document.querySelectorAll("td.number")].filter((cell) => {
+  const range = document.createRange();
+  range.selectNodeContents(cell);
+  const box = range.getBoundingClientRect();
+  return box.left < 0 || box.right > innerWidth;
+}).map((cell) => cell.textContent)"""
+
+
+def check_nothing_is_hidden(page: Page, width: int) -> None:
+    assert page.evaluate(OFF_SCREEN) == []
+    if width < 560:
+        assert page.locator("td.number").count() > 5
+        assert page.evaluate(NUMBERS_OFF) == []
+    else:
+        assert page.locator(".modebar-group").count() == page.locator("figure").count()
+        assert page.evaluate(COVERED) == []
+
+
+def check_the_camera_works(page: Page) -> None:
+    with page.expect_download() as download:
+        page.locator("figure [data-title^='Download']").first.click()
+    path = download.value.path()
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert path.stat().st_size > 5_000
 
 
 @pytest.fixture(scope="module")
@@ -233,4 +284,8 @@ def test_a_persona_page_is_drawn_and_fetches_nothing(
     page.locator("#table-steered th button", has_text="coefficient").click()
     page.locator("#table-steered th button", has_text="coefficient").click()
     assert page.locator("#table-steered tbody tr").first.inner_text() != before
+    check_nothing_is_hidden(page, width)
+    if width == 1280:
+        check_the_camera_works(page)
+        assert result.messages == []
     page.close()

@@ -7,12 +7,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import pandas as pd
 
-from jobs.persona.figures import BROKEN_DOWN, conditions, on_own_vectors
+from jobs.page.words import coefficient
+from jobs.persona.figures import (
+    BROKEN_DOWN,
+    COSINES_NOTE,
+    conditions,
+    on_own_vectors,
+    projections_note,
+    steered_layers,
+)
+from jobs.persona.questions import questions_asked
 from jobs.persona.summary import PersonaSummary
 
 Kind = Literal["lines", "boxes", "heat"]
@@ -38,8 +47,10 @@ class Figure:
 
     Attributes:
         x, y: titles of the axes.
-        choice: what tells the views apart; not asked for where there is one.
-        limits: of the vertical axis, or of the colours; None: what the numbers take.
+        choice: what tells the views apart; not shown if there is one.
+        limits: of the vertical axis, or of the colors; None: what the numbers take.
+        threshold: where a dashed line is drawn.
+        start: the view that is shown first.
     """
 
     name: str
@@ -51,6 +62,9 @@ class Figure:
     choice: str
     views: Sequence[View]
     limits: tuple[float, float] | None = None
+    threshold: float | None = None
+    start: int = 0
+    is_wide: bool = False
 
     def plain(self) -> dict[str, Any]:
         """As plain data that JSON holds."""
@@ -59,10 +73,13 @@ class Figure:
 
 def drawn(summary: PersonaSummary) -> list[Figure]:
     """The figures that a summary has the rows for."""
-    of_groups = [*_scores(summary.steered), *_projections(summary.projections)]
+    of_groups = [*_scores(summary.steered), *_projections(summary)]
     # Those of a model and a trait stand together.
     of_groups.sort(key=lambda found: found[0])
-    return [*(figure for _, figure in of_groups), *_cosines(summary)]
+    figures = [*(figure for _, figure in of_groups), *_cosines(summary)]
+    if len(figures) % 2:  # none beside an empty place
+        figures[-1] = replace(figures[-1], is_wide=True)
+    return figures
 
 
 def _scores(steered: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
@@ -70,9 +87,12 @@ def _scores(steered: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         return
     for (model, trait), rows in steered.groupby(["model", "trait"]):
         of, where = f"{model}-{trait}", f"{model}, {trait}"
-        intervals = "Means over answers, judged 0 to 100; bands: 95 % intervals over questions."
-        marked = f"Crosses: coherence below {BROKEN_DOWN:g}, the text has broken down."
-        for name, y in (("trait_score", str(trait)), ("coherence", "coherence")):
+        intervals = "Means over answers, judged 0 to 100. Bands: 95 % intervals over questions."
+        marked = (
+            f"Dashed: {BROKEN_DOWN:g}. Crosses: coherence below {BROKEN_DOWN:g}, the text has "
+            "broken down."
+        )
+        for name, y in (("trait_score", f"{trait} score"), ("coherence", "coherence")):
             yield (
                 of,
                 Figure(
@@ -85,6 +105,7 @@ def _scores(steered: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
                     choice="positions",
                     views=_line_views(rows, name, along="coeff", series="layer"),
                     limits=(0.0, 100.0),
+                    threshold=BROKEN_DOWN,
                 ),
             )
         if rows["layer"].nunique() > 1:
@@ -93,25 +114,26 @@ def _scores(steered: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
                 Figure(
                     name=f"layers-{of}",
                     title=f"Score by layer, {where}",
-                    caption=f"To choose a layer by: {intervals[0].lower()}{intervals[1:]} {marked}",
+                    caption=f"{intervals} {marked}",
                     kind="lines",
                     x="layer",
-                    y=str(trait),
+                    y=f"{trait} score",
                     choice="positions",
                     views=_line_views(rows, "trait_score", along="layer", series="coeff"),
                     limits=(0.0, 100.0),
+                    threshold=BROKEN_DOWN,
                 ),
             )
 
 
 def _line_views(rows: pd.DataFrame, name: str, *, along: str, series: str) -> list[View]:
-    label = {"layer": "layer {:g}", "coeff": "coefficient {:g}"}[series]
+    label = {"layer": "layer", "coeff": "coefficient"}[series]
     return [
         View(
             str(positions),
             [
                 {
-                    "name": label.format(float(str(value))),
+                    "name": f"{label} {coefficient(float(str(value)))}",
                     "x": [float(x) for x in of[along]],
                     "y": _numbers(of[name]),
                     "low": _numbers(of[f"{name}_low"]),
@@ -125,17 +147,18 @@ def _line_views(rows: pd.DataFrame, name: str, *, along: str, series: str) -> li
     ]
 
 
-def _projections(projections: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
-    if projections.empty:
+def _projections(summary: PersonaSummary) -> Iterator[tuple[str, Figure]]:
+    if summary.projections.empty:
         return
+    asked = questions_asked(summary.answers)
     quantiles = ("low", "lower", "median", "upper", "high")
-    for (model, trait), rows in on_own_vectors(projections).groupby(["model", "trait"]):
+    for (model, trait), rows in on_own_vectors(summary.projections).groupby(["model", "trait"]):
         layers = sorted(rows[rows["condition"] == "steered"]["layer"].dropna().unique())
         views = [
             View(
                 f"{int(layer)}",
                 [
-                    # Positions of one coefficient are weighted alike.
+                    # Positions of one coefficient have equal weight.
                     {"name": label, **{q: _number(of[q].mean()) for q in quantiles}}
                     for label, of in conditions(rows[rows["at_layer"] == layer], int(layer))
                     if len(of)
@@ -149,11 +172,9 @@ def _projections(projections: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
                 Figure(
                     name=f"projections-{model}-{trait}",
                     title=f"Projections on the vector, {model}, {trait}",
-                    caption="Of mean response states at the layer that is steered: asked not to "
-                    "show the trait, asked to, and at each coefficient. Boxes: the middle half; "
-                    "whiskers: 5 % to 95 % of answers.",
+                    caption=projections_note(asked.get((str(model), str(trait)))),
                     kind="boxes",
-                    x="",
+                    x="contrast answers, then coefficients",
                     y="projection",
                     choice="layer",
                     views=views,
@@ -176,14 +197,24 @@ def _cosines(summary: PersonaSummary) -> Iterator[Figure]:
         yield Figure(
             name=f"cosines-{model}",
             title=f"Cosines between traits, {model}",
-            caption="Of the vectors that steer; 1 is the same direction.",
+            caption=COSINES_NOTE,
             kind="heat",
             x="",
             y="",
             choice="layer",
             views=views,
             limits=(-1.0, 1.0),
+            start=_first_steered(summary, model, [view.label for view in views]),
         )
+
+
+def _first_steered(summary: PersonaSummary, model: object, labels: Sequence[str]) -> int:
+    """The view of the first layer that is steered."""
+    if not summary.steered.empty:
+        for layer in steered_layers(summary.steered, model):
+            if str(layer) in labels:
+                return labels.index(str(layer))
+    return 0
 
 
 def _numbers(values: pd.Series) -> list[float | None]:

@@ -1,4 +1,4 @@
-"""The finding of a persona sweep in a few sentences, no surer than its tables are."""
+"""The finding of a persona sweep in a few sentences, no more certain than its tables are."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from jobs.page.words import PERCENT, coefficient, enumerated, largest_of, number
 from jobs.persona.figures import BROKEN_DOWN
 from jobs.persona.summary import PersonaSummary
-
-_FEW_PAIRS = 5
 
 
 def finding(summary: PersonaSummary) -> Iterator[tuple[str, str]]:
@@ -22,53 +21,66 @@ def finding(summary: PersonaSummary) -> Iterator[tuple[str, str]]:
 
 def strongest(rows: pd.DataFrame) -> pd.Series | None:
     """The cell with the highest trait score among those whose text has not broken down."""
-    whole = rows[(rows["coherence"] >= BROKEN_DOWN) & rows["trait_score"].notna()]
+    whole = _whole(rows)
     return None if whole.empty else whole.iloc[int(whole["trait_score"].argmax())]
 
 
+def _whole(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows[(rows["coherence"] >= BROKEN_DOWN) & rows["trait_score"].notna()]
+
+
 def _sentences(rows: pd.DataFrame) -> str:
-    best, before = strongest(rows), rows[rows["coeff"] == 0]
-    if best is None:
+    whole = _whole(rows)
+    if whole.empty:
         return "No cell has both a trait score and text that holds together."
-    told = (
-        f"The trait is strongest at coefficient {best['coeff']:g} of layer {best['layer']} "
-        f"({best['apply']}, {best['positions']}): {_estimate(best, 'trait_score')} of 100, with "
-        f"coherence {_estimate(best, 'coherence')}."
-    )
-    if len(before):
-        unsteered = before.iloc[0]
-        told += f" At coefficient 0 it is {_estimate(unsteered, 'trait_score')}."
-        overlap = best["trait_score_low"] <= unsteered["trait_score_high"]
-        if best["coeff"] != 0 and overlap:
-            told += " The intervals overlap: that steering moved it is not clear."
+    highest, lowest = (whole.iloc[int(at)] for at in _ends(whole["trait_score"]))
+    if len(whole) == 1:
+        text = f"The trait score at {_place(highest)} is {_estimate(highest, 'trait_score')}."
+    elif highest["trait_score"] == lowest["trait_score"]:
+        score = number(highest["trait_score"], 1)
+        text = f"All {len(whole):,} cells have the same trait score: {score}."
+    else:
+        text = " ".join((_extremes(highest, lowest, len(whole)), *_unsteered(rows, highest)))
     broken = rows[rows["coherence"] < BROKEN_DOWN]
     if len(broken):
-        coeffs = ", ".join(f"{c:g}" for c in sorted(broken["coeff"].unique()))
-        told += f" The text broke down (coherence below {BROKEN_DOWN:g}) at coefficients {coeffs}."
-    return told
+        coeffs = enumerated([coefficient(c) for c in sorted(broken["coeff"].unique())])
+        text += f" The text broke down (coherence below {BROKEN_DOWN:g}) at coefficients {coeffs}."
+    return text
 
 
-def cautions(summary: PersonaSummary, missing: str) -> Iterator[str]:
-    """What a reader should know before he trusts the numbers."""
-    if missing:
-        yield f"This sweep is not complete; still to come: {missing}."
-    pairs = summary.contrast.groupby(["model", "trait"]) if len(summary.contrast) else ()
-    for (model, trait), rows in pairs:
-        num = rows["num_effective_pairs"].iloc[0]
-        if pd.notna(num) and num < _FEW_PAIRS:
-            yield f"{model}, {trait}: the vector comes from {num:.0f} pairs of answers only."
-    for name, table in (("contrast", summary.contrast), ("steered", summary.steered)):
-        for outcome in ("refused", "unparsable", "failed"):
-            columns = [f"num_trait_{outcome}", f"num_coherence_{outcome}"]
-            num = 0 if table.empty else int(table[columns].to_numpy().sum())
-            if num:
-                yield f"{num:,} judgements of {name} answers were {outcome}; they are no score."
-        num = 0 if table.empty else int(table["num_empty"].sum())
-        if num:
-            yield f"{num:,} {name} answers are empty; no state is taken of them."
+def _ends(scores: pd.Series) -> tuple[int, int]:
+    return int(scores.argmax()), int(scores.argmin())
+
+
+def _extremes(highest: pd.Series, lowest: pd.Series, num_cells: int) -> str:
+    return (
+        f"The trait score is highest at {_place(highest)}: {_estimate(highest, 'trait_score')} of "
+        f"100 ({largest_of(num_cells)}), with coherence {_estimate(highest, 'coherence')}. It is "
+        f"lowest at {_place(lowest)}: {_estimate(lowest, 'trait_score')} (the smallest of "
+        f"{num_cells:,} cells)."
+    )
+
+
+def _unsteered(rows: pd.DataFrame, highest: pd.Series) -> Iterator[str]:
+    """What the highest score compares with; nothing if it is the unsteered one itself."""
+    before = rows[rows["coeff"] == 0]
+    if before.empty or highest["coeff"] == 0:
+        return
+    unsteered = before.iloc[0]
+    yield f"At coefficient 0 it is {_estimate(unsteered, 'trait_score')}."
+    if highest["trait_score_low"] <= unsteered["trait_score_high"]:
+        yield "The intervals overlap, so it is not clear that steering raised it."
+
+
+def _place(row: pd.Series) -> str:
+    return (
+        f"coefficient {coefficient(row['coeff'])} of layer {row['layer']} ({row['apply']}, "
+        f"positions {row['positions']})"
+    )
 
 
 def _estimate(row: pd.Series, name: str) -> str:
     if pd.isna(row[name]):
         return "not scored"
-    return f"{row[name]:.1f} ({row[f'{name}_low']:.1f} to {row[f'{name}_high']:.1f})"
+    value, low, high = (number(row[f"{name}{end}"], 1) for end in ("", "_low", "_high"))
+    return f"{value} (95{PERCENT} interval {low} to {high})"

@@ -16,8 +16,9 @@ from jobs.figures.drawing import Drawing
 from jobs.figures.page import Layout, blank, label_ticks, page, row_title
 from jobs.figures.style import GREY
 from jobs.identity import float_text
-from jobs.stereoset.figures.labels import CHANGE_COLOURS, LABELS, LEGEND_OF_LABELS
+from jobs.page.words import coefficient
 from jobs.stereoset.figures.selection import by_split_and_coeff, ordered
+from jobs.stereoset.labels import CHANGES, COLORS, LEGEND_OF_LABELS, NAMES
 
 _BAR = 0.27
 _WHISKER_PT = {False: 0.5, True: 0.25}
@@ -41,9 +42,9 @@ def _figure(cells: pd.DataFrame, split: str, coeff: float) -> Figure:
     figure, axes = page(
         (len(models) * rows_each, columns),
         Layout(width=(6.4 - 0.15 * (columns - 1)) / columns, height=1.2, gap_x=0.15),
-        f"Change in log-likelihood by layer, {split}, coefficient {float_text(coeff)}",
+        f"Change in log-likelihood by layer, {split}, coefficient {coefficient(coeff)}",
         f"Steered minus baseline, mean over examples, with 95 % intervals. {LEGEND_OF_LABELS}.",
-        [(Patch(color=colour), LABELS[name]) for name, colour in CHANGE_COLOURS.items()],
+        [(Patch(color=COLORS[name].light), NAMES[name]) for name in CHANGES],
     )
     for number, model in enumerate(models):
         of_model = axes[number * rows_each : (number + 1) * rows_each]
@@ -71,9 +72,9 @@ def _draw(axes: Axes, cells: pd.DataFrame, layers: list[int]) -> None:
         blank(axes)
     at = {layer: index for index, layer in enumerate(layers)}
     x = np.asarray([at[layer] for layer in cells["layer"]], float)
-    for number, (name, colour) in enumerate(CHANGE_COLOURS.items()):
+    for number, name in enumerate(CHANGES):
         left = x + (number - 1) * _BAR
-        axes.add_collection(_rectangles(left, cells[name].to_numpy(), colour, name))
+        axes.add_collection(_rectangles(left, cells[name].to_numpy(), name))
         axes.vlines(
             left,
             cells[f"{name}_low"],
@@ -87,9 +88,9 @@ def _draw(axes: Axes, cells: pd.DataFrame, layers: list[int]) -> None:
     label_ticks(axes.xaxis, range(len(layers)), [str(layer) for layer in layers], "x")
 
 
-def _rectangles(x: np.ndarray, heights: np.ndarray, colour: str, name: str) -> PolyCollection:
+def _rectangles(x: np.ndarray, heights: np.ndarray, name: str) -> PolyCollection:
     """Bars as one artist: hundreds of patches would take seconds."""
     left, right, zero = x - _BAR / 2, x + _BAR / 2, np.zeros_like(x)
     corners = ((left, zero), (left, heights), (right, heights), (right, zero))
     vertices = np.stack([np.stack(corner, axis=-1) for corner in corners], axis=1)
-    return PolyCollection(list(vertices), facecolor=colour, linewidth=0, gid=name)
+    return PolyCollection(list(vertices), facecolor=COLORS[name].light, linewidth=0, gid=name)

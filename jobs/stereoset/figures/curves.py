@@ -14,10 +14,12 @@ from matplotlib.figure import Figure
 from jobs.figures.bands import draw_band, legend_line
 from jobs.figures.drawing import Drawing
 from jobs.figures.page import Layout, label_ticks, page, row_title
+from jobs.figures.selection import spread
 from jobs.figures.style import GREY, SEQUENTIAL
-from jobs.stereoset.figures.labels import FAMILIES, LABELS, LEGEND_OF_LABELS
+from jobs.page.words import coefficient
 from jobs.stereoset.figures.pooling import over_bias_types, over_bias_types_and_layers
-from jobs.stereoset.figures.selection import ordered, spread
+from jobs.stereoset.figures.selection import ordered
+from jobs.stereoset.labels import FAMILIES, LABELS, LEGEND_OF_LABELS
 
 _MOST_LAYERS = 4
 _WIDE = 30.0
@@ -70,7 +72,7 @@ def _figure(by_layer: pd.DataFrame, over_layers: pd.DataFrame, split: str) -> Fi
                 panel.set_title(LABELS[name])
                 panel.axhline(0, color=GREY, linewidth=0.5, zorder=0)
                 ticks = by_layer.groupby("coeff")["at"].first()
-                label_ticks(panel.xaxis, list(ticks), [f"{c:g}" for c in coeffs], "x")
+                label_ticks(panel.xaxis, list(ticks), [coefficient(c) for c in coeffs], "x")
     for panel in axes[-1]:
         panel.set_xlabel("coefficient")
     return figure

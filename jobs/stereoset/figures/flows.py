@@ -13,11 +13,13 @@ from matplotlib.patches import ArrowStyle, Circle, FancyArrowPatch
 
 from jobs.figures.drawing import Drawing
 from jobs.figures.page import Layout, page, row_title
+from jobs.figures.selection import spread
 from jobs.figures.style import FAINT, GREY, SMALL_PT
 from jobs.identity import float_text
-from jobs.stereoset.figures.labels import CHANGE_COLOURS, LEGEND_OF_LABELS
+from jobs.page.words import coefficient
 from jobs.stereoset.figures.pooling import over_bias_types, over_bias_types_and_layers
-from jobs.stereoset.figures.selection import by_split_and_coeff, largest, ordered, spread
+from jobs.stereoset.figures.selection import by_split_and_coeff, largest, ordered
+from jobs.stereoset.labels import CHANGES, COLORS, LEGEND_OF_LABELS
 
 _NODES = {"s": (0.0, 0.0), "a": (1.0, 0.0), "u": (0.5, 0.85)}
 _LABEL_AT = {
@@ -78,7 +80,7 @@ def _figure(by_layer: pd.DataFrame, over_layers: pd.DataFrame, split: str, coeff
     figure, axes = page(
         (len(models) * len(_KINDS), 1),
         Layout(width * _UNIT, height * _UNIT, left=0.15, right=0.15, bottom=0.15, over=0.48),
-        f"Net flows, {split}, coefficient {float_text(coeff)}",
+        f"Net flows, {split}, coefficient {coefficient(coeff)}",
         f"Over all bias types. {LEGEND_OF_LABELS}. Width: size, to one scale for choices and one "
         "for log-likelihood. Grey: the 95 % interval holds 0, or there is none.",
     )
@@ -89,7 +91,7 @@ def _figure(by_layer: pd.DataFrame, over_layers: pd.DataFrame, split: str, coeff
             panel.set_anchor("W")
             panel.set_axis_off()
             row_title(panel, f"{model}, {kind.title}")
-            most = largest(every, [f"{kind.prefix}{name}" for name in CHANGE_COLOURS])
+            most = largest(every, [f"{kind.prefix}{name}" for name in CHANGES])
             for column, (title, rows) in enumerate(columns.items()):
                 left = column * _STEP
                 panel.text(left - 0.4, height - 0.38, title, size=SMALL_PT)
@@ -102,7 +104,7 @@ def _figure(by_layer: pd.DataFrame, over_layers: pd.DataFrame, split: str, coeff
 
 def _diagram(axes: Axes, left: float, row: pd.Series, kind: _Kind, most: float) -> None:
     nodes = {node: (left + x, y) for node, (x, y) in _NODES.items()}
-    for name, colour in CHANGE_COLOURS.items():
+    for name in CHANGES:
         column = f"{kind.prefix}{name}"
         value = row[column]
         x, y, align = _LABEL_AT[name]
@@ -126,7 +128,7 @@ def _diagram(axes: Axes, left: float, row: pd.Series, kind: _Kind, most: float) 
                 shrinkA=8.0,
                 shrinkB=8.0,
                 linewidth=0,
-                color=colour if is_clear else FAINT,
+                color=COLORS[name].light if is_clear else FAINT,
                 gid=f"{column}:{source}>{sink}",
             )
         )

@@ -1,4 +1,4 @@
-"""The main estimates over layer and coefficient, as colours about zero."""
+"""The main estimates over layer and coefficient, as colors about zero."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from matplotlib.image import AxesImage
 from jobs.figures.drawing import Drawing
 from jobs.figures.page import Layout, label_ticks, page, row_title
 from jobs.figures.style import DIVERGING, FAINT
-from jobs.stereoset.figures.labels import FAMILIES, LABELS, LEGEND_OF_LABELS
+from jobs.page.words import coefficient
 from jobs.stereoset.figures.pooling import over_bias_types
 from jobs.stereoset.figures.selection import largest, ordered
+from jobs.stereoset.labels import FAMILIES, LABELS, LEGEND_OF_LABELS
 
 
 def heat_maps(cells: pd.DataFrame, pooled: pd.DataFrame) -> Iterator[tuple[str, Drawing]]:
@@ -50,7 +51,7 @@ def _figure(rows: pd.DataFrame, model: str, split: str) -> Figure:
             )
             panel.set_facecolor(FAINT)
             panel.set_title(LABELS[name])
-            label_ticks(panel.xaxis, range(len(coeffs)), [f"{c:g}" for c in coeffs], "x")
+            label_ticks(panel.xaxis, range(len(coeffs)), [coefficient(c) for c in coeffs], "x")
             label_ticks(panel.yaxis, range(len(layers)), [str(layer) for layer in layers], "y")
             panel.tick_params(labelleft=panel is panels[0])
         panels[0].set_ylabel("layer")

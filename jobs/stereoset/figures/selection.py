@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 
+from jobs.figures.selection import spread
+
 MOST_BY_COEFF = 6
 """Figures of one kind that are for one split and one coefficient."""
 
 Value = TypeVar("Value")
-
-
-def spread(values: Sequence[Value], most: int) -> list[Value]:
-    """At most ``most`` of the values, evenly spread, the first and the last among them.
-
-    One alone is the last.
-    """
-    if len(values) <= most:
-        return list(values)
-    if most == 1:
-        return [values[-1]]
-    return [values[round(at)] for at in np.linspace(0, len(values) - 1, most)]
 
 
 def ordered(column: Iterable[Value]) -> list[Value]:

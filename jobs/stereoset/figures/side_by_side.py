@@ -13,9 +13,10 @@ from jobs.figures.drawing import Drawing
 from jobs.figures.page import Layout, label_ticks, page, row_title
 from jobs.figures.style import GREY, category_style
 from jobs.identity import float_text
-from jobs.stereoset.figures.labels import FAMILIES, LABELS, LEGEND_OF_LABELS
+from jobs.page.words import coefficient
 from jobs.stereoset.figures.pooling import over_bias_types
 from jobs.stereoset.figures.selection import by_split_and_coeff, ordered
+from jobs.stereoset.labels import FAMILIES, LABELS, LEGEND_OF_LABELS
 from jobs.stereoset.summary_keys import POOLED
 
 FITTED = "fitted vectors"
@@ -25,7 +26,7 @@ def models(cells: pd.DataFrame, pooled: pd.DataFrame) -> Iterator[tuple[str, Dra
     """A figure per split and coefficient that several models have, pooled over bias types."""
     for split, coeff, of in by_split_and_coeff(over_bias_types(cells, pooled)):
         if of["model"].nunique() > 1:
-            title = f"Models by layer, {split}, coefficient {float_text(coeff)}"
+            title = f"Models by layer, {split}, coefficient {coefficient(coeff)}"
             yield f"models-{split}-coeff={float_text(coeff)}", partial(_figure, of, "model", title)
 
 
@@ -44,7 +45,7 @@ def nulls(
     for model, of_model in pd.concat(steered, ignore_index=True).groupby("model"):
         for split, coeff, of in by_split_and_coeff(of_model):
             if of["steered_with"].nunique() > 1:
-                title = f"Vectors beside nulls, {model}, {split}, coefficient {float_text(coeff)}"
+                title = f"Vectors beside nulls, {model}, {split}, coefficient {coefficient(coeff)}"
                 name = f"nulls-{model}-{split}-coeff={float_text(coeff)}"
                 yield name, partial(_figure, of, "steered_with", title)
 

@@ -3,63 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
-from jobs.stereoset.page.estimate import Estimate, coefficient, counted
+from jobs.page.cautions import Caution, of_random_weights
+from jobs.page.words import coefficient, counted
+from jobs.stereoset.page.estimate import Estimate
 from jobs.stereoset.page.facts import Facts
 
 FEW_EXAMPLES = 30
 LMS_FALL = 10.0
-"""Points by which LMS falls where the text itself breaks down, rather than what it prefers."""
-_MOST_LISTED = 8
-
-
-@dataclass(frozen=True)
-class Caution:
-    """A warning with the places that it is about; ``is_grave`` where numbers may be wrong."""
-
-    title: str
-    places: tuple[str, ...] = ()
-    num_more: int = 0
-    is_grave: bool = False
-
-    @classmethod
-    def of(cls, title: str, places: list[str]) -> Caution:
-        """With as many places as a reader takes in, and the number of the others."""
-        return cls(title, tuple(places[:_MOST_LISTED]), max(0, len(places) - _MOST_LISTED))
+"""Points of LMS. A larger fall means that the model no longer tells sense from nonsense."""
 
 
 def cautions(facts: Facts) -> list[Caution]:
-    """Every warning there is, the gravest first."""
-    return [*_certificate(facts), *_missing(facts), *_numbers(facts)]
+    """Every warning, the gravest first."""
+    return [
+        *of_random_weights(facts.record),
+        *_certificate(facts),
+        *_missing(facts),
+        *_numbers(facts),
+    ]
 
 
 def _certificate(facts: Facts) -> Iterator[Caution]:
     found = facts.certificate["overall"]
     if found["verdict"] == "broken":
         yield Caution(
-            "The certificate is broken: rows in this output differ from the slow path by more "
-            "than the tolerance.",
+            "The certificate is broken: rows of this output differ from their second computation "
+            "by more than the tolerance.",
             is_grave=True,
         )
     if found["verdict"] == "not checked":
-        yield Caution("No row was computed again, so nothing certifies these numbers.")
+        yield Caution("No row was computed a second time, so nothing confirms these numbers.")
     if num := found["num_changed_choices"]:
         yield Caution(
-            f"Of {counted(found['num_rows_checked'], 'row')} computed again, {num:,} chose another "
-            "candidate on the slow path."
+            f"Of {counted(found['num_rows_checked'], 'row')} computed a second time, {num:,} chose "
+            "another candidate."
         )
     if num := found["num_tasks_fell_back"]:
         yield Caution(
-            f"Past the tolerance, and computed on the slow path as a whole: {num:,} of "
-            f"{counted(found['num_tasks'], 'task')}."
+            f"{num:,} of {counted(found['num_tasks'], 'task')} differed by more than the tolerance "
+            "and were computed row by row instead."
         )
 
 
 def _missing(facts: Facts) -> Iterator[Caution]:
     if facts.set_aside:
         yield Caution.of(
-            f"Failed and set aside: {counted(len(facts.set_aside), 'task')}.",
+            f"{counted(len(facts.set_aside), 'task')} failed; their results are missing:",
             [
                 f"{task['group']}, shard {task['shard']} ({task['table']}): {task['reason']}"
                 for task in facts.set_aside
@@ -68,26 +58,27 @@ def _missing(facts: Facts) -> Iterator[Caution]:
     if facts.incomplete:
         num = sum(group.num_missing for group in facts.incomplete)
         yield Caution.of(
-            f"Not complete, and left out: {counted(num, 'cell')}.",
+            f"{counted(num, 'cell')} are not complete and left out:",
             [f"{g.group}: {g.num_missing:,} of {g.num_planned:,}" for g in facts.incomplete],
         )
     if facts.without_baseline:
         yield Caution.of(
-            "Steered rows without a whole baseline, which `steersweep run` with the same spec "
-            "makes again:",
+            "Some groups have steered rows but lack part of their baseline. `steersweep run` with "
+            "the same spec computes it again:",
             list(facts.without_baseline),
         )
     if not facts.record:
-        yield Caution("run.json is lost, so the page cannot say what was run.")
+        yield Caution("run.json is lost, so this page cannot say what was run.")
 
 
 def _numbers(facts: Facts) -> Iterator[Caution]:
     if facts.non_finite:
-        yield Caution.of("Some scores are not finite.", list(facts.non_finite))
+        yield Caution.of("Some scores are not finite (NaN or infinite):", list(facts.non_finite))
     if broken := _broken_down(facts):
         yield Caution.of(
-            f"LMS fell by more than {LMS_FALL:g} points in {counted(len(broken), 'cell')}: the "
-            "text broke down, and a flow says little about stereotypes. Largest falls first:",
+            f"LMS fell by more than {LMS_FALL:g} points in {counted(len(broken), 'cell')}. The "
+            "model no longer prefers meaningful text there, so its choices say little about "
+            "stereotypes. Largest falls first:",
             broken,
         )
     small = [
@@ -97,8 +88,8 @@ def _numbers(facts: Facts) -> Iterator[Caution]:
     ]
     if small:
         yield Caution.of(
-            f"Groups of fewer than {FEW_EXAMPLES} examples; their intervals are wide, and a "
-            "bootstrap of so few is too narrow rather than too wide:",
+            f"Groups of fewer than {FEW_EXAMPLES} examples. Their intervals are wide, and a "
+            "bootstrap of so few examples tends to make them too narrow:",
             small,
         )
 

@@ -1,4 +1,4 @@
-"""An estimate with its interval, and how both are written."""
+"""An estimate with its interval."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-MINUS = "\N{MINUS SIGN}"
+from jobs.page.words import number
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Estimate:
 
     @classmethod
     def of(cls, row: Mapping[str, Any], name: str, times: float = 1.0) -> Self | None:
-        """A column of a summary's row with its interval; None where it is not a number."""
+        """A column of a summary's row with its interval; None if it is not a number."""
         numbers = [row[f"{name}{end}"] for end in ("", "_low", "_high")]
         if any(number is None or number != number for number in numbers):
             return None
@@ -27,12 +27,12 @@ class Estimate:
 
     @property
     def is_clear(self) -> bool:
-        """Whether the interval leaves 0 out."""
+        """Whether the interval excludes 0."""
         return self.low > 0 or self.high < 0
 
     @property
     def size(self) -> Estimate:
-        """Of the absolute value."""
+        """The estimate of the absolute value."""
         if self.low >= 0:
             return self
         if self.high <= 0:
@@ -40,7 +40,7 @@ class Estimate:
         return Estimate(abs(self.value), 0.0, max(-self.low, self.high))
 
     def compared(self, other: Estimate) -> str:
-        """``larger``, ``smaller`` or, where the intervals overlap, ``unclear``."""
+        """``larger``, ``smaller`` or, if the intervals overlap, ``unclear``."""
         if self.low > other.high:
             return "larger"
         return "smaller" if self.high < other.low else "unclear"
@@ -52,21 +52,3 @@ class Estimate:
     def range(self, digits: int = 1) -> str:
         """The interval, as in ``1.2 to 3.4``."""
         return f"{number(self.low, digits)} to {number(self.high, digits)}"
-
-
-def number(value: float, digits: int) -> str:
-    """With thousands separators and a real minus sign; never -0."""
-    text = f"{value:,.{digits}f}"
-    if not text.strip("-0.,"):
-        text = text.removeprefix("-")
-    return text.replace("-", MINUS)
-
-
-def counted(num: int, noun: str) -> str:
-    """``1 cell``, ``2 cells``."""
-    return f"{num:,} {noun}{'' if num == 1 else 's'}"
-
-
-def coefficient(value: float) -> str:
-    """A coefficient as short as it can be written."""
-    return f"{value:.12g}".replace("-", MINUS)

@@ -1,7 +1,7 @@
 """The figures as plain data: what each shows, and one table of numbers that all are drawn from.
 
-A figure has an axis, its series, and choices for all that is left; the page's script makes traces
-of the rows that fit. So each number is in the page once, however many views there are.
+A figure has an axis, its series, and choosers for the other axes; the page's script draws the rows
+that match. So the page holds each number once, however many views there are.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from jobs.stereoset.page.estimate import coefficient
-from jobs.stereoset.page.words import ARROW, name_of
+from jobs.page.words import coefficient
+from jobs.stereoset.labels import CHANGES, FLOWS, NAMES
+from jobs.stereoset.page.words import name_of
 from jobs.stereoset.summary import Summary
 from jobs.stereoset.summary_keys import POOLED
 from steering_core.metrics import FLOW_PAIRS
@@ -86,22 +87,13 @@ class Drawn:
         }
 
 
-_CHANGES = ("s2a", "u2a", "s2u")
 _SCORES = ("lms_change", "ss_change", "icat_change")
 MEASURES = (
-    Measure("change in log-likelihood", "nats per token", _CHANGES),
-    Measure("net flow of choices", "% of examples", tuple(f"flow_{name}" for name in _CHANGES)),
+    Measure("change in log-likelihood", "nats per token", CHANGES),
+    Measure("net flow of choices", "% of examples", FLOWS),
     Measure("change of StereoSet scores", "points", _SCORES),
 )
 _IN_PERCENT = (*MEASURES[1].columns, *(f"flow_{pair}" for pair in FLOW_PAIRS))
-NAMES = {
-    **{
-        f"{prefix}{name}": name.replace("2", ARROW) + (" intended" if name == "s2a" else "")
-        for prefix in ("", "flow_")
-        for name in _CHANGES
-    },
-    **{f"{name}_change": name.upper() for name in ("lms", "ss", "icat")},
-}
 
 
 def drawn(summary: Summary, coeff: float | None) -> Drawn:
@@ -176,7 +168,7 @@ def _figures(found: Mapping[str, list[Any]], *, has_geometry: bool) -> Iterable[
         yield Figure(
             "by-layer",
             "By layer",
-            "What steering changed at each layer; bands are 95 % intervals.",
+            "What steering changed at each layer. Bands: 95 % intervals.",
             "lines",
             "layer",
             "measure",
@@ -187,7 +179,7 @@ def _figures(found: Mapping[str, list[Any]], *, has_geometry: bool) -> Iterable[
         yield Figure(
             "grid",
             "Layers and coefficients",
-            "Blue is below 0, orange above, and what is close to the background is close to 0.",
+            "Blue: below 0. Orange: above 0. The paler a cell, the closer to 0.",
             "heat",
             "layer",
             "measure",
@@ -197,8 +189,7 @@ def _figures(found: Mapping[str, list[Any]], *, has_geometry: bool) -> Iterable[
     yield Figure(
         "flows",
         "Intended and side effects",
-        f"s{ARROW}a is what steering is meant to move, u{ARROW}a and s{ARROW}u are side effects; "
-        "whiskers are 95 % intervals.",
+        "S: stereotype, A: anti-stereotype, U: unrelated. Whiskers: 95 % intervals.",
         "bars",
         "coeff",
         "measure",
@@ -207,8 +198,8 @@ def _figures(found: Mapping[str, list[Any]], *, has_geometry: bool) -> Iterable[
     yield Figure(
         "moves",
         "Where choices went",
-        "Choices before steering on the left, after it on the right. Grey did not move, or moved "
-        "back.",
+        "Left: choices before steering. Right: after it. Gray: choices that stayed or went the "
+        "opposite way.",
         "moves",
         "coeff",
         "measure",
@@ -218,7 +209,7 @@ def _figures(found: Mapping[str, list[Any]], *, has_geometry: bool) -> Iterable[
         yield Figure(
             "by-coeff",
             "By coefficient",
-            "Coefficients are equally spaced here, whatever their size; bands are 95 % intervals.",
+            "Coefficients are spaced evenly, not to scale. Bands: 95 % intervals.",
             "lines",
             "coeff",
             "measure",
@@ -229,7 +220,7 @@ def _figures(found: Mapping[str, list[Any]], *, has_geometry: bool) -> Iterable[
         yield Figure(
             "models",
             "Models side by side",
-            "All models have the same examples drawn in each resample, so intervals are paired.",
+            "Each bootstrap resample draws the same examples for all models.",
             "lines",
             "layer" if by_layer else "coeff",
             "model",
@@ -239,8 +230,8 @@ def _figures(found: Mapping[str, list[Any]], *, has_geometry: bool) -> Iterable[
         yield Figure(
             "anisotropy",
             "Anisotropy of the states",
-            "Mean cosine of a pooled state to the direction of their mean, before steering: 1 "
-            "where all point one way.",
+            "Mean cosine between a pooled state and the mean of all, before steering. 1: all "
+            "states point the same way.",
             "lines",
             "layer",
             "model",

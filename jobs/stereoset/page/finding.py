@@ -1,7 +1,8 @@
-"""The finding in a few sentences, made from the numbers and no surer than they are.
+"""The finding in a few sentences, made from the numbers and no more certain than they are.
 
-A model is read by its widest rows: pooled over splits, bias types and layers where they are
-complete. All models are read at one coefficient, the one that moved the most choices on balance.
+The sentences about a model use its widest rows: those pooled over splits, bias types and layers, as
+far as these are complete. They use one coefficient for all models: the one that moved the most
+choices on balance. Since it was picked for that, the sentences say so.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.stereoset.page.estimate import Estimate, coefficient
-from jobs.stereoset.page.words import FLOWS, INTENDED, PERCENT, name_of, way
+from jobs.page.words import PERCENT, coefficient, enumerated, largest_of
+from jobs.stereoset.labels import FLOWS, INTENDED, way
+from jobs.stereoset.page.estimate import Estimate
+from jobs.stereoset.page.words import name_of
 from jobs.stereoset.summary import Summary
 from jobs.stereoset.summary_keys import POOLED
 
@@ -65,21 +68,29 @@ class _Flow:
 def finding(summary: Summary) -> Finding:
     """What the complete cells of a summary say."""
     rows = widest_rows(summary)
-    coeff = _telling_coeff(row for of_model in rows.values() for row in of_model)
-    chosen = {
-        model: _strongest([row for row in of_model if row["coeff"] == coeff] or of_model)
+    strongest = _strongest([row for of_model in rows.values() for row in of_model])
+    coeff = None if strongest is None else strongest["coeff"]
+    at_coeff = {
+        model: [row for row in of_model if row["coeff"] == coeff] or of_model
         for model, of_model in rows.items()
+    }
+    chosen = {model: _strongest(of_model) for model, of_model in at_coeff.items()}
+    # The coefficient was picked by one row among all; others were picked among those at it.
+    num_compared = {
+        model: sum(map(len, rows.values())) if row is strongest else len(at_coeff[model])
+        for model, row in chosen.items()
     }
     tests = {model: _tests(summary, model) for model in rows}
     coeffs = {row["coeff"] for of_model in rows.values() for row in of_model}
     return Finding(
         lead=_lead(chosen) if len(chosen) > 1 else None,
         of_model={
-            model: (*_sentences(row, rows[model]), tests[model]) for model, row in chosen.items()
+            model: (*_sentences(row, num_compared[model]), tests[model])
+            for model, row in chosen.items()
         },
         coeff=coeff,
-        note=f"Of {len(coeffs):,} coefficients, {coefficient(coeff)} moved the most choices on "
-        "balance; the table has them all."
+        note=f"Of {len(coeffs):,} coefficients, the sentences above are about "
+        f"{coefficient(coeff)}, which moved the most choices on balance. The table has them all."
         if coeff is not None and len(coeffs) > 1
         else None,
     )
@@ -102,11 +113,6 @@ def widest(rows: Iterable[Row]) -> dict[str, list[Row]]:
         num_pooled = sum(row[axis] in (POOLED, None) for axis in _AXES)
         by_model.setdefault(row["model"], {}).setdefault(num_pooled, []).append(row)
     return {model: widths[max(widths)] for model, widths in sorted(by_model.items())}
-
-
-def _telling_coeff(rows: Iterable[Row]) -> float | None:
-    strongest = _strongest(list(rows))
-    return None if strongest is None else strongest["coeff"]
 
 
 def _strongest(rows: Sequence[Row]) -> Row | None:
@@ -144,14 +150,14 @@ def _lead(chosen: Mapping[str, Row | None]) -> str | None:
         return None
     first, *others = largest.values()
     if all(flow.way == first.way for flow in others):
-        shares = _listed(
+        shares = enumerated(
             [f"{flow.share.text()}{PERCENT} in {model}" for model, flow in largest.items()]
         )
         return (
             f"The largest net flow of choices is {first.way}, {first.role}, in each of these "
             f"models: {shares}.{_most(largest)}"
         )
-    ways = _listed(
+    ways = enumerated(
         [
             f"{flow.way} in {model} ({flow.role}, {flow.share.text()}{PERCENT})"
             for model, flow in largest.items()
@@ -168,14 +174,13 @@ def _most(largest: Mapping[str, _Flow]) -> str:
     return " Their intervals overlap, so none is clearly the largest."
 
 
-def _sentences(row: Row | None, rows: Sequence[Row]) -> tuple[str, ...]:
+def _sentences(row: Row | None, num_compared: int) -> tuple[str, ...]:
     flows = [] if row is None else _flows(row)
     if row is None or not flows:
-        return ("No score is finite, so there is no flow to speak of.",)
-    same = [r for r in rows if r["coeff"] == row["coeff"]]
+        return ("No score is finite, so no flow is defined.",)
     place = f"At coefficient {coefficient(row['coeff'])}, {_place(row)}"
-    if len(same) > 1:
-        place += f" (the strongest of {len(same):,} such results, so likely overstated)"
+    if num_compared > 1:
+        place += f" ({largest_of(num_compared, 'cell' if is_cell(row) else 'pooled result')})"
     if flows[0].share.value == 0:
         return (f"{place}, no choice moved on balance.", _lms(row))
     return (_largest(place, flows), _against_side_effects(flows), _lms(row))
@@ -188,7 +193,7 @@ def _place(row: Row) -> str:
         for axis in _AXES
         if row[axis] not in (POOLED, None)
     ]
-    return ", ".join([*fixed, *([f"over all {_listed(pooled)}"] if pooled else [])])
+    return ", ".join([*fixed, *([f"over all {enumerated(pooled)}"] if pooled else [])])
 
 
 def _largest(place: str, flows: Sequence[_Flow]) -> str:
@@ -201,8 +206,8 @@ def _largest(place: str, flows: Sequence[_Flow]) -> str:
             "0, so even its direction is uncertain."
         )
     return (
-        f"{place}, no net flow can be told from none: the largest, {top.way}, is {top.measured}, "
-        "and the interval contains 0."
+        f"{place}, no net flow is clearly different from 0: the largest, {top.way}, is "
+        f"{top.measured}, and the interval contains 0."
     )
 
 
@@ -221,7 +226,7 @@ def _against_side_effects(flows: Sequence[_Flow]) -> str:
         "smaller": "smaller than",
         "unclear": "not clearly larger or smaller than",
     }
-    relations = " and ".join(f"{words[how]} {_listed(which)}" for how, which in compared.items())
+    relations = " and ".join(f"{words[how]} {enumerated(which)}" for how, which in compared.items())
     if intended is flows[0]:
         return f"It is {relations}."
     went = ", went the other way:" if intended.is_reversed else ", is"
@@ -234,7 +239,7 @@ def _against_side_effects(flows: Sequence[_Flow]) -> str:
 def _lms(row: Row) -> str:
     after, change = Estimate.of(row, "lms"), Estimate.of(row, "lms_change")
     if after is None or change is None:
-        return "LMS is not defined here."
+        return "LMS is not defined."
     if not change.is_clear:
         return (
             f"LMS did not clearly change: {change.text()} points "
@@ -258,15 +263,10 @@ def _tests(summary: Summary, model: str) -> str:
     num = sum(value < SIGNIFICANT for value in q)
     if not num:
         return (
-            f"Cell by cell nothing is significant: none of {len(q):,} net flows has q < "
+            f"In single cells nothing is significant: none of {len(q):,} net flows has q < "
             f"{SIGNIFICANT} after Benjamini-Hochberg, so what single cells show may be chance."
         )
     return (
-        f"Cell by cell, {num:,} of {len(q):,} net flows are significant after "
+        f"In single cells, {num:,} of {len(q):,} net flows are significant after "
         f"Benjamini-Hochberg (q < {SIGNIFICANT})."
     )
-
-
-def _listed(texts: Sequence[str]) -> str:
-    *most, last = texts
-    return f"{', '.join(most)} and {last}" if most else last

@@ -3,62 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
 import yaml
 
+from jobs.page.provenance import Ran, models_of, short, versions_of, when
+from jobs.page.words import MINUS, coefficient, counted
+from jobs.stereoset.labels import ARROW, ROLES
 from jobs.stereoset.page import words
-from jobs.stereoset.page.estimate import MINUS, coefficient, counted
 from jobs.stereoset.page.facts import Facts
-from steering_core.stereoset import LABELS
-
-_DIGEST_SHOWN = 16
-
-
-@dataclass(frozen=True)
-class Ran:
-    """What was run, as terms and texts; all of it empty where ``run.json`` is lost.
-
-    Attributes:
-        models: name, path, revision, dtype and digests of each.
-        terms: (term, text) pairs.
-        versions: of the last session.
-        spec: the resolved spec as YAML.
-    """
-
-    models: tuple[Mapping[str, str], ...]
-    terms: tuple[tuple[str, str], ...]
-    versions: Mapping[str, str]
-    spec: str
 
 
 def ran(facts: Facts) -> Ran:
-    """What ``run.json`` and the tables say of it."""
+    """What ``run.json`` and the tables say of the run; models and spec are empty if it is lost."""
     if not facts.record:
-        return Ran((), tuple(_counts(facts)), {}, "")
+        return Ran(terms=tuple(_counts(facts)))
     spec, identity = facts.record["spec"], facts.record["identity"]
-    models = tuple(
-        {
-            "name": name,
-            "path": model["path"],
-            "revision": model["revision"] or "not pinned",
-            "dtype": identity.get(f"models.{name}.dtype", model["dtype"]),
-            "weights": identity.get(f"models.{name} (weights)", "unknown"),
-            "tokenizer": identity.get(f"models.{name} (tokenizer)", "unknown"),
-        }
-        for name, model in spec["models"].items()
-    )
     num_folds = facts.record.get("folds", {})
-    terms = [*_inputs(spec, identity), *_protocol(spec, num_folds), *_counts(facts), *_when(facts)]
-    sessions = facts.record["sessions"]
-    return Ran(models, tuple(terms), sessions[-1]["versions"], _as_yaml(spec))
-
-
-def short(digest: str) -> str:
-    """The first digits of a digest, as many as tell two apart."""
-    return digest[:_DIGEST_SHOWN]
+    terms = [
+        *_inputs(spec, identity),
+        *_protocol(spec, num_folds),
+        *_counts(facts),
+        *when(facts.record, facts.made, is_complete=facts.is_complete),
+    ]
+    return Ran(models_of(facts.record), tuple(terms), versions_of(facts.record), _as_yaml(spec))
 
 
 def _inputs(spec: Mapping[str, Any], identity: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -79,7 +48,7 @@ def _protocol(spec: Mapping[str, Any], num_folds: Mapping[str, int]) -> list[tup
     vectors, steering = spec["vectors"], spec["steering"]
     folds = vectors["folds"]
     from_rows = (
-        "from the rows that are then steered"
+        "fitted on the rows that are then steered"
         if folds == 1
         else f"cross-fitted in {folds} folds by target term{_fewer_folds(folds, num_folds)}: no "
         "row is steered with a vector fitted on it"
@@ -132,21 +101,6 @@ def _counts(facts: Facts) -> list[tuple[str, str]]:
     ]
 
 
-def _when(facts: Facts) -> list[tuple[str, str]]:
-    sessions: Sequence[Mapping[str, Any]] = facts.record["sessions"]
-    made = facts.made.isoformat(timespec="seconds")
-    ended = sessions[-1].get("ended") or ("" if not facts.is_complete else made)
-    times = f"{_readable(facts.record['started'])} to {_readable(ended) if ended else 'now'} UTC"
-    if len(sessions) > 1:
-        times += f", in {len(sessions):,} sessions"
-    machines = _listed(list(dict.fromkeys(f"{s['host']} ({s['device']})" for s in sessions)))
-    return [("When", times), ("On", machines)]
-
-
-def _readable(time: str) -> str:
-    return time[:19].replace("T", " ")
-
-
 def _listed(values: Sequence[Any]) -> str:
     return ", ".join(str(value) for value in values)
 
@@ -166,34 +120,34 @@ def _plain(value: Decimal) -> int | float | str:
 
 GLOSSARY = (
     (
-        "s, a, u",
-        f"the three candidates of an example: {LABELS[0]}, {LABELS[1]} and {LABELS[2]}. A model "
+        "S, A, U",
+        f"The three candidates of an example: {ROLES['s']}, {ROLES['a']} and {ROLES['u']}. A model "
         "chooses the one with the highest score.",
     ),
     (
         "change in log-likelihood",
-        f"steered minus baseline, of the gap between two candidates' scores, in nats per scored "
-        f"token. s{words.ARROW}a is what steering is meant to move; u{words.ARROW}a and "
-        f"s{words.ARROW}u are side effects, and their sum is s{words.ARROW}a.",
+        "Steered minus baseline, of the gap between two candidates' scores, in nats per scored "
+        f"token. Steering is meant to move S{ARROW}A. U{ARROW}A and S{ARROW}U are side effects; "
+        f"they add up to S{ARROW}A.",
     ),
     (
         "net flow",
-        "share of examples whose choice moved that way, minus the share that moved back.",
+        "The share of examples whose choice moved that way, minus the share that moved back.",
     ),
     (
         "LMS, SS, ICAT",
-        "StereoSet's scores in percent: LMS, how often a meaningful candidate is preferred to the "
-        "unrelated one (100 is best); SS, how often the stereotype is preferred to the "
-        "anti-stereotype (50 is unbiased); ICAT, both in one (100 is best).",
+        "StereoSet's scores in percent. LMS: how often a meaningful candidate is preferred to the "
+        "unrelated one (100 is best). SS: how often the stereotype is preferred to the "
+        "anti-stereotype (50 is unbiased). ICAT combines both (100 is best).",
     ),
     (
         "interval",
-        "95 %, from 2,000 paired bootstrap resamples of the examples, or of the target terms for "
-        "StereoSet's scores.",
+        "A 95 % interval from 2,000 paired bootstrap resamples of the examples, or of the target "
+        "terms for StereoSet's scores.",
     ),
     (
         "q",
-        "p-value of an exact McNemar test of a net flow, adjusted by Benjamini and Hochberg over "
+        "The p-value of an exact McNemar test of a net flow, adjusted by Benjamini-Hochberg over "
         "all net flows of the model.",
     ),
 )

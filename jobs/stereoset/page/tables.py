@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jobs.page.table import Cell, Column, Table
+from jobs.page.words import DASH, coefficient, number
 from jobs.stereoset.comparison import Comparison
-from jobs.stereoset.page.estimate import Estimate, coefficient, number
+from jobs.stereoset.labels import FLOWS, LABELS
+from jobs.stereoset.page.estimate import Estimate
+from jobs.stereoset.page.facts import Facts
 from jobs.stereoset.page.finding import SIGNIFICANT, is_cell, widest, widest_rows
-from jobs.stereoset.page.words import ARROW, FLOWS, name_of
+from jobs.stereoset.page.words import name_of
 from jobs.stereoset.summary import Summary
 
 _MOST_ROWS = 2000
@@ -17,7 +20,7 @@ _MOST_ROWS = 2000
 _Row = Mapping[str, Any]
 
 
-_MISSING = Cell("\N{EN DASH}", None)
+_MISSING = Cell(DASH, None)
 _SHARE = "% of examples"
 _POINTS = "points"
 
@@ -57,11 +60,11 @@ def nulls(summary: Summary) -> Table:
     fitted = [*summary.pooled.to_pylist(), *summary.cells.to_pylist()] if names else []
     return _beside(
         "nulls",
-        "Beside nulls: vectors that mean nothing, steered the same way",
+        "Compared with nulls: steering with vectors that mean nothing",
         "vectors",
         {"fitted": fitted, **{name: _where(of_nulls, "null", name) for name in names}},
-        "What vectors that mean nothing move is what any push moves; what is the fitted vectors' "
-        "own is what they move beyond it.",
+        "Null vectors show what any push of this size moves. Only what the fitted vectors move "
+        "beyond that is their own effect.",
     )
 
 
@@ -71,10 +74,10 @@ def compared(comparison: Comparison | None) -> Table:
     names = () if comparison is None else (comparison.name, comparison.other)
     return _beside(
         "compared",
-        "Beside another run",
+        "Compared with another run",
         "run",
         {name: _where(rows, "run", name) for name in names},
-        "Of the cells that both runs have; all of them are in summary/compared.csv.",
+        "Over the cells that both runs have. The single cells are in summary/compared.csv.",
     )
 
 
@@ -145,7 +148,7 @@ def baseline(summary: Summary) -> Table:
             *_group_columns(),
             Column("n", "examples"),
             *(Column(title, "%") for title in ("LMS", "SS", "ICAT")),
-            *(Column(f"chose {which}", _SHARE) for which in ("s", "a", "u")),
+            *(Column(f"chose {which}", _SHARE) for which in ("S", "A", "U")),
         ),
         tuple(
             (
@@ -171,7 +174,7 @@ def cells(summary: Summary) -> Table:
             Column("layer"),
             Column("coefficient"),
             Column("n", "examples"),
-            *(Column(f"\N{GREEK CAPITAL LETTER DELTA} {_short(name)}", "nats") for name in FLOWS),
+            *(Column(f"\N{GREEK CAPITAL LETTER DELTA} {LABELS[name]}", "nats") for name in FLOWS),
             *_flow_columns(),
             Column("LMS change", _POINTS),
             Column("SS change", _POINTS),
@@ -189,8 +192,48 @@ def cells(summary: Summary) -> Table:
             )
             for row in summary.cells.slice(0, _MOST_ROWS).to_pylist()
         ),
-        f"* q < {SIGNIFICANT}. All columns are in summary/cells.csv and summary/pooled.csv.",
+        f"\N{GREEK CAPITAL LETTER DELTA}: change in log-likelihood. *: q < {SIGNIFICANT}. "
+        "summary/cells.csv and summary/pooled.csv have all columns.",
     ).condensed()
+
+
+def certificate(facts: Facts) -> Table:
+    """What the rows that were computed again say, of each model."""
+    found = list(facts.certificate["models"].items())
+    if len(found) > 1:
+        found.append(("all models", facts.certificate["overall"]))
+    tones = {"holds": "good", "broken": "grave"}
+    return Table(
+        "certificate",
+        "Rows computed again",
+        (
+            Column("model", is_number=False),
+            Column("verdict", is_number=False),
+            Column("rows checked"),
+            Column("largest difference", "nats"),
+            Column("tolerance", "nats"),
+            Column("changed choices"),
+            Column("tasks checked"),
+        ),
+        tuple(
+            (
+                _word(name),
+                Cell(of["verdict"], of["verdict"], tone=tones.get(of["verdict"], "caution")),
+                _count(of["num_rows_checked"]),
+                Cell(f"{of['largest_difference']:.2g}", of["largest_difference"])
+                if of["num_rows_checked"]
+                else _MISSING,
+                _MISSING
+                if of["tolerance"] is None
+                else Cell(f"{of['tolerance']}", of["tolerance"]),
+                _count(of["num_changed_choices"]),
+                Cell(
+                    f"{of['num_tasks_checked']:,} of {of['num_tasks']:,}", of["num_tasks_checked"]
+                ),
+            )
+            for name, of in found
+        ),
+    )
 
 
 def _place(row: Mapping[str, Any]) -> str:
@@ -204,10 +247,6 @@ def _place(row: Mapping[str, Any]) -> str:
     )
 
 
-def _short(flow: str) -> str:
-    return flow.removeprefix("flow_").replace("2", ARROW)
-
-
 def _group_columns() -> tuple[Column, ...]:
     return tuple(Column(name, is_number=False) for name in ("model", "split", "bias type"))
 
@@ -217,7 +256,7 @@ def _group_cells(row: Mapping[str, Any]) -> tuple[Cell, ...]:
 
 
 def _flow_columns() -> tuple[Column, ...]:
-    return tuple(Column(f"flow {_short(name)}", _SHARE) for name in FLOWS)
+    return tuple(Column(f"flow {LABELS[name]}", _SHARE) for name in FLOWS)
 
 
 def _flow_cells(row: Mapping[str, Any]) -> tuple[Cell, ...]:

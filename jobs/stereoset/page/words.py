@@ -1,14 +1,8 @@
-"""What the page calls things, for a reader who does not know the names of columns."""
+"""What the page calls the settings of a spec, for a reader who does not know its keys."""
 
 from __future__ import annotations
 
 from jobs.stereoset.summary_keys import POOLED
-
-LABELS = {"s": "stereotype", "a": "anti-stereotype", "u": "unrelated"}
-INTENDED = "flow_s2a"
-FLOWS = ("flow_s2a", "flow_u2a", "flow_s2u")
-ARROW = "\N{RIGHTWARDS ARROW}"
-PERCENT = "\N{NO-BREAK SPACE}%"
 
 ALL = {"split": "all splits", "bias_type": "all bias types", "layer": "all layers"}
 SITES = {
@@ -19,19 +13,19 @@ SITES = {
 }
 METHODS = {
     "mean_difference": "mean over examples of (pooled anti-stereotype minus pooled stereotype)",
-    "pca": "first principal direction of these differences",
-    "logistic": "weight of a logistic probe between the two",
-    "whitened": "mean difference through the inverse within-class covariance",
+    "pca": "first principal direction of (pooled anti-stereotype minus pooled stereotype)",
+    "logistic": "weight of a logistic probe between anti-stereotype and stereotype",
+    "whitened": "mean difference times the inverse within-class covariance",
 }
 POOLING = {
-    "all_positions": "all positions of the padded row: question, candidate and pads",
+    "all_positions": "all positions of the padded row: question, candidate and padding",
     "candidate": "the candidate's own tokens",
 }
 OPERATIONS = {
     "add": "the coefficient times the vector is added",
-    "project_out": "the coefficient times the projection on the vector is taken away",
-    "cap_above": "the projection on the vector is held at most at the coefficient",
-    "cap_below": "the projection on the vector is held at least at the coefficient",
+    "project_out": "the coefficient times the projection on the vector is subtracted",
+    "cap_above": "the projection on the vector is limited to at most the coefficient",
+    "cap_below": "the projection on the vector is raised to at least the coefficient",
 }
 POSITIONS = {
     "all": "every position",
@@ -42,15 +36,8 @@ POSITIONS = {
 SCORING = {
     "as_published": "the candidate encoded alone with BOS, each token read one position late, "
     "as the paper's notebook does",
-    "aligned": "the candidate in its context, each token read where it is predicted",
+    "aligned": "the candidate in its context, each token read at the position that predicts it",
 }
-
-
-def way(flow: str, *, is_reversed: bool) -> str:
-    """A flow's direction in words: ``unrelated -> anti-stereotype``."""
-    ends = flow.removeprefix("flow_").split("2")
-    source, sink = reversed(ends) if is_reversed else ends
-    return f"{LABELS[source]}\N{NO-BREAK SPACE}{ARROW} {LABELS[sink]}"
 
 
 def name_of(axis: str, value: str | int | None) -> str:

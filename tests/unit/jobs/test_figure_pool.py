@@ -51,7 +51,7 @@ def children() -> set[int]:
 def test_several_processes_make_the_same_files_as_one(tmp_path: Path) -> None:
     vectors = vectors_frame_of({("m", "s", "race", n, None): [1.0, n] for n in (1, 2)})
     planned = planned_figures(CELLS, pooled_frame(CELLS), vectors)
-    names = ("bars-inter-coeff20", "flows-inter-coeff20", "heat-map-m-inter", "vectors-layers-m")
+    names = ("bars-inter-coeff=20", "flows-inter-coeff=20", "heat-map-m-inter", "vectors-layers-m")
     planned = {name: planned[name] for name in names}
     before = children()
     made = []

@@ -20,11 +20,14 @@ from matplotlib.patches import FancyArrowPatch
 from matplotlib.text import Text
 
 from cluster.storage import StorageSpec
+from jobs.figures.selection import spread
 from jobs.figures.write import write_figures
 from jobs.stereoset.figures.make import NAMES, make_figures, planned_figures, what_is_drawn
 from jobs.stereoset.figures.pooling import over_bias_types, over_bias_types_and_layers
-from jobs.stereoset.figures.selection import MOST_BY_COEFF, spread
+from jobs.stereoset.figures.selection import MOST_BY_COEFF
 from jobs.stereoset.geometry import GEOMETRY_SCHEMA
+from jobs.stereoset.labels import COLORS
+from jobs.stereoset.labels import NAMES as NAMES_OF_ESTIMATES
 from tests.support.summaries import cells_frame, pooled_frame, vectors_frame_of
 
 NO_VECTORS = vectors_frame_of({})
@@ -70,6 +73,15 @@ def test_bars_are_the_estimates_and_whiskers_their_intervals() -> None:
         np.testing.assert_allclose(ends, np.concatenate(wanted))
 
 
+def test_bars_have_the_colors_and_the_spelling_of_the_page() -> None:
+    drawn = figure("bars-inter-coeff=20")
+    axes = panels(drawn, "race")[0]
+    for name in ("s2a", "u2a", "s2u"):
+        (bars,) = (c for c in axes.collections if c.get_gid() == name)
+        assert mpl.colors.to_hex(bars.get_facecolor()[0]) == COLORS[name].light
+        assert NAMES_OF_ESTIMATES[name] in texts(drawn)
+
+
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_an_arrow_points_the_way_that_its_flow_has(sign: float) -> None:
     pooled = POOLED.assign(
@@ -107,7 +119,7 @@ def test_a_heat_map_is_the_table_centred_at_zero() -> None:
 
 
 def test_curves_have_a_line_for_each_layer_and_for_all() -> None:
-    (axes, _) = panels(figure("curves-inter"), "S → A")[::2]
+    (axes, _) = panels(figure("curves-inter"), "S→A")[::2]
     lines = [line for line in axes.lines if line.get_gid() == "s2a"]
     pooled = POOLED.query("model == 'base'")
     wanted = [
@@ -129,7 +141,7 @@ def test_curves_of_very_different_coefficients_are_evenly_spaced() -> None:
 
 
 def test_models_stand_beside_each_other() -> None:
-    (axes, _) = panels(figure("models-inter-coeff=-2"), "U → A")
+    (axes, _) = panels(figure("models-inter-coeff=-2"), "U→A")
     lines = [line for line in axes.lines if line.get_gid() == "u2a"]
     for line, model in zip(lines, ("base", "tuned"), strict=True):
         rows = POOLED.query(f"model == '{model}' and coeff == -2").dropna(subset=["layer"])
@@ -205,7 +217,7 @@ def test_nulls_are_drawn_beside_the_fitted_vectors() -> None:
     )
     drawn = make_figures(CELLS, POOLED, NO_VECTORS, of_nulls=of_nulls)["nulls-base-inter-coeff=20"]
     assert {"fitted vectors", "random"} <= texts(drawn)
-    fitted, random = (line.get_ydata() for line in panels(drawn, "S → A")[0].lines[:2])
+    fitted, random = (line.get_ydata() for line in panels(drawn, "S→A")[0].lines[:2])
     wanted = over_bias_types(CELLS, POOLED).query("model == 'base' and coeff == 20")["s2a"]
     assert list(fitted) == list(wanted)
     assert list(random) == pytest.approx(list(wanted - 9.0))

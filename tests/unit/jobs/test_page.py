@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from jobs.page.words import MINUS, coefficient, number
+from jobs.stereoset.labels import COLORS, LABELS
 from jobs.stereoset.page.cautions import cautions
-from jobs.stereoset.page.estimate import MINUS, Estimate, coefficient, number
+from jobs.stereoset.page.estimate import Estimate
 from jobs.stereoset.page.facts import Facts, Incomplete
 from jobs.stereoset.page.figures import drawn
 from jobs.stereoset.page.finding import finding
@@ -97,7 +99,7 @@ def test_the_intended_flow_may_dominate_or_go_the_other_way() -> None:
 def test_an_interval_with_0_is_never_called_a_finding() -> None:
     none = flows((0.03, -0.01, 0.07), (0.02, -0.02, 0.06), 0.0, lms_change=(-1.0, -3.0, 1.0))
     text = said(summary_of(pooled=[cell(**none)]))
-    assert "no net flow can be told from none" in text
+    assert "no net flow is clearly different from 0" in text
     assert "and the interval contains 0." in text
     assert "LMS did not clearly change: -1.0 points" in text
     one = flows((0.01, 0.005, 0.015), (0.02, -0.02, 0.06), 0.0)
@@ -147,7 +149,7 @@ def test_an_unfinished_run_is_read_by_its_widest_rows() -> None:
         cell(split="x", bias_type="y", layer=3, **flows(0.0, 0.01, 0.0)),
     ]
     text = said(summary_of(cells=rows, num_missing=2))
-    assert "x, y, layer 1 (the strongest of 2 such results, so likely overstated)" in text
+    assert "x, y, layer 1 (the largest of 2 cells, so likely overstated)" in text
     facts = facts_of(
         summary_of(cells=rows, num_missing=2),
         record(),
@@ -162,7 +164,7 @@ def test_an_unfinished_run_is_read_by_its_widest_rows() -> None:
 
 def test_a_run_without_a_cell_makes_a_page() -> None:
     page = page_of(facts_of(summary_of(), {}, num_tasks_done=0))
-    assert "nothing to say" in page
+    assert "so there is no finding" in page
     assert "run.json is lost" in page
 
 
@@ -185,7 +187,7 @@ def test_warnings_name_their_places() -> None:
     text = "\n".join([c.title + " ".join(c.places) for c in found])
     for words in (
         "is broken",
-        "Of 128 rows computed again, 2",
+        "Of 128 rows computed a second time, 2",
         "no memory",
         "3 of 9",
         "points in 10 cells",
@@ -220,7 +222,7 @@ def test_texts_of_data_and_models_stay_text() -> None:
     assert "<img src=x" not in page
     assert page.count("&lt;script&gt;document.title") > 8
     # The page's own scripts, and the data of the figures.
-    assert len(re.findall(r"<script[ >]", page.replace(*_library(page)))) == 4
+    assert len(re.findall(r"<script[ >]", page.replace(*_library(page)))) == 5
     data = re.search(r'id="drawn">(.*?)</script>', page, re.DOTALL)
     assert data is not None
     assert EVIL in json.loads(data[1])["values"]["bias_type"]
@@ -260,7 +262,7 @@ def test_figures_hold_each_number_once() -> None:
 
 def test_tables_leave_out_columns_that_say_the_same_in_every_row() -> None:
     summary = synthetic(["base"], [1, 3], [20.0, 400.0])
-    assert [c.title for c in glance(summary).columns][:2] == ["coefficient", "flow s→a"]
+    assert [c.title for c in glance(summary).columns][:2] == ["coefficient", "flow S→A"]
     assert glance(summary).caption.endswith("base, all splits, all bias types, all layers")
     table = cells(summary)
     assert [c.title for c in table.columns][:3] == ["split", "bias type", "layer"]
@@ -313,8 +315,7 @@ def test_nulls_stand_beside_the_fitted_vectors_with_what_is_significant() -> Non
     rows = [[entry.text for entry in row] for row in table.rows]
     titles = [column.title for column in table.columns]
     names, shares, significant = (
-        [row[titles.index(title)] for row in rows]
-        for title in ("vectors", "flow s\N{RIGHTWARDS ARROW}a", "q < 0.05")
+        [row[titles.index(title)] for row in rows] for title in ("vectors", "flow S→A", "q < 0.05")
     )
     assert names == ["fitted", "random", "shuffled"]
     assert shares == ["5.0", "1.0", "2.0"]
@@ -333,3 +334,39 @@ def test_anisotropy_is_drawn_where_it_was_summed() -> None:
     assert found.columns["mean_cosine"] == [0.25, 0.5]
     assert "anisotropy" in [figure.name for figure in found.figures]
     assert "anisotropy" not in [f.name for f in drawn(summary_of(cells=cells), 20.0).figures]
+
+
+def test_a_number_that_was_picked_among_several_is_said_to_be_the_largest() -> None:
+    rows = [cell(coeff=20, **flows(0.0, 0.01, 0.0)), cell(coeff=400, **SIDE_EFFECT)]
+    picked = "the largest of 2 pooled results, so likely overstated"
+    assert f"At coefficient 400, over all splits, bias types and layers ({picked})," in said(
+        summary_of(pooled=rows)
+    )
+    assert "the largest of" not in said(summary_of(pooled=rows[1:]))
+    # The second model is read at the coefficient of the first, so nothing was picked for it.
+    both = summary_of(pooled=[*rows, *({**row, "model": "tuned"} for row in rows)])
+    assert "the largest of 4 pooled results" in said(both)
+    assert "the largest of" not in said(both, "tuned")
+
+
+def test_random_weights_are_said_in_the_title_and_first_among_the_warnings() -> None:
+    models = {"tiny": {"path": "embedded:gemma2-tiny", "revision": None, "dtype": "auto"}}
+    facts = facts_of(summary_of(), record(models=models), set_aside=({"group": "g", "shard": 1,
+                     "table": "steered", "reason": "no memory"},))  # fmt: skip
+    page = page_of(facts)
+    assert "<title>Steering sweep on StereoSet with random weights: tiny</title>" in page
+    assert "<h1>Steering sweep on StereoSet with random weights: tiny</h1>" in page
+    assert "weights of tiny are random" in cautions(facts)[0].title
+    assert cautions(facts)[0].is_grave
+    real = facts_of(summary_of(), record())
+    assert "random weights" not in page_of(real)
+    assert not cautions(real)
+
+
+def test_the_page_and_the_figures_have_one_spelling_and_one_color_for_each_effect() -> None:
+    page = page_of(facts_of(synthetic(["base"], [1, 3], [20.0, 400.0]), record()))
+    for name in ("s2a", "u2a", "s2u"):
+        assert f"--{name}:{COLORS[name].light};" in page
+        assert f"--{name}:{COLORS[name].dark};" in page
+        assert f"flow {LABELS[name]}<" in page
+    assert "s→a" not in page.replace(*_library(page))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,38 +16,7 @@ from jobs.figures.write import write_figures
 from jobs.persona.figures import NAMES, make_figures, planned_figures
 from jobs.persona.page.figures import drawn
 from jobs.persona.summary import PersonaSummary
-
-COEFFS = (-3.0, 0.0, 5.0)
-
-
-def summary_of(traits: tuple[str, ...] = ("kind", "sly"), model: str = "chat") -> PersonaSummary:
-    rng = np.random.default_rng(0)
-    steered = [
-        {"model": model, "trait": trait, "layer": layer, "coeff": coeff, "positions": "response",
-         "trait_score": 50 + 5 * coeff + layer, "trait_score_low": 40.0, "trait_score_high": 80.0,
-         "coherence": 90.0 if coeff < 5 else 30.0, "coherence_low": 20.0, "coherence_high": 95.0}
-        for trait, layer, coeff in product(traits, (2, 3), COEFFS)
-    ]  # fmt: skip
-    cells = [("positive", None, None), ("negative", None, None)]
-    cells += [("baseline" if c == 0 else "steered", la, c) for la in (2, 3) for c in COEFFS]
-    projections = [
-        {"model": model, "trait": trait, "condition": condition, "layer": layer, "coeff": coeff,
-         "vector": vector, "pooling": "response_mean", "at_layer": at,
-         **dict(zip(("low", "lower", "median", "upper", "high"), np.sort(rng.normal(size=5)),
-                    strict=True))}
-        for trait, vector, at, (condition, layer, coeff) in product(traits, traits, (2, 3), cells)
-    ]  # fmt: skip
-    cosines = [
-        {"model": model, "layer": layer, "trait": one, "other": two,
-         "cosine": 1.0 if one == two else 0.25 * layer}
-        for layer in (1, 2)
-        for n, one in enumerate(traits)
-        for two in traits[n:]
-    ]  # fmt: skip
-    return PersonaSummary(
-        pd.DataFrame(), pd.DataFrame(steered), pd.DataFrame(projections), pd.DataFrame(cosines),
-        pd.DataFrame(),
-    )  # fmt: skip
+from tests.support.persona_summaries import answers_of, summary_of
 
 
 def texts(figure: Figure) -> set[str]:
@@ -69,10 +38,53 @@ def test_boxes_are_the_quantiles_on_the_traits_own_vector() -> None:
     rows = summary.projections.query("trait == vector == 'sly' and at_layer == 3")
     panel = drawn.axes[1]
     assert [t.get_text() for t in panel.get_xticklabels()] == [
-        "asked not to", "asked to", "-3", "0", "5"]  # fmt: skip
+        "asked not to", "asked to", "\N{MINUS SIGN}3", "0", "5"]  # fmt: skip
     medians = [line.get_ydata()[0] for line in panel.lines if len(line.get_ydata()) == 2]
     wanted = rows.query("condition == 'steered' and layer == 3 and coeff == 5")["median"].item()
     assert any(value == pytest.approx(wanted) for value in medians)
+
+
+def test_the_score_figure_has_a_dashed_line_at_50() -> None:
+    drawn_figure = make_figures(summary_of())["scores-chat-kind"]
+    for panel in drawn_figure.axes:
+        (line,) = [line for line in panel.lines if line.get_gid() == "50"]
+        assert list(line.get_ydata()) == [50, 50]
+        assert line.get_linestyle() == "--"
+    found = {figure.name: figure for figure in drawn(summary_of())}
+    assert found["trait_score-chat-kind"].threshold == 50
+    assert "Dashed: 50." in found["trait_score-chat-kind"].caption
+
+
+@pytest.mark.parametrize(
+    ("contrast", "steered", "said"),
+    [
+        (["a", "b"], ["a", "b"], "All boxes are of the same 2 questions."),
+        (["a", "b"], ["b", "c", "d"], "3 steering questions (1 in both)"),
+    ],
+)
+def test_the_projections_figure_says_whether_its_boxes_are_of_the_same_questions(
+    contrast: list[str], steered: list[str], said: str
+) -> None:
+    summary = replace(summary_of(("kind",)), answers=answers_of(contrast, steered))
+    (found,) = [f for f in drawn(summary) if f.name.startswith("projections")]
+    assert said in found.caption
+    in_file = " ".join(sorted(texts(make_figures(summary)["projections-chat-kind"])))
+    assert said.split(" ")[-1] in in_file
+    assert ("not of the same" in found.caption) == (contrast != steered)
+
+
+def test_angles_start_at_the_first_layer_that_is_steered() -> None:
+    summary = summary_of()
+    (found,) = [f for f in drawn(summary) if f.kind == "heat"]
+    assert found.views[found.start].label == "2"
+    assert found.views[0].label == "1"
+    titles = [
+        text.get_text()
+        for axes in make_figures(summary)["cosines-chat"].axes
+        for text in axes.texts
+        if "layer" in text.get_text()
+    ]
+    assert titles == ["layer 2 (steered)", "layer 1"]
 
 
 def test_angles_are_drawn_with_their_numbers() -> None:
@@ -107,7 +119,8 @@ def test_the_pages_figures_hold_the_numbers_of_the_tables() -> None:
     assert view.series[0]["low"] == [40.0] * 3
     (layers,) = found["layers-chat-kind"].views
     assert [(line["name"], line["y"]) for line in layers.series] == [
-        ("coefficient -3", [37, 38]), ("coefficient 0", [52, 53]), ("coefficient 5", [77, 78])
+        ("coefficient \N{MINUS SIGN}3", [37, 38]), ("coefficient 0", [52, 53]),
+        ("coefficient 5", [77, 78]),
     ]  # fmt: skip
     boxes = {view.label: view.series for view in found["projections-chat-sly"].views}
     rows = summary.projections.query("trait == vector == 'sly' and at_layer == 3")

@@ -1,7 +1,7 @@
 // Draws the figures of the page from the one table of numbers in #drawn; see figures.py.
 "use strict";
 (() => {
-  const data = JSON.parse(document.getElementById("drawn").textContent);
+  const { data, plain, css, styleOf, band, colorscale, axis, layout, drawAll } = Plots;
   const { values, columns, measures, names, numeric } = data;
   const AXES = ["model", "split", "bias_type", "layer", "coeff"];
   const TITLES = {
@@ -10,13 +10,6 @@
   };
   const single = measures.flatMap((m) => m.columns.map((column) => ({ column, ...m, columns: [column] })));
   const rowAt = new Map(columns.model.map((_, row) => [AXES.map((a) => columns[a][row]).join(), row]));
-  const dark = matchMedia("(prefers-color-scheme: dark)");
-  const isTouch = matchMedia("(pointer: coarse)").matches;
-
-  // Plotly reads <b> and the like in labels; names are text.
-  const plain = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
-  const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-  const seeThrough = (hex) => `rgba(${[1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16))},0.16)`;
   const range = (n) => Array.from({ length: n }, (_, i) => i);
 
   function estimate(column, pick) {
@@ -64,26 +57,20 @@
   });
 
   function lines(figure, pick) {
-    const symbols = ["circle", "square", "diamond", "triangle-up", "x", "cross", "star"];
-    const dashes = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "solid"];
     const unit = unitOf(figure, pick);
     return seriesOf(figure, pick).flatMap((series, n) => {
       const points = pointsOf(figure, series);
       const color = css(`--${series.style}`);
-      const xs = points.map((p) => p.x);
-      const band = {
-        x: [...xs, ...xs.toReversed()],
-        y: [...points.map((p) => p.high), ...points.map((p) => p.low).toReversed()],
-        type: "scatter", mode: "lines", line: { width: 0 }, fill: "toself", fillcolor: seeThrough(color),
-        hoverinfo: "skip", showlegend: false, legendgroup: series.name,
-      };
+      const { dash, symbol } = styleOf(n);
       const line = {
-        x: xs, y: points.map((p) => p.value), ...hovers(points, unit), name: series.name, legendgroup: series.name,
-        type: "scatter", mode: "lines+markers", line: { color, width: 2, dash: dashes[n % 7] },
-        marker: { color, size: points.length > 30 ? 5 : 7, symbol: symbols[n % 7] },
+        x: points.map((p) => p.x), y: points.map((p) => p.value), ...hovers(points, unit), name: series.name, legendgroup: series.name,
+        type: "scatter", mode: "lines+markers", line: { color, width: 2, dash },
+        marker: { color, size: points.length > 30 ? 5 : 7, symbol },
       };
       if (!hasInterval(points)) return [line];
-      return points.length > 1 ? [band, line] : [{ ...line, error_y: whiskers(points, color) }];
+      return points.length > 1
+        ? [band(points, color, series.name), line]
+        : [{ ...line, error_y: whiskers(points, color) }];
     });
   }
 
@@ -110,7 +97,7 @@
       z: grid.map((row) => row.map((e) => e?.value ?? null)),
       customdata: grid.map((row) => row.map((e) => [e?.low, e?.high])),
       hovertemplate: `layer %{x}, coefficient %{y}<br>${withInterval("z", unit)}<extra></extra>`,
-      colorscale: [[0, css("--below")], [0.5, css("--zero")], [1, css("--above")]],
+      colorscale: colorscale(),
       colorbar: { title: { text: unit, side: "right" }, thickness: 12, outlinewidth: 0 },
     }];
   }
@@ -143,34 +130,25 @@
   const TRACES = { lines, bars, heat, moves };
 
   function layoutOf(figure, pick, isEmpty) {
-    const text = css("--text"), rule = css("--rule");
-    const axis = { gridcolor: rule, zerolinecolor: css("--muted"), linecolor: rule, automargin: true };
     const xs = along(figure.x).map((i) => place(figure.x, i));
     const isHeat = figure.kind === "heat";
     const isNumeric = figure.x === "layer" && !isHeat;
     const ticks = isNumeric && xs.length <= 16 ? { tickvals: xs } : {};
-    return {
+    return layout({
       height: isHeat ? 150 + 26 * along("coeff").length : 380,
-      margin: { l: 10, r: 10, t: 10, b: 10 },
-      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-      font: { color: text, family: css("--font"), size: 13 },
       xaxis: {
-        ...axis, ...ticks, type: isNumeric ? "linear" : "category", zeroline: false,
+        ...axis(), ...ticks, type: isNumeric ? "linear" : "category", zeroline: false,
         title: { text: TITLES[figure.x] }, unifiedhovertitle: { text: `${TITLES[figure.x]} %{x}` }, showgrid: !isHeat,
       },
       yaxis: {
-        ...axis, type: isHeat ? "category" : "linear", rangemode: "tozero", title: { text: isHeat ? "coefficient" : unitOf(figure, pick) },
+        ...axis(), type: isHeat ? "category" : "linear", rangemode: "tozero", title: { text: isHeat ? "coefficient" : unitOf(figure, pick) },
         showgrid: !isHeat,
       },
-      legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom" },
-      hoverlabel: { bgcolor: css("--surface"), bordercolor: rule, font: { color: text } },
-      modebar: { bgcolor: "rgba(0,0,0,0)", color: css("--muted"), activecolor: text },
       hovermode: figure.kind === "lines" || figure.kind === "bars" ? "x unified" : "closest",
-      dragmode: isTouch ? false : "zoom",
       annotations: isEmpty
         ? [{ text: "no complete cell here", showarrow: false, xref: "paper", yref: "paper", x: 0.5, y: 0.5 }]
         : [],
-    };
+    });
   }
 
   function labelsOf(choice) {
@@ -179,41 +157,20 @@
     return values[choice];
   }
 
-  function chooser(choice, pick, redraw) {
-    const label = document.createElement("label");
-    const select = document.createElement("select");
-    label.append(TITLES[choice], select);
-    labelsOf(choice).forEach((text, n) => select.append(new Option(text, n)));
-    select.value = pick[choice];
-    select.addEventListener("change", () => {
-      pick[choice] = Number(select.value);
-      redraw();
-    });
-    return label;
-  }
-
-  function start(figure) {
-    const element = document.getElementById(figure.name);
-    const plot = element.querySelector(".plot");
+  function described(figure) {
     const pick = { ...data.start, measure: figure.kind === "bars" ? 1 : 0, column: 0 };
-    const draw = () => {
-      const traces = TRACES[figure.kind](figure, pick);
-      const isEmpty = traces.every((trace) => !(trace.x ?? trace.node.label).length);
-      const config = {
-        responsive: true, displaylogo: false, displayModeBar: isTouch ? false : "hover",
-        modeBarButtons: [["toImage", "resetScale2d"]],
-        toImageButtonOptions: { filename: figure.name, scale: 2 },
-      };
-      return Plotly.react(plot, traces, layoutOf(figure, pick, isEmpty), config);
+    return {
+      name: figure.name,
+      choosers: figure.choices.map((choice) => ({
+        title: TITLES[choice], labels: labelsOf(choice), value: pick[choice], set: (n) => (pick[choice] = n),
+      })),
+      view: () => {
+        const traces = TRACES[figure.kind](figure, pick);
+        const isEmpty = traces.every((trace) => !(trace.x ?? trace.node.label).length);
+        return { traces, layout: layoutOf(figure, pick, isEmpty) };
+      },
     };
-    element.querySelector(".choices").append(
-      ...figure.choices.filter((c) => labelsOf(c).length > 1).map((c) => chooser(c, pick, draw)));
-    dark.addEventListener("change", draw);
-    return draw();
   }
 
-  Promise.all(data.figures.map(start)).then(() => {
-    document.documentElement.dataset.drawn = "yes";
-    performance.mark("drawn");
-  });
+  drawAll(data.figures.map(described));
 })();
