@@ -207,8 +207,8 @@ def plan(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Go by stated rates, not this machine: t4, a100, l4, l40s, h100, h200, tpu-v4, "
-            "tpu-v5e, tpu-v5p, tpu-v6e",
+            help="Estimate for this accelerator, from its stated rates, instead of this machine: "
+            "rtx-4090, a100, h100, b200, mi300x, tpu-v5e, ...; a wrong name lists all",
         ),
     ] = None,
     replicas: Annotated[

@@ -115,7 +115,10 @@ def test_a_measurement_gives_rates_a_batch_size_and_a_time(tmp_path: Path) -> No
     assert model["batching"]["tokens_from"] == "(measured)"
     assert model["batching"]["is_packed"]
     assert min(model["rates"].values()) > 0
-    assert plan["seconds"] == pytest.approx(model["replica_seconds"])
+    busy = plan["seconds"] - plan["startup_seconds"]
+    assert busy == pytest.approx(model["replica_seconds"])
+    # In process nothing but the weights has to be loaded.
+    assert plan["startup_seconds"] == pytest.approx(model["memory"]["weights_bytes"] / 1e9)
     assert plan["seconds"] > 0
     assert "measured on" in shown.out
     assert f"about {duration(plan['seconds'])} on 1 replica (cpu), memory " in shown.out
@@ -129,9 +132,51 @@ def test_stated_rates_scale_with_replicas_and_share(tmp_path: Path) -> None:
     _, two = planned(spec, *options, "2", "--share", "0.6")
     assert one["share"] == 0.3
     assert one["models"]["tiny"]["dtype"] == "bfloat16"
-    assert one["seconds"] == pytest.approx(one["left"]["needed_flops"] / (0.3 * 989e12))
-    assert two["seconds"] == pytest.approx(one["seconds"] / 4)
+    busy = one["seconds"] - one["startup_seconds"]
+    assert busy == pytest.approx(one["left"]["needed_flops"] / (0.3 * 989e12))
+    # Tasks are of unequal length: two replicas do not end at the same moment.
+    assert two["seconds"] - two["startup_seconds"] == pytest.approx(busy / 4, rel=0.1)
     assert "an assumption, not a measurement: 30% of the FLOP/s" in shown.out
+
+
+def test_replicas_divide_the_time_and_are_limited_by_the_tasks(tmp_path: Path) -> None:
+    spec = write_spec(
+        tmp_path / "sweep.yaml",
+        compute={"executor": "ray", "examples_per_task": 1, "tokens_per_batch": 1024},
+        certificate={"rows_per_task": 0},
+    )
+    _, one = planned(spec, "--device", "rtx4090")
+    assert (one["device"], one["num_replicas"], one["num_replicas_asked"]) == ("rtx-4090", 1, None)
+    # 24 tasks of one example each, in both phases; Ray and a replica have to start first.
+    floor = 10 + 15 + one["models"]["tiny"]["memory"]["weights_bytes"] / 1e9
+    busy = {}
+    for num in (1, 8, 24, 1000):
+        shown, plan = planned(spec, "--device", "rtx4090", "--replicas", str(num))
+        assert plan["num_replicas"] == min(num, 24)
+        assert plan["startup_seconds"] == pytest.approx(floor)
+        busy[num] = plan["seconds"] - floor
+        assert ("have work: no more tasks can run" in shown.out) == (num == 1000)
+    assert busy[8] == pytest.approx(busy[1] / 8, rel=0.2)
+    assert busy[1] / 24 < busy[24] == busy[1000]
+    _, of_spec = planned(spec, "--device", "rtx4090", "--set", "compute.replicas=8")
+    assert of_spec["seconds"] - floor == pytest.approx(busy[8])
+
+
+def test_gpus_that_this_machine_lacks_are_found_before_the_run(tmp_path: Path) -> None:
+    compute = {"executor": "ray", "gpus_per_replica": 64}
+    spec = write_spec(tmp_path / "sweep.yaml", compute=compute)
+    refused = steersweep("plan", str(spec), "--seconds", "0")
+    assert refused.code == 2, refused
+    assert "compute.gpus_per_replica is 64, and this machine has " in refused.err
+    assert "--device" in refused.err
+    assert refused.err.count("\n") == 1
+    for options in (
+        ("--device", "h100"),
+        ("--set", "compute.executor=in_process"),
+        ("--set", "compute.wait_for_nodes_s=600"),
+        ("--set", "compute.gpus_per_replica=0"),
+    ):
+        assert steersweep("plan", str(spec), "--seconds", "0", *options).code == 0, options
 
 
 def test_a_model_is_planned_without_its_weights(tmp_path: Path) -> None:
@@ -171,7 +216,7 @@ def test_a_model_is_planned_without_its_weights(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("--device", "h999"), "--device must be one of t4, a100"),
+        (("--device", "h999"), "--device must be one of v100, t4, rtx-3090"),
         (("--share", "0.5"), "name one"),
         (("--device", "h100", "--share", "1.5"), "at most 1"),
         (("--replicas", "0"), "at least 1"),

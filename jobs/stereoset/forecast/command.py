@@ -27,6 +27,7 @@ from jobs.stereoset.output import Output
 from jobs.stereoset.plan import PlannedTask
 from jobs.stereoset.resolve import Sweep, resolve
 from jobs.stereoset.spec import StereoSetSpec
+from jobs.words import count
 from steering_core.buckets import Buckets
 from steering_core.errors import InputError
 from steering_core.skeleton import Skeleton, read_skeleton
@@ -89,7 +90,9 @@ def plan(spec: StereoSetSpec, options: PlanOptions) -> SweepForecast:
     storage = StorageSpec(spec.output, spec.storage.endpoint_url, spec.storage.region).open()
     storage.check_reachable()
     sweep = resolve(spec, None if device is None else device.kind)
-    if device is not None:
+    if device is None:
+        _check_gpus_are_here(spec.compute)
+    else:
         for model in sweep.models.values():
             device.peak_flops_per_s(model.dtype)
     output = Output.read(storage, sweep)
@@ -118,10 +121,14 @@ class _Planner:
         self._sweep, self._inventory, self._storage = sweep, inventory, storage
         self._device, self._options = device, options
         self._left = [t for t in inventory.planned if t.plan_id not in inventory.done]
-        self._num_replicas = options.replicas or _num_replicas(
-            sweep.spec.compute, sweep.device, is_here=device is None
-        )
-        self._num_replicas = max(1, min(self._num_replicas, len(self._left)))
+        compute = sweep.spec.compute
+        given = None if compute.replicas == "auto" else compute.replicas
+        self._num_replicas_asked = options.replicas or given
+        room = options.replicas or _num_replicas(compute, sweep.device, is_here=device is None)
+        # Steered tasks wait for the vectors of their group, which phase 1 leaves.
+        num_steered = sum(task.is_steered for task in self._left)
+        num_at_once = max(num_steered, len(self._left) - num_steered, 1)
+        self._num_replicas = max(1, min(room, num_at_once))
 
     def forecast(self) -> SweepForecast:
         models, times = [], {}
@@ -140,6 +147,8 @@ class _Planner:
             device=self._device,
             share=self._options.share or DEFAULT_SHARE,
             num_replicas=self._num_replicas,
+            num_replicas_asked=self._num_replicas_asked,
+            on_ray=self._sweep.spec.compute.executor == "ray",
             gpus_per_replica=gpus_of(self._sweep.spec.compute, self._sweep.device) or 1.0,
             sessions=record.get("sessions", []),
         )
@@ -207,6 +216,25 @@ class _Planner:
         return measured, (
             f"measured on {measured.num_rows:,} rows x {measured.num_cells:,} cells in "
             f"{measured.took_s:.0f} s, one replica at a time"
+        )
+
+
+def _check_gpus_are_here(compute: ComputeSpec) -> None:
+    """Raise InputError if replicas ask for more GPUs than this machine has.
+
+    A run on this machine would be refused, too. In this process replicas ask for none, and a run
+    that waits for nodes may get them.
+    """
+    wanted, wait_s = compute.gpus_per_replica, compute.wait_for_nodes_s
+    is_waiting = wait_s != "auto" and wait_s > 0
+    if wanted == "auto" or compute.executor == "in_process" or is_waiting:
+        return
+    num_here = torch.cuda.device_count()
+    if wanted > num_here:
+        raise InputError(
+            f"compute.gpus_per_replica is {wanted:g}, and this machine has {count(num_here, 'GPU')}"
+            "; name the hardware of the run with --device, such as --device a100, or lower "
+            "compute.gpus_per_replica"
         )
 
 

@@ -14,14 +14,21 @@ from jobs.stereoset.forecast.session import print_sessions
 from jobs.stereoset.forecast.sweep import ModelForecast
 from jobs.stereoset.forecast.tasks import Forecast
 from jobs.stereoset.forecast.units import amount
+from jobs.stereoset.forecast.wall_time import (
+    LOAD_BYTES_PER_S,
+    RAY_START_S,
+    REPLICA_START_S,
+    busy_seconds,
+    startup_seconds,
+)
 from jobs.stereoset.inventory import Inventory
 from jobs.words import count, duration
 
 PLAN_VERSION = 1
 
 NOT_IN_TIME = (
-    "starting Ray, loading models, finding a batch size, fitting vectors, the report, or replicas "
-    "that wait for the last tasks or share one machine's memory"
+    "downloads, finding a batch size, fitting vectors, the report, or replicas that share one "
+    "machine's memory"
 )
 
 
@@ -48,6 +55,9 @@ class SweepForecast:
     Attributes:
         device: a stated one; None: this machine.
         share: of the device's stated rate that is assumed to be reached.
+        num_replicas: that have a task at a time, at most as many as were asked for.
+        num_replicas_asked: by an option or the spec; None: this machine's room decides.
+        on_ray: whether replicas are started by Ray.
         gpus_per_replica: devices that hold a replica; below 1, its part of one.
         sessions: of the run so far, as in ``run.json``.
     """
@@ -60,15 +70,28 @@ class SweepForecast:
     device: Device | None
     share: float
     num_replicas: int
+    num_replicas_asked: int | None
+    on_ray: bool
     gpus_per_replica: float
     sessions: Sequence[Mapping[str, Any]]
 
     @property
     def seconds(self) -> float | None:
-        """Wall time with all replicas busy; None where a model's rate is not known."""
-        took = [self.replica_seconds(model) for model in self.models]
-        known = [s for s in took if s is not None]
-        return sum(known) / self.num_replicas if len(known) == len(took) else None
+        """Wall time, start-up included; None if a model's rate is not known."""
+        phases: tuple[list[float], list[float]] = ([], [])
+        for model in self.models:
+            rates = self.times[model.name].rates
+            if rates is None:
+                return None
+            for phase, seconds in zip(phases, model.task_seconds(rates), strict=True):
+                phase += seconds
+        return self.startup_seconds + busy_seconds(phases, self.num_replicas)
+
+    @property
+    def startup_seconds(self) -> float:
+        """Until every replica holds its model: an assumption, part of ``seconds``."""
+        weights = [model.memory.weights_bytes for model in self.models]
+        return startup_seconds(weights, self.num_replicas, on_ray=self.on_ray)
 
     def replica_seconds(self, model: ModelForecast) -> float | None:
         """What one replica takes for all that is left of a model."""
@@ -87,7 +110,9 @@ class SweepForecast:
             "device": self.device.name if self.device else self.device_kind,
             "share": self.share if self.device else None,
             "num_replicas": self.num_replicas,
+            "num_replicas_asked": self.num_replicas_asked,
             "seconds": self.seconds,
+            "startup_seconds": self.startup_seconds,
             "not_in_seconds": NOT_IN_TIME,
             "left": _plain(total),
             "models": {model.name: self._model_json(model) for model in self.models},
@@ -226,6 +251,12 @@ def _show_time(plan: SweepForecast) -> None:
                 f"{amount(limit, 'B')}; give it more (compute.gpus_per_replica), a smaller batch "
                 "or a smaller dtype"
             )
+    asked = plan.num_replicas_asked
+    if asked is not None and plan.num_replicas < asked:
+        say(
+            f"Of {asked:,} replicas, {plan.num_replicas:,} have work: no more tasks can run at the "
+            "same time. A smaller compute.examples_per_task makes more of them."
+        )
     if plan.seconds is None:
         reason = next(t.reason for t in plan.times.values() if t.rates is None)
         say(f"No time is given: {reason}. Name a --device to estimate from its stated rates.")
@@ -235,7 +266,18 @@ def _show_time(plan: SweepForecast) -> None:
             f"The time is an assumption, not a measurement: {plan.share:.0%} of the FLOP/s that "
             f"the vendor states for {plan.device.name} (--share)."
         )
-    say(f"The time does not include {NOT_IN_TIME}.")
+    say(f"The time includes {_startup(plan)}, and does not include {NOT_IN_TIME}.")
+
+
+def _startup(plan: SweepForecast) -> str:
+    loading = f"loading weights at {amount(LOAD_BYTES_PER_S, 'B')}/s"
+    what = (
+        f"starting Ray ({RAY_START_S:.0f} s), starting a replica ({REPLICA_START_S:.0f} s) and "
+        f"{loading}"
+        if plan.on_ray
+        else loading
+    )
+    return f"{duration(plan.startup_seconds)} of start-up, which is assumed: {what}"
 
 
 def _plain(forecast: Forecast) -> dict[str, Any]:

@@ -45,6 +45,7 @@ class ModelForecast:
 
     Attributes:
         phases: by ``PlannedTask.phase``, in the order in which they run.
+        tasks: each task's phase and forecast.
         memory: of one replica.
         vectors_written: bytes of files of vectors that are not there yet.
     """
@@ -54,6 +55,7 @@ class ModelForecast:
     dtype: str
     batching: Batching
     phases: Mapping[str, Forecast]
+    tasks: Sequence[tuple[str, Forecast]]
     memory: Memory
     reads: Reads
     vectors_written: int
@@ -62,6 +64,12 @@ class ModelForecast:
     def total(self) -> Forecast:
         """All phases together."""
         return sum(self.phases.values(), Forecast())
+
+    def task_seconds(self, rates: Rates) -> tuple[list[float], list[float]]:
+        """Seconds of each task of phase 1, and of each later one."""
+        none = Forecast()
+        first = [rates.seconds(f, none) for phase, f in self.tasks if phase == "baseline"]
+        return first, [rates.seconds(none, f) for phase, f in self.tasks if phase != "baseline"]
 
     def replica_seconds(self, rates: Rates) -> float:
         """Seconds that one replica takes for all of it."""
@@ -87,8 +95,10 @@ def forecast_model(
     ]
     forecaster = Forecaster(sweep, name, skeleton, batching)
     phases: dict[str, Forecast] = {}
+    tasks: list[tuple[str, Forecast]] = []
     for task in sorted(left, key=lambda task: task.is_steered):
-        phases[task.phase] = phases.get(task.phase, Forecast()) + forecaster.forecast(task)
+        tasks.append((task.phase, forecaster.forecast(task)))
+        phases[task.phase] = phases.get(task.phase, Forecast()) + tasks[-1][1]
     dtype = sweep.models[name].dtype
     return ModelForecast(
         name=name,
@@ -96,6 +106,7 @@ def forecast_model(
         dtype=dtype,
         batching=batching,
         phases=phases,
+        tasks=tasks,
         memory=_memory(sweep, forecaster, left, skeleton, dtype, batching, device_kind),
         reads=_reads(sweep, inventory, name, left, skeleton, dtype, num_replicas),
         vectors_written=_vectors_written(sweep, inventory, left, skeleton.width),
