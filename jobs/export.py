@@ -80,7 +80,7 @@ def _target(file: str, overwrite: bool) -> Path:
     if path.is_dir():
         raise InputError(f"{file} is a folder; give the path of a file")
     if not path.parent.is_dir():
-        raise InputError(f"{file}: there is no folder {path.parent}; make it first")
+        raise InputError(f"{file}: the folder {path.parent} does not exist; create it first")
     if not overwrite:
         _check_absent(path)
     return path
@@ -88,7 +88,7 @@ def _target(file: str, overwrite: bool) -> Path:
 
 def _check_absent(path: Path) -> None:
     if path.exists():
-        raise InputError(f"{path} exists already; give another name, or --overwrite")
+        raise InputError(f"{path} already exists; give another name, or use --overwrite")
 
 
 @contextmanager

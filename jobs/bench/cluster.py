@@ -89,8 +89,8 @@ class ClusterOptions:
         check_options(self, at_least)
         if self.tasks % self.replicas:
             raise InputError(
-                f"--tasks must be a multiple of --replicas ({self.replicas}), got {self.tasks}: "
-                "else a replica would wait for another"
+                f"--tasks must be a multiple of --replicas ({self.replicas}), so that no replica "
+                f"waits for another; got {self.tasks}"
             )
         if self.task_seconds <= 0:
             raise InputError(f"--task-seconds must be more than 0, got {self.task_seconds}")

@@ -22,8 +22,8 @@ def bench_device(name: str) -> torch.device:
     """
     if device_kind(name) == "xla":
         raise InputError(
-            "bench does not run on XLA, where the plain loops that it compares with would compile "
-            "every length anew; choose --device cuda or cpu"
+            "bench does not run on XLA, because the plain loops would be compiled again for every "
+            "length; choose --device cuda or cpu"
         )
     return resolve_device(name)
 

@@ -38,7 +38,7 @@ def check_options(options: Options, at_least: Mapping[str, int]) -> None:
     if options.json is not None:
         folder = Path(options.json).expanduser().parent
         if not folder.is_dir():
-            raise InputError(f"--json {options.json}: there is no folder {folder}")
+            raise InputError(f"--json {options.json}: the folder {folder} does not exist")
 
 
 def check_one_model(shape: str | None, model: str | None) -> None:
@@ -52,4 +52,4 @@ def numbers(text: str, of: Callable[[str], _Number], option: str) -> tuple[_Numb
     try:
         return tuple(of(part) for part in text.split(","))
     except ValueError:
-        raise InputError(f"{option} takes numbers with commas between them, got {text!r}") from None
+        raise InputError(f"{option} takes numbers separated by commas, got {text!r}") from None

@@ -75,7 +75,7 @@ def build_shape(
     from transformers.initialization import no_init_weights
 
     if name not in SHAPES:
-        raise InputError(f"no shape is named {name!r}; there are {', '.join(SHAPES)}")
+        raise InputError(f"unknown shape {name!r}; choose one of {', '.join(SHAPES)}")
     family, options = SHAPES[name]
     special = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
     config = AutoConfig.for_model(family, **(options | special | changed))

@@ -136,7 +136,7 @@ def load_subject(options: BenchOptions) -> Subject:
     engine = engine_for(model, PROTOCOLS[name])
     pool = encode(chosen, tokenizer, PROTOCOLS[name], max_tokens)
     if not pool:
-        raise InputError(f"no row is within the {max_tokens} positions of {model.name}")
+        raise InputError(f"every row is longer than the {max_tokens} positions of {model.name}")
     few = pool[:_ROWS_FOR_VECTORS]
     _, pooled = engine.baseline(few, max(row.num_packed_tokens for row in few), sorted(set(layers)))
     return Subject(

@@ -99,9 +99,9 @@ def check_enough(pairs: EffectivePairs, trait: str) -> str | None:
     """
     if not pairs.kept:
         raise InputError(
-            f"no pair to make a vector from; {pairs.line(trait)}; use more questions or samples, "
-            "lower thresholds, or a model that follows the instructions"
+            f"no pair is left to make a vector from; {pairs.line(trait)}; use more questions or "
+            "samples, lower thresholds, or a model that follows the instructions"
         )
     if len(pairs.kept) < FEWEST_PAIRS:
-        return f"{pairs.line(trait)}; a vector of fewer than {FEWEST_PAIRS} says little"
+        return f"{pairs.line(trait)}; a vector of fewer than {FEWEST_PAIRS} pairs is unreliable"
     return None

@@ -58,7 +58,7 @@ def plan(
     """
     path = None if json_file is None else Path(json_file).expanduser()
     if path is not None and not path.parent.is_dir():
-        raise InputError(f"--json-file {json_file}: there is no folder {path.parent}")
+        raise InputError(f"--json-file {json_file}: the folder {path.parent} does not exist")
     storage = StorageSpec(spec.output, spec.storage.endpoint_url, spec.storage.region).open()
     storage.check_reachable()
     ids = ids_of(storage)

@@ -249,5 +249,5 @@ class PersonaWorker:
     def _vectors(self, key: str, digests: Mapping[int, str]) -> SteeringVectors:
         vectors = from_safetensors(self._storage.read(key), key)
         if any(vectors.digest(layer) != wanted for layer, wanted in digests.items()):
-            raise InputError(f"{key} does not hold the vectors that this task was made for")
+            raise InputError(f"{key} does not hold the vectors that this task was planned with")
         return vectors

@@ -64,7 +64,7 @@ def report(
     for group, num_missing in inventory.without_baseline():
         warn(
             f"{group} has steered rows, but {num_missing} parts of its baseline are missing; "
-            "`steersweep run` with the same spec makes them again"
+            "`steersweep run` with the same spec recomputes them"
         )
     print_result(summary.cells, summary.pooled, by)
     for line in described(inventory):

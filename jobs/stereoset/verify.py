@@ -65,8 +65,8 @@ def verify(storage: Storage, num_rows: int, seed: int) -> int:
     if num_missing and outcome == "done":
         # A steered part's name covers its vectors: with other vectors it is not found.
         warn(
-            f"the run was finished, but {num_missing:,} of its tasks have no part made with the "
-            "vectors that are stored now; the same `steersweep run` makes them again"
+            f"the run finished, but {num_missing:,} of its tasks have no results for the vectors "
+            "that are stored now; the same `steersweep run` recomputes them"
         )
         is_right = False
     return 0 if is_right else 1
@@ -176,7 +176,7 @@ def _print(verified: list[_Verified]) -> None:
     say(f"largest difference: {largest:.2g} nats")
     num_non_finite = sum(v.found.num_non_finite for v in verified)
     if num_non_finite:
-        say(f"{num_non_finite:,} scores are finite neither in storage nor computed again")
+        say(f"{num_non_finite:,} scores are not finite, neither stored nor recomputed")
 
 
 def _verdict(found: Certificate) -> str:

@@ -215,7 +215,7 @@ class StereoSetWorker:
         key = payload.vectors_key
         vectors = from_safetensors(self._storage.read(key), key)
         if not _holds(vectors, payload.vector_digests or {}):
-            raise InputError(f"{key} does not hold the vectors that this task was made for")
+            raise InputError(f"{key} does not hold the vectors that this task was planned with")
         return vectors
 
 

@@ -384,7 +384,7 @@ def test_verify_notices_vectors_that_are_not_those_of_the_rows(
     shutil.copy(folder / "gender.safetensors", folder / "race.safetensors")
     finished = steersweep("verify", str(copy))
     assert finished.code == 1, finished
-    assert "1 of its tasks have no part made with the vectors" in finished.err
+    assert "1 of its tasks have no results for the vectors" in finished.err
 
 
 def _assert_refused(finished: Finished, *says: str) -> None:

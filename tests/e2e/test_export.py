@@ -179,7 +179,7 @@ def test_a_file_that_is_there_is_kept(output: Path, tmp_path: Path) -> None:
     file.write_text("mine")
     refused = command("export", str(output), str(file))
     assert (refused.code, refused.out) == (2, "")
-    assert "exists already; give another name, or --overwrite" in refused.err
+    assert "already exists; give another name, or use --overwrite" in refused.err
     assert file.read_text() == "mine"
     assert command("export", str(output), str(file), "--overwrite").code == 0
     assert pq.read_metadata(file).num_rows == 156
@@ -188,11 +188,11 @@ def test_a_file_that_is_there_is_kept(output: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "told"),
     [
-        ("gone/all.parquet", "there is no folder"),
+        ("gone/all.parquet", "does not exist"),
         ("all.csv", "end its name in .parquet"),
         ("s3://bucket/all.parquet", "written to a local file"),
         ("folder.parquet", "is a folder"),
-        ("plain/all.parquet", "there is no folder"),
+        ("plain/all.parquet", "does not exist"),
     ],
 )
 def test_a_place_that_cannot_be_written_is_one_line(

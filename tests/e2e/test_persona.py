@@ -374,7 +374,7 @@ def test_a_report_of_an_unfinished_sweep_says_what_is_missing(chat: Path, tmp_pa
     spec = write_persona_spec(tmp_path, chat)
     refused = steersweep("run", str(spec))  # words decide: no pair of random text is effective
     assert refused.code == 2
-    assert "no pair to make a vector from" in " ".join(refused.err.split())
+    assert "no pair is left to make a vector from" in " ".join(refused.err.split())
     report = steersweep("report", str(tmp_path / "out"))
     assert report.code == 0, report
     assert "not complete yet (vectors missing)" in " ".join(report.err.split())

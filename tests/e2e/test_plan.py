@@ -217,12 +217,12 @@ def test_a_model_is_planned_without_its_weights(tmp_path: Path) -> None:
     ("options", "says"),
     [
         (("--device", "h999"), "--device must be one of v100, t4, rtx-3090"),
-        (("--share", "0.5"), "name one"),
+        (("--share", "0.5"), "needs a --device"),
         (("--device", "h100", "--share", "1.5"), "at most 1"),
         (("--replicas", "0"), "at least 1"),
         (("--seconds", "-1"), "--seconds"),
-        (("--json-file", "nowhere/plan.json"), "no folder"),
-        (("--device", "tpu-v5e", "--set", "models.tiny.dtype=float32"), "no rate is stated"),
+        (("--json-file", "nowhere/plan.json"), "does not exist"),
+        (("--device", "tpu-v5e", "--set", "models.tiny.dtype=float32"), "has no stated rate"),
         (("--set", "steering.layers=[99]"), "layer must be in 1..6"),
     ],
 )

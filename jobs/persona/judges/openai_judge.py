@@ -52,7 +52,7 @@ class OpenAIJudge(ApiJudge):
             raise InputError(f"{who} gives no log-probabilities; {advice}")
         if max(likeliest, key=lambda text: likeliest[text]).strip() == "8":
             raise InputError(
-                f"{who} spells 85 by its digits, so its first token is no score; {advice}"
+                f"{who} writes 85 digit by digit, so its first token is not a score; {advice}"
             )
 
     def _read(self, reply: Any) -> Verdict:

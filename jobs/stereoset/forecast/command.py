@@ -60,7 +60,7 @@ class PlanOptions:
     def check(self) -> None:
         """Raise InputError for what cannot be meant."""
         if self.device is None and self.share is not None:
-            raise InputError("--share is of the rate of a --device; name one")
+            raise InputError("--share needs a --device")
         if self.share is not None and not 0 < self.share <= 1:
             raise InputError(f"--share must be above 0 and at most 1, got {self.share:g}")
         if self.replicas is not None and self.replicas < 1:
@@ -69,7 +69,7 @@ class PlanOptions:
             raise InputError(f"--seconds must be at least 0, got {self.seconds:g}")
         if self.json is not None and not self.json_path().parent.is_dir():
             raise InputError(
-                f"--json-file {self.json}: there is no folder {self.json_path().parent}"
+                f"--json-file {self.json}: the folder {self.json_path().parent} does not exist"
             )
 
     def json_path(self) -> Path:

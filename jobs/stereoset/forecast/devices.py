@@ -77,7 +77,7 @@ class Device:
         if dtype not in self.flops_per_s:
             stated = ", ".join(self.flops_per_s)
             raise InputError(
-                f"no rate is stated for {dtype} on {self.name}, only for {stated}; set the models' "
+                f"{self.name} has no stated rate for {dtype}, only for {stated}; set the models' "
                 "dtype"
             )
         return self.flops_per_s[dtype]

@@ -61,7 +61,7 @@ def why_not_here(model: SweepModel, skeleton: Skeleton, device: str) -> str | No
     needed = int(_HEADROOM * weights_bytes(skeleton, model.dtype))
     free = available_memory_bytes(torch.device(device))
     if needed > free:
-        return f"it needs {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free"
+        return f"it needs {needed / 2**30:.1f} GiB, but only {free / 2**30:.1f} GiB are free"
     return None
 
 

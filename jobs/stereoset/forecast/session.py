@@ -77,7 +77,7 @@ def _forecasts(sweep: Sweep, inventory: Inventory) -> dict[str, Forecast]:
         try:
             skeleton = read_skeleton(model.source)
         except InputError as error:  # what cannot be forecast can still be run
-            warn(f"{error}; run.json will not say how much there was to do")
+            warn(f"{error}; run.json will not contain the planned work")
             continue
         forecaster = Forecaster(sweep, name, skeleton, batching)
         for task in inventory.planned:

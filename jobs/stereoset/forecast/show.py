@@ -246,8 +246,8 @@ def _show_time(plan: SweepForecast) -> None:
         limit = None if plan.device is None else plan.device.memory_bytes * plan.gpus_per_replica
         if limit is not None and model.memory.total_bytes > limit:
             warn(
-                f"{model.name}: a replica takes {amount(model.memory.total_bytes, 'B')}, "
-                f"{plan.gpus_per_replica:g} of {plan.device.name if plan.device else ''} has "
+                f"{model.name}: a replica needs {amount(model.memory.total_bytes, 'B')}, but "
+                f"{plan.gpus_per_replica:g} {plan.device.name if plan.device else ''} has "
                 f"{amount(limit, 'B')}; give it more (compute.gpus_per_replica), a smaller batch "
                 "or a smaller dtype"
             )

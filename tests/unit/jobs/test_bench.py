@@ -359,7 +359,7 @@ def test_a_model_folder_is_benched_with_its_own_tokenizer() -> None:
         ({"rows": 0}, "--rows must be at least 1"),
         ({"layers": (5,)}, r"layer must be in 1\.\.4 for tiny, got 5"),
         ({"data": "nowhere.json"}, "no such data file"),
-        ({"json": "nowhere/f.json"}, "there is no folder"),
+        ({"json": "nowhere/f.json"}, "does not exist"),
         ({"seconds": 0.0}, "--seconds"),
     ],
 )

@@ -59,7 +59,7 @@ def test_each_way_runs_the_same_tasks_and_commits_them(
         ({"tasks": 3}, "--tasks must be a multiple of --replicas"),
         ({"task_seconds": 0.0}, "--task-seconds"),
         ({"coeffs": ()}, "--coeffs"),
-        ({"json": "nowhere/f.json"}, "there is no folder"),
+        ({"json": "nowhere/f.json"}, "does not exist"),
         ({"shape": "gemma9"}, "gemma2-mid"),
         ({"layers": (5,)}, r"layer must be in 1\.\.4"),
     ],

@@ -76,7 +76,7 @@ def test_a_bench_of_generation_reports_what_it_measured(tmp_path: Path) -> None:
         ({"prompts": 0}, "--prompts must be at least 1"),
         ({"new_tokens": 1}, "--new-tokens must be at least 2"),
         ({"coeffs": ()}, "--coeffs"),
-        ({"json": "nowhere/f.json"}, "there is no folder"),
+        ({"json": "nowhere/f.json"}, "does not exist"),
     ],
 )
 def test_what_a_user_of_generation_must_change_is_said(

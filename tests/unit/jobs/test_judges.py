@@ -338,7 +338,7 @@ def test_a_judge_that_cannot_be_reached_is_one_line(make: Callable[[JudgeServer]
     ("reply", "message"),
     [
         (openai_reply("85"), "gives no log-probabilities; set `read: text`"),
-        (first_tokens({"8": 1.0}), "spells 85 by its digits"),
+        (first_tokens({"8": 1.0}), "writes 85 digit by digit"),
     ],
 )
 def test_a_judge_whose_first_token_is_no_score_is_refused(reply: Reply, message: str) -> None:

@@ -90,7 +90,9 @@ def test_few_pairs_are_a_warning_and_none_an_error() -> None:
     warning = check_enough(few, "evil")
     assert warning is not None
     assert warning.startswith("evil: 4 of 5 pairs are effective")
-    with pytest.raises(InputError, match=r"no pair to make a vector from; evil: 0 of 1 pairs"):
+    with pytest.raises(
+        InputError, match=r"no pair is left to make a vector from; evil: 0 of 1 pairs"
+    ):
         check_enough(effective_pairs([bad], [bad], DEFAULT), "evil")
 
 
