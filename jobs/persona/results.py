@@ -48,8 +48,9 @@ class PersonaResults(Results):
         ``system`` of a contrasted answer; ``trait_outcome``, ``coherence_outcome``; ``ended_by``;
         ``num_prompt_tokens``, ``num_answer_tokens``. (model, trait, phase, row_id) is unique.
 
-        Coefficient 0 changes nothing at any layer, so its answers are stored once, with a null
-        ``layer`` (outputs of earlier versions: once per layer).
+        Coefficient 0 changes nothing at any layer, so its answers are stored once: ``layer``,
+        ``positions`` and ``apply`` are null there (outputs of earlier versions have them once for
+        each layer and positions). ``summary["steered"]`` repeats them in each cell.
         """
         tables = [JUDGED_SCHEMA.empty_table(), *judged_answers(self._storage, self._parts)]
         frame: pd.DataFrame = pa.concat_tables(tables).to_pandas()

@@ -20,6 +20,7 @@ import torch
 from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM
 
+import steersweep as steersweep_api
 from jobs.persona.judges.endpoint import PROBE
 from jobs.persona.judges.prompts import COHERENCE_PROMPT, fill
 from tests.support.judge_server import JudgeServer, Reply, judge_server
@@ -115,6 +116,25 @@ def test_the_filter_keeps_the_pairs_that_pass(judged: tuple[Path, Finished, Judg
         assert f"chat/{trait}: {len(kept) // 2} of 6 pairs are effective" in " ".join(
             (finished.out + finished.err).split()
         )
+
+
+def test_load_gives_each_answer_once(judged: tuple[Path, Finished, JudgeServer]) -> None:
+    found = steersweep_api.load(str(judged[0]))
+    steered = found.answers[found.answers["phase"] == "steered"]
+    unsteered = steered[steered["coeff"] == 0]
+    assert len(unsteered) == len(TRAITS) * 2
+    assert len(steered) == len(TRAITS) * 2 * (2 * 2 + 1)
+    assert unsteered[["layer", "positions", "apply"]].isna().all(axis=None)
+    cells = found.summary["steered"].query("coeff == 0")
+    assert len(cells) == len(TRAITS) * 2, "the table has it at each layer"
+    means = unsteered.groupby("trait")["trait_score"].mean()
+    assert cells["trait_score"].tolist() == pytest.approx(cells["trait"].map(means).tolist())
+    assert set(found.projections["row_id"]) == set(found.answers["row_id"])
+    asked = ["trait", "phase", "instruction", "polarity", "system", "question_index", "question"]
+    assert not found.examples.duplicated().any()
+    assert set(found.examples[asked].astype(str).apply(tuple, axis=1)) == set(
+        found.answers[asked].astype(str).apply(tuple, axis=1)
+    )
 
 
 def kept_rows(output: Path, trait: str) -> set[str]:
