@@ -21,6 +21,7 @@ from matplotlib.text import Text
 
 from cluster.storage import StorageSpec
 from jobs.figures.selection import spread
+from jobs.figures.style import styled
 from jobs.figures.write import write_figures
 from jobs.stereoset.figures.make import NAMES, make_figures, planned_figures, what_is_drawn
 from jobs.stereoset.figures.pooling import over_bias_types, over_bias_types_and_layers
@@ -36,7 +37,9 @@ POOLED = pooled_frame(CELLS)
 
 
 def figure(name: str, cells: pd.DataFrame = CELLS, pooled: pd.DataFrame = POOLED) -> Figure:
-    return make_figures(cells, pooled, NO_VECTORS)[name]
+    """That figure alone: drawing all of them takes seconds."""
+    with styled():
+        return planned_figures(cells, pooled, NO_VECTORS)[name]()
 
 
 def panels(of: Figure, title: str) -> list[Axes]:
@@ -243,8 +246,8 @@ def test_anisotropy_is_drawn_over_bias_types_a_line_for_each_model() -> None:
 def test_a_name_stays_text(name: str, tmp_path: Path) -> None:
     cells = cells_frame(models=[name, "other"], coeffs=[1.0])
     vectors = vectors_frame_of({(name, "s", "gender", layer, None): [1.0, 2.0] for layer in (1, 2)})
-    figures = make_figures(cells, pooled_frame(cells), vectors)
-    assert any(name in text for text in texts(figures["bars-inter-coeff=1"]))
+    drawn = figure("bars-inter-coeff=1", cells, pooled_frame(cells))
+    assert any(name in text for text in texts(drawn))
     planned = planned_figures(cells, pooled_frame(cells), vectors)
     planned = {key: draw for key, draw in planned.items() if name in key}
     assert {key.removesuffix(name) for key in planned} >= {"vectors-layers-"}
@@ -254,7 +257,7 @@ def test_a_name_stays_text(name: str, tmp_path: Path) -> None:
 
 def test_long_names_are_shortened_and_their_figures_still_made() -> None:
     cells = cells_frame(models=["x" * 200, "y" * 200], coeffs=[1.0])
-    drawn = make_figures(cells, pooled_frame(cells), NO_VECTORS)["models-inter-coeff=1"]
+    drawn = figure("models-inter-coeff=1", cells, pooled_frame(cells))
     assert f"{'x' * 35}…{'x' * 34}" in texts(drawn)
 
 
@@ -272,7 +275,7 @@ def test_many_labels_do_not_overlap() -> None:
 
 def test_many_coefficients_share_a_bounded_number_of_figures() -> None:
     cells = cells_frame(splits=("inter", "intra"), coeffs=[float(c) for c in range(1, 40)])
-    figures = make_figures(cells, pooled_frame(cells), NO_VECTORS)
+    figures = planned_figures(cells, pooled_frame(cells), NO_VECTORS)
     of_bars = [name for name in figures if name.startswith("bars-")]
     assert len(of_bars) == MOST_BY_COEFF
     assert {"bars-inter-coeff=1", "bars-intra-coeff=39"} <= set(of_bars)
