@@ -60,7 +60,7 @@ class Parts:
             "cells": [list(cell) for cell in self.cells],
             "num_rows": [[*_key(key), num] for key, num in self.num_rows.items()],
             **{name: _plain(getattr(self, name)) for name in ("answers", "scores", "projections")},
-            "pairs": [[g.model, g.trait, asdict(of)] for g, of in self.pairs.items()],
+            "pairs": [[g.model, g.trait, asdict(pairs)] for g, pairs in self.pairs.items()],
             "vectors": [[g.model, g.trait, key] for g, key in self.vectors.items()],
         }
         storage.replace(INDEX_KEY, json.dumps(content, indent=1).encode())
@@ -86,8 +86,8 @@ class Parts:
                 num_rows={(Group(m, t), p): num for m, t, p, num in content["num_rows"]},
                 **{name: _parts(content[name]) for name in ("answers", "scores", "projections")},
                 pairs={
-                    Group(m, t): EffectivePairs(**{**of, "kept": tuple(of["kept"])})
-                    for m, t, of in content["pairs"]
+                    Group(m, t): EffectivePairs(**{**pairs, "kept": tuple(pairs["kept"])})
+                    for m, t, pairs in content["pairs"]
                 },
                 vectors={Group(m, t): key for m, t, key in content["vectors"]},
                 version=version,

@@ -76,9 +76,9 @@ def summarise(storage: Storage, parts: Parts) -> PersonaSummary:
 def _answers(storage: Storage, parts: Parts) -> pd.DataFrame:
     """Every answer that has been judged, with its scores."""
     frames = []
-    for (group, phase), of_group in parts.scores.items():
+    for (group, phase), score_parts in parts.scores.items():
         rows = _frame(storage, parts.answers[group, phase], ANSWERS_SCHEMA)
-        scores = _frame(storage, of_group, SCORES_SCHEMA)
+        scores = _frame(storage, score_parts, SCORES_SCHEMA)
         names = {"model": group.model, "trait": group.trait, "phase": phase}
         frames.append(rows.merge(scores, on="row_id").assign(**names))
     if not frames:
@@ -173,9 +173,9 @@ def _projections(
     group, phase = key
     rows = _frame(storage, parts.projections[key], PROJECTIONS_SCHEMA)
     is_group = (answers["model"] == group.model) & (answers["trait"] == group.trait)
-    own = answers[is_group & (answers["phase"] == phase)]
+    asked = answers[is_group & (answers["phase"] == phase)]
     rows = rows.merge(
-        own[["row_id", "polarity", "layer", "coeff", "positions", "apply"]], on="row_id"
+        asked[["row_id", "polarity", "layer", "coeff", "positions", "apply"]], on="row_id"
     )
     rows = at_each_cell(rows, parts) if phase == "steered" else rows
     condition = rows["polarity"].where(rows["coeff"].isna(), "steered")

@@ -84,12 +84,14 @@ def verify(storage: Storage, num_rows: int, seed: int) -> int:
         for model in sweep.models.values()
     ]
     _print(verified)
-    for of in verified:
-        if of.other_prompts:
-            warn(f"{of.model}: {of.other_prompts[0]} was asked with another prompt")
-        if of.furthest > of.tolerance:
-            warn(f"{of.model}: {of.worst}: a token is {of.furthest:.2g} from the choice")
-    return 0 if all(of.holds for of in verified) else 1
+    for result in verified:
+        if result.other_prompts:
+            warn(f"{result.model}: {result.other_prompts[0]} was asked with another prompt")
+        if result.furthest > result.tolerance:
+            warn(
+                f"{result.model}: {result.worst}: a token is {result.furthest:.2g} from the choice"
+            )
+    return 0 if all(result.holds for result in verified) else 1
 
 
 def _verify_model(
@@ -168,17 +170,17 @@ def _print(verified: list[_Verified]) -> None:
         ["model", "answers", "tokens", "other choices", "furthest", "tolerance", "verdict"],
         [
             [
-                of.model,
-                f"{len(of.checks):,}",
-                f"{sum(check.num_tokens for check in of.checks):,}",
-                f"{sum(check.num_other for check in of.checks):,}",
-                f"{of.furthest:.2g}",
-                f"{of.tolerance:g}",
-                "holds" if of.holds else "broken",
+                result.model,
+                f"{len(result.checks):,}",
+                f"{sum(check.num_tokens for check in result.checks):,}",
+                f"{sum(check.num_other for check in result.checks):,}",
+                f"{result.furthest:.2g}",
+                f"{result.tolerance:g}",
+                "holds" if result.holds else "broken",
             ]
-            for of in verified
+            for result in verified
         ],
     )
-    num_other = sum(check.num_other for of in verified for check in of.checks)
+    num_other = sum(check.num_other for result in verified for check in result.checks)
     if num_other:
         say("furthest: the change of a probability that would make the plain pass choose alike")

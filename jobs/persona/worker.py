@@ -202,13 +202,13 @@ class PersonaWorker:
         return pa.Table.from_pylist(
             [
                 {
-                    "polarity": of,
+                    "polarity": sign,
                     "pooling": pooling,
                     "layer": layer + 1,
-                    "num_answers": int((polarity == of).sum()),
-                    "total": getattr(states, pooling)[polarity == of, layer].sum(axis=0),
+                    "num_answers": int((polarity == sign).sum()),
+                    "total": getattr(states, pooling)[polarity == sign, layer].sum(axis=0),
                 }
-                for of in sorted(set(polarity))
+                for sign in sorted(set(polarity))
                 for pooling in POOLINGS
                 for layer in range(self._model.layout.num_blocks)
             ],

@@ -117,6 +117,31 @@ def test_an_unfinished_output_of_earlier_ids_is_refused(stored: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in stored.rglob("*")} == before
 
 
+@pytest.mark.parametrize("stored", ["stereoset"], indirect=True)
+def test_code_of_a_model_is_compared_once_it_is_recorded(
+    stored: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Records of earlier versions say nothing of it: they are finished and verified without."""
+    before = _write_times(stored)
+    ids = _stereoset_ids("stereoset")
+    monkeypatch.setattr("steering_core.models._code_digest", lambda _source: "c" * 64)
+    assert not set(ids) & set(_stereoset_ids("stereoset"))
+    verified = steersweep("verify", "stereoset", "--rows", "4")
+    assert verified.code == 0, verified
+    again = steersweep("run", "stereoset.yaml")
+    assert again.code == 0, again
+    assert _write_times(stored) == before
+    record = json.loads((stored / "run.json").read_text())
+    record["identity"]["models.tiny (code)"] = "c" * 64
+    (stored / "run.json").write_text(json.dumps(record))
+    monkeypatch.setattr("steering_core.models._code_digest", lambda _source: "d" * 64)
+    for command in (("run", "stereoset.yaml"), ("verify", "stereoset")):
+        refused = steersweep(*command)
+        assert refused.code == 2, refused
+        message = " ".join(refused.err.split())
+        assert "models.tiny (code): cccccccccccc -> dddddddddddd" in message
+
+
 def _stereoset_ids(name: str) -> list[str]:
     spec = load_any_spec(f"{name}.yaml")
     assert isinstance(spec, StereoSetSpec)

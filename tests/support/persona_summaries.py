@@ -51,7 +51,7 @@ def answers_of(
     model: str = "chat",
     ended_by: str = "eos",
 ) -> pd.DataFrame:
-    """Answers to these questions, at each coefficient of layer 2 if steered."""
+    """Answers to these questions, at each coefficient of layer 2 if steered; 0 has no layer."""
     asked = [("contrast", n, question, None) for n, question in enumerate(contrast)]
     asked += [
         ("steered", n, question, coeff) for n, question in enumerate(steered) for coeff in COEFFS
@@ -59,9 +59,11 @@ def answers_of(
     return pd.DataFrame(
         [
             {"model": model, "trait": trait, "phase": phase, "question": question, "rollout": 0,
-             "question_index": n, "coeff": coeff, "layer": None if coeff is None else 2,
-             "positions": None if coeff is None else "response", "ended_by": ended_by,
-             "answer": f"{question} at {coeff}", "trait_score": 10.0, "coherence": 90.0}
+             "question_index": n, "coeff": coeff, "layer": 2 if coeff else None,
+             "positions": "response" if coeff else None, "ended_by": ended_by,
+             "answer": f"{question} at {coeff}", "answer_ids": [3, 4],
+             "trait_score": 10.0, "trait_outcome": "scored",
+             "coherence": 90.0, "coherence_outcome": "scored"}
             for phase, n, question, coeff in asked
         ]
     )  # fmt: skip

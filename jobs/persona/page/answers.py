@@ -40,7 +40,7 @@ def compared(summary: PersonaSummary) -> Iterator[Compared]:
     for (model, trait), rows in summary.steered.groupby(["model", "trait"]):
         best = strongest(rows)
         best = rows.iloc[0] if best is None else best
-        # A layer's unsteered answers may be stored once, with the first layer.
+        # Unsteered answers have no layer; earlier versions stored the same ones for each layer.
         is_here = (answers["layer"] == best["layer"]) | (answers["coeff"] == 0)
         at = answers[
             (answers["model"] == model)

@@ -107,16 +107,20 @@ def _cut(summary: PersonaSummary) -> Iterator[Caution]:
 
 
 def _without_score(summary: PersonaSummary) -> Iterator[Caution]:
-    for name, table in (("contrast", summary.contrast), ("steered", summary.steered)):
+    """Counts each answer once: tables of cells repeat those at coefficient 0."""
+    for name in ("contrast", "steered"):
+        if summary.answers.empty:
+            return
+        answers = summary.answers[summary.answers["phase"] == name]
         for outcome in ("refused", "unparsable", "failed"):
-            columns = [f"num_trait_{outcome}", f"num_coherence_{outcome}"]
-            num = 0 if table.empty else int(table[columns].to_numpy().sum())
+            columns = ["trait_outcome", "coherence_outcome"]
+            num = int((answers[columns] == outcome).to_numpy().sum())
             if num:
                 yield Caution(
                     f"{counted(num, 'judgement')} of {name} answers "
                     f"{'is' if num == 1 else 'are'} {outcome} and left out of the means."
                 )
-        num = 0 if table.empty else int(table["num_empty"].sum())
+        num = int((answers["answer_ids"].map(len) == 0).sum())
         if num:
             yield Caution(
                 f"{counted(num, f'{name} answer')} {'is' if num == 1 else 'are'} empty and have no "

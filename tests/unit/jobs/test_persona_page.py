@@ -100,6 +100,16 @@ def test_answers_that_were_cut_are_a_warning_if_they_are_more_than_half() -> Non
     assert warned(summary(answers=answers)) == ""
 
 
+def test_an_answer_without_a_score_is_counted_once_however_many_layers_repeat_it() -> None:
+    answers = answers_of("ab", "cd")
+    one = (answers["coeff"] == 0) & (answers["question"] == "c")
+    answers.loc[one, "trait_outcome"] = "refused"
+    answers.loc[answers["question"] == "a", "answer_ids"] = pd.Series([[]] * len(answers))
+    text = warned(summary(answers=answers))
+    assert "1 judgement of steered answers is refused" in text
+    assert "1 contrast answer is empty" in text
+
+
 def test_questions_of_both_phases_are_a_warning() -> None:
     text = warned(summary(answers=answers_of("abc", "bcd")))
     assert "chat, kind: 2 questions of 3" in text
