@@ -400,7 +400,7 @@ def test_a_report_of_an_unfinished_sweep_says_what_is_missing(chat: Path, tmp_pa
     assert "not complete yet (vectors missing)" in " ".join(report.err.split())
     page = (tmp_path / "out" / "report.html").read_text()
     assert "not complete" in page
-    assert "still to come: vectors" in page
+    assert "Still to come: vectors" in page
     contrast = pd.read_parquet(tmp_path / "out" / "summary" / "contrast.parquet")
     assert set(contrast["polarity"]) == {"positive", "negative"}
 
