@@ -71,7 +71,7 @@ class ChatFormat:
         bos = self._tokenizer.bos_token_id
         if bos is not None and list(ids[:2]) == [bos, bos]:
             raise InputError(
-                f"the chat template of {self._model} begins with two BOS tokens; mend the template"
+                f"the chat template of {self._model} starts with two BOS tokens; fix the template"
             )
         return tuple(int(token) for token in ids)
 

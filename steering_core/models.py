@@ -160,7 +160,7 @@ def device_kind(name: str = "auto") -> str:
     if not present[chosen]():
         there = ", ".join(d for d in present if present[d]())
         hint = "; it needs torch_xla, see docs/xla.md" if chosen == "xla" else ""
-        raise InputError(f"device {name} was asked for and is not there; there are: {there}{hint}")
+        raise InputError(f"device {name} is not available; available here: {there}{hint}")
     return chosen
 
 

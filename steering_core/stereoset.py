@@ -132,7 +132,7 @@ def _examples(document: Any, path: Path) -> Iterator[Example]:
             where = f"{path}: data.{split}[{number}]"
             example = _example(row, split, where)
             if (split, example.example_id) in seen:
-                raise InputError(f"{where}: id {example.example_id!r} occurs twice in {split}")
+                raise InputError(f"{where}: id {example.example_id[:80]!r} occurs twice in {split}")
             seen.add((split, example.example_id))
             yield example
 
@@ -141,10 +141,12 @@ def _example(row: Any, split: str, where: str) -> Example:
     if not isinstance(row, dict):
         raise InputError(f"{where}: must be an object, got {type(row).__name__}")
     example_id = _text(row, "id", where)
-    where = f"{where} (id {example_id})"
+    where = f"{where} (id {example_id[:80]})"
     bias_type = _text(row, "bias_type", where)
     if bias_type not in BIAS_TYPES:
-        raise InputError(f"{where}: bias_type {bias_type!r} is not one of {', '.join(BIAS_TYPES)}")
+        raise InputError(
+            f"{where}: bias_type {bias_type[:80]!r} is not one of {', '.join(BIAS_TYPES)}"
+        )
     sentences = row.get("sentences")
     if not isinstance(sentences, list) or len(sentences) != 3:
         got = len(sentences) if isinstance(sentences, list) else type(sentences).__name__
@@ -158,7 +160,8 @@ def _example(row: Any, split: str, where: str) -> Example:
         labels.append(_text(sentence, "gold_label", at))
     if sorted(labels) != sorted(LABELS):
         raise InputError(
-            f"{where}: gold labels must be {', '.join(LABELS)} once each, got {', '.join(labels)}"
+            f"{where}: gold labels must be {', '.join(LABELS)} once each, got "
+            f"{', '.join(label[:40] for label in labels)}"
         )
     return Example(
         example_id=example_id,

@@ -35,8 +35,8 @@ def ids_of(storage: Storage) -> int:
     version = int(identity.get("ids", 1))
     if version > IDS_VERSION:
         raise UserActionError(
-            f"{storage.uri} has ids of version {version}, this steersweep knows up to "
-            f"{IDS_VERSION}; use the newer version"
+            f"{storage.uri} has ids of version {version}, but this steersweep knows versions up "
+            f"to {IDS_VERSION}; use a newer steersweep"
         )
     return version
 

@@ -159,6 +159,6 @@ def _show(spec: PersonaSpec, found: Sequence[PhaseForecast]) -> None:
     paid = "" if spec.judge.kind in _PAID else ", none of them paid for"
     say(
         f"judge {spec.judge.kind}: {num_queries:,} queries{paid}, at most {tokens:,} tokens in by "
-        "the steered model's tokenizer; verdicts that are there already are not asked for again"
+        "the steered model's tokenizer; stored verdicts are not requested again"
     )
-    say("time is not forecast for this job: answers end when they end")
+    say("no time estimate: answers of this job have no fixed length")

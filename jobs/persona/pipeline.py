@@ -173,7 +173,7 @@ class Pipeline:
         if num_failed:
             raise FailedVerdictsError(
                 f"{num_failed:,} verdicts on {phase} answers failed; all others are kept, and the "
-                "same command asks for these again"
+                "same command requests these again"
             )
 
     def _effective(self, parts: Parts, group: Group, scores: Sequence[PartRef]) -> frozenset[str]:
@@ -237,7 +237,7 @@ class Pipeline:
         for layer in self._sweep.spec.steering.layers:
             said = file.read_point(layer)
             if said not in (None, hook_point(layer)):
-                warn(f"{group}: layer {layer} was read at {said}, and steers {hook_point(layer)}")
+                warn(f"{group}: layer {layer} was read at {said}, but steers {hook_point(layer)}")
         num_blocks = self._sweep.models[group.model].facts.num_blocks
         whole = {n: v for n, v in file.vectors.whole.items() if 1 <= n <= num_blocks}
         return SteeringVectors(whole, {})
@@ -309,7 +309,7 @@ def mean_differences(sums: pa.Table, group: Group) -> dict[str, SteeringVectors]
             ]
             if not all(num for _, num in means):
                 raise UserActionError(
-                    f"{group}: all effective answers of a polarity are empty; raise "
+                    f"{group}: all effective answers of one polarity are empty; raise "
                     "generation.max_new_tokens, or use another model"
                 )
             (positive, num_positive), (negative, num_negative) = means

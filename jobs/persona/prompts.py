@@ -121,7 +121,7 @@ def check_undated(chat: ChatFormat) -> None:
     )
     raise InputError(
         "the chat template writes today's date into each prompt, so the same sweep would ask "
-        f"something else tomorrow; {fix}"
+        f"different prompts tomorrow; {fix}"
     )
 
 

@@ -229,8 +229,8 @@ def _trait(name: str, spec: PersonaSpec) -> PersonaTrait:
 def _refuse_xla(kind: str) -> None:
     if kind == "xla":
         raise InputError(
-            "compute.device is xla, where job persona does not run: answers grow token by token, "
-            "and each length would be compiled; set compute.device to cuda or cpu"
+            "compute.device is xla, which job persona does not support: answers grow token by "
+            "token, and every length would be compiled; set compute.device to cuda or cpu"
         )
 
 

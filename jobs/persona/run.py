@@ -201,7 +201,7 @@ class _Session:
                 f"another driver has taken over {self._storage.uri}; see `steersweep status`"
             )
         if outcome.stop is not None:
-            raise UserActionError(f"{outcome.stop.message}; what is finished is kept")
+            raise UserActionError(f"{outcome.stop.message}; finished work is kept")
         if outcome.set_aside:
             raise SetAsideError(what, outcome.set_aside)
 
@@ -252,8 +252,8 @@ def _check_same(storage: Storage, record: Mapping[str, Any] | None, sweep: Perso
         for entry in storage.list():
             if not entry.key.startswith(_OURS):
                 raise UserActionError(
-                    f"{storage.uri} is not empty and holds no run ({entry.key} is there); name a "
-                    "new or empty output"
+                    f"{storage.uri} is not empty but holds no run (it contains {entry.key}); "
+                    "choose a new or empty output"
                 )
         return
     if changes := changes_of(record["identity"], sweep.identity()):

@@ -74,8 +74,8 @@ def read_trait(path: Path, name: str | None = None) -> Trait:
     name = path.stem if name is None else name
     if not _NAME.fullmatch(name) or name == COHERENCE:
         raise InputError(
-            f"{path}: a trait's name is letters, digits, '.', '_' or '-', at most 64, and not "
-            f"{COHERENCE!r}; got {name!r}"
+            f"{path}: a trait's name may have letters, digits, '.', '_' and '-', at most 64, and "
+            f"must not be {COHERENCE!r}; got {name!r}"
         )
     document = _parse(path)
     missing = [key for key in _KEYS if key not in document]
@@ -96,13 +96,13 @@ def _parse(path: Path) -> Mapping[str, Any]:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
     if len(data) > _MOST_BYTES:
-        raise InputError(f"{path} is larger than {_MOST_BYTES} bytes, not a trait file")
+        raise InputError(f"{path} is larger than {_MOST_BYTES:,} bytes, which no trait file needs")
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON: {error}") from None
     if not isinstance(document, dict):
-        raise InputError(f"{path}: must hold keys and values, got {type(document).__name__}")
+        raise InputError(f"{path}: must hold an object with keys, got {type(document).__name__}")
     return document
 
 
@@ -113,26 +113,26 @@ def _pairs(value: Any, path: Path) -> tuple[InstructionPair, ...]:
     for number, entry in enumerate(value, 1):
         texts = [entry.get(key) if isinstance(entry, dict) else None for key in ("pos", "neg")]
         if not all(_is_text(text) for text in texts):
-            raise InputError(f"{path}: instruction {number} must have pos and neg, each a text")
+            raise InputError(f"{path}: instruction {number} must have pos and neg, both text")
         pairs.append(InstructionPair(*map(str, texts)))
     return tuple(pairs)
 
 
 def _questions(value: Any, path: Path) -> tuple[str, ...]:
     if not isinstance(value, list) or not value:
-        raise InputError(f"{path}: no questions; a trait needs at least one")
+        raise InputError(f"{path}: there are no questions; a trait needs at least one")
     for number, question in enumerate(value, 1):
         if not _is_text(question):
-            raise InputError(f"{path}: question {number} must be a text, got {question!r}")
+            raise InputError(f"{path}: question {number} must be text, got {repr(question)[:60]}")
     return tuple(value)
 
 
 def _eval_prompt(value: Any, path: Path) -> str:
     if not _is_text(value):
-        raise InputError(f"{path}: eval_prompt must be a text")
+        raise InputError(f"{path}: eval_prompt must be text")
     if "{answer}" not in value:
         raise InputError(
-            f"{path}: eval_prompt has no {{answer}}: the judge would not see what it scores"
+            f"{path}: eval_prompt has no {{answer}}, so the judge would not see what it scores"
         )
     return str(value)
 

@@ -183,4 +183,7 @@ def _print(verified: list[_Verified]) -> None:
     )
     num_other = sum(check.num_other for result in verified for check in result.checks)
     if num_other:
-        say("furthest: the change of a probability that would make the plain pass choose alike")
+        say(
+            "furthest: the smallest change of a probability that makes the plain pass choose the "
+            "same token"
+        )

@@ -169,6 +169,6 @@ def _check_unused(storage: Storage) -> None:
     for entry in storage.list():
         if not entry.key.startswith(_OURS):
             raise UserActionError(
-                f"{storage.uri} is not empty and holds no run ({entry.key} is there); name a new "
-                "or empty output"
+                f"{storage.uri} is not empty but holds no run (it contains {entry.key}); "
+                "choose a new or empty output"
             )

@@ -193,8 +193,8 @@ def _vectors(
         said = file.read_point(layer)
         if said is not None and said != protocol.read_at(layer):
             raise InputError(
-                f"vectors.file: layer {layer} in {uri} was read at {said}, vectors.read means "
-                f"{protocol.read_at(layer)}; set vectors.read to its site"
+                f"vectors.file: layer {layer} in {uri} was read at {said}, but vectors.read "
+                f"means {protocol.read_at(layer)}; set vectors.read to that site"
             )
     return file
 

@@ -37,7 +37,7 @@ def sweep_of(folder: Path, *changes: str) -> PersonaSweep:
 
 def test_xla_is_refused_by_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(xla, "is_installed", lambda: True)
-    with pytest.raises(InputError, match="device is xla, where job persona does not run"):
+    with pytest.raises(InputError, match="device is xla, which job persona does not support"):
         sweep_of(folder, "compute.device=xla")
 
 

@@ -51,15 +51,15 @@ def test_the_article_goes_by_the_first_letter_as_published(assistant: str, artic
         ({"instruction": None}, "instruction is missing; a trait file has instruction, questions"),
         ({"questions": None}, "questions is missing"),
         ({"eval_prompt": None}, "eval_prompt is missing"),
-        ({"questions": []}, "no questions; a trait needs at least one"),
-        ({"questions": "How?"}, "no questions"),
-        ({"questions": ["How?", " "]}, "question 2 must be a text"),
+        ({"questions": []}, "there are no questions; a trait needs at least one"),
+        ({"questions": "How?"}, "there are no questions"),
+        ({"questions": ["How?", " "]}, "question 2 must be text"),
         ({"instruction": []}, "instruction needs at least one pair"),
         ({"instruction": [{"pos": "Be."}]}, "instruction 1 must have pos and neg"),
         ({"instruction": ["Be."]}, "instruction 1 must have pos and neg"),
         ({"instruction": [{"pos": "a", "neg": ""}]}, "instruction 1 must have pos and neg"),
         ({"eval_prompt": "Q: {question}"}, "eval_prompt has no {answer}"),
-        ({"eval_prompt": 3}, "eval_prompt must be a text"),
+        ({"eval_prompt": 3}, "eval_prompt must be text"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(
@@ -76,7 +76,7 @@ def test_what_is_wrong_is_said_in_one_line(
     ("data", "message"),
     [
         (b"", "not valid JSON"),
-        (b"[1]", "must hold keys and values, got list"),
+        (b"[1]", "must hold an object with keys, got list"),
         (b"\xff\xfe", "not valid JSON"),
         (b"[" * 100_000, "not valid JSON"),
         (b" " * (2**20 + 1), "larger than"),
@@ -94,7 +94,7 @@ def test_a_missing_file_and_an_unusable_name_are_refused(tmp_path: Path) -> None
     with pytest.raises(InputError, match=r"gone\.json cannot be read: No such file"):
         read_trait(tmp_path / "gone.json")
     for name in ("coherence", "a/b", "", "..", "x" * 65):
-        with pytest.raises(InputError, match="a trait's name is"):
+        with pytest.raises(InputError, match="a trait's name may"):
             read_trait(write_trait(tmp_path), name)
 
 

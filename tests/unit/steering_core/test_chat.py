@@ -58,7 +58,7 @@ def test_a_template_without_bos_gets_none() -> None:
 
 def test_a_template_with_two_is_refused() -> None:
     chat = ChatFormat(tokenizer_with("{{ bos_token }}" + WITH_SYSTEM), "m")
-    with pytest.raises(InputError, match="begins with two BOS tokens"):
+    with pytest.raises(InputError, match="starts with two BOS tokens"):
         chat.prompt_ids("x")
 
 

@@ -94,7 +94,7 @@ def test_a_device_asked_for_by_name_is_never_replaced(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_devices(monkeypatch)
-    with pytest.raises(InputError, match=f"device {name} was asked for.*there are: cpu"):
+    with pytest.raises(InputError, match=f"device {name} is not available; available here: cpu"):
         resolve_device(name)
     set_devices(monkeypatch, name)
     assert resolve_device(name).type == name

@@ -237,3 +237,16 @@ def test_a_sample_is_seeded_in_file_order_and_independent_of_other_groups(tmp_pa
 def test_a_limit_beyond_the_group_keeps_all_of_it(limit: int | None) -> None:
     data = read_stereoset(EXAMPLES_PATH)
     assert data.group("intersentence", "race", limit) == data.group("intersentence", "race")
+
+
+@pytest.mark.parametrize("key", ["id", "bias_type"])
+def test_a_value_of_megabytes_is_not_repeated(key: str, tmp_path: Path) -> None:
+    document = json.loads(EXAMPLES_PATH.read_text())
+    row = document["data"]["intersentence"][0]
+    row[key] = "x" * 10_000_000
+    row["sentences"] = [] if key == "id" else row["sentences"]
+    path = tmp_path / "dev.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(InputError, match=f"{key}.*xxx") as caught:
+        read_stereoset(path)
+    assert len(str(caught.value)) < 500
