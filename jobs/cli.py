@@ -374,6 +374,7 @@ def export(
         bool, typer.Option("--overwrite", help="Replace FILE.parquet if it exists")
     ] = False,
     endpoint_url: EndpointOption = None,
+    quiet: QuietOption = False,
 ) -> None:
     """Write all rows of an output into one flat Parquet file, with the texts.
 
@@ -388,6 +389,7 @@ def export(
 
         steersweep export s3://bucket/gemma2 gemma2.parquet --overwrite
     """
+    _configure(verbose=False, quiet=quiet)
     from jobs.export import export as write_flat_file
 
     write_flat_file(_open(uri, endpoint_url), file, overwrite=overwrite)

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from cluster.errors import UserActionError
 from cluster.storage import Storage
 from jobs import __version__
-from jobs.console import out, say, warn
+from jobs.console import Verbosity, is_shown, messages, say, warn
 from jobs.results import FlatRows, results_of
 from steering_core.errors import InputError
 
@@ -139,8 +139,10 @@ class _Shown:
 
     def __init__(self, total: int) -> None:
         self._total, self._said = total, time.monotonic()
+        console = messages()
+        self._is_bar = console.is_terminal and is_shown(Verbosity.NORMAL)
         columns = (TextColumn("exporting"), BarColumn(), TextColumn("{task.fields[rows]} rows"))
-        self._bar = Progress(*columns, console=out, transient=True, disable=not out.is_terminal)
+        self._bar = Progress(*columns, console=console, transient=True, disable=not self._is_bar)
         self._task = self._bar.add_task("", total=total, rows=f"0 of {total:,}")
 
     def __enter__(self) -> _Shown:
@@ -154,7 +156,7 @@ class _Shown:
         """So many rows are written."""
         text = f"{num_rows:,} of {self._total:,}"
         self._bar.update(self._task, completed=num_rows, rows=text)
-        if not out.is_terminal and time.monotonic() - self._said > _LINE_EVERY_S:
+        if not self._is_bar and time.monotonic() - self._said > _LINE_EVERY_S:
             self._said = time.monotonic()
             say(f"exporting {text} rows")
 

@@ -23,6 +23,7 @@ from jobs import export
 from jobs.stereoset import flat
 from tests.support.stored_outputs import STORED_OUTPUTS, copy_stored_output
 from tests.support.sweeps import steersweep as command
+from tests.support.terminal import steersweep_on_terminal
 
 PARTITION = ["model", "split", "bias_type"]
 KEYS = ["table", "null", *PARTITION, "layer", "coeff", "example_id"]
@@ -260,3 +261,13 @@ def test_an_output_on_s3_is_exported(
     finished = command("export", s3_uri, file, "--endpoint-url", s3_endpoint)
     assert finished.code == 0, finished
     assert_frame_equal(plain(pd.read_parquet(file)), plain(exported), check_dtype=False)
+
+
+def test_what_is_printed_fits_a_terminal(output: Path, tmp_path: Path) -> None:
+    file = tmp_path / "all.parquet"
+    screen = steersweep_on_terminal("export", str(output), str(file))
+    assert screen.code == 0
+    screen.check()
+    assert f"exported 156 rows to {file} (" in " ".join(screen.text.split())
+    quiet = steersweep_on_terminal("export", str(output), str(file), "--overwrite", "--quiet")
+    assert (quiet.code, quiet.text) == (0, "")
