@@ -82,7 +82,7 @@ def _figure(by_layer: pd.DataFrame, over_layers: pd.DataFrame, split: str, coeff
         Layout(width * _UNIT, height * _UNIT, left=0.15, right=0.15, bottom=0.15, over=0.48),
         f"Net flows, {split}, coefficient {coefficient(coeff)}",
         f"Over all bias types. {LEGEND_OF_LABELS}. Width: size, to one scale for choices and one "
-        "for log-likelihood. Grey: the 95 % interval holds 0, or there is none.",
+        "for log-likelihood. Gray: the 95 % interval contains 0 or is missing.",
     )
     for number, model in enumerate(models):
         for index, kind in enumerate(_KINDS):

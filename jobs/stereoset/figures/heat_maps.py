@@ -31,7 +31,7 @@ def _figure(rows: pd.DataFrame, model: str, split: str) -> Figure:
         (len(FAMILIES), 3),
         Layout(width=1.65, height=min(3.2, max(1.1, 0.13 * len(layers))), right=0.75),
         f"Estimates by layer and coefficient, {split}",
-        f"{model}, over all bias types. {LEGEND_OF_LABELS}. Grey: not complete.",
+        f"{model}, over all bias types. {LEGEND_OF_LABELS}. Gray: not complete.",
     )
     for panels, (family, names) in zip(axes, FAMILIES.items(), strict=True):
         row_title(panels[0], family)

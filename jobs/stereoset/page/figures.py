@@ -179,7 +179,7 @@ def _figures(found: Mapping[str, list[Any]], *, has_geometry: bool) -> Iterable[
         yield Figure(
             "grid",
             "Layers and coefficients",
-            "Blue: below 0. Orange: above 0. The paler a cell, the closer to 0.",
+            "Blue: below 0. Orange: above 0. Cells near 0 fade into the background.",
             "heat",
             "layer",
             "measure",
