@@ -48,7 +48,9 @@ def run(
         raise KeyboardInterrupt
     results = open_results(sweep.output, sweep.storage.endpoint_url)
     if code:
-        warn(f"not all tasks are done ({results.outcome}); the results have what is finished")
+        warn(
+            f"not all tasks are done ({results.outcome}); the results hold those that are finished"
+        )
     return results
 
 
@@ -79,7 +81,9 @@ def _yaml(key: str, value: Any) -> str:
     try:
         return json.dumps(value, default=_plain, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise InputError(f"{key}: a value of a sweep file is expected, got {value!r}") from error
+        raise InputError(
+            f"{key}: must be a value of a sweep file, got {repr(value)[:60]}"
+        ) from error
 
 
 def _plain(value: Any) -> Any:

@@ -46,7 +46,7 @@ class ChatFormat:
         if not getattr(tokenizer, "chat_template", None):
             raise InputError(
                 f"the tokenizer of {model} has no chat template; choose an instruction-tuned "
-                "model, or save the template beside its tokenizer (chat_template.jinja)"
+                "model, or save the template next to its tokenizer (chat_template.jinja)"
             )
         if system not in ("merge_into_user", "refuse"):
             raise InputError(f"system must be merge_into_user or refuse, got {system!r}")

@@ -87,8 +87,8 @@ class ModelSource:
         file = self.gguf_file or "config.json"
         if hub.is_offline() and not hub.has_cached(self.path, file, self.revision):
             raise InputError(
-                f"no model at {self.path!r}: it is no folder here and not in the hub's cache, and "
-                f"{hub.why_offline()}; give a local folder, or download the model first"
+                f"no model at {self.path!r}: it is not a folder here and not in the hub's cache, "
+                f"and {hub.why_offline()}; give a local folder, or download the model first"
             )
 
     def _check_folder(self, path: Path) -> None:
@@ -210,7 +210,7 @@ def load_tokenizer(source: ModelSource) -> Any:
     except Exception as error:  # transformers raises many types here; each means the same to a user
         _refuse_gated(source, error)
         raise InputError(
-            f"no usable tokenizer in {source.path}: {_first_line(error)}; save one beside the "
+            f"no usable tokenizer in {source.path}: {_first_line(error)}; save one next to the "
             "weights (tokenizer.json and tokenizer_config.json)"
         ) from error
     tokenizer.padding_side = "right"
@@ -225,7 +225,7 @@ def _refuse_gated(source: ModelSource, error: BaseException | None) -> None:
         if isinstance(error, GatedRepoError):
             raise InputError(
                 f"{source.path} is gated, and the hub refuses this node's token or finds none: "
-                "accept its licence on the hub, then log in with `hf auth login`, or set HF_TOKEN "
+                "accept its license on the hub, then log in with `hf auth login`, or set HF_TOKEN "
                 "in the environment of every node"
             ) from error
         error = error.__cause__ or error.__context__
@@ -262,7 +262,7 @@ def read_facts(source: ModelSource, tokenizer: Any) -> ModelFacts:
         vocab_size = int(text.vocab_size)
     except (AttributeError, TypeError):
         raise InputError(
-            f"{source.path}: the config names no num_hidden_layers, hidden_size and vocab_size; "
+            f"{source.path}: its config lacks num_hidden_layers, hidden_size or vocab_size; "
             "only decoder language models can be steered"
         ) from None
     commit = None if source.is_local else _hub_commit(source)

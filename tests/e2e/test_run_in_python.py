@@ -34,7 +34,9 @@ def test_a_sweep_is_run_and_its_results_are_those_of_load(tmp_path: Path) -> Non
     assert steersweep.verify(results.uri, rows=2)
     with pytest.raises(InputError, match=r"data\.limit"):
         steersweep.run(spec, {"data.limit": -1})
-    with pytest.raises(InputError, match=r"data\.limit: a value of a sweep file .* got <object"):
+    with pytest.raises(
+        InputError, match=r"data\.limit: must be a value of a sweep file, got <object"
+    ):
         steersweep.run(spec, {"data.limit": object()})
     with pytest.raises(InputError, match="rows must be at least 1, got 0"):
         steersweep.verify(results.uri, rows=0)
