@@ -103,8 +103,8 @@ class Results(ABC):
             table = pq.read_table(pa.BufferReader(self._storage.read(key)))
         except (pa.ArrowException, OSError) as error:
             raise UserActionError(
-                f"{self._storage.uri_of(key)} cannot be read; `steersweep report {self.uri}` writes "
-                "it again"
+                f"{self._storage.uri_of(key)} cannot be read; `steersweep report {self.uri}` "
+                "writes it again"
             ) from error
         frame: pd.DataFrame = table.to_pandas()
         return frame

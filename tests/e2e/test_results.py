@@ -131,7 +131,7 @@ def test_another_run_is_shown_beside_this_one(output: Path, tmp_path: Path) -> N
             stored.sort_values(keys, ignore_index=True),
             check_dtype=False,
         )
-    assert "Beside another run" in (own / "report.html").read_text()
+    assert "Compared with another run" in (own / "report.html").read_text()
     assert steersweep("report", str(own)).code == 0
     assert not list((own / "summary").glob("compared.*"))
 
