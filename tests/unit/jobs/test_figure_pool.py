@@ -39,7 +39,7 @@ def dying(_: str) -> Figure:
 
 def sleeping(path: str) -> Figure:
     Path(path).write_text(str(os.getpid()))
-    time.sleep(60)
+    time.sleep(3600)
     raise AssertionError("nobody ended it")
 
 
