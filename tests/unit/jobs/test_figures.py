@@ -140,7 +140,8 @@ def test_curves_of_very_different_coefficients_are_evenly_spaced() -> None:
     drawn = figure("curves-inter", cells, pooled_frame(cells))
     assert list(drawn.axes[0].lines[0].get_xdata()) == [0.0, 1.0, 2.0]
     drawn.canvas.draw()
-    assert [t.get_text() for t in drawn.axes[0].get_xticklabels()] == ["\N{MINUS SIGN}3", "0.5", "400"]
+    labels = [text.get_text() for text in drawn.axes[0].get_xticklabels()]
+    assert labels == ["\N{MINUS SIGN}3", "0.5", "400"]
 
 
 def test_models_stand_beside_each_other() -> None:
