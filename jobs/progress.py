@@ -6,9 +6,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
 
 from jobs.console import REPLICA_IS_READY, Verbosity, is_shown, messages, say
@@ -27,6 +27,7 @@ class RunProgress:
         done: what earlier sessions did.
         verb, noun: what happens to what: ``scoring`` and ``rows``.
         unit: of the rate, if it is shorter than the noun.
+        participle: of the last line, if the noun alone does not say it: ``written``.
     """
 
     def __init__(
@@ -37,9 +38,11 @@ class RunProgress:
         verb: str = "scoring",
         noun: str = "rows",
         unit: str | None = None,
+        participle: str = "",
     ) -> None:
         self._total, self._start_done, self._done = total, done, done
         self._verb, self._noun, self._unit = verb, noun, unit or noun
+        self._participle = participle
         self._started = self._said = time.monotonic()
         self._has_begun = False
         self._activity = ""
@@ -64,13 +67,17 @@ class RunProgress:
             self._said = time.monotonic()
             say(self.line())
 
-    def begin(self) -> None:
-        """The first replica is ready: rates count from now on, not from the loading before."""
+    def begin(self, *, is_first: bool = True) -> None:
+        """A replica is ready: rates count from now on, not from the loading before.
+
+        Args:
+            is_first: whether it is the first of the run, which a log is told.
+        """
         if not self._has_begun:
             self._has_begun = True
             self._activity = ""
             self._started = self._said = time.monotonic()
-            if self._live is None:
+            if self._live is None and is_first:
                 say(REPLICA_IS_READY)
 
     def describe(self, text: str) -> None:
@@ -97,16 +104,19 @@ class RunProgress:
         words = f"{self._verb} {counts}"
         per_s = self.rows_per_s
         if per_s > 0:
-            left_s = (self._total - self._done) / per_s
-            words += f", {rate(per_s, self._unit)}, about {duration(left_s)} left"
+            words += f", {rate(per_s, self._unit)}"
+            if self._done < self._total:
+                words += f", about {duration((self._total - self._done) / per_s)} left"
         return words
 
     def last_line(self) -> str:
         """What this session did: ``2,520 rows in 20 min (2.1 rows/s)``."""
-        number = self._done - self._start_done
-        took = duration(self.elapsed_s)
-        return f"{number:,} {self._noun} in {took} ({rate(self.rows_per_s, self._unit)})"
+        what = f"{self._done - self._start_done:,} {self._noun} {self._participle}".rstrip()
+        return f"{what} in {duration(self.elapsed_s)} ({rate(self.rows_per_s, self._unit)})"
 
-    def _picture(self) -> Group:
-        bar = ProgressBar(self._total, self._done, width=min(76, messages().width - 1))
-        return Group(bar, Text(self.line()))
+    def _picture(self) -> Table:
+        # A grid, as nothing else ends its lines on a console that wraps softly.
+        grid = Table.grid()
+        grid.add_row(ProgressBar(self._total, self._done, width=min(76, messages().width - 1)))
+        grid.add_row(Text(self.line()))
+        return grid

@@ -17,7 +17,7 @@ def duration(seconds: float) -> str:
     if 0 < seconds < 0.01:
         return "less than 0.01 s"
     if seconds < 9.95:
-        return f"{seconds:.2g} s"
+        return f"{seconds:.2g} s" if seconds >= 1 else f"{round(seconds, 2):g} s"
     whole_s = round(seconds)
     if whole_s < _MINUTE_S:
         return f"{whole_s} s"

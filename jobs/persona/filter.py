@@ -56,13 +56,16 @@ class EffectivePairs:
     num_incoherent: int
 
     def line(self, trait: str) -> str:
-        """One line for the user."""
-        return (
-            f"{trait}: {len(self.kept)} of {self.num_pairs} pairs are effective "
-            f"(trait too weak in the positive answer: {self.num_positive_low}, too strong in the "
-            f"negative one: {self.num_negative_high}, incoherent: {self.num_incoherent}, without a "
-            f"score: {self.num_without_score})"
-        )
+        """One line for the user: how many are kept, and why the others are not."""
+        reasons = {
+            "trait too weak in the positive answer": self.num_positive_low,
+            "too strong in the negative one": self.num_negative_high,
+            "incoherent": self.num_incoherent,
+            "without a score": self.num_without_score,
+        }
+        said = ", ".join(f"{reason}: {number}" for reason, number in reasons.items() if number)
+        kept = f"{trait}: {len(self.kept)} of {self.num_pairs} pairs are effective"
+        return f"{kept} ({said})" if said else kept
 
 
 def effective_pairs(

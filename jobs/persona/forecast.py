@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cluster.storage import Storage, StorageSpec
 from cluster.tasks import Task
-from jobs.console import print_json, print_table, say
+from jobs.console import Verbosity, print_json, print_tables, say
 from jobs.persona.earlier import ids_of, refuse_other_sweep, refuse_unfinished
 from jobs.persona.index import Group, Parts
 from jobs.persona.judges.prompts import COHERENCE_PROMPT, fill
@@ -17,6 +17,7 @@ from jobs.persona.plan import Asked, answer_tasks, contrast_rows, missing, steer
 from jobs.persona.resolve import IDS_VERSION, PersonaModel, PersonaSweep, resolve
 from jobs.persona.spec import PersonaSpec
 from jobs.persona.tables import Phase
+from jobs.words import count
 from steering_core.errors import InputError
 from steering_core.models import load_tokenizer
 from steering_core.vectors import from_safetensors
@@ -136,29 +137,41 @@ def _tasks(
     return answer_tasks(sweep, sweep.models[group.model], group.trait, phase, rows, vectors)
 
 
+def headline(spec: PersonaSpec, found: Sequence[PhaseForecast]) -> str:
+    """Answers that are left, their tokens and the judge's queries, in one line."""
+    total, left = (sum(getattr(of, name) for of in found) for name in ("num_answers", "num_left"))
+    if not left:
+        return f"Nothing is left to run: {spec.output} has all {count(total, 'answer')}."
+    answers = count(total, "answer") if left == total else f"{left:,} of {total:,} answers left"
+    new_tokens = sum(of.most_new_tokens for of in found)
+    queries = sum(of.num_queries for of in found)
+    return (
+        f"{answers}, at most {count(new_tokens, 'new token')}, "
+        f"{count(queries, 'judge query', 'judge queries')}"
+    )
+
+
 def _show(spec: PersonaSpec, found: Sequence[PhaseForecast]) -> None:
-    print_table(
-        "what is left to do",
-        ["model", "trait", "phase", "answers", "left", "prompt tokens", "new tokens", "queries"],
-        [
+    say(headline(spec, found), at=Verbosity.QUIET)
+    groups: dict[str, list[list[str]]] = {}
+    for of in found:
+        groups.setdefault(f"\n{of.model}, {of.trait}", []).append(
             [
-                of.model,
-                of.trait,
                 of.phase,
                 f"{of.num_answers:,}",
                 f"{of.num_left:,}",
                 f"{of.num_prompt_tokens:,}",
-                f"<= {of.most_new_tokens:,}",
+                f"{of.most_new_tokens:,}",
                 f"{of.num_queries:,}",
             ]
-            for of in found
-        ],
-    )
-    num_queries = sum(of.num_queries for of in found)
+        )
+    columns = ("phase", "answers", "left", "prompt\ntokens", "new\ntokens", "judge\nqueries")
+    print_tables(columns, [*groups.items()], at=Verbosity.VERBOSE)
     tokens = sum(of.most_judge_tokens for of in found)
-    paid = "" if spec.judge.kind in _PAID else ", none of them paid for"
-    say(
-        f"judge {spec.judge.kind}: {num_queries:,} queries{paid}, at most {tokens:,} tokens in by "
-        "the steered model's tokenizer; stored verdicts are not requested again"
-    )
-    say("no time estimate: answers of this job have no fixed length")
+    if any(of.num_left for of in found):
+        cost = "" if spec.judge.kind in _PAID else ", which costs nothing"
+        say(
+            f"The judge is {spec.judge.kind}{cost}; it reads at most {tokens:,} tokens, counted by "
+            "the steered model's tokenizer. Stored verdicts are not requested again."
+        )
+        say("There is no time estimate: answers of this job have no fixed length.")

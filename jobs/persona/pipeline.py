@@ -25,8 +25,10 @@ from jobs.persona.index import Group, Parts
 from jobs.persona.judges import Scorer
 from jobs.persona.plan import (
     POLARITIES,
+    AnswersPayload,
     Asked,
     PartRef,
+    SumsPayload,
     answer_tasks,
     cells_of,
     contrast_rows,
@@ -39,6 +41,7 @@ from jobs.persona.plan import (
 )
 from jobs.persona.resolve import PersonaModel, PersonaSweep
 from jobs.persona.spec import POOLINGS
+from jobs.persona.stage import Stage
 from jobs.persona.tables import FROM_FILE, Phase, vectors_key
 from jobs.persona.verdicts import judgement, score_part
 from steering_core.vectors import SteeringVectors, to_safetensors
@@ -52,7 +55,7 @@ class Pipeline:
     """Runs the stages in turn.
 
     Args:
-        execute: runs tasks that are not done yet on the replicas; raises where some cannot be.
+        execute: runs tasks that are not done yet on the replicas; raises if some cannot be done.
     """
 
     def __init__(
@@ -60,10 +63,11 @@ class Pipeline:
         sweep: PersonaSweep,
         storage: Storage,
         scorer: Scorer,
-        execute: Callable[[str, Sequence[Task]], None],
+        execute: Callable[[Stage, Sequence[Task]], None],
     ) -> None:
         self._sweep, self._storage = sweep, storage
         self._scorer, self._execute = scorer, execute
+        self._num_answers: dict[str, int] = {}  # by the storage key of their part
         self._groups = [Group(model, trait) for model in sweep.models for trait in sweep.traits]
         self._contrasted = [g for g in self._groups if sweep.traits[g.trait].vectors is None]
 
@@ -121,21 +125,34 @@ class Pipeline:
     ) -> None:
         tasks = dict(by_group)
         for group, of in tasks.items():
+            for task in of:
+                self._num_answers[task.parts["answers"]] = len(task.payload.rows)
             parts.num_rows[group, phase] = sum(len(task.payload.rows) for task in of)
         parts.write(self._storage)
-        self._run_missing(f"{phase} answers", [t for of in tasks.values() for t in of])
+        self._run_missing(
+            Stage("writing", f"{phase} answers", "written"),
+            [t for of in tasks.values() for t in of],
+        )
         for group, of in tasks.items():
             parts.answers[group, phase] = [PartRef(t.parts["answers"], t.id) for t in of]
         parts.write(self._storage)
 
-    def _run_missing(self, what: str, tasks: Sequence[Task]) -> None:
+    def _run_missing(self, stage: Stage, tasks: Sequence[Task]) -> None:
         if not tasks:
             return
         left = missing(self._storage, tasks)
-        kept = f", {len(tasks) - len(left)} done before" if len(left) < len(tasks) else ""
-        say(f"{what}: {len(tasks)} tasks{kept}")
         if left:
-            self._execute(what, left)
+            stage.plan(sum(map(self._size, tasks)), {task.id: self._size(task) for task in left})
+            self._execute(stage, left)
+
+    def _size(self, task: Task) -> int:
+        """Answers that a task is about, by which progress is counted."""
+        payload = task.payload
+        if isinstance(payload, AnswersPayload):
+            return len(payload.rows)
+        if isinstance(payload, SumsPayload):
+            return len(payload.kept)
+        return self._num_answers[payload.answers.key]
 
     def _score(self, parts: Parts, phase: Phase) -> None:
         identity = self._scorer.judge.identity()
@@ -151,7 +168,7 @@ class Pipeline:
         }
         every = [task for of in tasks.values() for task in of]
         if self._scorer.judge.needs_replica:
-            self._run_missing(f"scores of {phase} answers", every)
+            self._run_missing(Stage("judging", f"{phase} answers", "judged"), every)
         else:
             self._score_here(phase, every)
         for group, of in tasks.items():
@@ -159,17 +176,23 @@ class Pipeline:
         parts.write(self._storage)
 
     def _score_here(self, phase: Phase, tasks: Sequence[Task]) -> None:
-        """Ask the judge; a part is stored only where no query has failed."""
+        """Ask the judge; a part is stored only if no query has failed."""
+        left = missing(self._storage, tasks)
+        if not left:
+            return
+        stage = Stage("judging", f"{phase} answers", "judged")
+        stage.plan(sum(map(self._size, tasks)), {task.id: self._size(task) for task in left})
         num_failed = 0
-        for task in missing(self._storage, tasks):
-            answers, trait = task.payload.answers, task.payload.trait
-            say(f"{trait.name}: judging {phase} answers, part {answers.task_id[:12]}")
-            table, num = score_part(self._storage, answers, trait, self._scorer)
-            num_failed += num
-            if not num:
-                attempt = uuid.uuid4().hex
-                key = task.parts["scores"]
-                commit_part(self._storage, key, table, task_id=task.id, attempt=attempt)
+        with stage.shown():
+            for task in left:
+                answers, trait = task.payload.answers, task.payload.trait
+                table, num = score_part(self._storage, answers, trait, self._scorer)
+                num_failed += num
+                if not num:
+                    attempt = uuid.uuid4().hex
+                    key = task.parts["scores"]
+                    commit_part(self._storage, key, table, task_id=task.id, attempt=attempt)
+                    stage.finished(task)
         if num_failed:
             raise FailedVerdictsError(
                 f"{num_failed:,} verdicts on {phase} answers failed; all others are kept, and the "
@@ -209,7 +232,10 @@ class Pipeline:
                 if of_part := [row_id for row_id in ids if row_id in kept[group]]:
                     task = sums_task(group.model, group.trait, part, of_part)
                     tasks.setdefault(group, []).append(task)
-        self._run_missing("states", [t for of in tasks.values() for t in of])
+        self._run_missing(
+            Stage("reading", "contrast answers", "read"),
+            [t for of in tasks.values() for t in of],
+        )
         found: dict[Group, dict[str, SteeringVectors]] = {}
         for group in self._groups:
             if group in tasks:
@@ -282,7 +308,9 @@ class Pipeline:
                 projections_task(group.model, group.trait, phase, part, 1, of_model)
                 for part in of_group
             ]
-        self._run_missing("projections", [t for of in tasks.values() for t in of])
+        self._run_missing(
+            Stage("projecting", "answers", "projected"), [t for of in tasks.values() for t in of]
+        )
         for key, of in tasks.items():
             parts.projections[key] = [PartRef(t.parts["projections"], t.id) for t in of]
         parts.write(self._storage)

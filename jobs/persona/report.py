@@ -35,7 +35,10 @@ def report(storage: Storage, parts: Parts | None = None, *, figures: bool = True
     Raises:
         UserActionError, CorruptPartError: damaged parts.
     """
-    parts = Parts.read(storage) if parts is None else parts
+    if parts is None:
+        parts = Parts.read(storage)
+        for group, pairs in parts.pairs.items():
+            say(pairs.line(str(group)))
     summary = summarise(storage, parts)
     missing = not_there(parts)
     if missing:
@@ -43,8 +46,6 @@ def report(storage: Storage, parts: Parts | None = None, *, figures: bool = True
     _write(storage, summary)
     if read_examples(storage) is None:  # of an output that an earlier version made
         write_examples(storage, examples_of_answers(judged_answers(storage, parts)))
-    for group, pairs in parts.pairs.items():
-        say(pairs.line(str(group)))
     if len(summary.steered):
         print_result(summary.steered)
     say(f"tables:  {storage.uri_of('summary')}")

@@ -17,7 +17,7 @@ from cluster.outcome import Losses, SetAside
 from cluster.scheduler import Scheduler
 from cluster.storage import Storage
 from cluster.tasks import Event, Pool, Receipt, ReplicaReady, Task, WorkerFactory
-from jobs.console import REPLICA_IS_READY, say, warn
+from jobs.console import say, warn
 from jobs.examples_file import EXAMPLES_KEY, write_examples
 from jobs.executor import Executor
 from jobs.persona.earlier import ids_of, refuse_other_sweep, refuse_unfinished
@@ -30,9 +30,11 @@ from jobs.persona.plan import JUDGE_POOL, hook_point, most_tasks
 from jobs.persona.report import report
 from jobs.persona.resolve import IDS_VERSION, PersonaSweep, resolve
 from jobs.persona.spec import PersonaSpec
+from jobs.persona.stage import Stage
 from jobs.record import Record
 from jobs.same_sweep import changes_of, different_sweep
 from jobs.session import LOCK_KEY, Opened, run_session, stored_log
+from jobs.words import count
 from steering_core.errors import InputError
 
 _OLD_TEMPORARY_S = 3600.0
@@ -160,7 +162,7 @@ class _Session:
         record.write("done", **self._losses.as_record())
         return 0
 
-    def _execute(self, what: str, tasks: Sequence[Task]) -> None:
+    def _execute(self, stage: Stage, tasks: Sequence[Task]) -> None:
         """Run tasks to their end.
 
         Raises:
@@ -178,23 +180,26 @@ class _Session:
             self._running = backend, scheduler
         backend, scheduler = self._running
         scheduler.add(tasks)
-        num_done = 0
 
-        def on_finished(_task: Task, receipt: Receipt) -> list[Task]:
-            nonlocal num_done
-            num_done += 1
-            say(f"{what}: {num_done} of {len(tasks)} tasks, {receipt.num_rows:,} rows")
+        def on_finished(task: Task, _receipt: Receipt) -> list[Task]:
+            stage.finished(task)
             return []
 
-        outcome = execute(
-            backend,
-            scheduler,
-            on_finished=on_finished,
-            on_heartbeat=self._log.write_if_due if self._log is not None else None,
-            metrics=self._metrics,
-            on_event=self._on_event,
-            stop_requested=lambda: lease.is_lost,
-        )
+        def on_event(event: Event) -> None:
+            if isinstance(event, ReplicaReady) and not self._has_begun:
+                self._has_begun = True
+                stage.progress.begin()
+
+        with stage.shown(waits=not self._has_begun):
+            outcome = execute(
+                backend,
+                scheduler,
+                on_finished=on_finished,
+                on_heartbeat=self._log.write_if_due if self._log is not None else None,
+                metrics=self._metrics,
+                on_event=on_event,
+                stop_requested=lambda: lease.is_lost,
+            )
         self._losses = outcome.losses
         if not lease.still_held():
             raise UserActionError(
@@ -203,15 +208,10 @@ class _Session:
         if outcome.stop is not None:
             raise UserActionError(f"{outcome.stop.message}; finished work is kept")
         if outcome.set_aside:
-            raise SetAsideError(what, outcome.set_aside)
+            raise SetAsideError(str(stage), outcome.set_aside)
 
     def _find_room(self) -> int:
         return self._executor.num_replicas(self._sweep.device, most_tasks(self._sweep))
-
-    def _on_event(self, event: Event) -> None:
-        if isinstance(event, ReplicaReady) and not self._has_begun:
-            self._has_begun = True
-            say(REPLICA_IS_READY)
 
     def _pools(self) -> list[Pool]:
         compute = self._sweep.spec.compute
@@ -264,17 +264,12 @@ def _check_same(storage: Storage, record: Mapping[str, Any] | None, sweep: Perso
 def _headlines(sweep: PersonaSweep) -> list[str]:
     grid = sweep.spec.steering
     cells = len(grid.layers) * len(grid.coeffs) * len(grid.positions)
-    where = ", ".join(
-        f"layer {layer} = {hook_point(layer)} (ActivationSteerer layer={layer - 1}, "
-        f"persona_vectors row {layer})"
-        for layer in grid.layers
-    )
     return [
-        f"{_count(len(sweep.models), 'model')} x {_count(len(sweep.traits), 'trait')} x "
-        f"{_count(cells, 'cell')}; judge: {sweep.spec.judge.kind}",
-        f"steered at {where}",
+        f"{count(len(sweep.models), 'model')} x {count(len(sweep.traits), 'trait')} x "
+        f"{count(cells, 'cell')}; judge: {sweep.spec.judge.kind}",
+        *(
+            f"layer {layer} is {hook_point(layer)}: ActivationSteerer(layer={layer - 1}), row "
+            f"{layer} of a persona_vectors file"
+            for layer in grid.layers
+        ),
     ]
-
-
-def _count(num: int, name: str) -> str:
-    return f"{num:,} {name}{'' if num == 1 else 's'}"

@@ -137,8 +137,28 @@ def test_run_and_plan_fit(tmp_path: Path) -> None:
     assert re.search(r"^tokens per batch +1,024 \(given\)", verbose.text, re.MULTILINE)
     assert shown("plan", spec, "--seconds", "0", "--quiet").text.count("\n") == 1
     run = shown("run", spec)
+    assert "\nloading models\n" in run.text
+    assert re.search(r"^scoring 20 of 20 rows \(100 %\), [\d.]+ rows/s$", run.text, re.MULTILINE)
     assert re.search(r"^20 rows in [\d.]+ s \([\d.]+ rows/s\)$", run.text, re.MULTILINE)
     page = tmp_path / "a folder whose name is long" / ("x" * 60) / "report.html"
     assert page.as_uri() in run.text
     again = shown("run", spec)
     assert "nothing left to compute" in again.text
+
+
+def test_a_persona_run_and_its_plan_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    copy_stored_output("persona", tmp_path)
+    options = ("persona.yaml", "--output", "out", "--set", "steering.layers=[2]")
+    assert shown("plan", *options).text.startswith("36 answers")
+    assert shown("plan", *options, "--verbose").text.count("\n") > 4
+    text = shown("run", *options).text
+    for words in ("writing 24 of 24 contrast", "judging 24 of 24 contrast",
+                  "reading 24 of 24 contrast", "writing 12 of 12 steered",
+                  "judging 12 of 12 steered"):  # fmt: skip
+        line = rf"^{words} answers \(100 %\), [\d.,]+ answers/s$"
+        assert re.search(line, text, re.MULTILINE), text
+    assert re.search(r"^12 steered answers judged in [\d.]+ s \(", text, re.MULTILINE)
+    assert not re.search(r"\b[0-9a-f]{12}\b", text), "a digest"
+    assert "1 model x 2 traits x 3 cells" in text
+    assert (tmp_path / "out" / "report.html").as_uri() in text

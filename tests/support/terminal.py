@@ -53,8 +53,8 @@ def steersweep_on_terminal(*arguments: str, columns: int = 80) -> Screen:
             cli.main()
         except SystemExit as end:
             code = int(end.code or 0)
-    text = _CONTROL.sub("", b"".join(chunks).decode())
-    return Screen(code, text.replace("\r\n", "\n").replace("\r", "\n"), columns)
+    text = _CONTROL.sub("", b"".join(chunks).decode()).replace("\r\n", "\n").replace("\r", "\n")
+    return Screen(code, re.sub(r" +$", "", text, flags=re.MULTILINE), columns)
 
 
 @contextlib.contextmanager

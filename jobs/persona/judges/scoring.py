@@ -14,6 +14,7 @@ from jobs.persona.judges.base import OUTCOMES, Judge, Outcome, Query, Verdict
 from jobs.persona.judges.prompts import COHERENCE_PROMPT, fill
 from jobs.persona.judges.replies import ReplyStore, known_verdicts
 from jobs.persona.traits import COHERENCE, Trait
+from jobs.words import count
 
 MOST_FAILURES_IN_A_ROW = 20
 
@@ -50,10 +51,12 @@ class Usage:
 
     def line(self, judge: str) -> str:
         """One line for the user."""
-        return (
-            f"judge {judge}: {self.num_calls:,} calls, {self.num_tokens_in:,} tokens in, "
-            f"{self.num_tokens_out:,} out; {self.num_cached:,} verdicts were reused"
-        )
+        line = f"judge {judge}: {count(self.num_calls, 'query', 'queries')}"
+        if self.num_tokens_in or self.num_tokens_out:
+            line += f" ({self.num_tokens_in:,} tokens in, {self.num_tokens_out:,} tokens out)"
+        if self.num_cached:
+            line += f"; {count(self.num_cached, 'verdict was', 'verdicts were')} reused"
+        return line
 
 
 class Scorer:

@@ -147,8 +147,8 @@ def test_the_cost_is_counted(tmp_path: Path) -> None:
     assert (scorer.usage.num_calls, scorer.usage.num_cached) == (calls, 12)
     assert scorer.usage.num_tokens_in == NUM_TOKENS_IN * calls
     assert scorer.cost_line() == (
-        f"judge m: 14 calls, {NUM_TOKENS_IN * calls} tokens in, {NUM_TOKENS_OUT * calls} out; "
-        "12 verdicts were reused"
+        f"judge m: 14 queries ({NUM_TOKENS_IN * calls} tokens in, {NUM_TOKENS_OUT * calls} tokens "
+        "out); 12 verdicts were reused"
     )
 
 
