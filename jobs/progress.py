@@ -55,6 +55,7 @@ class RunProgress:
             yield self
             return
         with Live(console=messages(), get_renderable=self._picture, transient=True) as self._live:
+            self._live.refresh()
             try:
                 yield self
             finally:
