@@ -17,7 +17,7 @@ from unittest import mock
 
 from rich.cells import cell_len
 
-from jobs import cli
+from jobs import cli, console
 
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)")
 
@@ -77,6 +77,9 @@ def _terminal(columns: int) -> Iterator[list[bytes]]:
             contextlib.redirect_stdout(stdout),
             contextlib.redirect_stderr(stderr),
             mock.patch.dict(os.environ, {"TERM": "xterm-256color"}),
+            # Decided when the module was imported, without this terminal.
+            mock.patch.object(console.out, "is_interactive", True),
+            mock.patch.object(console.err, "is_interactive", True),
         ):
             yield chunks
     finally:
