@@ -1,1 +1,1 @@
-"""What figures of all jobs are made with: pages of panels, a style, files."""
+"""What the figures of all jobs share: pages of panels, a style, colors, files."""

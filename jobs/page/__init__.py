@@ -1,1 +1,1 @@
-"""What pages of all jobs are made with: a style, tables that sort, one file with all of it."""
+"""What the pages of all jobs share: a base template, style, script, tables, words, warnings."""

@@ -1,1 +1,1 @@
-"""``report.html`` of a persona sweep."""
+"""``report.html`` of a persona sweep: one file that fetches nothing."""

@@ -1,4 +1,4 @@
-"""The paper's flow diagrams: what moves between S, A and U, as choices and as log-likelihood."""
+"""The paper's flow diagrams: what moves between S, A and U, in choices and in log-likelihood."""
 
 from __future__ import annotations
 
@@ -81,8 +81,8 @@ def _figure(by_layer: pd.DataFrame, over_layers: pd.DataFrame, split: str, coeff
         (len(models) * len(_KINDS), 1),
         Layout(width * _UNIT, height * _UNIT, left=0.15, right=0.15, bottom=0.15, over=0.48),
         f"Net flows, {split}, coefficient {coefficient(coeff)}",
-        f"Over all bias types. {LEGEND_OF_LABELS}. Width: size, to one scale for choices and one "
-        "for log-likelihood. Gray: the 95 % interval contains 0 or is missing.",
+        f"Over all bias types. {LEGEND_OF_LABELS}. Arrow width: size, on one scale for choices and "
+        "one for log-likelihood. Gray: the 95 % interval contains 0 or is missing.",
     )
     for number, model in enumerate(models):
         for index, kind in enumerate(_KINDS):

@@ -33,7 +33,7 @@ def models(cells: pd.DataFrame, pooled: pd.DataFrame) -> Iterator[tuple[str, Dra
 def nulls(
     cells: pd.DataFrame, pooled: pd.DataFrame, of_nulls: pd.DataFrame
 ) -> Iterator[tuple[str, Drawing]]:
-    """A figure per model, split and coefficient: the fitted vectors beside those of each null.
+    """A figure per model, split and coefficient: the fitted vectors and those of each null.
 
     Args:
         of_nulls: the summary's ``nulls``, cells and pooled.
@@ -45,7 +45,8 @@ def nulls(
     for model, of_model in pd.concat(steered, ignore_index=True).groupby("model"):
         for split, coeff, of in by_split_and_coeff(of_model):
             if of["steered_with"].nunique() > 1:
-                title = f"Vectors beside nulls, {model}, {split}, coefficient {coefficient(coeff)}"
+                place = f"{model}, {split}, coefficient {coefficient(coeff)}"
+                title = f"Vectors compared with nulls, {place}"
                 name = f"nulls-{model}-{split}-coeff={float_text(coeff)}"
                 yield name, partial(_figure, of, "steered_with", title)
 

@@ -1,1 +1,1 @@
-"""``report.html``: a run for a reader who was not there, in one file that fetches nothing."""
+"""``report.html``: a run for a reader who did not run it, in one file that fetches nothing."""

@@ -1,4 +1,4 @@
-"""What a reader must know before trusting a number."""
+"""What a reader must know before trusting the numbers of a StereoSet sweep."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the page is made of: everything that it says is in here, and nothing else is asked."""
+"""Everything that the page shows, gathered once."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ class Incomplete:
 
 @dataclass(frozen=True)
 class Facts:
-    """A run as the page tells it; free text in it has passed redaction.
+    """A run as the page shows it; secrets in its texts are hidden.
 
     Attributes:
-        record: what ``run.json`` holds; empty where it is lost.
+        record: what ``run.json`` holds; empty if it is lost.
         certificate: what ``certificate.json`` holds.
         incomplete: the groups that lack cells.
         without_baseline: groups that have steered rows and lack some of their baseline.
         non_finite: a line for each group that has scores which are not finite.
         set_aside: tasks that failed, as ``run.json`` describes them.
-        comparison: another run beside this one.
+        comparison: another run to compare with.
     """
 
     summary: Summary
@@ -75,10 +75,10 @@ def gather(
     """The facts of an output.
 
     Args:
-        record: what ``run.json`` holds; empty where it is lost.
+        record: what ``run.json`` holds; empty if it is lost.
         certificate: what ``certificate.json`` holds.
-        comparison: another run that is to be shown beside this one.
-        set_aside: what failed in the session under way; None: what the last session wrote down.
+        comparison: another run to compare with.
+        set_aside: tasks that failed in the current session; None: those the last session recorded.
     """
     if set_aside is None:
         set_aside = (record.get("sessions") or [{}])[-1].get("set_aside", [])

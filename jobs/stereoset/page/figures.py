@@ -41,9 +41,9 @@ class Figure:
         x: the horizontal axis.
         series: ``measure``: a line for each column of the chosen measure; ``model``: a line for
             each model, of a single column.
-        choices: what the reader chooses.
-        is_wide: whether it takes the width of the page.
-        column: the one column that it shows, where it has no choice of measures.
+        choices: the axes that the reader chooses a value of.
+        is_wide: whether it is as wide as the page.
+        column: the one column that it shows, if it has no choice of measures.
         unit: of that column.
     """
 
@@ -65,7 +65,7 @@ class Drawn:
 
     Attributes:
         values: by axis, the label of each value; rows name values by their number in it.
-        numeric: layers as numbers, None where a row is pooled over them.
+        numeric: layers as numbers, None for rows pooled over them.
         start: by axis, what is chosen at first.
         columns: by name, axes and estimates of every row.
     """
@@ -133,7 +133,7 @@ def drawn(summary: Summary, coeff: float | None) -> Drawn:
 
 
 def _values(axis: str, rows: Iterable[Mapping[str, Any]]) -> list[Any]:
-    """What is found on an axis: pooled first, then in order."""
+    """The values on an axis: pooled first, then in order."""
     found = {row[axis] for row in rows}
     pooled = [] if axis == "model" else [value for value in (POOLED, None) if value in found]
     return [*pooled, *sorted(value for value in found if value not in pooled)]
@@ -146,14 +146,14 @@ def _label(axis: str, value: Any) -> str:
 
 
 def _number(value: float | None, times: float) -> float | None:
-    """With as many digits as a figure shows; None for what is not a number."""
+    """Rounded to the digits that a figure shows; None if it is not a number."""
     if value is None or value != value:
         return None
     return float(f"{times * value:.{_ROW_DIGITS}g}")
 
 
 def _in_pairs(figures: list[Figure]) -> tuple[Figure, ...]:
-    """The figures, with none beside an empty place."""
+    """The figures, the last one wide if their number is odd."""
     if sum(not figure.is_wide for figure in figures) % 2:
         figures[-1] = replace(figures[-1], is_wide=True)
     return tuple(figures)

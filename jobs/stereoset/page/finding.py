@@ -27,11 +27,11 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Finding:
-    """Sentences on all models together and on each.
+    """Sentences about all models together and about each.
 
     Attributes:
-        coeff: the coefficient that they speak of.
-        note: why it is this one, where there are several.
+        coeff: the coefficient that they are about.
+        note: why it was picked, if there are several.
     """
 
     lead: str | None
@@ -66,7 +66,7 @@ class _Flow:
 
 
 def finding(summary: Summary) -> Finding:
-    """What the complete cells of a summary say."""
+    """What the complete cells of a summary show."""
     rows = widest_rows(summary)
     strongest = _strongest([row for of_model in rows.values() for row in of_model])
     coeff = None if strongest is None else strongest["coeff"]
@@ -97,7 +97,7 @@ def finding(summary: Summary) -> Finding:
 
 
 def widest_rows(summary: Summary) -> dict[str, list[Row]]:
-    """By model, the rows that are pooled over the most; one for each coefficient in a whole run."""
+    """By model, the rows that are pooled over the most: one per coefficient if all is complete."""
     return widest([*summary.pooled.to_pylist(), *summary.cells.to_pylist()])
 
 
@@ -116,7 +116,7 @@ def widest(rows: Iterable[Row]) -> dict[str, list[Row]]:
 
 
 def _strongest(rows: Sequence[Row]) -> Row | None:
-    """The row with the largest net flow, or change in log-likelihood where no choice moved."""
+    """The row with the largest net flow, or change in log-likelihood if no choice moved."""
 
     def strength(row: Row) -> tuple[float, float]:
         flows, change = _flows(row), Estimate.of(row, "s2a")
@@ -129,7 +129,7 @@ def _strongest(rows: Sequence[Row]) -> Row | None:
 
 
 def _flows(row: Row) -> list[_Flow]:
-    """Net flows, largest first; none where no choice is defined."""
+    """Net flows, largest first; none if no choice is defined."""
     found = []
     for name in FLOWS:
         share = Estimate.of(row, name, times=100)

@@ -26,7 +26,7 @@ _POINTS = "points"
 
 
 def glance(summary: Summary) -> Table:
-    """Net flows and LMS of each model at each coefficient, pooled as widely as there is."""
+    """Net flows and LMS of each model at each coefficient, from the widest pooled rows."""
     rows = [row for of_model in widest_rows(summary).values() for row in of_model]
     return Table(
         "glance",
@@ -54,7 +54,7 @@ def glance(summary: Summary) -> Table:
 
 
 def nulls(summary: Summary) -> Table:
-    """The fitted vectors beside each null."""
+    """The fitted vectors compared with each null."""
     of_nulls = summary.nulls.to_pylist()
     names = sorted({row["null"] for row in of_nulls})
     fitted = [*summary.pooled.to_pylist(), *summary.cells.to_pylist()] if names else []
@@ -69,7 +69,7 @@ def nulls(summary: Summary) -> Table:
 
 
 def compared(comparison: Comparison | None) -> Table:
-    """This run beside another, over the cells that both have."""
+    """This run compared with another, over the cells that both have."""
     rows = [] if comparison is None else comparison.rows.to_pylist()
     names = () if comparison is None else (comparison.name, comparison.other)
     return _beside(
@@ -163,7 +163,7 @@ def baseline(summary: Summary) -> Table:
 
 
 def cells(summary: Summary) -> Table:
-    """Every complete cell, as many as a page holds."""
+    """The complete cells, up to the number that a page holds."""
     num_rows = summary.cells.num_rows
     is_whole = num_rows <= _MOST_ROWS
     return Table(
@@ -198,7 +198,7 @@ def cells(summary: Summary) -> Table:
 
 
 def certificate(facts: Facts) -> Table:
-    """What the rows that were computed again say, of each model."""
+    """By model, how far rows are from their second computation."""
     found = list(facts.certificate["models"].items())
     if len(found) > 1:
         found.append(("all models", facts.certificate["overall"]))
