@@ -68,24 +68,24 @@ def plan(
     parts = Parts.read(storage)
     if ids < IDS_VERSION:
         refuse_other_sweep(storage, sweep)
-        found = list(_finished(parts))
+        phases = list(_finished(parts))
     else:
-        found = list(_forecasts(storage, sweep, parts))
-    _show(spec, found)
-    content = {"plan_version": 1, "phases": [asdict(of) for of in found]}
+        phases = list(_forecasts(storage, sweep, parts))
+    _show(spec, phases)
+    content = {"plan_version": 1, "phases": [asdict(phase) for phase in phases]}
     if prints_json:
         print_json(content)
     if path is not None:
         path.write_text(json.dumps(content, indent=2) + "\n")
-    return found
+    return phases
 
 
 def _forecasts(storage: Storage, sweep: PersonaSweep, parts: Parts) -> Iterator[PhaseForecast]:
     for model in sweep.models.values():
         tokenizer = load_tokenizer(model.source)
         generation = sweep.spec.generation
-        for trait, of in sweep.traits.items():
-            prompts = (of.trait.eval_prompt, COHERENCE_PROMPT)
+        for trait, content in sweep.traits.items():
+            prompts = (content.trait.eval_prompt, COHERENCE_PROMPT)
             for phase, rows in _rows(sweep, model, trait):
                 tasks = _tasks(storage, sweep, parts, Group(model.name, trait), phase, rows)
                 left = [row for task in missing(storage, tasks) for row in task.payload.rows]
@@ -132,43 +132,45 @@ def _tasks(
     """The tasks of a phase; steered ones are named after the vectors, once these are there."""
     vectors: tuple[str, Mapping[int, str]] | None = None
     if phase == "steered" and (key := parts.vectors.get(group)) is not None:
-        of = from_safetensors(storage.read(key), key)
-        vectors = key, {layer: of.digest(layer) for layer in of.whole}
+        fitted = from_safetensors(storage.read(key), key)
+        vectors = key, {layer: fitted.digest(layer) for layer in fitted.whole}
     return answer_tasks(sweep, sweep.models[group.model], group.trait, phase, rows, vectors)
 
 
-def headline(spec: PersonaSpec, found: Sequence[PhaseForecast]) -> str:
+def headline(spec: PersonaSpec, phases: Sequence[PhaseForecast]) -> str:
     """Answers that are left, their tokens and the judge's queries, in one line."""
-    total, left = (sum(getattr(of, name) for of in found) for name in ("num_answers", "num_left"))
+    total, left = (
+        sum(getattr(phase, name) for phase in phases) for name in ("num_answers", "num_left")
+    )
     if not left:
         return f"Nothing is left to run: {spec.output} has all {count(total, 'answer')}."
     answers = count(total, "answer") if left == total else f"{left:,} of {total:,} answers left"
-    new_tokens = sum(of.most_new_tokens for of in found)
-    queries = sum(of.num_queries for of in found)
+    new_tokens = sum(phase.most_new_tokens for phase in phases)
+    queries = sum(phase.num_queries for phase in phases)
     return (
         f"{answers}, at most {count(new_tokens, 'new token')}, "
         f"{count(queries, 'judge query', 'judge queries')}"
     )
 
 
-def _show(spec: PersonaSpec, found: Sequence[PhaseForecast]) -> None:
-    say(headline(spec, found), at=Verbosity.QUIET)
+def _show(spec: PersonaSpec, phases: Sequence[PhaseForecast]) -> None:
+    say(headline(spec, phases), at=Verbosity.QUIET)
     groups: dict[str, list[list[str]]] = {}
-    for of in found:
-        groups.setdefault(f"\n{of.model}, {of.trait}", []).append(
+    for phase in phases:
+        groups.setdefault(f"\n{phase.model}, {phase.trait}", []).append(
             [
-                of.phase,
-                f"{of.num_answers:,}",
-                f"{of.num_left:,}",
-                f"{of.num_prompt_tokens:,}",
-                f"{of.most_new_tokens:,}",
-                f"{of.num_queries:,}",
+                phase.phase,
+                f"{phase.num_answers:,}",
+                f"{phase.num_left:,}",
+                f"{phase.num_prompt_tokens:,}",
+                f"{phase.most_new_tokens:,}",
+                f"{phase.num_queries:,}",
             ]
         )
     columns = ("phase", "answers", "left", "prompt\ntokens", "new\ntokens", "judge\nqueries")
     print_tables(columns, [*groups.items()], at=Verbosity.VERBOSE)
-    tokens = sum(of.most_judge_tokens for of in found)
-    if any(of.num_left for of in found):
+    tokens = sum(phase.most_judge_tokens for phase in phases)
+    if any(phase.num_left for phase in phases):
         cost = "" if spec.judge.kind in _PAID else ", which costs nothing"
         say(
             f"The judge is {spec.judge.kind}{cost}; it reads at most {tokens:,} tokens, counted by "

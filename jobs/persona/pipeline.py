@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
@@ -102,8 +103,8 @@ class Pipeline:
     ) -> Iterator[tuple[Group, list[Task]]]:
         for group in self._groups:
             pooling = self._steers(group)
-            of = vectors[group][pooling]
-            digests = {layer: of.digest(layer) for layer in of.whole}
+            steering = vectors[group][pooling]
+            digests = {layer: steering.digest(layer) for layer in steering.whole}
             key = vectors_key(group.model, group.trait, pooling)
             rows = list(steered_rows(self._sweep, self._model(group), group.trait))
             yield group, self._answer_tasks(group, "steered", rows, (key, digests))
@@ -124,17 +125,17 @@ class Pipeline:
         self, parts: Parts, phase: Phase, by_group: Iterator[tuple[Group, list[Task]]]
     ) -> None:
         tasks = dict(by_group)
-        for group, of in tasks.items():
-            for task in of:
+        for group, group_tasks in tasks.items():
+            for task in group_tasks:
                 self._num_answers[task.parts["answers"]] = len(task.payload.rows)
-            parts.num_rows[group, phase] = sum(len(task.payload.rows) for task in of)
+            parts.num_rows[group, phase] = sum(len(task.payload.rows) for task in group_tasks)
         parts.write(self._storage)
         self._run_missing(
             Stage("writing", f"{phase} answers", "written"),
-            [t for of in tasks.values() for t in of],
+            [*chain(*tasks.values())],
         )
-        for group, of in tasks.items():
-            parts.answers[group, phase] = [PartRef(t.parts["answers"], t.id) for t in of]
+        for group, group_tasks in tasks.items():
+            parts.answers[group, phase] = [PartRef(t.parts["answers"], t.id) for t in group_tasks]
         parts.write(self._storage)
 
     def _run_missing(self, stage: Stage, tasks: Sequence[Task]) -> None:
@@ -166,13 +167,13 @@ class Pipeline:
             for group in self._groups
             if (group, phase) in parts.answers
         }
-        every = [task for of in tasks.values() for task in of]
+        every = [*chain(*tasks.values())]
         if self._scorer.judge.needs_replica:
             self._run_missing(Stage("judging", f"{phase} answers", "judged"), every)
         else:
             self._score_here(phase, every)
-        for group, of in tasks.items():
-            parts.scores[group, phase] = [PartRef(t.parts["scores"], t.id) for t in of]
+        for group, group_tasks in tasks.items():
+            parts.scores[group, phase] = [PartRef(t.parts["scores"], t.id) for t in group_tasks]
         parts.write(self._storage)
 
     def _score_here(self, phase: Phase, tasks: Sequence[Task]) -> None:
@@ -234,7 +235,7 @@ class Pipeline:
                     tasks.setdefault(group, []).append(task)
         self._run_missing(
             Stage("reading", "contrast answers", "read"),
-            [t for of in tasks.values() for t in of],
+            [*chain(*tasks.values())],
         )
         found: dict[Group, dict[str, SteeringVectors]] = {}
         for group in self._groups:
@@ -261,9 +262,9 @@ class Pipeline:
         file = self._sweep.traits[group.trait].vectors
         assert file is not None, "contrasted"
         for layer in self._sweep.spec.steering.layers:
-            said = file.read_point(layer)
-            if said not in (None, hook_point(layer)):
-                warn(f"{group}: layer {layer} was read at {said}, but steers {hook_point(layer)}")
+            point = file.read_point(layer)
+            if point not in (None, hook_point(layer)):
+                warn(f"{group}: layer {layer} was read at {point}, but steers {hook_point(layer)}")
         num_blocks = self._sweep.models[group.model].facts.num_blocks
         whole = {n: v for n, v in file.vectors.whole.items() if 1 <= n <= num_blocks}
         return SteeringVectors(whole, {})
@@ -298,21 +299,19 @@ class Pipeline:
                     other.trait,
                     pooling,
                     vectors_key(other.model, other.trait, pooling),
-                    {layer: of.digest(layer) for layer in of.whole},
+                    {layer: fitted.digest(layer) for layer in fitted.whole},
                 )
                 for other, by_pooling in vectors.items()
                 if other.model == group.model
-                for pooling, of in by_pooling.items()
+                for pooling, fitted in by_pooling.items()
             ]
             tasks[group, phase] = [
                 projections_task(group.model, group.trait, phase, part, 1, of_model)
                 for part in of_group
             ]
-        self._run_missing(
-            Stage("projecting", "answers", "projected"), [t for of in tasks.values() for t in of]
-        )
-        for key, of in tasks.items():
-            parts.projections[key] = [PartRef(t.parts["projections"], t.id) for t in of]
+        self._run_missing(Stage("projecting", "answers", "projected"), [*chain(*tasks.values())])
+        for key, group_tasks in tasks.items():
+            parts.projections[key] = [PartRef(t.parts["projections"], t.id) for t in group_tasks]
         parts.write(self._storage)
 
 

@@ -105,7 +105,7 @@ class _Session:
         if sweep.ids < IDS_VERSION:
             return self._report_earlier()
         _check_same(self._storage, before, sweep)
-        traits = [of.trait for of in sweep.traits.values()]
+        traits = [trait.trait for trait in sweep.traits.values()]
         judge = open_judge(sweep.spec.judge, traits, sweep.device)
         if before is None or before["outcome"] != "done":
             if not judge.needs_replica:
