@@ -456,5 +456,5 @@ def test_a_lost_record_costs_nothing_and_a_foreign_folder_is_refused(
     (tmp_path / "foreign" / "thesis.tex").write_text("mine")
     refused = steersweep("run", str(spec), "--output", str(tmp_path / "foreign"))
     assert refused.code == 2
-    assert "thesis.tex is there" in " ".join(refused.err.split())
+    assert "it contains thesis.tex" in " ".join(refused.err.split())
     assert [p.name for p in (tmp_path / "foreign").iterdir()] == ["thesis.tex"]

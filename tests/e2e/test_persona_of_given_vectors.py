@@ -107,7 +107,7 @@ def test_traits_of_given_vectors_alone_need_no_contrast_at_all(
 
 @pytest.mark.parametrize(
     ("width", "layers", "says"),
-    [(3, [2], "have width 3, models.chat has 64"), (64, [1], "has no vector of layer 2")],
+    [(3, [2], "have width 3, but models.chat has width 64"), (64, [1], "has no vector of layer 2")],
 )
 def test_vectors_that_do_not_fit_are_refused_before_anything(
     width: int, layers: list[int], says: str, tmp_path: Path
