@@ -93,7 +93,7 @@ def _projections(summary: PersonaSummary) -> Iterator[tuple[str, Drawing]]:
         steered = rows[rows["condition"] == "steered"]
         layers = sorted(steered["layer"].dropna().unique())[:_MOST_LAYERS]
         if layers:
-            note = projections_note(asked.get((str(model), str(trait))))
+            note = projections_note(rows, asked.get((str(model), str(trait))))
             draw = partial(_projections_figure, rows, layers, str(model), str(trait), note)
             yield f"projections-{model}-{trait}", draw
 
@@ -124,13 +124,15 @@ def _projections_figure(
     return figure
 
 
-def projections_note(asked: QuestionsAsked | None) -> str:
+def projections_note(rows: pd.DataFrame, asked: QuestionsAsked | None) -> str:
     """What the boxes are, and whether they compare the same questions."""
+    num_positions = rows["positions"].nunique()
+    pooled = f" Quantiles are means over {num_positions} positions." if num_positions > 1 else ""
     compared = "" if asked is None else asked.compared()
     return (
         "Mean hidden state of an answer, projected on the vector, at the steered layer. 'asked': "
         "the instruction asks for the trait or for its opposite; numbers: coefficients. Boxes: the "
-        f"middle half of the answers; whiskers: 5 % to 95 %. {compared}"
+        f"middle half of the answers; whiskers: 5 % to 95 %.{pooled} {compared}"
     ).strip()
 
 

@@ -172,7 +172,7 @@ def _projections(summary: PersonaSummary) -> Iterator[tuple[str, Figure]]:
                 Figure(
                     name=f"projections-{model}-{trait}",
                     title=f"Projections on the vector, {model}, {trait}",
-                    caption=projections_note(asked.get((str(model), str(trait)))),
+                    caption=projections_note(rows, asked.get((str(model), str(trait)))),
                     kind="boxes",
                     x="contrast answers, then coefficients",
                     y="projection",

@@ -71,6 +71,11 @@ def test_the_projections_figure_says_whether_its_boxes_are_of_the_same_questions
     in_file = " ".join(sorted(texts(make_figures(summary)["projections-chat-kind"])))
     assert said.split(" ")[-1] in in_file
     assert ("not of the same" in found.caption) == (contrast != steered)
+    assert "positions" not in found.caption
+    more = summary.projections.assign(positions="all")
+    both = replace(summary, projections=pd.concat([summary.projections, more]))
+    (found,) = [f for f in drawn(both) if f.name.startswith("projections")]
+    assert "means over 2 positions" in found.caption
 
 
 def test_angles_start_at_the_first_layer_that_is_steered() -> None:
