@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.storage import Storage, StorageSpec
 from jobs import outputs
 from jobs.console import warn
-from jobs.kinds import load_any_spec
+from jobs.kinds import AnySpec, load_any_spec
 from jobs.persona.spec import PersonaSpec
 from jobs.results import open_results, results_of
 from steering_core.errors import InputError
@@ -33,8 +33,7 @@ def run(
     figures: bool = True,
 ) -> StereoSetResults | PersonaResults:
     """See ``steersweep.run``."""
-    texts = [f"{key}={_yaml(key, value)}" for key, value in (overrides or {}).items()]
-    sweep = load_any_spec(os.fspath(spec), texts, output)
+    sweep = _spec(spec, overrides, output)
     with _signals_put_back():
         if isinstance(sweep, PersonaSpec):
             from jobs.persona.run import run as run_persona
@@ -54,6 +53,31 @@ def run(
     return results
 
 
+def plan(
+    spec: str | os.PathLike[str],
+    overrides: Mapping[str, Any] | None = None,
+    output: str | None = None,
+    *,
+    device: str | None = None,
+    replicas: int | None = None,
+    seconds: float = 20.0,
+) -> dict[str, Any]:
+    """See ``steersweep.plan``."""
+    sweep = _spec(spec, overrides, output)
+    if isinstance(sweep, PersonaSpec):
+        from jobs.persona.forecast import as_json
+        from jobs.persona.forecast import plan as plan_persona
+
+        if (device, replicas) != (None, None):
+            raise InputError("device and replicas are for job stereoset; leave them out")
+        return as_json(plan_persona(sweep))
+    from jobs.stereoset.forecast.command import PlanOptions
+    from jobs.stereoset.forecast.command import plan as plan_stereoset
+
+    options = PlanOptions(device=device, replicas=replicas, seconds=seconds)
+    return plan_stereoset(sweep, options).as_json()
+
+
 def report(
     uri: str, endpoint_url: str | None = None, *, figures: bool = True
 ) -> StereoSetResults | PersonaResults:
@@ -68,6 +92,13 @@ def verify(uri: str, rows: int = 20, seed: int = 0, endpoint_url: str | None = N
     if rows < 1:
         raise InputError(f"rows must be at least 1, got {rows}")
     return outputs.verify(_reached(uri, endpoint_url), rows, seed) == 0
+
+
+def _spec(
+    spec: str | os.PathLike[str], overrides: Mapping[str, Any] | None, output: str | None
+) -> AnySpec:
+    texts = [f"{key}={_yaml(key, value)}" for key, value in (overrides or {}).items()]
+    return load_any_spec(os.fspath(spec), texts, output)
 
 
 def _reached(uri: str, endpoint_url: str | None) -> Storage:

@@ -28,6 +28,7 @@ __all__ = [
     "StereoSetResults",
     "__version__",
     "load",
+    "plan",
     "report",
     "run",
     "verify",
@@ -94,6 +95,37 @@ def run(
     from jobs import in_python
 
     return in_python.run(spec, overrides, output, figures=figures)
+
+
+def plan(
+    spec: str | PathLike[str],
+    overrides: Mapping[str, Any] | None = None,
+    output: str | None = None,
+    *,
+    device: str | None = None,
+    replicas: int | None = None,
+    seconds: float = 20.0,
+) -> dict[str, Any]:
+    """The plan of a sweep as plain data, as ``steersweep plan --json`` prints it; runs nothing.
+
+    The plan is printed, too. Of ``job: stereoset``: rows, time and memory; of ``job: persona``:
+    answers, tokens and queries of the judge, without time.
+
+    Args:
+        spec, overrides, output: as for ``run``.
+        device: an accelerator to estimate the time for, such as ``h100``; None: this machine.
+        replicas: how many; None: what the file says.
+        seconds: for measuring each model on this machine; 0 measures nothing.
+
+    Raises:
+        steering_core.errors.InputError, cluster.errors.UserActionError: something must be changed
+            first, as the message says.
+    """
+    from jobs import in_python
+
+    return in_python.plan(
+        spec, overrides, output, device=device, replicas=replicas, seconds=seconds
+    )
 
 
 def report(

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from cluster.storage import Storage, StorageSpec
 from cluster.tasks import Task
@@ -72,12 +73,17 @@ def plan(
     else:
         phases = list(_forecasts(storage, sweep, parts))
     _show(spec, phases)
-    content = {"plan_version": 1, "phases": [asdict(phase) for phase in phases]}
+    content = as_json(phases)
     if prints_json:
         print_json(content)
     if path is not None:
         path.write_text(json.dumps(content, indent=2) + "\n")
     return phases
+
+
+def as_json(phases: Sequence[PhaseForecast]) -> dict[str, Any]:
+    """A plan as plain data."""
+    return {"plan_version": 1, "phases": [asdict(phase) for phase in phases]}
 
 
 def _forecasts(storage: Storage, sweep: PersonaSweep, parts: Parts) -> Iterator[PhaseForecast]:

@@ -268,6 +268,7 @@ def test_what_is_printed_fits_a_terminal(output: Path, tmp_path: Path) -> None:
     screen = steersweep_on_terminal("export", str(output), str(file))
     assert screen.code == 0
     screen.check()
+    assert "156 of 156 rows" in screen.text
     assert f"exported 156 rows to {file} (" in " ".join(screen.text.split())
     quiet = steersweep_on_terminal("export", str(output), str(file), "--overwrite", "--quiet")
     assert (quiet.code, quiet.text) == (0, "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 from pathlib import Path
@@ -40,6 +41,23 @@ def test_a_sweep_is_run_and_its_results_are_those_of_load(tmp_path: Path) -> Non
         steersweep.run(spec, {"data.limit": object()})
     with pytest.raises(InputError, match="rows must be at least 1, got 0"):
         steersweep.verify(results.uri, rows=0)
+
+
+def test_a_plan_is_plain_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    spec = write_spec(tmp_path / "sweep.yaml")
+    found = steersweep.plan(spec, {"data.limit": 2}, device="h100", replicas=3)
+    assert found["output"] == str(tmp_path / "out")
+    assert found["device"] == "h100"
+    assert found["num_tasks"] > found["num_tasks_done"] == 0
+    copy_stored_output("persona", tmp_path)
+    left = steersweep.plan("persona.yaml", output=str(tmp_path / "new"))
+    assert sum(phase["num_answers"] for phase in left["phases"]) == 2 * (12 + 2 * (2 * 2 + 1))
+    assert json.loads(json.dumps([found, left])) == [found, left]
+    with pytest.raises(InputError, match="device and replicas are for job stereoset"):
+        steersweep.plan("persona.yaml", device="h100")
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_report_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
