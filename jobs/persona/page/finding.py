@@ -42,10 +42,19 @@ def _sentences(rows: pd.DataFrame) -> str:
     else:
         text = " ".join((_extremes(highest, lowest, len(whole)), *_unsteered(rows, highest)))
     broken = rows[rows["coherence"] < BROKEN_DOWN]
-    if len(broken):
-        coeffs = enumerated([coefficient(c) for c in sorted(broken["coeff"].unique())])
-        text += f" The text broke down (coherence below {BROKEN_DOWN:g}) at coefficients {coeffs}."
-    return text
+    return " ".join((text, *_broken_down(broken, len(rows))))
+
+
+def _broken_down(broken: pd.DataFrame, num_cells: int) -> Iterator[str]:
+    if broken.empty:
+        return
+    coeffs = sorted(broken["coeff"].unique())
+    word = "coefficient" if len(coeffs) == 1 else "coefficients"
+    yield (
+        f"This leaves out {len(broken):,} of {num_cells:,} cells, at {word} "
+        f"{enumerated([coefficient(c) for c in coeffs])}, whose text broke down (coherence below "
+        f"{BROKEN_DOWN:g})."
+    )
 
 
 def _ends(scores: pd.Series) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from jobs.stereoset.page.facts import Facts
 
 FEW_EXAMPLES = 30
 LMS_FALL = 10.0
-"""Points of LMS. A larger fall means that the model no longer tells sense from nonsense."""
+"""Points. After a larger fall of LMS, choices are partly choices between nonsense."""
 
 
 def cautions(facts: Facts) -> list[Caution]:
@@ -77,7 +77,7 @@ def _numbers(facts: Facts) -> Iterator[Caution]:
     if broken := _broken_down(facts):
         yield Caution.of(
             f"LMS fell by more than {LMS_FALL:g} points in {counted(len(broken), 'cell')}. The "
-            "model no longer prefers meaningful text there, so its choices say little about "
+            "model prefers meaningful text less often there, so its choices say less about "
             "stereotypes. Largest falls first:",
             broken,
         )

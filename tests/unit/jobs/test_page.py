@@ -196,6 +196,9 @@ def test_warnings_name_their_places() -> None:
         assert words in text
     assert "layer 99" not in text
     assert found[0].is_grave
+    assert "A sample of each task" in page_of(facts)
+    facts.certificate["overall"].update(num_rows_checked=0)
+    assert "No row of this run was computed a second time." in page_of(facts)
     assert max(len(c.places) for c in found) == 8
 
 

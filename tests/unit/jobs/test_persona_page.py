@@ -132,7 +132,7 @@ def test_the_highest_score_is_named_as_the_largest_of_its_cells() -> None:
         "53.0 (95\N{NO-BREAK SPACE}% interval 40.0 to 80.0) of 100 (the largest of 4 cells" in text
     )
     assert "lowest at coefficient \N{MINUS SIGN}3 of layer 2" in text
-    assert "broke down (coherence below 50) at coefficients 5." in text
+    assert "This leaves out 2 of 6 cells, at coefficient 5, whose text broke down" in text
     same = summary()
     same.steered["trait_score"] = 7.0
     ((_, text),) = finding(same)
