@@ -70,17 +70,23 @@ class ChatNextTokens:
     """
 
     def __init__(
-        self, model: LoadedModel, tokenizer: Any, num_tokens: int | None = _NUM_TOKENS
+        self,
+        model: LoadedModel,
+        tokenizer: Any,
+        num_tokens: int | None = _NUM_TOKENS,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         """Wrap a model.
 
         Args:
             num_tokens: the most likely ones that a call returns; None for the whole vocabulary.
+            options: more for the chat template, such as ``date_string``.
 
         Raises:
             InputError: a tokenizer without a chat template, or without the ten digits.
         """
         self._model, self._tokenizer, self._num_tokens = model, tokenizer, num_tokens
+        self._options = dict(options or {})
         self._texts: dict[int, str] = {}
         numbers = NumberTokens.of(tokenizer, model.name)
         self._digits, self.numbers_are_tokens = numbers.digits, numbers.are_whole
@@ -105,7 +111,10 @@ class ChatNextTokens:
 
     def _encode(self, chat: Chat) -> list[int]:
         text = self._tokenizer.apply_chat_template(
-            [dict(message) for message in chat], tokenize=False, add_generation_prompt=True
+            [dict(message) for message in chat],
+            tokenize=False,
+            add_generation_prompt=True,
+            **self._options,
         )
         ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids

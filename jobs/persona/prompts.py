@@ -108,13 +108,17 @@ def check_fit(
         )
 
 
-def check_undated(chat: ChatFormat) -> None:
-    """Raise InputError if the chat template writes today's date into prompts."""
+def check_undated(chat: ChatFormat, key: str) -> None:
+    """Raise InputError if the chat template writes today's date into prompts.
+
+    Args:
+        key: of the spec, for options of the template.
+    """
     if not chat.writes_the_date:
         return
     options = chat.options_for_the_date()
     fix = (
-        f'set generation.template: {{{options[0]}: "26 Jul 2024"}}, or another date'
+        f'set {key}: {{{options[0]}: "26 Jul 2024"}}, or another date'
         if options
         else "it has no option for the date, so save the model in a folder whose chat template has "
         "the date written out"

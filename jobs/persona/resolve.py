@@ -250,7 +250,7 @@ def _model(
         # A template that refuses a system message is known before anything is written.
         chat.prompt_ids("question", "You are a helpful assistant.")
         if ids > 1:
-            check_undated(chat)
+            check_undated(chat, "generation.template")
         prompts = render_prompts(chat, questions)
         check_fit(prompts, questions, sweep.generation.max_new_tokens, facts.max_tokens)
         eos_ids = read_eos_ids(source, tokenizer)

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from jobs.persona.judges import open_judge
+from jobs.persona.judges.spec import LocalJudgeSpec
 from tests.support.judge_server import judge_server
 from tests.support.personas import (
     KEY,
@@ -153,6 +155,16 @@ def test_a_model_that_cannot_be_asked_is_refused(
 ) -> None:
     change = key("generation", generation)
     refused_before_anything(tmp_path, models[model], change, says)
+
+
+def test_a_judge_whose_template_writes_the_date_is_refused_until_the_spec_fixes_it(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
+    judge = {"kind": "local", "path": str(models["dated"])}
+    says = ("judge (", "writes today's date", 'set judge.template: {date_string: "26 Jul 2024"}')
+    refused_before_anything(tmp_path, models["chat"], key("judge", judge), says)
+    fixed = LocalJudgeSpec.model_validate({**judge, "template": {"date_string": "1 May 2026"}})
+    assert open_judge(fixed, []).identity()["template"] == {"date_string": "1 May 2026"}
 
 
 def test_a_dated_template_is_taken_once_the_spec_fixes_the_date(

@@ -50,6 +50,9 @@ def open_judge(
 def _local(spec: LocalJudgeSpec, device: str, gpu_share: float) -> Judge:
     import torch
 
+    from jobs.persona.prompts import check_undated
+    from steering_core.chat import ChatFormat
+    from steering_core.errors import InputError
     from steering_core.models import (
         load_model,
         load_tokenizer,
@@ -61,7 +64,12 @@ def _local(spec: LocalJudgeSpec, device: str, gpu_share: float) -> Judge:
 
     source = spec.source()
     tokenizer = load_tokenizer(source)
-    numbers = NumberTokens.of(tokenizer, f"judge ({spec.path})")
+    name = f"judge ({spec.path})"
+    numbers = NumberTokens.of(tokenizer, name)
+    try:
+        check_undated(ChatFormat(tokenizer, spec.path, options=spec.template), "judge.template")
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
     facts = read_facts(source, tokenizer)
     where = resolve_device(device) if device == "auto" else torch.device(device)
     dtype = str(resolve_dtype(spec.dtype, where)).removeprefix("torch.")
@@ -71,11 +79,12 @@ def _local(spec: LocalJudgeSpec, device: str, gpu_share: float) -> Judge:
         "tokenizer_digest": facts.tokenizer_digest,
         "chat_template": str(tokenizer.chat_template),
         "dtype": dtype,
+        **({} if not spec.template else {"template": spec.template}),
     }
 
     def load() -> ChatDistribution:
         model = load_model(source, device=device, dtype=dtype, gpu_share=gpu_share)
-        return ChatNextTokens(model, tokenizer)
+        return ChatNextTokens(model, tokenizer, options=spec.template)
 
     return LocalJudge(spec.path, _LoadedWhenAsked(load, numbers.are_whole), identity)
 

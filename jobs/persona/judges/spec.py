@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, StrictInt
@@ -110,6 +110,13 @@ class LocalJudgeSpec(ModelSpec):
     """A chat model on replicas of its own, placed as those of the steered models are."""
 
     kind: Literal["local"] = Field(json_schema_extra=role("identity"))
+    template: dict[str, Any] | None = Field(
+        None,
+        description="More options for the chat template, such as date_string",
+        # Absent unless set, so that records and digests of other judges stay what they were.
+        exclude_if=lambda value: value is None,
+        json_schema_extra=role("identity"),
+    )
 
 
 class WordListJudgeSpec(SpecModel):
