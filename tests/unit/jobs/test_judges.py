@@ -705,9 +705,9 @@ def test_after_a_kill_nothing_is_paid_for_twice(tmp_path: Path) -> None:
         # 40 queries in all: ten stored, the rest asked now, of which three were under way.
         assert len(server.prompts) == num_before + 30
         assert out.startswith("1780.0")
-        assert "30 calls" in out
+        assert "30 queries" in out
         third = session(server, tmp_path)
-        assert "0 calls" in third.communicate(timeout=120)[0]
+        assert "0 queries" in third.communicate(timeout=120)[0]
         assert len(server.prompts) == num_before + 30
 
 
