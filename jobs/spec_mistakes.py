@@ -55,17 +55,26 @@ def spec_error(
         return position.get(place, position.get(place[:-1], 0))
 
     chosen = sorted((g for g in groups if g[0] not in parents), key=lambda g: order(g[0]))
+    sentences = {key: _sentence(groups[key], kind, file, kinds) for key in chosen[:MOST_SHOWN]}
+    # A required key that is misspelled is one mistake, not two.
+    hints = " ".join(sentences.values())
+    chosen = [
+        key
+        for key in chosen
+        if groups[key][0].details["type"] != "missing"
+        or f"did you mean {_spelled(key[0])}?" not in hints
+    ]
     lines = []
-    for key in chosen[:MOST_SHOWN]:
+    for key in [key for key in chosen if key in sentences]:
         is_secret = any(problem.is_secret for problem in groups[key])
         source = file.source_of(key[0], is_secret=is_secret)
-        lines.append((source, _bounded(_sentence(groups[key], kind, file, kinds))))
+        lines.append((source, _bounded(sentences[key])))
     if len(chosen) == 1:
         return InputError(f"{lines[0][0]}: {lines[0][1]}")
     own = str(file.path)
     details = [text if source == own else f"{source}: {text}" for source, text in lines]
-    if len(chosen) > MOST_SHOWN:
-        details.append(f"... and {len(chosen) - MOST_SHOWN} more")
+    if len(chosen) > len(lines):
+        details.append(f"... and {len(chosen) - len(lines)} more")
     num_options = sum(file.is_from_option(place) for place, _ in chosen)
     where = f"{own} has" if num_options == 0 else f"{own} and its options have"
     if num_options == len(chosen):

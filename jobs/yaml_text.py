@@ -44,7 +44,7 @@ def yaml_error_lines(error: yaml.YAMLError, text: str) -> tuple[str, ...]:
         start = error.context_mark
         if problem.startswith("but "):
             problem = f"{error.context}, {problem}"
-        elif error.problem and error.context and start is not None and start.line != mark.line:
+        elif error.problem and error.context and start is not None and start.line < mark.line:
             problem += f" ({error.context} that starts at line {start.line + 1})"
     else:
         problem = f"the character {text[mark.index]!r} is not allowed"
@@ -58,10 +58,14 @@ def yaml_error_lines(error: yaml.YAMLError, text: str) -> tuple[str, ...]:
 
 
 def _mark(error: yaml.YAMLError, text: str) -> yaml.Mark | None:
+    index: Any = getattr(error, "position", None)
     if isinstance(error, yaml.MarkedYAMLError):
-        return error.problem_mark or error.context_mark
-    index = getattr(error, "position", None)
-    if not isinstance(index, int) or index >= len(text):
+        mark = error.problem_mark or error.context_mark
+        end = len(text.rstrip())
+        if mark is None or mark.index <= end:
+            return mark
+        index = end  # the caret goes to the last line with a text, not to an empty one
+    elif not isinstance(index, int) or index >= len(text):
         return None
     line_start = text.rfind("\n", 0, index) + 1
     # The mark's own search for the end of the line needs a zero at the end.

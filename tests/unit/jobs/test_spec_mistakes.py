@@ -75,6 +75,13 @@ def test_all_mistakes_are_listed_in_the_order_of_the_file(folder: Path) -> None:
     ]
 
 
+def test_a_required_key_that_is_misspelled_is_one_mistake(folder: Path) -> None:
+    document = {**STEREOSET, "steering": {"layer": [1], "coeffs": [1]}}
+    assert refused(document) == [
+        "sweep.yaml: unknown key steering.layer; did you mean steering.layers?"
+    ]
+
+
 def test_a_single_mistake_is_a_single_line(folder: Path) -> None:
     document = {**STEREOSET, "data": {"path": "dev.json", "limit": 0}}
     assert refused(document) == ["sweep.yaml: data.limit: must be at least 1, got 0"]
@@ -252,6 +259,15 @@ def test_an_option_that_may_hold_a_secret_is_named_without_its_value(
             ],
         ),
         (
+            "job: stereoset\nlayers: [\n\n",
+            [
+                "sweep.yaml: not valid YAML at line 2, column 10: expected the node content, but "
+                "the file ends here",
+                "    layers: [",
+                "             ^",
+            ],
+        ),
+        (
             "a: 1\n\tb: 2\n",
             [
                 "sweep.yaml: not valid YAML at line 2, column 1: found character '\\t' that cannot "
@@ -287,7 +303,15 @@ def test_an_option_that_may_hold_a_secret_is_named_without_its_value(
             ],
         ),
     ],
-    ids=["a bracket", "a brace", "a tab", "a control character", "a date", "two documents"],
+    ids=[
+        "a bracket",
+        "a brace",
+        "no end",
+        "a tab",
+        "a control character",
+        "a date",
+        "two documents",
+    ],
 )
 def test_a_yaml_error_keeps_its_line_column_and_caret(
     folder: Path, text: str, lines: list[str]
