@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -29,25 +30,36 @@ def adding(number: int, positions: Any, **changed: Any) -> GenerationRow:
     return replace(row, steering=replace(row.steering, operation="add"))
 
 
+@cache
+def by_hand(family: str, positions: Any) -> tuple[list[list[int]], list[list[int]]]:
+    """Steered and unsteered answers to the rows of the next test, whose sizes share them."""
+    model, steered = model_of(family), []
+    for row in rows_of_several_lengths(positions):
+        s, num = row.steering, row.max_new_tokens
+        assert s is not None
+        assert num is not None
+        point = (s.point.block, s.vector, s.coeff, positions)
+        steered.append(greedy_by_hand(model, row.prompt_ids, num, *point))
+    rows = rows_of_several_lengths(positions)
+    return steered, [greedy_by_hand(model, row.prompt_ids, NUM_NEW) for row in rows]
+
+
+def rows_of_several_lengths(positions: Any) -> list[GenerationRow]:
+    lengths = [3 + 5 * n % (NUM_NEW - 2) for n in range(NUM_ROWS)]
+    return [adding(n, positions, max_new_tokens=length) for n, length in enumerate(lengths)]
+
+
 @families
 @all_positions
 @pytest.mark.parametrize("rows_at_once", [1, 9, 64])
 def test_greedy_answers_are_those_of_a_hook_written_by_hand(
     family: str, positions: Any, rows_at_once: int
 ) -> None:
-    model = model_of(family)
-    rows = [adding(n, positions, max_new_tokens=3 + 5 * n % (NUM_NEW - 2)) for n in range(NUM_ROWS)]
-    found = generate(model, rows, GREEDY, rows_at_once=rows_at_once)
-    for row, answer in zip(rows, found, strict=True):
-        s, num = row.steering, row.max_new_tokens
-        assert s is not None
-        assert num is not None
-        wanted = greedy_by_hand(
-            model, row.prompt_ids, num, s.point.block, s.vector, s.coeff, positions
-        )
-        assert list(answer.token_ids) == wanted
-        assert answer.ended_by == "length"
-    unsteered = [greedy_by_hand(model, row.prompt_ids, NUM_NEW) for row in rows]
+    rows = rows_of_several_lengths(positions)
+    found = generate(model_of(family), rows, GREEDY, rows_at_once=rows_at_once)
+    wanted, unsteered = by_hand(family, positions)
+    assert [list(answer.token_ids) for answer in found] == wanted
+    assert {answer.ended_by for answer in found} == {"length"}
     changed = [
         list(a.token_ids) != u[: len(a.token_ids)] for a, u in zip(found, unsteered, strict=True)
     ]

@@ -102,7 +102,7 @@ def test_shapes_are_what_they_are_called(shape: str) -> None:
     """Few blocks and a small vocabulary stand in for the real ones; everything else is real."""
     family, options = SHAPES[shape]
     small = {"num_hidden_layers": 2, "vocab_size": 300}
-    if shape == "gemma2-2b":
+    if shape in ("gemma2-2b", "qwen2.5-7b"):
         small["intermediate_size"] = 512
     model = build_shape(shape, torch.device("cpu"), torch.float32, **small)
     config = model.layout.config
@@ -402,6 +402,7 @@ runpy.run_module(module, run_name="__main__")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "blocked", "first"),
     [

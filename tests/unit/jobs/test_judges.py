@@ -676,6 +676,7 @@ def session(server: JudgeServer, folder: Path) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_after_a_kill_nothing_is_paid_for_twice(tmp_path: Path) -> None:
     """The server lets ten requests through, then holds the next three until the client is dead."""
     is_held = True
