@@ -13,6 +13,7 @@ from jobs.vectors_cli import vectors_app
 
 if TYPE_CHECKING:
     from cluster.storage import Storage
+    from jobs.kinds import AnySpec
 
 app = typer.Typer(
     name="steersweep",
@@ -93,17 +94,9 @@ def run(
         steersweep run sweep.yaml --set data.limit=20 --set compute.executor=in_process
     """
     _configure(verbose=verbose, quiet=quiet)
-    from jobs.kinds import load_any_spec
-    from jobs.persona.spec import PersonaSpec
+    from jobs.sweeps import run_sweeps
 
-    sweep = load_any_spec(spec, set_ or [], output)
-    if isinstance(sweep, PersonaSpec):
-        from jobs.persona.run import run as run_persona
-
-        raise typer.Exit(run_persona(sweep, new=new, figures=figures))
-    from jobs.stereoset.run import run as run_stereoset
-
-    raise typer.Exit(run_stereoset(sweep, new=new, figures=figures))
+    raise typer.Exit(run_sweeps(spec, set_ or [], output, new=new, figures=figures))
 
 
 @app.command()
@@ -179,10 +172,11 @@ def submit(
 
         steersweep submit sweep.yaml --wait
     """
-    from jobs.kinds import load_any_spec
     from jobs.submit.command import SubmitOptions
     from jobs.submit.command import submit as submit_job
+    from jobs.sweeps import load_one_sweep
 
+    sweep = load_one_sweep(spec, set_ or [], output, command="submit")
     options = SubmitOptions(
         address=address,
         new=new,
@@ -193,7 +187,7 @@ def submit(
         with_pip=pip,
         driver_cpus=driver_cpus,
     )
-    raise typer.Exit(submit_job(load_any_spec(spec, set_ or [], output), options))
+    raise typer.Exit(submit_job(sweep, options))
 
 
 @app.command()
@@ -249,11 +243,30 @@ def plan(
         steersweep plan sweep.yaml --set data.limit=20 --seconds 0 --json-file plan.json
     """
     _configure(verbose=verbose, quiet=quiet, as_json=json_)
-    from jobs.kinds import load_any_spec
+    from jobs.sweeps import load_one_sweep, load_sweeps
+
+    if json_ or json_file:
+        sweeps = [load_one_sweep(spec, set_ or [], output, command="plan with --json")]
+    else:
+        sweeps = load_sweeps(spec, set_ or [], output)
+    for sweep in sweeps:
+        _plan(sweep, device, replicas, share, seconds, json_file, prints_json=json_)
+
+
+def _plan(
+    sweep: AnySpec,
+    device: str | None,
+    replicas: int | None,
+    share: float | None,
+    seconds: float,
+    json_file: str | None,
+    *,
+    prints_json: bool,
+) -> None:
+    """Plan one sweep, of either job."""
     from jobs.persona.spec import PersonaSpec
     from steering_core.errors import InputError
 
-    sweep = load_any_spec(spec, set_ or [], output)
     if isinstance(sweep, PersonaSpec):
         from jobs.persona.forecast import plan as tell_of_persona
 
@@ -262,12 +275,12 @@ def plan(
                 "--device, --replicas and --share are for job stereoset; no time is forecast for "
                 "job persona: leave them out"
             )
-        tell_of_persona(sweep, json_file, prints_json=json_)
+        tell_of_persona(sweep, json_file, prints_json=prints_json)
         return
     from jobs.stereoset.forecast.command import PlanOptions
     from jobs.stereoset.forecast.command import plan as tell
 
-    tell(sweep, PlanOptions(device, replicas, share, seconds, json_file, prints_json=json_))
+    tell(sweep, PlanOptions(device, replicas, share, seconds, json_file, prints_json=prints_json))
 
 
 @app.command()
@@ -356,12 +369,13 @@ def verify(
 
         steersweep verify runs/gemma2
 
-        steersweep verify demo --rows 100 --seed 1
+        steersweep verify demo-tiny --rows 100 --seed 1
     """
     from jobs import outputs
-    from jobs.kinds import storage_of
+    from jobs.sweeps import storages_of
 
-    raise typer.Exit(outputs.verify(storage_of(source, endpoint_url), rows, seed))
+    storages = storages_of(source, endpoint_url)
+    raise typer.Exit(max(outputs.verify(storage, rows, seed) for storage in storages))
 
 
 @app.command()

@@ -130,7 +130,7 @@ class Executor:
             if num_cluster("TPU") > 0:
                 resources["TPU"] = 1.0
         return Share(
-            cpus=compute.cpus_per_replica,
+            cpus=compute.num_threads,
             gpus=gpus_of(compute, device),
             accelerator_type=compute.accelerator_type,
             resources=resources,

@@ -16,6 +16,9 @@ if TYPE_CHECKING:  # torch takes seconds to import, which a spec's errors do not
 _PACKAGE = Path(__file__).parent
 EMBEDDED = "embedded:"
 
+SPEC_SETS: Mapping[str, tuple[str, ...]] = {"demo": ("demo-persona", "demo-stereoset")}
+"""Examples of several sweeps, which run one after the other."""
+
 
 @dataclass(frozen=True, slots=True)
 class PipModel:

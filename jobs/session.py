@@ -61,7 +61,7 @@ def run_session(spec: HasOutput, body: Callable[[Opened], int], *, new: bool) ->
     require_variables()
     storage_spec = StorageSpec(spec.output, spec.storage.endpoint_url, spec.storage.region)
     if new:
-        storage_spec = _beside(storage_spec)
+        storage_spec = first_free(storage_spec)
     storage = storage_spec.open()
     storage.check_reachable()
     with StopSignals() as signals:
@@ -123,7 +123,7 @@ def stored_log(storage: Storage) -> Iterator[StoredLog]:
         log.close()
 
 
-def _beside(spec: StorageSpec) -> StorageSpec:
+def first_free(spec: StorageSpec) -> StorageSpec:
     """The first of ``<output>``, ``<output>-2``, ``<output>-3``, ... that holds nothing."""
     base = spec.uri.rstrip("/")
     for number in range(1, 1000):

@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from cluster.placement import check_label, check_selector
+from jobs.cores import num_cores
 from jobs.identity import decimal_text
 from jobs.resources import model_source
 from jobs.spec_file import SpecFile, read_spec_file
@@ -178,8 +179,11 @@ class ComputeSpec(SpecModel):
         "from 2 on, a replica is split over several",
         json_schema_extra=role("runtime"),
     )
-    cpus_per_replica: Annotated[StrictInt, Field(ge=1, le=1024)] = Field(
-        1, description="CPU threads of each replica", json_schema_extra=role("runtime")
+    cpus_per_replica: Literal["auto"] | Annotated[StrictInt, Field(ge=1, le=1024)] = Field(
+        1,
+        description="CPU threads of each replica. auto: all cores of this machine with executor "
+        "in_process, 1 on Ray",
+        json_schema_extra=role("runtime"),
     )
     accelerator_type: Text | None = Field(
         None,
@@ -225,6 +229,13 @@ class ComputeSpec(SpecModel):
         description="ray: replicas on a cluster or this machine; in_process: one, in this process",
         json_schema_extra=role("runtime"),
     )
+
+    @property
+    def num_threads(self) -> int:
+        """CPU threads of each replica."""
+        if self.cpus_per_replica != "auto":
+            return self.cpus_per_replica
+        return num_cores() if self.executor == "in_process" else 1
 
 
 class StorageOptions(SpecModel):

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from cluster.redaction import HIDDEN
-from jobs.resources import embedded_specs
+from jobs.resources import SPEC_SETS, embedded_specs
 from jobs.yaml_text import MAX_BYTES, load_yaml, yaml_error_lines
 from steering_core.errors import InputError
 
@@ -87,11 +87,12 @@ def _find(source: str) -> Path:
     specs = embedded_specs()
     if source in specs:
         return specs[source]
+    if source in SPEC_SETS:
+        raise InputError(f"{source} is several sweeps; name one: {', '.join(SPEC_SETS[source])}")
     if path.is_dir():
         raise InputError(f"{source} is a folder; give the sweep's YAML file")
-    raise InputError(
-        f"{source}: no such file, and no packaged sweep has that name ({', '.join(specs)})"
-    )
+    names = ", ".join([*SPEC_SETS, *specs])
+    raise InputError(f"{source}: no such file, and no packaged sweep has that name ({names})")
 
 
 def _parse(path: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, NoReturn, cast
 
+from jobs.cores import num_cores
 from jobs.figures.drawing import Drawing, files_of
 from jobs.figures.worker import Reply
 
@@ -29,9 +30,7 @@ Files = Mapping[str, bytes]
 
 def num_processes(num_figures: int) -> int:
     """How many processes draw this many figures; 1: this one alone."""
-    has_affinity = hasattr(os, "sched_getaffinity")
-    num_cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
-    return max(1, min(num_cores, num_figures // _FEWEST_EACH))
+    return max(1, min(num_cores(), num_figures // _FEWEST_EACH))
 
 
 @contextmanager

@@ -219,7 +219,7 @@ class _Session:
         share = self._executor.share(self._sweep.device)
         common = {
             "device": self._sweep.device,
-            "num_threads": compute.cpus_per_replica,
+            "num_threads": compute.num_threads,
             "gpu_share": share.gpu_share,
             "storage": self._storage_spec,
         }

@@ -204,7 +204,7 @@ class _Session:
                         "layers": sweep.spec.steering.layers,
                         "device": sweep.device,
                         "dtype": model.dtype,
-                        "num_threads": compute.cpus_per_replica,
+                        "num_threads": compute.num_threads,
                         "gpu_share": share.gpu_share,
                         "storage": self._storage_spec,
                         "certificate": sweep.spec.certificate,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from cluster.ledger import Ledger
 from cluster.placement import Node, Share, num_fitting
 from cluster.storage import Storage, StorageSpec
 from jobs.console import print_json
+from jobs.cores import num_cores
 from jobs.executor import gpus_of
 from jobs.spec import ComputeSpec
 from jobs.stereoset.batch_size import read_tuning, tuning_key
@@ -244,7 +244,5 @@ def _num_replicas(compute: ComputeSpec, device: str, *, is_here: bool) -> int:
         return 1
     if compute.replicas != "auto" or not is_here:
         return 1 if compute.replicas == "auto" else compute.replicas
-    has_affinity = hasattr(os, "sched_getaffinity")
-    num_cpus = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
-    here = Node({"CPU": num_cpus, "GPU": torch.cuda.device_count()})
-    return num_fitting(here, Share(compute.cpus_per_replica, gpus_of(compute, device)))
+    here = Node({"CPU": num_cores(), "GPU": torch.cuda.device_count()})
+    return num_fitting(here, Share(compute.num_threads, gpus_of(compute, device)))

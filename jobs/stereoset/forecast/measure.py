@@ -88,7 +88,7 @@ def measure(
     started = time.monotonic()
     transformers.logging.disable_progress_bar()
     threads = torch.get_num_threads()
-    torch.set_num_threads(sweep.spec.compute.cpus_per_replica)
+    torch.set_num_threads(sweep.spec.compute.num_threads)
     try:
         loaded = load_model(model.source, device=sweep.device, dtype=model.dtype)
         engine = engine_for(loaded, sweep.protocol)
