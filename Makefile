@@ -12,7 +12,7 @@ SPREAD := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --dist loadgroup --no-loa
 
 .PHONY: demo test test-fast test-all test-xla lint format chaos soak clean
 
-demo: .venv/.installed  ## a small sweep through Ray on this machine
+demo: .venv/.installed  ## both jobs on a small real model: a few minutes
 	$(BIN)/steersweep run demo
 
 test: .venv/.installed-dev  ## what has to pass before a change lands, or what ARGS selects

@@ -262,7 +262,7 @@ def load_spec(
 
     Args:
         kind: the spec of the job that the file must be for.
-        source: path of a YAML file, or the name of a packaged sweep such as ``demo``.
+        source: path of a YAML file, or the name of a packaged sweep such as ``quick-look``.
         overrides: ``key.path=value`` with the value in YAML.
         output: replaces the spec's ``output``.
 

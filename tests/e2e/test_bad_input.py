@@ -60,7 +60,7 @@ def test_a_spec_that_is_no_spec_is_refused(
     [
         (("rnu",), "No such command 'rnu'"),
         (("run",), "Missing argument 'SPEC'"),
-        (("run", "demo", "--bogus"), "No such option: --bogus"),
+        (("run", "demo-tiny", "--bogus"), "No such option: --bogus"),
         (("report", "runs", "--endpoint-url"), "requires an argument"),
     ],
     ids=["command", "argument", "option", "value"],

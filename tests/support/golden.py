@@ -22,7 +22,7 @@ EXAMPLES_PATH = Path(local_path("embedded:examples.json"))
 
 
 def model_path(name: str) -> Path:
-    """Folder of a golden model; gemma2-tiny travels inside the package, for the demo."""
+    """Folder of a golden model; gemma2-tiny is part of the package, for `demo-tiny`."""
     return FOLDER / name if name == "llama-tiny" else Path(local_path(f"embedded:{name}"))
 
 

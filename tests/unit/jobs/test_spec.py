@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
+import shutil
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import yaml
 from pydantic import BaseModel, Field
 
+from jobs.persona.spec import PersonaSpec
 from jobs.resources import embedded_specs
 from jobs.spec import ComputeSpec, ModelSpec, SpecModel, load_spec
 from jobs.stereoset.spec import SteeringSpec, StereoSetSpec
@@ -407,7 +409,10 @@ def test_a_file_too_large_is_refused_with_its_name_once(spec_file: Path) -> None
 
 def test_a_source_that_is_not_there_lists_the_examples(tmp_path: Path) -> None:
     message = refusal(tmp_path / "absent.yaml")
-    assert "no such file, and no packaged sweep has that name (demo, gemma2-replication" in message
+    assert (
+        "no such file, and no packaged sweep has that name (demo, demo-persona, demo-stereoset, "
+        in message
+    )
     assert "is a folder; give the sweep's YAML file" in refusal(tmp_path)
 
 
@@ -417,10 +422,12 @@ def test_bytes_that_are_not_text_are_refused(spec_file: Path) -> None:
 
 
 def test_embedded_specs_validate() -> None:
-    assert list(embedded_specs()) == ["demo", "gemma2-replication", "quick-look"]
-    specs = {name: load_spec(StereoSetSpec, name) for name in embedded_specs()}
-    assert specs["demo"].resolved_protocol() == PROTOCOLS["as_published"]
-    assert specs["demo"].steering.coeffs == (Decimal(-3), Decimal("0.5"), Decimal(400))
+    names = ["demo-stereoset", "demo-tiny", "gemma2-replication", "quick-look"]
+    assert sorted(embedded_specs()) == ["demo-persona", *names]
+    assert load_spec(PersonaSpec, "demo-persona").steering.layers == (20,)
+    specs = {name: load_spec(StereoSetSpec, name) for name in names}
+    assert specs["demo-tiny"].resolved_protocol() == PROTOCOLS["as_published"]
+    assert specs["demo-tiny"].steering.coeffs == (Decimal(-3), Decimal("0.5"), Decimal(400))
     assert specs["gemma2-replication"].resolved_protocol() == PROTOCOLS["as_published"]
     replication = specs["gemma2-replication"].models
     assert {n: m.dtype for n, m in replication.items()} == dict.fromkeys(
@@ -432,9 +439,10 @@ def test_embedded_specs_validate() -> None:
 def test_a_file_goes_before_an_example_of_the_same_name(
     spec_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec_file.rename(spec_file.parent / "demo")
-    monkeypatch.chdir(spec_file.parent)
-    assert load_spec(StereoSetSpec, "demo").output == "runs/x"
+    for name in ("demo", "demo-tiny"):
+        shutil.copy(spec_file, spec_file.parent / name)
+        monkeypatch.chdir(spec_file.parent)
+        assert load_spec(StereoSetSpec, name).output == "runs/x"
 
 
 def test_a_spec_is_frozen(spec_file: Path) -> None:
