@@ -31,7 +31,7 @@ app.add_typer(vectors_app, name="vectors")
 # The modules behind a command are imported by it: torch and Ray take seconds to load, --help none.
 
 SpecArgument = Annotated[
-    str, typer.Argument(metavar="SPEC", help="A sweep's YAML file, or an example: `demo`, `demo-tiny`")
+    str, typer.Argument(metavar="SPEC", help="A sweep's YAML file, or an example: `demo`, ...")
 ]
 SetOption = Annotated[
     list[str] | None,
