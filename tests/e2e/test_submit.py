@@ -170,7 +170,7 @@ def test_a_sweep_is_run_once_stopped_and_gone_on_with(
 
         again = _submit(machines, spec)
         assert again.code == 0, again
-        assert f"job {job_id} is running already; nothing was started" in again.out
+        assert f"job {job_id} is already running; nothing was started" in again.out
         other = _submit(machines, spec, "--set", "steering.coeffs=[1]")
         assert other.code == 2, other
         assert (job_id in other.err, other.err.count("\n")) == (True, 1)
