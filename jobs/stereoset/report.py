@@ -63,8 +63,8 @@ def report(
         )
     for group, num_missing in inventory.without_baseline():
         warn(
-            f"{group} has steered rows, but {num_missing} parts of its baseline are missing; "
-            "`steersweep run` with the same spec recomputes them"
+            f"{group} has steered rows but lacks {count(num_missing, 'part')} of its baseline; "
+            "`steersweep run` with the same spec recomputes it"
         )
     print_result(summary.cells, summary.pooled, by)
     for line in described(inventory):
