@@ -24,6 +24,7 @@ from jobs.stereoset.page.write import PAGE_KEY, write_page
 from jobs.stereoset.result import print_result
 from jobs.stereoset.summary import Summary, summarise
 from jobs.stereoset.summary_tables import stored_table
+from jobs.words import count
 
 
 def report(
