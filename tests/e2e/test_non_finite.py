@@ -89,6 +89,6 @@ def test_hidden_states_that_are_not_finite_are_the_fault_of_their_task(
     assert groups.count("race") == 2
     assert set(read_rows(str(tmp_path / "out"))["bias_type"]) == {"gender"}
     page = (tmp_path / "out/report.html").read_text()
-    assert "Failed and set aside: 1 task." in page
+    assert "1 task failed; their results are missing" in page
     assert "are not finite at layer 1 in float32" in page
     assert "tiny/intersentence/race: 4 of 4" in page
