@@ -125,7 +125,7 @@ def test_an_output_from_before_the_key_was_there_has_fitted_vectors(
         ({"file": "{it}", "method": "pca"}, {}, "must not set method or folds together"),
         ({"file": "{it}", "folds": 2}, {}, "must not set method or folds together"),
         ({"file": "{it}"}, {"layers": [2], "coeffs": [1]}, "has no vector of layer 2; it has 1, 4"),
-        ({"file": "{it}", "read": "mlp_out"}, {}, "was read at blocks.0.resid_post, but vectors.read"),
+        ({"file": "{it}", "read": "mlp_out"}, {}, "read at blocks.0.resid_post, but vectors.read"),
         ({"file": "{wide}"}, {}, "have width 3, but models.tiny"),
     ],
 )
