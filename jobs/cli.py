@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import os
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from jobs import __version__
+from jobs.bench_cli import bench_app
 from jobs.vectors_cli import vectors_app
 
 if TYPE_CHECKING:
@@ -17,51 +18,75 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="steersweep",
-    help="Large activation-steering sweeps over language models.",
+    help="Run large activation-steering sweeps over language models.\n\nExamples:\n\n"
+    "    steersweep run demo\n\n"
+    "    steersweep plan sweep.yaml\n\n"
+    "    steersweep status runs/gemma2",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(no_args_is_help=True, help="Data sets.")
+data_app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="Download data sets.\n\nExamples:\n\n    steersweep data fetch --to dev.json",
+)
 app.add_typer(data_app, name="data")
 app.add_typer(vectors_app, name="vectors")
+app.add_typer(bench_app, name="bench")
 
+
+_NO = ("0", "false", "no", "off", "f", "n")
 
 # The modules behind a command are imported by it: torch and Ray take seconds to load, --help none.
 
 SpecArgument = Annotated[
-    str, typer.Argument(metavar="SPEC", help="A sweep's YAML file, or an example: `demo`, ...")
+    str,
+    typer.Argument(metavar="SPEC", help="Sweep file (YAML), or an example: `demo`, ..."),
 ]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Override a key of the spec, as in `--set steering.coeffs=[20,400]`; repeatable",
+        help="Override a key of the sweep file, as in `steering.coeffs=[20,400]`; repeatable",
     ),
 ]
+OutputOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URI",
+        help="Write results to this folder or s3://bucket/prefix instead of the file's `output`",
+    ),
+]
+NewOption = Annotated[
+    bool, typer.Option("--new", help="Write to OUTPUT-2 instead of resuming OUTPUT")
+]
 UriArgument = Annotated[
-    str, typer.Argument(metavar="URI", help="A run's output: a folder or s3://bucket/prefix")
+    str, typer.Argument(metavar="URI", help="Output of a run: a folder or s3://bucket/prefix")
 ]
 EndpointOption = Annotated[
-    str | None, typer.Option("--endpoint-url", metavar="URL", help="Of an S3-compatible store")
+    str | None,
+    typer.Option(
+        "--endpoint-url", metavar="URL", help="Endpoint of an S3-compatible store (MinIO, R2, ...)"
+    ),
 ]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Print more details")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only")]
 JsonOption = Annotated[
     bool,
+    typer.Option("--json", help="Print one JSON object to stdout, and messages to stderr"),
+]
+NoFiguresOption = Annotated[
+    bool,
     typer.Option(
-        "--json",
-        help="Print one JSON object on standard output; messages go to standard error",
+        "--no-figures",
+        help="Do not draw figures/ (also: environment variable STEERSWEEP_FIGURES=0)",
     ),
 ]
 FiguresOption = Annotated[
-    bool,
-    typer.Option(
-        envvar="STEERSWEEP_FIGURES",
-        help="Whether figures/ is drawn, which takes a second for each",
-    ),
+    bool, typer.Option("--figures", hidden=True, help="Draw figures/ even if the variable says no")
 ]
 
 
@@ -69,21 +94,20 @@ FiguresOption = Annotated[
 def run(
     spec: SpecArgument,
     set_: SetOption = None,
-    output: Annotated[
-        str | None, typer.Option(metavar="URI", help="Where the results go, instead of the spec's")
-    ] = None,
-    new: Annotated[
-        bool, typer.Option("--new", help="Start afresh beside an output that is there already")
-    ] = False,
-    figures: FiguresOption = True,
+    output: OutputOption = None,
+    new: NewOption = False,
+    no_figures: NoFiguresOption = False,
+    figures: FiguresOption = False,
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Run a sweep, or go on with one.
+    """Run a sweep, or resume one.
 
-    Where the output holds part of the same sweep, only what is missing is computed; a grid that
-    grew (layers, coefficients, bias types, models) is extended. Exit code 0: all done; 1: tasks
-    failed, the rest is kept; 2: something must be changed; 130: interrupted, what is done is kept.
+    If the output holds part of the same sweep, only the rest is computed. Layers, coefficients,
+    bias types and models may be added later.
+
+    Exit code 0: everything is done. 1: some tasks failed; the others are kept. 2: you must change
+    something. 130: interrupted; what is finished is kept.
 
     Examples:
 
@@ -91,12 +115,13 @@ def run(
 
         steersweep run sweep.yaml --output s3://bucket/gemma2
 
-        steersweep run sweep.yaml --set data.limit=20 --set compute.executor=in_process
+        steersweep run sweep.yaml --set data.limit=20
     """
     _configure(verbose=verbose, quiet=quiet)
     from jobs.sweeps import run_sweeps
 
-    raise typer.Exit(run_sweeps(spec, set_ or [], output, new=new, figures=figures))
+    draws = _draws_figures(no_figures=no_figures, figures=figures)
+    raise typer.Exit(run_sweeps(spec, set_ or [], output, new=new, figures=draws))
 
 
 @app.command()
@@ -107,7 +132,7 @@ def submit(
         typer.Option(
             metavar="URL",
             envvar="RAY_API_SERVER_ADDRESS",
-            help="The dashboard of the cluster's head",
+            help="Dashboard of the Ray cluster's head node",
         ),
     ] = "http://127.0.0.1:8265",
     set_: SetOption = None,
@@ -115,54 +140,60 @@ def submit(
         str | None,
         typer.Option(
             metavar="URI",
-            help="Where the results go: s3://bucket/prefix, or a folder that all nodes share",
+            help="Write results to s3://bucket/prefix, or to a folder that all nodes share",
         ),
     ] = None,
-    new: Annotated[
-        bool, typer.Option("--new", help="Start afresh beside an output that is there already")
-    ] = False,
+    new: NewOption = False,
     wait: Annotated[
-        bool | None,
+        bool,
         typer.Option(
-            help="Follow it to its end, and end as it does; or not at all. Left out: until a "
-            "replica is ready, or for a minute",
-            show_default=False,
+            "--wait",
+            help="Wait for the run to finish and return its exit code (default: wait until the "
+            "first replica is ready)",
         ),
-    ] = None,
+    ] = False,
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="Return as soon as the job is submitted")
+    ] = False,
     env: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=VALUE",
-            help="A setting for driver and replicas, which anybody at the dashboard can read; "
-            "repeatable",
+            help="Set an environment variable for driver and replicas; everybody with access to "
+            "the dashboard can read it; repeatable",
         ),
     ] = None,
     needs: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="A variable that every node must have, such as HF_TOKEN: a driver or replica "
-            "without it says so at once; repeatable",
+            help="Fail at once if a node lacks this environment variable (HF_TOKEN); repeatable",
         ),
     ] = None,
     pip: Annotated[
         bool,
         typer.Option(
-            "--pip", help="Let the nodes install what this needs; left out: their image has it"
+            "--pip",
+            help="Install steersweep's dependencies on the nodes first (default: assume the image "
+            "has them)",
         ),
     ] = False,
     driver_cpus: Annotated[
-        float, typer.Option(min=0, help="That the driver asks Ray for; with 0 it runs on the head")
+        float,
+        typer.Option(min=0, help="CPUs to reserve for the driver (0: run it on the head node)"),
     ] = 0.0,
-    figures: FiguresOption = True,
+    no_figures: NoFiguresOption = False,
+    figures: FiguresOption = False,
 ) -> None:
-    """Run a sweep as a job of a Ray cluster that is reached by its dashboard.
+    """Run a sweep as a job on a Ray cluster.
 
-    This package and the spec, with `--set` and `--output` applied, travel along; weights, data and
-    credentials never do: the nodes' own environment has HF_TOKEN and AWS_*. A sweep that runs
-    already is not started again. Stopping keeps what is finished, submitting again goes on from
-    there. Exit code 0: it has started well (with `--wait`: all done); 1: the run failed, or tasks
-    of it; 2: something must be changed; 130: it was stopped.
+    Uploads this package and the sweep file, with `--set` and `--output` applied. Weights, data and
+    credentials are not uploaded: the nodes must have them (HF_TOKEN, AWS_*). A sweep that is
+    running is not started again. Stopping the job keeps what is finished; submitting again
+    resumes it.
+
+    Exit code 0: the run has started (with `--wait`: everything is done). 1: the run or some of its
+    tasks failed. 2: you must change something. 130: the job was stopped.
 
     Examples:
 
@@ -172,6 +203,10 @@ def submit(
 
         steersweep submit sweep.yaml --wait
     """
+    from steering_core.errors import InputError
+
+    if wait and no_wait:
+        raise InputError("give --wait or --no-wait, not both")
     from jobs.submit.command import SubmitOptions
     from jobs.submit.command import submit as submit_job
     from jobs.sweeps import load_one_sweep
@@ -180,8 +215,8 @@ def submit(
     options = SubmitOptions(
         address=address,
         new=new,
-        figures=figures,
-        wait="start" if wait is None else "end" if wait else "no",
+        figures=_draws_figures(no_figures=no_figures, figures=figures),
+        wait="end" if wait else "no" if no_wait else "start",
         env=env or (),
         needs=needs or (),
         with_pip=pip,
@@ -190,49 +225,57 @@ def submit(
     raise typer.Exit(submit_job(sweep, options))
 
 
-@app.command()
+@app.command(context_settings={"allow_extra_args": True})
 def plan(
+    context: typer.Context,
     spec: SpecArgument,
     set_: SetOption = None,
     output: Annotated[
-        str | None, typer.Option(metavar="URI", help="Where the results would go")
+        str | None,
+        typer.Option(metavar="URI", help="Plan for this output instead of the file's `output`"),
     ] = None,
     device: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Estimate for this accelerator, from its stated rates, instead of this machine: "
-            "rtx-4090, a100, h100, b200, mi300x, tpu-v5e, ...; a wrong name lists all",
+            help="Estimate from the stated FLOP/s of this device instead of measuring here: h100, "
+            "a100, l4, tpu-v5e, ... (a wrong name lists all)",
         ),
     ] = None,
     replicas: Annotated[
-        int | None, typer.Option(help="Default: the spec's, or what this machine has room for")
+        int | None,
+        typer.Option(
+            help="Number of replicas (default: the file's, or as many as this machine has room for)"
+        ),
     ] = None,
     share: Annotated[
         float | None,
-        typer.Option(help="Of a --device's stated rate that is reached: an assumption [0.3]"),
+        typer.Option(help="Fraction of the device's peak FLOP/s to assume  [default: 0.3]"),
     ] = None,
     seconds: Annotated[
-        float, typer.Option(help="For measuring each model on this machine; 0: do not")
+        float,
+        typer.Option(help="Seconds to measure each model on this machine (0: do not measure)"),
     ] = 20.0,
     json_: JsonOption = False,
     json_file: Annotated[
         str | None,
         typer.Option("--json-file", metavar="FILE", help="Also write the JSON object to this file"),
     ] = None,
-    verbose: VerboseOption = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Print tables of work, memory and sessions")
+    ] = False,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Print the first line and warnings only")
     ] = False,
 ) -> None:
-    """Tell what a sweep would run, and how long it would take; runs and writes nothing.
+    """Dry run: rows, memory and time of a sweep.
 
-    Tasks, passes, tokens x blocks beside those of a plain loop, needed FLOPs, bytes, memory of a
-    replica, time. Where the output holds part of the sweep, what is left is planned, and what
-    earlier sessions planned and did is shown. Time comes from a short measurement where the
-    weights are on this machine, or from the stated rates of a `--device`. Of a persona sweep:
-    answers, tokens and the judge's queries, without time. Starts no Ray, downloads no weights.
-    Exit code 2: something must be changed, as for `run`.
+    Runs nothing, writes nothing to the output, downloads no weights and starts no Ray. If the
+    output holds part of the sweep, the rest is planned. The time is measured with a few batches if
+    the weights are on this machine, or computed from the stated FLOP/s of a `--device`. Of a
+    persona sweep, answers, tokens and judge queries are counted, without a time.
+
+    Exit code 2: you must change something; `run` would refuse the sweep for the same reason.
 
     Examples:
 
@@ -240,8 +283,9 @@ def plan(
 
         steersweep plan sweep.yaml --device h100 --replicas 8 --share 0.4
 
-        steersweep plan sweep.yaml --set data.limit=20 --seconds 0 --json-file plan.json
+        steersweep plan sweep.yaml --seconds 0 --json-file plan.json
     """
+    _refuse_extra(context, as_json=json_)
     _configure(verbose=verbose, quiet=quiet, as_json=json_)
     from jobs.sweeps import load_one_sweep, load_sweeps
 
@@ -286,46 +330,63 @@ def _plan(
 @app.command()
 def status(
     uri: UriArgument,
-    watch: Annotated[
-        bool, typer.Option("--watch", help="Show it again and again while a driver is at it")
-    ] = False,
-    every: Annotated[float, typer.Option(min=1, help="Seconds between two looks")] = 10.0,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh until the run ends")] = False,
+    every: Annotated[float, typer.Option(min=1, help="Refresh interval in seconds")] = 10.0,
     endpoint_url: EndpointOption = None,
+    json_: JsonOption = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Print every group of examples, and batch sizes")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print state, progress and warnings only")
+    ] = False,
 ) -> None:
-    """Show the progress of a run, live or finished, from its output alone.
+    """Show the progress of a run, live or finished.
+
+    Reads the output alone, so it works from any machine that can read it.
 
     Examples:
 
         steersweep status runs/gemma2
 
         steersweep status s3://bucket/gemma2 --watch
-    """
-    from jobs import outputs
 
+        steersweep status runs/gemma2 --json
+    """
+    _configure(verbose=verbose, quiet=quiet, as_json=json_)
+    from jobs import outputs
+    from steering_core.errors import InputError
+
+    if watch and json_:
+        raise InputError("give --watch or --json, not both")
     storage = _open(uri, endpoint_url)
     if watch:
         outputs.watch(storage, every)
     else:
-        outputs.status(storage)
+        outputs.status(storage, prints_json=json_)
 
 
 @app.command()
 def report(
     uri: UriArgument,
-    endpoint_url: EndpointOption = None,
-    figures: FiguresOption = True,
-    compare: Annotated[
-        str | None,
-        typer.Option(metavar="URI", help="Another run, to be shown beside this one"),
-    ] = None,
     by: Annotated[
         str | None,
         typer.Option(
             metavar="COLUMNS",
-            help="Print a row for each value of these columns, too: bias_type, layer, or both "
-            "with a comma between them",
+            help="Print a row for each value of these columns: `bias_type`, `layer` or "
+            "`layer,bias_type` (default: pooled over both)",
         ),
     ] = None,
+    compare: Annotated[
+        str | None,
+        typer.Option(metavar="URI", help="Output of another run to compare with on the page"),
+    ] = None,
+    no_figures: NoFiguresOption = False,
+    figures: FiguresOption = False,
+    endpoint_url: EndpointOption = None,
+    json_: JsonOption = False,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Rebuild tables, figures and report.html from stored results.
 
@@ -340,10 +401,16 @@ def report(
 
         steersweep report runs/in-sample --compare runs/cross-fitted
     """
+    _configure(verbose=verbose, quiet=quiet, as_json=json_)
     from jobs import outputs
 
-    beside = None if compare is None else _open(compare, endpoint_url)
-    outputs.report(_open(uri, endpoint_url), figures=figures, beside=beside, by=by)
+    outputs.report(
+        _open(uri, endpoint_url),
+        figures=_draws_figures(no_figures=no_figures, figures=figures),
+        beside=None if compare is None else _open(compare, endpoint_url),
+        by=by,
+        prints_json=json_,
+    )
 
 
 @app.command()
@@ -351,19 +418,25 @@ def verify(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="URI|SPEC", help="A run's output, or the sweep file or example that made it"
+            metavar="URI|SPEC", help="Output of a run, or the sweep file or example that made it"
         ),
     ],
     rows: Annotated[
-        int, typer.Option(min=1, help="Rows or answers of each model, steered or not")
+        int, typer.Option(min=1, help="Number of rows or answers to check for each model")
     ] = 20,
-    seed: Annotated[int, typer.Option(help="Of the draw")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed for choosing which rows to check")] = 0,
     endpoint_url: EndpointOption = None,
+    json_: JsonOption = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Print the worst row of each model")
+    ] = False,
+    quiet: QuietOption = False,
 ) -> None:
-    """Compute some rows of an output again, the slow and obvious way, and compare.
+    """Recompute a random sample of stored rows with plain Hugging Face and compare.
 
-    Takes model and data from where the run had them; starts no Ray and writes nothing. Exit code
-    0: every drawn row is within the tolerance; 1: one is not; 2: something must be changed.
+    Loads model and data from where the run had them, in this process, and writes nothing.
+
+    Exit code 0: all rows are within the tolerance. 1: a row is not. 2: you must change something.
 
     Examples:
 
@@ -371,11 +444,16 @@ def verify(
 
         steersweep verify demo-tiny --rows 100 --seed 1
     """
+    _configure(verbose=verbose, quiet=quiet, as_json=json_)
     from jobs import outputs
     from jobs.sweeps import storages_of
+    from steering_core.errors import InputError
 
     storages = storages_of(source, endpoint_url)
-    raise typer.Exit(max(outputs.verify(storage, rows, seed) for storage in storages))
+    if json_ and len(storages) > 1:
+        raise InputError(f"{source} has several outputs; verify --json takes one of them as URI")
+    codes = [outputs.verify(storage, rows, seed, prints_json=json_) for storage in storages]
+    raise typer.Exit(max(codes))
 
 
 @app.command()
@@ -410,145 +488,14 @@ def export(
 
 
 @app.command()
-def bench(
-    shape: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Random weights: gemma2-2b, gemma2-mid, llama-1b, ..."),
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(metavar="PATH", help="A local folder or hub id, not a shape")
-    ] = None,
-    json_: Annotated[
-        str | None, typer.Option("--json", metavar="FILE", help="Write the results there, too")
-    ] = None,
-    data: Annotated[
-        str | None, typer.Option(metavar="FILE", help="StereoSet's dev.json; default: embedded")
-    ] = None,
-    rows: Annotated[int | None, typer.Option(help="Examples; default: what fits the time")] = None,
-    layers: Annotated[
-        str | None, typer.Option(metavar="1,3,5", help="Default: every second")
-    ] = None,
-    coeffs: Annotated[str | None, typer.Option(metavar="20,400", help="Default: 20")] = None,
-    device: Annotated[str, typer.Option(help="auto, cuda, mps, cpu")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16")] = "auto",
-    threads: Annotated[int | None, typer.Option(help="Of torch on the CPU")] = None,
-    tokens_per_batch: Annotated[
-        int | None, typer.Option(help="Of the engine; default: the best of a few")
-    ] = None,
-    seconds: Annotated[float, typer.Option(help="Wall time to aim at")] = 60.0,
-    repeats: Annotated[int, typer.Option(help="The median of these counts")] = 3,
-    scaling: Annotated[
-        bool,
-        typer.Option("--scaling", help="Also time how the cost grows"),
-    ] = False,
-    generate: Annotated[
-        bool,
-        typer.Option("--generate", help="Time steered generation instead of scoring"),
-    ] = False,
-    prompts: Annotated[int, typer.Option(help="With --generate")] = 64,
-    new_tokens: Annotated[int, typer.Option(help="Of an answer, with --generate")] = 64,
-    rows_at_once: Annotated[int, typer.Option(help="Slots, with --generate")] = 64,
-    cluster: Annotated[
-        bool,
-        typer.Option("--cluster", help="Time one replica against several, and Ray against none"),
-    ] = False,
-    replicas: Annotated[int, typer.Option(help="Held against one, with --cluster")] = 2,
-    tasks: Annotated[int, typer.Option(help="Of each way and repeat, with --cluster")] = 4,
-    task_seconds: Annotated[float, typer.Option(help="Length of a task, with --cluster")] = 5.0,
-) -> None:
-    """Measure this machine: plain hooked loops beside the engine, on the same rows.
-
-    Where only torch, transformers, numpy and safetensors are installed, `python -m jobs.bench`
-    does the same with the same options.
-
-    Examples:
-
-        steersweep bench --shape gemma2-mid --data dev.json
-
-        steersweep bench --model google/gemma-2-2b --json bench.json
-
-        steersweep bench --generate --shape qwen2-small --coeffs 0,1,2
-
-        steersweep bench --cluster --shape qwen2-small --data dev.json
-    """
-    from jobs.bench.generate import GenerateOptions, bench_generate
-    from jobs.bench.options import numbers
-    from jobs.bench.run import bench as measure
-    from jobs.bench.subject import BenchOptions
-    from jobs.console import say
-
-    if cluster:
-        if model is not None or device not in ("auto", "cpu") or generate:
-            from steering_core.errors import InputError
-
-            raise InputError("--cluster measures a --shape on the CPU; leave the others out")
-        _bench_cluster(
-            shape=shape,
-            data=data,
-            layers=None if layers is None else numbers(layers, int, "--layers"),
-            coeffs=None if coeffs is None else numbers(coeffs, float, "--coeffs"),
-            replicas=replicas,
-            threads=threads,
-            task_seconds=task_seconds,
-            tasks=tasks,
-            tokens_per_batch=tokens_per_batch,
-            repeats=repeats,
-            json=json_,
-        )
-        return
-    if generate:
-        bench_generate(
-            GenerateOptions(
-                shape=shape,
-                model=model,
-                coeffs=(
-                    GenerateOptions.coeffs if coeffs is None else numbers(coeffs, float, "--coeffs")
-                ),
-                device=device,
-                dtype=dtype,
-                threads=threads,
-                prompts=prompts,
-                new_tokens=new_tokens,
-                rows_at_once=rows_at_once,
-                repeats=repeats,
-                json=json_,
-            ),
-            say,
-        )
-        return
-    options = BenchOptions(
-        shape=shape,
-        model=model,
-        data=data,
-        rows=rows,
-        layers=() if layers is None else numbers(layers, int, "--layers"),
-        coeffs=BenchOptions.coeffs if coeffs is None else numbers(coeffs, float, "--coeffs"),
-        device=device,
-        dtype=dtype,
-        threads=threads,
-        tokens_per_batch=tokens_per_batch,
-        seconds=seconds,
-        repeats=repeats,
-        with_scaling=scaling,
-        json=json_,
-    )
-    measure(options, say)
-
-
-def _bench_cluster(**given: Any) -> None:
-    """The one bench that needs Ray and Arrow; what is None keeps its default."""
-    from jobs.bench.cluster import ClusterOptions, bench_cluster
-    from jobs.console import say
-
-    chosen = {name: value for name, value in given.items() if value is not None}
-    bench_cluster(ClusterOptions(**chosen), say)
-
-
-@app.command()
 def schema(
-    job: Annotated[str, typer.Option(metavar="NAME", help="stereoset, persona")] = "stereoset",
+    job: Annotated[
+        str, typer.Option(metavar="NAME", help="Kind of sweep: stereoset or persona")
+    ] = "stereoset",
 ) -> None:
-    """Print the JSON Schema of the sweep file, for editors that check YAML against one.
+    """Print the JSON Schema of the sweep file.
+
+    Editors use it to complete and check YAML files.
 
     Examples:
 
@@ -556,23 +503,28 @@ def schema(
 
         steersweep schema --job persona
     """
-    from jobs.console import say
+    from jobs.console import print_json
     from jobs.kinds import spec_kind
 
-    say(json.dumps(spec_kind(job).model_json_schema(), indent=2))
+    print_json(spec_kind(job).model_json_schema())
 
 
 @data_app.command()
 def fetch(
     source: Annotated[
         str | None,
-        typer.Option("--from", metavar="URL|FILE", help="A mirror or a file, not the official one"),
+        typer.Option(
+            "--from", metavar="URL|FILE", help="Download from this URL, or import this file"
+        ),
     ] = None,
     to: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Where to keep it, instead of the cache")
+        str | None,
+        typer.Option(metavar="FILE", help="Save it as this file (default: in the cache folder)"),
     ] = None,
 ) -> None:
-    """Download StereoSet's development set, check it, and print where it is.
+    """Download StereoSet's development set and verify it.
+
+    Prints the path of the file, for `data.path` of a sweep file.
 
     Examples:
 
@@ -600,6 +552,33 @@ def _configure(*, verbose: bool, quiet: bool, as_json: bool = False) -> None:
     configure(verbose=verbose, quiet=quiet, as_json=as_json)
 
 
+def _draws_figures(*, no_figures: bool, figures: bool) -> bool:
+    """Whether to draw figures: as the options say, or else STEERSWEEP_FIGURES."""
+    from steering_core.errors import InputError
+
+    if no_figures and figures:
+        raise InputError("give --figures or --no-figures, not both")
+    variable = os.environ.get("STEERSWEEP_FIGURES", "").strip().lower()
+    return figures or not (no_figures or variable in _NO)
+
+
+def _refuse_extra(context: typer.Context, *, as_json: bool) -> None:
+    """Refuse arguments that are left over; `--json FILE` was an option of earlier versions.
+
+    Raises:
+        InputError: there are some.
+    """
+    from steering_core.errors import InputError
+
+    if context.args and as_json:
+        raise InputError(
+            f"--json prints to stdout and takes no file; to write one use --json-file "
+            f"{context.args[0]}"
+        )
+    if context.args:
+        raise InputError(f"unexpected argument {context.args[0]!r}; give one SPEC")
+
+
 def _open(uri: str, endpoint_url: str | None) -> Storage:
     """The storage of an output, once it answers."""
     from cluster.storage import StorageSpec
@@ -619,7 +598,9 @@ def _version(show: bool) -> None:
 def _root(
     _show: Annotated[
         bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Show the version"),
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Print the version and exit"
+        ),
     ] = False,
 ) -> None:
     pass

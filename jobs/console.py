@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import json
+import math
 import re
 import sys
 import textwrap
@@ -123,8 +124,8 @@ def print_raw(text: str) -> None:
 
 
 def print_json(content: Mapping[str, Any]) -> None:
-    """Print one JSON object on standard output."""
-    print_raw(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
+    """Print one JSON object on standard output; a number that is not finite becomes null."""
+    print_raw(json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def link(uri: str) -> str:
@@ -191,6 +192,14 @@ def _print_as_list(columns: Sequence[str], rows: Sequence[Sequence[str]], consol
 
 
 _LINE_BELOW_HEADER = box.Box("    \n    \n ─  \n    \n    \n    \n    \n    \n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _width(text: str) -> int:

@@ -9,12 +9,12 @@ from typing import Any
 from cluster.errors import UserActionError
 from cluster.ledger import Ledger
 from cluster.storage import Storage
-from jobs.console import clear, say
+from jobs.console import clear, link, print_json
 from jobs.session import DriverState
 
 
 def watch(storage: Storage, every_s: float) -> None:
-    """``status`` again and again, until no driver is at it."""
+    """Print the status again and again, until the run ends."""
     while True:
         clear()
         if not status(storage):
@@ -22,11 +22,14 @@ def watch(storage: Storage, every_s: float) -> None:
         time.sleep(every_s)
 
 
-def status(storage: Storage) -> bool:
+def status(storage: Storage, *, prints_json: bool = False) -> bool:
     """Print how far a run has come.
 
+    Args:
+        prints_json: whether to print it as JSON, too.
+
     Returns:
-        Whether a driver is at it.
+        Whether a driver is at work.
 
     Raises:
         UserActionError: no run at this place, or damaged parts.
@@ -34,19 +37,26 @@ def status(storage: Storage) -> bool:
     record = Ledger(storage).read_record() or {}
     driver = DriverState.of(storage, record)
     if _is_persona(record):
-        from jobs.persona.report import status as of_persona
+        from jobs.persona.report import status as status_of_persona
 
-        say(f"{storage.uri}: {driver.told}")
-        of_persona(storage)
+        job, content = "persona", status_of_persona(storage, driver)
     else:
-        from jobs.stereoset.status import status as of_stereoset
+        from jobs.stereoset.status import status as status_of_stereoset
 
-        of_stereoset(storage, record, driver)
+        job, content = "stereoset", status_of_stereoset(storage, record, driver)
+    if prints_json:
+        known = {"status_version": 1, "output": storage.uri, "job": job}
+        print_json({**known, "driver": driver.as_json(), **content})
     return driver.is_running
 
 
 def report(
-    storage: Storage, *, figures: bool, beside: Storage | None, by: str | None = None
+    storage: Storage,
+    *,
+    figures: bool,
+    beside: Storage | None,
+    by: str | None = None,
+    prints_json: bool = False,
 ) -> None:
     """Make a run's report from its results alone.
 
@@ -54,13 +64,14 @@ def report(
         figures: whether to draw them.
         beside: another run, to compare with this one.
         by: columns that the printed result separates, with commas between them.
+        prints_json: whether to print the result as JSON, too.
 
     Raises:
         UserActionError: no run at this place, damaged parts, or nothing to compare with.
         InputError: ``by`` names no column.
     """
     if _is_persona(Ledger(storage).read_record() or {}):
-        from jobs.persona.report import report as of_persona
+        from jobs.persona import report as persona
 
         if beside is not None:
             raise UserActionError("--compare is for outputs of the stereoset job")
@@ -69,32 +80,47 @@ def report(
                 "--by is for outputs of the stereoset job; a persona result always has one row "
                 "per model, trait, layer, positions and coefficient"
             )
-        of_persona(storage, figures=figures)
-        return
-    from jobs.stereoset.report import report as of_stereoset
-    from jobs.stereoset.result import parse_by
+        job, content = "persona", persona.as_json(persona.report(storage, figures=figures))
+    else:
+        from jobs.stereoset import report as stereoset
+        from jobs.stereoset.result import parse_by
 
-    columns = None if by is None else parse_by(by)
-    of_stereoset(storage, figures=figures, beside=beside, by=columns)
+        columns = None if by is None else parse_by(by)
+        summary = stereoset.report(storage, figures=figures, beside=beside, by=columns)
+        job, content = "stereoset", stereoset.as_json(storage, summary, columns)
+    if prints_json:
+        places = {
+            "page": link(storage.uri_of("report.html")),
+            "tables": storage.uri_of("summary"),
+            "figures": storage.uri_of("figures") if figures else None,
+        }
+        known = {"report_version": 1, "output": storage.uri, "job": job}
+        print_json({**known, **places, **content})
 
 
-def verify(storage: Storage, num_rows: int, seed: int) -> int:
-    """Compute drawn rows again, the slow way; 0 within the tolerance, 1 not.
+def verify(storage: Storage, num_rows: int, seed: int, *, prints_json: bool = False) -> int:
+    """Recompute drawn rows the slow way and compare; 0 within the tolerance, 1 not.
 
     Args:
         num_rows: of each model.
+        prints_json: whether to print the outcome as JSON, too.
 
     Raises:
         UserActionError: no run there, nothing finished, or model or data changed since.
         InputError: model or data are not where they were.
     """
     if _is_persona(Ledger(storage).read_record() or {}):
-        from jobs.persona.verify import verify as of_persona
+        from jobs.persona.verify import verified as verified_answers
 
-        return of_persona(storage, num_rows, seed)
-    from jobs.stereoset.verify import verify as of_stereoset
+        job, content = "persona", verified_answers(storage, num_rows, seed)
+    else:
+        from jobs.stereoset.verify import verified as verified_rows
 
-    return of_stereoset(storage, num_rows, seed)
+        job, content = "stereoset", verified_rows(storage, num_rows, seed)
+    if prints_json:
+        known = {"verify_version": 1, "output": storage.uri, "job": job, "seed": seed}
+        print_json({**known, **content})
+    return 0 if content["verdict"] != "broken" else 1
 
 
 def _is_persona(record: Mapping[str, Any]) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from cluster.environment import require_variables
 from cluster.errors import ObjectNotFoundError, UserActionError
@@ -18,6 +18,7 @@ from cluster.storage import Storage, StorageSpec
 from jobs.console import say
 from jobs.signals import StopSignals
 from jobs.spec import StorageOptions
+from jobs.words import duration, moment
 
 LOCK_KEY = "driver.lock"
 INTERRUPTED = "interrupted; finished work is kept, and the same command resumes it"
@@ -80,12 +81,39 @@ def run_session(spec: HasOutput, body: Callable[[Opened], int], *, new: bool) ->
             return signals.exit_code
 
 
+State = Literal[
+    "running", "not responding", "not running", "done", "failed tasks", "stopped", "interrupted"
+]
+_AGAIN = "run the same command again to"
+_ENDINGS = {
+    "done": "finished {when}",
+    "failed tasks": f"ended {{when}} with failed tasks; {_AGAIN} retry them",
+    "stopped": f"stopped {{when}}{{reason}}; {_AGAIN} resume",
+    "interrupted": f"interrupted {{when}}; {_AGAIN} resume",
+}
+
+
 @dataclass(frozen=True)
 class DriverState:
-    """What an output's lock and record say of its driver, in words; whether one is at it."""
+    """What an output's lock and record say of its driver.
+
+    Attributes:
+        told: the same in words, for a reader.
+        state: ``not running`` if the last run exited unexpectedly; ``not responding`` if a driver
+            holds the output and has not been heard from for longer than it may be.
+        host, pid, silent_s: of the driver that holds the output; when it was last heard from.
+    """
 
     told: str
-    is_running: bool
+    state: State
+    host: str | None = None
+    pid: int | None = None
+    silent_s: float | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a driver is at work."""
+        return self.state == "running"
 
     @classmethod
     def of(cls, storage: Storage, record: Mapping[str, Any]) -> DriverState:
@@ -93,17 +121,38 @@ class DriverState:
         try:
             found = storage.read_versioned(LOCK_KEY)
         except ObjectNotFoundError:
-            outcome, ended = record.get("outcome", "unknown"), record.get("ended")
-            if outcome == "running":
-                return cls("not running (the last run exited unexpectedly)", False)
-            return cls(f"{outcome}" + (f", ended {ended}" if ended else ""), False)
+            return cls._without_lock(record)
         holder = LeaseContent.parse(found.data)
         if holder is None:
-            return cls("locked by an unknown driver", False)
+            return cls("locked by an unknown driver", "not responding", silent_s=found.age_s)
+        heard = f"last heard from {duration(found.age_s)} ago"
         who = f"process {holder.pid} on {holder.host}"
         is_running = found.age_s < LEASE_S
-        state = "running" if is_running else "it may have died"
-        return cls(f"{state}: {who}, last heard from {found.age_s:.0f} s ago", is_running)
+        told = f"running ({who}, {heard})" if is_running else f"not responding ({who}, {heard})"
+        state: State = "running" if is_running else "not responding"
+        return cls(told, state, holder.host, holder.pid, found.age_s)
+
+    @classmethod
+    def _without_lock(cls, record: Mapping[str, Any]) -> DriverState:
+        outcome = record.get("outcome")
+        if outcome not in _ENDINGS:
+            told = f"not running (the last run exited unexpectedly); {_AGAIN} resume"
+            return cls(told if record else "not started", "not running")
+        session = (record.get("sessions") or [{}])[-1]
+        reason = f": {session['reason']}" if session.get("reason") else ""
+        ended = record.get("ended")
+        when = f"on {moment(ended)}" if ended else "at an unknown time"
+        return cls(_ENDINGS[outcome].format(when=when, reason=reason), outcome)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "state": self.state,
+            "is_running": self.is_running,
+            "host": self.host,
+            "pid": self.pid,
+            "silent_s": self.silent_s,
+        }
 
 
 @contextmanager

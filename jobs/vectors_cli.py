@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 vectors_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="Steering vectors: look at them, exchange them with other tools.",
+    help="Inspect steering vectors and exchange them with other tools.\n\nExamples:\n\n"
+    "    steersweep vectors show happy.gguf\n\n"
+    "    steersweep vectors import happy.gguf happy.safetensors",
 )
 
 # The modules behind a command are imported by it, as in jobs/cli.py.
@@ -30,17 +32,23 @@ class Target(enum.StrEnum):
 
 
 SourceArgument = Annotated[
-    str, typer.Argument(metavar="FILE", help="In any of the formats; a path or s3://bucket/key")
+    str,
+    typer.Argument(
+        metavar="FILE", help="File of vectors in any supported format: a path or s3://bucket/key"
+    ),
 ]
 TargetArgument = Annotated[
-    str, typer.Argument(metavar="TARGET", help="The file to write; a path or s3://bucket/key")
+    str, typer.Argument(metavar="TARGET", help="File to write: a path or s3://bucket/key")
 ]
-ForceOption = Annotated[bool, typer.Option("--force", help="Replace TARGET where it is there")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace TARGET if it exists")]
 EndpointOption = Annotated[
-    str | None, typer.Option("--endpoint-url", metavar="URL", help="Of an S3-compatible store")
+    str | None,
+    typer.Option(
+        "--endpoint-url", metavar="URL", help="Endpoint of an S3-compatible store (MinIO, R2, ...)"
+    ),
 ]
 LayersOption = Annotated[
-    str | None, typer.Option(metavar="1,3,5", help="Some of the layers; default: all")
+    str | None, typer.Option(metavar="1,3,5", help="Layers to take (default: all)")
 ]
 
 
@@ -50,17 +58,18 @@ def import_(
     target: TargetArgument,
     layers: LayersOption = None,
     model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The model they are of, for provenance")
+        str | None,
+        typer.Option(metavar="NAME", help="Name of the model, stored as provenance"),
     ] = None,
     force: ForceOption = False,
     endpoint_url: EndpointOption = None,
 ) -> None:
-    """Take vectors over from another tool, as the safetensors file that a run writes.
+    """Convert another tool's vectors to the safetensors format that runs write.
 
-    The format is found by content: persona_vectors (`.pt`, one tensor of blocks + 1 rows), repeng
-    and llama.cpp (GGUF control vector), steering-vectors (`.pt`), or this project's own. Tensors
-    are taken over bit for bit (half precision as float32), layer numbers are converted, and
-    nothing in a file is run.
+    The format is recognized by the content of the file: persona_vectors (`.pt`, one tensor of
+    blocks + 1 rows), repeng and llama.cpp (GGUF control vector), steering-vectors (`.pt`), or this
+    project's own. Values stay the same bits (half precision becomes float32), layer numbers are
+    converted, and no code in a file is executed.
 
     Examples:
 
@@ -89,24 +98,30 @@ def import_(
 def export(
     source: SourceArgument,
     target: TargetArgument,
-    to: Annotated[Target, typer.Option("--to", help="The format to write")],
+    to: Annotated[Target, typer.Option("--to", help="Format to write")],
     layers: LayersOption = None,
     fold: Annotated[
         int | None,
-        typer.Option(min=0, help="Of cross-fitted vectors, those of one fold; default: of all"),
+        typer.Option(
+            min=0,
+            help="Fold of cross-fitted vectors to write (default: those of all folds)",
+        ),
     ] = None,
     num_blocks: Annotated[
         int | None,
-        typer.Option(min=1, help="Of the model; persona_vectors has a row for each"),
+        typer.Option(min=1, help="Number of blocks of the model, which persona_vectors needs"),
     ] = None,
     model_type: Annotated[
         str | None,
-        typer.Option(metavar="TYPE", help="As in the model's config (llama, qwen2); for repeng"),
+        typer.Option(
+            metavar="TYPE",
+            help="model_type of the model's config, which repeng needs",
+        ),
     ] = None,
     force: ForceOption = False,
     endpoint_url: EndpointOption = None,
 ) -> None:
-    """Write vectors in another tool's format and numbering.
+    """Convert vectors to another tool's format and layer numbers.
 
     Examples:
 
@@ -131,7 +146,9 @@ def export(
 
 @vectors_app.command()
 def show(source: SourceArgument, endpoint_url: EndpointOption = None) -> None:
-    """Print layers, norms, provenance, and what other tools call each layer.
+    """Print layers, norms and provenance of a file of vectors.
+
+    Also prints what other tools call each layer.
 
     Examples:
 

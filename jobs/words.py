@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import UTC, datetime
 
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86_400
 
@@ -70,6 +71,11 @@ def coefficient(value: float) -> str:
 def count(number: int, noun: str, plural: str | None = None) -> str:
     """``1 layer``, ``2,520 layers``."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def moment(iso: str) -> str:
+    """A stored time in words: ``2026-11-30 at 11:57 UTC``."""
+    return f"{datetime.fromisoformat(iso).astimezone(UTC):%Y-%m-%d at %H:%M} UTC"
 
 
 def _two_units(number: int, per_large: int, large: str, small: str) -> str:

@@ -24,33 +24,61 @@ def _say(message: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 measured, 2 something must be changed."""
     parser = argparse.ArgumentParser(prog="python -m jobs.bench", description=__doc__)
-    parser.add_argument("--shape", choices=SHAPES, help="random weights; default: gemma2-mid")
-    parser.add_argument("--model", metavar="PATH", help="a local folder or hub id, not a shape")
-    parser.add_argument("--data", metavar="FILE", help="StereoSet's dev.json; default: embedded")
-    parser.add_argument("--rows", type=int, help="examples; default: what fits the time")
-    parser.add_argument("--layers", metavar="1,3,5", help="default: every second")
-    parser.add_argument("--coeffs", metavar="20,400", help="default: 20, or 0 to 2.5")
-    parser.add_argument("--device", choices=DEVICES)
-    parser.add_argument("--dtype", choices=("auto", *DTYPES))
-    parser.add_argument("--threads", type=int, help="of torch on the CPU")
-    parser.add_argument("--tokens-per-batch", type=int, help="default: the best of a few")
-    parser.add_argument("--seconds", type=float, help="wall time to aim at; default: 60")
-    parser.add_argument("--repeats", type=int, help="default: 3")
-    parser.add_argument("--scaling", action="store_true", dest="with_scaling", default=None)
-    parser.add_argument("--generate", action="store_true", help="time steered generation")
-    parser.add_argument("--prompts", type=int, help="with --generate; default: 64")
-    parser.add_argument("--new-tokens", type=int, help="with --generate; default: 64")
-    parser.add_argument("--rows-at-once", type=int, help="slots, with --generate; default: 64")
-    parser.add_argument("--json", metavar="FILE", help="write the results there, too")
+    parser.add_argument(
+        "kind", nargs="?", choices=("score", "generate"), help="what to time; default: score"
+    )
+    parser.add_argument(
+        "--shape", choices=SHAPES, help="random weights of this shape; default: gemma2-mid"
+    )
+    parser.add_argument("--model", metavar="PATH", help="model: a local folder or a hub id")
+    parser.add_argument(
+        "--data", metavar="FILE", help="StereoSet's dev.json; default: the examples in the package"
+    )
+    parser.add_argument("--rows", type=int, help="number of examples; default: what fits the time")
+    parser.add_argument("--layers", metavar="1,3,5", help="layers; default: every second one")
+    parser.add_argument(
+        "--coeffs", metavar="20,400", help="coefficients; default: 20, of generate 0 to 2.5"
+    )
+    parser.add_argument("--device", choices=DEVICES, help="device; default: auto")
+    parser.add_argument("--dtype", choices=("auto", *DTYPES), help="number format; default: auto")
+    parser.add_argument("--threads", type=int, help="number of CPU threads of PyTorch")
+    parser.add_argument(
+        "--tokens-per-batch", type=int, help="of the engine; default: the best of a few"
+    )
+    parser.add_argument("--seconds", type=float, help="total time to aim at; default: 60")
+    parser.add_argument(
+        "--repeats", type=int, help="time everything this often, take the median; default: 3"
+    )
+    parser.add_argument(
+        "--scaling",
+        action="store_true",
+        dest="with_scaling",
+        default=None,
+        help="also time how the cost grows",
+    )
+    parser.add_argument("--generate", action="store_true", help=argparse.SUPPRESS)  # as earlier
+    parser.add_argument("--prompts", type=int, help="of generate: number of prompts; default: 64")
+    parser.add_argument(
+        "--new-tokens", type=int, help="of generate: longest answer in tokens; default: 64"
+    )
+    parser.add_argument(
+        "--rows-at-once",
+        type=int,
+        help="of generate: answers written at a time; default: 64",
+    )
+    parser.add_argument(
+        "--json-file", "--json", dest="json", metavar="FILE", help="also write the results as JSON"
+    )
     given = vars(parser.parse_args(arguments))
-    kind = GenerateOptions if given["generate"] else BenchOptions
+    generates = given["generate"] or given["kind"] == "generate"
+    kind = GenerateOptions if generates else BenchOptions
     options = {f.name: given[f.name] for f in fields(kind) if given.get(f.name) is not None}
     try:
         if "layers" in options:
             options["layers"] = numbers(options["layers"], int, "--layers")
         if "coeffs" in options:
             options["coeffs"] = numbers(options["coeffs"], float, "--coeffs")
-        if given["generate"]:
+        if generates:
             bench_generate(GenerateOptions(**options), _say)
         else:
             bench(BenchOptions(**options), _say)

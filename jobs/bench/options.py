@@ -38,7 +38,7 @@ def check_options(options: Options, at_least: Mapping[str, int]) -> None:
     if options.json is not None:
         folder = Path(options.json).expanduser().parent
         if not folder.is_dir():
-            raise InputError(f"--json {options.json}: the folder {folder} does not exist")
+            raise InputError(f"--json-file {options.json}: the folder {folder} does not exist")
 
 
 def check_one_model(shape: str | None, model: str | None) -> None:

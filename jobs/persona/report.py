@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,15 +11,18 @@ import pandas as pd
 
 from cluster.ledger import Ledger
 from cluster.storage import Storage
-from jobs.console import link, print_table, print_tables, say, warn
+from jobs.console import Verbosity, link, print_table, print_tables, say, warn
 from jobs.examples_file import read_examples, write_examples
 from jobs.persona.examples import examples_of_answers
 from jobs.persona.index import Parts
 from jobs.persona.stored import judged_answers
 from jobs.persona.summary import PersonaSummary, summarise
+from jobs.session import DriverState
 from jobs.words import coefficient
 
 _GROUP = ("model", "trait")
+_STAGES = {"written": "answers", "judged": "scores", "projected": "projections"}
+"""By what `status` calls them: the attribute of ``Parts`` that lists what a stage has done."""
 _FOOTNOTE = """\
 trait: mean score of the answers for the trait, 0 (none of it) to 100.
 coherence: mean score for being readable; below 50 the text has broken down.
@@ -67,27 +71,46 @@ def _draw(storage: Storage, summary: PersonaSummary, missing: str, *, figures: b
     say(f"page:    {link(storage.uri_of(PAGE_KEY))}")
 
 
-def status(storage: Storage) -> None:
-    """Print how far each stage has come.
+def as_json(summary: PersonaSummary) -> dict[str, Any]:
+    """The printed result as plain data, unrounded: the rows of ``summary/steered``."""
+    return {"result": json.loads(summary.steered.to_json(orient="records", double_precision=15))}
+
+
+def status(storage: Storage, driver: DriverState) -> dict[str, Any]:
+    """Print how far each stage has come, and return it as plain data.
 
     Raises:
         UserActionError: a damaged index.
     """
     parts = Parts.read(storage)
-    rows = [
-        [
-            str(group),
-            phase,
-            f"{num:,}",
-            _state(parts.answers.get((group, phase))),
-            _state(parts.scores.get((group, phase))),
-            _state(parts.projections.get((group, phase))),
-        ]
-        for (group, phase), num in parts.num_rows.items()
+    missing = not_there(parts)
+    say(f"{storage.uri}: {driver.told}", at=Verbosity.QUIET)
+    say(f"missing: {missing}" if missing else "all stages are done", at=Verbosity.QUIET)
+    stages = [
+        {
+            "model": group.model,
+            "trait": group.trait,
+            "phase": phase,
+            "num_answers": num,
+            **{name: key in getattr(parts, of) for name, of in _STAGES.items()},
+        }
+        for key, num in parts.num_rows.items()
+        for group, phase in [key]
     ]
-    print_table("stages", ["group", "phase", "answers", "written", "judged", "projected"], rows)
+    if stages:
+        say()
+        rows = [
+            [
+                *(str(stage[name]) for name in ("model", "trait", "phase")),
+                f"{stage['num_answers']:,}",
+                *("done" if stage[name] else "-" for name in _STAGES),
+            ]
+            for stage in stages
+        ]
+        print_table("", ["model", "trait", "phase", "answers", *_STAGES], rows)
     for group, pairs in parts.pairs.items():
         say(pairs.line(str(group)))
+    return {"missing": missing or None, "stages": stages}
 
 
 def not_there(parts: Parts) -> str:
@@ -100,10 +123,6 @@ def not_there(parts: Parts) -> str:
     if "steered" not in phases:
         return "steered answers or their judgements"
     return "" if parts.projections else "projections"
-
-
-def _state(refs: object) -> str:
-    return "done" if refs is not None else "-"
 
 
 def _write(storage: Storage, summary: PersonaSummary) -> None:

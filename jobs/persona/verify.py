@@ -12,7 +12,7 @@ import transformers
 from cluster.errors import UserActionError
 from cluster.parts import read_part
 from cluster.storage import Storage
-from jobs.console import print_table, say, warn
+from jobs.console import detail, print_table, say, warn
 from jobs.persona.earlier import ids_of
 from jobs.persona.index import Group, Parts
 from jobs.persona.plan import Asked, PartRef, contrast_rows, steered_rows
@@ -56,7 +56,12 @@ class _Verified:
 
 
 def verify(storage: Storage, num_rows: int, seed: int) -> int:
-    """Check drawn answers, print what came of it; 0 within the tolerance, 1 not.
+    """Return 0 if drawn answers are within the tolerance, else 1; see ``verified``."""
+    return 0 if verified(storage, num_rows, seed)["verdict"] != "broken" else 1
+
+
+def verified(storage: Storage, num_rows: int, seed: int) -> dict[str, Any]:
+    """Check drawn answers, print the outcome and return it as plain data.
 
     Reads models and traits from where the run had them, in this process, and writes nothing.
 
@@ -79,19 +84,33 @@ def verify(storage: Storage, num_rows: int, seed: int) -> int:
     if not parts.answers:
         raise UserActionError(f"{storage.uri} holds no finished answers yet; run the sweep first")
     transformers.logging.disable_progress_bar()
-    verified = [
+    results = [
         _verify_model(storage, sweep, model, parts, num_rows, seed)
         for model in sweep.models.values()
     ]
-    _print(verified)
-    for result in verified:
+    _print(results)
+    for result in results:
         if result.other_prompts:
             warn(f"{result.model}: {result.other_prompts[0]} was asked with another prompt")
-        if result.furthest > result.tolerance:
-            warn(
-                f"{result.model}: {result.worst}: a token is {result.furthest:.2g} from the choice"
-            )
-    return 0 if all(result.holds for result in verified) else 1
+        worst = f"{result.model}: {result.worst}: a token is {result.furthest:.2g} from the choice"
+        (warn if result.furthest > result.tolerance else detail)(worst)
+    return {
+        "verdict": "holds" if all(result.holds for result in results) else "broken",
+        "models": [
+            {
+                "model": result.model,
+                "verdict": "holds" if result.holds else "broken",
+                "num_answers": len(result.checks),
+                "num_tokens": sum(check.num_tokens for check in result.checks),
+                "num_other_choices": sum(check.num_other for check in result.checks),
+                "furthest": result.furthest,
+                "tolerance": result.tolerance,
+                "other_prompts": list(result.other_prompts),
+                "worst_answer": result.worst or None,
+            }
+            for result in results
+        ],
+    }
 
 
 def _verify_model(

@@ -32,9 +32,11 @@ def write_certificate(storage: Storage, inventory: Inventory) -> dict[str, Any]:
     return content
 
 
-def tell_certificate(storage: Storage, inventory: Inventory) -> None:
-    """Say what the certificates of the parts that are done come to; write nothing."""
-    _tell(_content(inventory)["overall"], storage.uri_of(CERTIFICATE_KEY))
+def tell_certificate(storage: Storage, inventory: Inventory) -> dict[str, Any]:
+    """Say what the certificates of the finished parts amount to, and return it; write nothing."""
+    overall: dict[str, Any] = _content(inventory)["overall"]
+    _tell(overall, storage.uri_of(CERTIFICATE_KEY))
+    return overall
 
 
 def _content(inventory: Inventory) -> dict[str, Any]:

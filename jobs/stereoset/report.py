@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,15 +14,16 @@ from cluster.checked import write_checked
 from cluster.errors import ObjectNotFoundError
 from cluster.ledger import Ledger
 from cluster.storage import Storage
-from jobs.console import link, say, warn
-from jobs.stereoset.certificate_file import write_certificate
+from jobs.console import detail, link, say, warn
+from jobs.stereoset.certificate_file import CERTIFICATE_KEY, write_certificate
 from jobs.stereoset.comparison import COMPARED_SCHEMA, compare
 from jobs.stereoset.examples import store_missing_examples
 from jobs.stereoset.inventory import Inventory, take_inventory
 from jobs.stereoset.non_finite import described
 from jobs.stereoset.page.facts import gather
 from jobs.stereoset.page.write import PAGE_KEY, write_page
-from jobs.stereoset.result import print_result
+from jobs.stereoset.result import as_json as result_as_json
+from jobs.stereoset.result import print_result, select
 from jobs.stereoset.summary import Summary, summarise
 from jobs.stereoset.summary_tables import stored_table
 from jobs.words import count
@@ -81,6 +83,17 @@ def report(
     return summary
 
 
+def as_json(storage: Storage, summary: Summary, by: frozenset[str] | None) -> dict[str, Any]:
+    """The printed result as plain data, unrounded; of a report that was just made."""
+    rows = [*summary.cells.to_pylist(), *summary.pooled.to_pylist()]
+    certificate = json.loads(storage.read(CERTIFICATE_KEY))
+    return {
+        "num_missing_cells": summary.num_missing,
+        "certificate": certificate["overall"],
+        "result": result_as_json(select(rows, by or frozenset())),
+    }
+
+
 def _write(storage: Storage, name: str, table: pa.Table, *, only_with_rows: bool = False) -> None:
     """Write a table of ``summary/``; what an earlier report left goes where it has no rows now."""
     keys = {kind: f"summary/{name}.{kind}" for kind in ("parquet", "csv")}
@@ -88,6 +101,7 @@ def _write(storage: Storage, name: str, table: pa.Table, *, only_with_rows: bool
         for key in keys.values():
             storage.delete(key)
         return
+    detail(f"writing {storage.uri_of(keys['parquet'])} ({count(table.num_rows, 'row')})")
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     storage.replace(keys["parquet"], sink.getvalue().to_pybytes())

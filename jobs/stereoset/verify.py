@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +14,7 @@ import transformers
 from cluster.errors import UserActionError
 from cluster.parts import read_part
 from cluster.storage import Storage
-from jobs.console import print_table, say, warn
+from jobs.console import detail, print_table, say, warn
 from jobs.recorded import recorded_sweep
 from jobs.stereoset.inventory import Inventory, take_inventory
 from jobs.stereoset.plan import PlannedTask
@@ -36,7 +37,12 @@ class _Verified:
 
 
 def verify(storage: Storage, num_rows: int, seed: int) -> int:
-    """Compute rows of an output again, print what came of it; 0 within the tolerance, 1 not.
+    """Return 0 if recomputed rows are within the tolerance, else 1; see ``verified``."""
+    return 0 if verified(storage, num_rows, seed)["verdict"] != "broken" else 1
+
+
+def verified(storage: Storage, num_rows: int, seed: int) -> dict[str, Any]:
+    """Recompute rows of an output, print the outcome and return it as plain data.
 
     Reads model and data from where the run had them, in this process, and writes nothing.
 
@@ -52,24 +58,40 @@ def verify(storage: Storage, num_rows: int, seed: int) -> int:
     inventory = take_inventory(storage)
     if not inventory.done:
         raise UserActionError(f"{storage.uri} holds no finished task yet; run the sweep first")
-    verified = [
+    found = [
         _verify_model(storage, sweep, model, inventory, num_rows, seed)
         for model in sweep.models.values()
     ]
-    _print(verified)
-    is_right = all(v.found.holds for v in verified)
-    for v in verified:
-        if v.found.worst is not None and not v.found.holds:
-            warn(f"{v.model}: {v.found.worst}")
-    num_missing = len(inventory.planned) - len(inventory.done)
-    if num_missing and outcome == "done":
+    _print(found)
+    for v in found:
+        if v.found.worst is not None:
+            (detail if v.found.holds else warn)(f"{v.model}: {v.found.worst}")
+    num_missing = len(inventory.planned) - len(inventory.done) if outcome == "done" else 0
+    if num_missing:
         # A steered part's name covers its vectors: with other vectors it is not found.
         warn(
             f"the run finished, but {num_missing:,} of its tasks have no results for the vectors "
             "that are stored now; the same `steersweep run` recomputes them"
         )
-        is_right = False
-    return 0 if is_right else 1
+    is_broken = num_missing > 0 or not all(v.found.holds for v in found)
+    is_checked = any(v.found.num_rows_checked for v in found)
+    return {
+        "verdict": "broken" if is_broken else "holds" if is_checked else "not checked",
+        "num_missing_tasks": num_missing,
+        "models": [
+            {
+                "model": v.model,
+                "verdict": _verdict(v.found),
+                "num_rows": v.found.num_rows_checked,
+                "largest_difference": v.found.largest_difference,
+                "tolerance": v.tolerance.score,
+                "num_changed_choices": v.found.num_changed_choices,
+                "num_non_finite": v.found.num_non_finite,
+                "worst_row": None if v.found.worst is None else str(v.found.worst),
+            }
+            for v in found
+        ],
+    }
 
 
 def _verify_model(

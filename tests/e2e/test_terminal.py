@@ -162,3 +162,18 @@ def test_a_persona_run_and_its_plan_fit(tmp_path: Path, monkeypatch: pytest.Monk
     assert not re.search(r"\b[0-9a-f]{12}\b", text), "a digest"
     assert "1 model x 2 traits x 3 cells" in text
     assert (tmp_path / "out" / "report.html").as_uri() in text
+
+
+_COMMANDS = (
+    *("", "run", "submit", "plan", "status", "report", "verify", "export", "schema", "data"),
+    *("data fetch", "vectors", "vectors show", "vectors import", "vectors export"),
+    *("bench", "bench score", "bench generate", "bench cluster"),
+)
+
+
+@pytest.mark.parametrize("command", _COMMANDS)
+def test_help_fits_and_every_command_has_examples(command: str) -> None:
+    screen = shown(*command.split(), "--help")
+    assert "Usage: " in screen.text
+    examples = screen.text.partition("Examples:")[2].partition("╭")[0]
+    assert f"steersweep {command}".strip() in examples

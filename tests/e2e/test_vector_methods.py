@@ -147,7 +147,7 @@ def test_running_status_and_verify_find_it_done(method: str, runs: dict[str, Pat
     before = _contents(output)
     again = steersweep("run", str(output.parent / "sweep.yaml"))
     assert (again.code, "nothing left to compute" in again.out) == (0, True), again
-    assert "100%" in steersweep("status", str(output)).out
+    assert "(100 %)" in steersweep("status", str(output)).out
     verified = steersweep("verify", str(output))
     assert (verified.code, "holds" in verified.out) == (0, True), verified
     assert _contents(output) == before

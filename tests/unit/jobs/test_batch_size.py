@@ -240,7 +240,10 @@ def test_a_later_session_goes_on_with_the_size_that_is_stored(
     assert made == [700]
     assert set(used) == {700}
     assert planned_sizes(output) == [None] * 4
-    assert "tiny: batches of 700 tokens, measured" in steersweep("status", str(output)).out
+    assert (
+        "tiny: batches of 700 tokens, measured"
+        in steersweep("status", str(output), "--verbose").out
+    )
     logs = "".join(file.read_text() for file in (output / "log").iterdir())
     assert "batches of 700 tokens" in logs
 
@@ -250,7 +253,7 @@ def test_a_size_that_was_not_timed_is_not_told_as_measured(
 ) -> None:
     monkeypatch.setattr(worker_module, "tune", lambda *_, **__: Tuning(8192, {}))
     assert steersweep("run", str(sweep(tmp_path, [1], "auto"))).code == 0
-    told = steersweep("status", str(tmp_path / "out")).out
+    told = steersweep("status", str(tmp_path / "out"), "--verbose").out
     assert "tiny: batches of 8,192 tokens\n" in told
 
 
@@ -264,7 +267,8 @@ def test_an_output_that_was_planned_with_a_number_keeps_it(
     assert set(used) == {450}
     assert planned_sizes(output) == [450] * 3
     assert not (output / TUNING).exists()
-    assert "tiny: batches of 450 tokens\n" in steersweep("status", str(output)).out
+    shown = steersweep("status", str(output), "--verbose").out
+    assert "tiny: batches of 450 tokens\n" in shown
 
 
 def test_a_damaged_size_stops_the_run_until_it_is_deleted(
