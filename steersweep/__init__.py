@@ -82,7 +82,7 @@ def run(
     and they hold what is finished.
 
     Args:
-        spec: a YAML file, or the name of an example such as ``demo``.
+        spec: a YAML file, or the name of an example such as ``demo-tiny``.
         overrides: values by key, as for ``--set``.
         output: replaces the ``output`` of the file.
         figures: whether the report at the end draws them.
