@@ -12,6 +12,8 @@ from functools import cache
 PROBE_S = 10.0
 """The longest wait for the hub's first answer, in seconds."""
 
+_SERVER_ERROR = 500
+
 
 def is_offline() -> bool:
     """Whether files come from the hub's cache alone: it cannot be reached, or must not be asked.
@@ -48,10 +50,10 @@ def _answers(endpoint: str) -> bool:
 
     def ask() -> None:
         try:
-            get_session().head(endpoint, timeout=PROBE_S)
-        except Exception:  # noqa: S110 - of whatever kind: no answer
-            pass
-        else:
+            status = get_session().head(endpoint, timeout=PROBE_S).status_code
+        except Exception:  # of whatever kind: no answer
+            return
+        if status < _SERVER_ERROR:  # a gateway that cannot reach the hub says so with 502 or 504
             heard.set()
 
     # A thread, since looking up the host's name has no time limit of its own.

@@ -100,6 +100,8 @@ class ModelSource:
             raise InputError(f"{path} is a file; set path: {path.parent}, gguf_file: {path.name}")
         if found := sorted(entry.name for entry in path.glob("*.gguf")):
             raise InputError(f"{path} holds a GGUF file; to load it, set gguf_file: {found[0]}")
+        if not (path / "tokenizer.json").is_file():
+            raise InputError(f"{path} is not a model folder: it has no config.json")
 
 
 @dataclass(frozen=True, slots=True)

@@ -243,16 +243,27 @@ def test_a_hub_that_does_not_answer_is_asked_once_and_named(
             silent.accept()
 
 
+@pytest.mark.parametrize(("status", "is_offline"), [(200, False), (401, False), (502, True)])
 def test_a_hub_that_answers_is_used(
-    online: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    online: None, monkeypatch: pytest.MonkeyPatch, status: int, is_offline: bool
 ) -> None:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
+    """A gateway that has no way to the hub is not the hub."""
+
+    class Answers(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         endpoint = f"http://127.0.0.1:{server.server_port}"
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
-        assert not hub.is_offline(), "any answer counts, also 501"
-        assert ModelSource("lab/model").hub_options()["local_files_only"] is False
+        assert hub.is_offline() is is_offline
+        assert ModelSource("lab/model").hub_options()["local_files_only"] is is_offline
     finally:
         server.shutdown()
         server.server_close()
