@@ -470,9 +470,9 @@ def export(
 ) -> None:
     """Write all rows of an output into one flat Parquet file, with the texts.
 
-    Each row has its model, split and bias type as columns, and the context and candidates behind
-    its id; the column `table` tells baseline, steered and null rows apart. Of a persona sweep:
-    the answers with their scores. The license of the texts, where it is known, is in the file's
+    Each row has its model, split and bias type, and the context and candidates of its example. The
+    column `table` says whether it is a baseline, steered or null row. Of a persona sweep, the file
+    has the answers with their scores. The license of the texts, if it is known, is in the file's
     metadata. `datasets.load_dataset("parquet", data_files="FILE.parquet")` reads the file.
 
     Examples:

@@ -78,6 +78,11 @@ def plan(
     return plan_stereoset(sweep, options).as_json()
 
 
+def status(uri: str, endpoint_url: str | None = None) -> dict[str, Any]:
+    """See ``steersweep.status``."""
+    return outputs.status_content(_reached(uri, endpoint_url))
+
+
 def report(
     uri: str, endpoint_url: str | None = None, *, figures: bool = True
 ) -> StereoSetResults | PersonaResults:

@@ -34,6 +34,18 @@ def status(storage: Storage, *, prints_json: bool = False) -> bool:
     Raises:
         UserActionError: no run at this place, or damaged parts.
     """
+    driver, content = _status(storage)
+    if prints_json:
+        print_json(content)
+    return driver.is_running
+
+
+def status_content(storage: Storage) -> dict[str, Any]:
+    """Print how far a run has come, and return it as the plain data of ``status --json``."""
+    return _status(storage)[1]
+
+
+def _status(storage: Storage) -> tuple[DriverState, dict[str, Any]]:
     record = Ledger(storage).read_record() or {}
     driver = DriverState.of(storage, record)
     if _is_persona(record):
@@ -44,10 +56,8 @@ def status(storage: Storage, *, prints_json: bool = False) -> bool:
         from jobs.stereoset.status import status as status_of_stereoset
 
         job, content = "stereoset", status_of_stereoset(storage, record, driver)
-    if prints_json:
-        known = {"status_version": 1, "output": storage.uri, "job": job}
-        print_json({**known, "driver": driver.as_json(), **content})
-    return driver.is_running
+    known = {"status_version": 1, "output": storage.uri, "job": job}
+    return driver, {**known, "driver": driver.as_json(), **content}
 
 
 def report(

@@ -31,6 +31,7 @@ __all__ = [
     "plan",
     "report",
     "run",
+    "status",
     "verify",
 ]
 
@@ -126,6 +127,22 @@ def plan(
     return in_python.plan(
         spec, overrides, output, device=device, replicas=replicas, seconds=seconds
     )
+
+
+def status(uri: str, endpoint_url: str | None = None) -> dict[str, Any]:
+    """The progress of a run as plain data, as ``steersweep status --json`` prints it.
+
+    It is printed for a reader, too. docs/json.md lists the keys.
+
+    Args:
+        uri, endpoint_url: as for ``load``.
+
+    Raises:
+        cluster.errors.UserActionError: there is no run at this place, or parts are damaged.
+    """
+    from jobs import in_python
+
+    return in_python.status(uri, endpoint_url)
 
 
 def report(

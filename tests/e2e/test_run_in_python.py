@@ -14,7 +14,8 @@ import steersweep
 from cluster.errors import UserActionError
 from jobs import in_python
 from steering_core.errors import InputError
-from tests.support.stored_outputs import copy_stored_output
+from tests.support.stored_outputs import STORED_OUTPUTS, copy_stored_output
+from tests.support.sweeps import steersweep as command
 from tests.support.sweeps import write_spec
 
 
@@ -58,6 +59,16 @@ def test_a_plan_is_plain_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         steersweep.plan("persona.yaml", device="h100")
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("name", ["stereoset-stopped", "persona-stopped"])
+def test_the_status_is_that_of_the_command(name: str) -> None:
+    uri = str(STORED_OUTPUTS / name)
+    found = steersweep.status(uri)
+    printed = command("status", uri, "--json")
+    assert printed.code == 0, printed
+    assert json.loads(printed.out) == found
+    assert found["output"] == uri
 
 
 def test_a_report_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
