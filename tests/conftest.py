@@ -3,11 +3,14 @@
 import os
 import uuid
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 # Before transformers is imported: a test that would ask a hub fails, here and in its children.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -28,24 +31,42 @@ FAST_FOLDERS = {"unit", "parity"}
 NOT_FAST = {"gpu", "nightly", "ray", "real", "slow", "xla"}
 
 
-@pytest.hookimpl(tryfirst=True)  # before -m selects, and before xdist reads the groups
+@pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark the fast tests, and say which tests share a process of `pytest -n`."""
+    """Mark the fast tests; in a process of `pytest -n`, put the longest files first."""
     for item in items:
         marks = {mark.name for mark in item.iter_markers()}
         folder = item.path.relative_to(TESTS).parts[0]
         if folder in FAST_FOLDERS and not marks & NOT_FAST:
             item.add_marker("fast")
-        # Those with Ray one after another: several clusters at once would starve each other.
-        group = "ray" if "ray" in marks else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
-    if getattr(config.option, "loadgroup", False):  # a process of `--dist loadgroup`
-        items.sort(key=_start_early)
+    if hasattr(config, "workerinput"):
+        # What starts last ends last: a long file should not be it.
+        ranks = ("ray", "real")
+        items.sort(key=lambda i: next((n for n, mark in enumerate(ranks) if names(i, mark)), 2))
 
 
-def _start_early(item: pytest.Item) -> int:
-    """Rank of a test: the groups that take longest start first, so that none is left at the end."""
-    return next((rank for rank, mark in enumerate(("ray", "real")) if mark in item.keywords), 2)
+def names(item: pytest.Item, mark: str) -> bool:
+    """Whether the item's file names that mark."""
+    return f"mark.{mark}" in source_of(item.path)
+
+
+@cache
+def source_of(path: Path) -> str:
+    return path.read_text()
+
+
+class Files(LoadScopeScheduling):
+    """A file stays in one process, and all files with Ray share one: clusters would starve each
+    other. (xdist's own groups are ignored by pytest 9.2.)"""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "ray" if "mark.ray" in source_of(self.config.rootpath / file) else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Files | None:
+    return Files(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session", autouse=True)

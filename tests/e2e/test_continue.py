@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pandas as pd
-import psutil
 import pytest
 import yaml
 
 from cluster.lease import Lease
-from cluster.parts import read_part
-from cluster.storage import StorageSpec
 from jobs.resources import local_path
+from tests.support.drivers import (
+    SMALL_TASKS,
+    STEERING,
+    assert_same_rows,
+    check_a_stopped_driver_is_resumed,
+    finished_in_small_tasks,
+    num_tasks_done,
+    start_run,
+    stop_half_way,
+    write_times,
+)
 from tests.support.s3 import Fault, S3Server
 from tests.support.sweeps import part_keys, read_rows, steersweep, write_spec
-
-STEERING = {"layers": [1, 4], "coeffs": [-3, 400]}
 
 
 @pytest.fixture(scope="module")
@@ -38,148 +40,38 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out"
 
 
-def _start(spec: Path, **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "jobs.cli", "run", str(spec)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=os.environ | environment,
-    )
-
-
-def _stop_half_way(process: subprocess.Popen[str], output: Path, number: int) -> dict[str, int]:
-    """Send a signal once a few parts are there; the parts that are left then, by write time.
-
-    A replica commits what it has ready until it sees that its driver is gone.
-    """
-    deadline = time.monotonic() + 180
-    while len(part_keys(str(output))) < 6:
-        assert process.poll() is None, process.stdout and process.stdout.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    below = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(number)
-    process.wait(60)
-    _wait_for_end(below)
-    return _write_times(output)
-
-
-def _wait_for_end(below: list[psutil.Process]) -> None:
-    """But for Ray's own agents, which notice after a minute that their node is gone."""
-    ours = []
-    for each in below:
-        with suppress(psutil.NoSuchProcess):
-            if not each.name().endswith("Agent"):
-                ours.append(each)
-    _, alive = psutil.wait_procs(ours, timeout=20)
-    assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE], alive
-
-
-def _write_times(output: Path) -> dict[str, int]:
-    return {key: (output / key).stat().st_mtime_ns for key in part_keys(str(output))}
-
-
-def _assert_same_rows(output: Path, other: Path) -> None:
-    for table in ("baseline", "steered"):
-        pd.testing.assert_frame_equal(
-            read_rows(str(output), table), read_rows(str(other), table), check_exact=True
-        )
-
-
-SMALL_TASKS = {"executor": "in_process", "examples_per_task": 1}
-
-
 @pytest.fixture(scope="module")
 def undisturbed_small_tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same sweep in many small tasks, so that there is time to stop between them."""
-    folder = tmp_path_factory.mktemp("small")
-    spec = write_spec(folder / "sweep.yaml", steering=STEERING, compute=SMALL_TASKS)
-    assert steersweep("run", str(spec)).code == 0
-    return folder / "out"
+    return finished_in_small_tasks(tmp_path_factory.mktemp("small"))
 
 
-@pytest.mark.parametrize(
-    ("executor", "number"),
-    [
-        # SIGTERM is as SIGINT there, and a cluster of its own takes half a minute.
-        pytest.param("ray", signal.SIGKILL, marks=pytest.mark.ray),
-        pytest.param("ray", signal.SIGINT, marks=pytest.mark.ray),
-        ("in_process", signal.SIGKILL),
-        ("in_process", signal.SIGINT),
-        ("in_process", signal.SIGTERM),
-    ],
-)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_driver_goes_on_and_computes_nothing_twice(
-    executor: str, number: int, undisturbed_small_tasks: Path, tmp_path: Path
+    number: int, undisturbed_small_tasks: Path, tmp_path: Path
 ) -> None:
-    compute = SMALL_TASKS | {"executor": executor, "replicas": 2}
-    spec = write_spec(tmp_path / "sweep.yaml", steering=STEERING, compute=compute)
-    output = tmp_path / "out"
-
-    process = _start(spec, RAY_ADDRESS="local")
-    kept = _stop_half_way(process, output, number)
-    text = process.stdout.read() if process.stdout else ""
-
-    assert process.returncode == (-9 if number == signal.SIGKILL else 128 + number), text
-    assert len(kept) < 24 * 3, "stopped too late to show anything"
-    if number != signal.SIGKILL:
-        assert "the same command resumes it" in text
-        assert "Traceback" not in text
-    again = steersweep("run", str(spec), "--set", "compute.executor=in_process")
-    assert again.code == 0, again
-    assert f"{_num_tasks_done(kept)} of them done before" in again.out
-    after = _write_times(output)
-    assert {key: after[key] for key in kept} == kept
-    _assert_same_rows(output, undisturbed_small_tasks)
+    check_a_stopped_driver_is_resumed("in_process", number, undisturbed_small_tasks, tmp_path)
 
 
 def test_a_killed_driver_goes_on_with_the_states_that_are_there(tmp_path: Path) -> None:
     """With a method that needs states, a killed run is one that was never disturbed."""
     options: dict[str, Any] = {"vectors": {"method": "whitened"}, "compute": SMALL_TASKS}
     spec = write_spec(tmp_path / "sweep.yaml", steering=STEERING, **options)
-    process = _start(spec)
-    kept = _stop_half_way(process, tmp_path / "out", signal.SIGKILL)
+    process = start_run(spec)
+    kept = stop_half_way(process, tmp_path / "out", signal.SIGKILL)
     assert any(key.startswith("states/") for key in kept)
     assert len(kept) < 24 * 4, "stopped too late to show anything"
 
     again = steersweep("run", str(spec))
 
     assert again.code == 0, again
-    assert f"{_num_tasks_done(kept)} of them done before" in again.out
-    after = _write_times(tmp_path / "out")
+    assert f"{num_tasks_done(kept)} of them done before" in again.out
+    after = write_times(tmp_path / "out")
     assert {key: after[key] for key in kept} == kept
     whole = write_spec(
         tmp_path / "whole.yaml", steering=STEERING, **options, output=str(tmp_path / "whole")
     )
     assert steersweep("run", str(whole)).code == 0
-    _assert_same_rows(tmp_path / "out", tmp_path / "whole")
-
-
-@pytest.mark.ray
-@pytest.mark.parametrize("when", ["starting", "running"])
-def test_a_second_ctrl_c_leaves_at_once_and_nothing_behind(when: str, tmp_path: Path) -> None:
-    spec = write_spec(
-        tmp_path / "sweep.yaml", steering=STEERING, compute={"executor": "ray", "replicas": 1}
-    )
-    process = _start(spec, RAY_ADDRESS="local")
-    run = psutil.Process(process.pid)
-    deadline = time.monotonic() + 120
-    output = tmp_path / "out"
-    while not (len(run.children()) > 3 if when == "starting" else part_keys(str(output))):
-        assert process.poll() is None, process.stdout and process.stdout.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    below = run.children(recursive=True)
-    process.send_signal(signal.SIGINT)
-    time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(10) == 130
-    _wait_for_end(below)
-    storage = StorageSpec(str(output)).open()
-    for key in part_keys(str(output)):
-        read_part(storage, key)
-    assert steersweep("run", str(spec), "--set", "compute.executor=in_process").code == 0
+    assert_same_rows(tmp_path / "out", tmp_path / "whole")
 
 
 def test_ctrl_c_while_the_store_is_away_ends_within_seconds(
@@ -199,11 +91,6 @@ def test_ctrl_c_while_the_store_is_away_ends_within_seconds(
     assert finished.code == 130, finished
     assert "interrupted" in finished.out
     assert time.monotonic() - start < 30
-
-
-def _num_tasks_done(kept: dict[str, int]) -> int:
-    """A task is done with its last part: sums and states alone are not enough."""
-    return sum(not key.startswith(("sums/", "states/")) for key in kept)
 
 
 GROWN = {
@@ -227,13 +114,13 @@ def test_growing_the_grid_computes_only_what_is_missing(what: str, tmp_path: Pat
     output = tmp_path / "out"
     spec = write_spec(tmp_path / "sweep.yaml", **small)
     assert steersweep("run", str(spec)).code == 0
-    kept = _write_times(output)
+    kept = write_times(output)
 
     write_spec(spec, **large)
     grown = steersweep("run", str(spec))
     assert grown.code == 0, grown
 
-    after = _write_times(output)
+    after = write_times(output)
     assert {key: after[key] for key in kept} == kept
     rows = read_rows(str(output))
     cells = ["model", "split", "bias_type", "layer", "coeff", "example_id"]
@@ -325,13 +212,13 @@ def test_new_starts_beside_what_is_there(undisturbed: Path, tmp_path: Path) -> N
     finished = steersweep("run", str(spec), *changed)
     assert finished.code == 0, finished
     assert str(tmp_path / "out-2") in finished.out
-    _assert_same_rows(output, undisturbed)
+    assert_same_rows(output, undisturbed)
     assert len(read_rows(str(tmp_path / "out-2"), "baseline")) == 2 * 4 * 2
 
 
 def test_a_second_driver_is_told_who_holds_the_output(tmp_path: Path) -> None:
     spec = write_spec(tmp_path / "sweep.yaml", steering=STEERING, compute=SMALL_TASKS)
-    first = _start(spec)
+    first = start_run(spec)
     try:
         deadline = time.monotonic() + 180
         while not (tmp_path / "out" / "run.json").exists():
@@ -356,10 +243,10 @@ def test_a_lost_record_costs_nothing(undisturbed: Path, tmp_path: Path) -> None:
     shutil.copytree(undisturbed, copy)
     (copy / "run.json").unlink()
     shutil.rmtree(copy / "manifest")
-    before = _write_times(copy)
+    before = write_times(copy)
     spec = write_spec(tmp_path / "sweep.yaml", steering=STEERING)
     assert steersweep("run", str(spec)).code == 0
-    assert _write_times(copy) == before
+    assert write_times(copy) == before
 
 
 @pytest.mark.parametrize("change", [{"scoring": "aligned"}, {"data": DATA | {"limit": 2}}])
@@ -380,7 +267,7 @@ def test_without_its_record_an_output_is_still_told_from_another_sweep(
 def test_a_driver_that_was_overtaken_changes_nothing(tmp_path: Path) -> None:
     """Frozen at any moment of a run, for longer than its lease, while another one finishes it."""
     spec = write_spec(tmp_path / "sweep.yaml", steering=STEERING, compute=SMALL_TASKS)
-    first = _start(spec)
+    first = start_run(spec)
     try:
         deadline = time.monotonic() + 180
         while len(part_keys(str(tmp_path / "out"))) < 6:
@@ -421,7 +308,7 @@ def test_a_damaged_part_is_named(undisturbed: Path, tmp_path: Path) -> None:
         assert "delete it" in finished.err
     (copy / key).unlink()
     assert steersweep("run", str(tmp_path / "s.yaml")).code == 0
-    _assert_same_rows(copy, undisturbed)
+    assert_same_rows(copy, undisturbed)
 
 
 def test_the_record_tells_what_was_run(undisturbed: Path) -> None:
