@@ -287,6 +287,7 @@ def plan(
     """
     _refuse_extra(context, as_json=json_)
     _configure(verbose=verbose, quiet=quiet, as_json=json_)
+    from jobs.console import say
     from jobs.sweeps import load_one_sweep, load_sweeps
 
     if json_ or json_file:
@@ -294,6 +295,8 @@ def plan(
     else:
         sweeps = load_sweeps(spec, set_ or [], output)
     for sweep in sweeps:
+        if len(sweeps) > 1:
+            say(f"{sweep.output}:")
         _plan(sweep, device, replicas, share, seconds, json_file, prints_json=json_)
 
 

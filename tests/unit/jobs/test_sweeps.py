@@ -132,3 +132,9 @@ def test_the_demo_asks_the_steered_model_other_questions() -> None:
     assert found.instructions == steered.instructions
     assert not set(found.questions) & set(steered.questions)
     assert 2 * len(found.instructions) * len(found.questions) == 80
+
+
+def test_plan_names_the_output_of_each_sweep_of_a_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.cli._plan", lambda *_args, **_options: None)
+    finished = steersweep("plan", "demo")
+    assert (finished.code, finished.out) == (0, "runs/demo/persona:\nruns/demo/stereoset:\n")
