@@ -198,8 +198,8 @@ def _figures(found: Mapping[str, list[Any]], *, has_geometry: bool) -> Iterable[
     yield Figure(
         "moves",
         "Where choices went",
-        "Left: choices before steering. Right: after it. Gray: choices that stayed or went the "
-        "opposite way.",
+        "Left: choices before steering. Right: after it. Colors as in the other figures, in both "
+        "directions. Gray: choices that stayed.",
         "moves",
         "coeff",
         "measure",

@@ -47,6 +47,7 @@ class _Flow:
     name: str
     is_reversed: bool
     share: Estimate
+    coeff: float
 
     @property
     def way(self) -> str:
@@ -56,6 +57,8 @@ class _Flow:
     def role(self) -> str:
         if self.name != INTENDED:
             return "a side effect"
+        if self.coeff < 0:  # it pushes from anti-stereotype to stereotype
+            return f"{'as' if self.is_reversed else 'not as'} a negative coefficient is meant to"
         return "against what was intended" if self.is_reversed else "as intended"
 
     @property
@@ -136,7 +139,7 @@ def _flows(row: Row) -> list[_Flow]:
         if share is not None:
             if is_reversed := share.value < 0:
                 share = Estimate(-share.value, -share.high, -share.low)
-            found.append(_Flow(name, is_reversed, share))
+            found.append(_Flow(name, is_reversed, share, row["coeff"]))
     return sorted(found, key=lambda flow: -flow.share.value)
 
 

@@ -96,6 +96,14 @@ def test_the_intended_flow_may_dominate_or_go_the_other_way() -> None:
     assert "went the other way: 5.0 % of examples (95 % interval 4.0 to 6.0)" in text
 
 
+def test_a_negative_coefficient_is_meant_to_push_the_other_way() -> None:
+    backwards = flows((-0.2, -0.25, -0.15), (-0.05, -0.06, -0.04), 0.0)
+    text = said(summary_of(pooled=[cell(coeff=-40, **backwards)]))
+    assert "anti-stereotype → stereotype, as a negative coefficient is meant to: 20.0 %" in text
+    text = said(summary_of(pooled=[cell(coeff=40, **backwards)]))
+    assert "anti-stereotype → stereotype, against what was intended: 20.0 %" in text
+
+
 def test_an_interval_with_0_is_never_called_a_finding() -> None:
     none = flows((0.03, -0.01, 0.07), (0.02, -0.02, 0.06), 0.0, lms_change=(-1.0, -3.0, 1.0))
     text = said(summary_of(pooled=[cell(**none)]))

@@ -105,12 +105,12 @@
   function moves(figure, pick) {
     const ends = [...range(3), ...range(3)];
     const labels = ["stereotype", "anti-stereotype", "unrelated"];
-    const colors = { sa: "--s2a", ua: "--u2a", su: "--s2u" };
+    const colors = { as: "--s2a", au: "--u2a", su: "--s2u" }; // by the pair, whatever the direction
     const links = range(9)
       .map((n) => {
         const pair = `${"sau"[Math.floor(n / 3)]}_${"sau"[n % 3]}`;
         const share = estimate(`flow_${pair}`, pick)?.value ?? 0;
-        return { source: Math.floor(n / 3), target: 3 + (n % 3), share, color: css(colors[pair.replace("_", "")] ?? "--still") };
+        return { source: Math.floor(n / 3), target: 3 + (n % 3), share, color: css(colors[[...pair.replace("_", "")].sort().join("")] ?? "--still") };
       })
       .filter((link) => link.share > 0);
     return links.length === 0 ? [] : [{
