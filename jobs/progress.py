@@ -96,10 +96,18 @@ class RunProgress:
         elapsed = self.elapsed_s
         return (self._done - self._start_done) / elapsed if elapsed > 0 else 0.0
 
-    def line(self) -> str:
-        """Where it stands: ``scoring 8 of 2,520 rows (0.3 %), 0.25 rows/s, about ... left``."""
-        share = percent(self._done, self._total)
-        counts = f"{self._done:,} of {self._total:,} {self._noun} ({share})"
+    def line(self, width: int | None = None) -> str:
+        """The progress so far: ``scoring 8 of 2,520 rows (0.3 %), 0.25 rows/s, about ... left``.
+
+        Args:
+            width: characters that a terminal has. A longer line leaves out the share, which the
+                bar above it shows.
+        """
+        line = self._line(f" ({percent(self._done, self._total)})")
+        return line if width is None or len(line) <= width else self._line("")
+
+    def _line(self, share: str) -> str:
+        counts = f"{self._done:,} of {self._total:,} {self._noun}{share}"
         if self._activity:
             return f"{self._activity}; {counts} done" if self._done else self._activity
         words = f"{self._verb} {counts}"
@@ -118,6 +126,7 @@ class RunProgress:
     def _picture(self) -> Table:
         # A grid, as nothing else ends its lines on a console that wraps softly.
         grid = Table.grid()
-        grid.add_row(ProgressBar(self._total, self._done, width=min(76, messages().width - 1)))
-        grid.add_row(Text(self.line()))
+        width = messages().width - 1
+        grid.add_row(ProgressBar(self._total, self._done, width=min(76, width)))
+        grid.add_row(Text(self.line(width)))
         return grid

@@ -77,3 +77,14 @@ def test_a_quiet_run_has_no_progress(clock: Clock, capsys: pytest.CaptureFixture
     finally:
         configure()
     assert capsys.readouterr().out == ""
+
+
+def test_a_line_that_is_wider_than_the_terminal_leaves_out_the_share(clock: Clock) -> None:
+    shown = RunProgress(98_560, verb="writing", noun="contrast answers", unit="answers")
+    shown.begin()
+    shown.advance(1200)
+    clock.now += 1000
+    assert len(shown.line()) > 79
+    narrow = "writing 1,200 of 98,560 contrast answers, 1.2 answers/s, about 22 h 32 min left"
+    assert shown.line(79) == narrow
+    assert shown.line(200) == shown.line()
