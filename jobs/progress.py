@@ -84,6 +84,8 @@ class RunProgress:
     def describe(self, text: str) -> None:
         """What happens before the first replica is ready, in a few words."""
         self._activity = text
+        if self._live is not None:
+            self._live.refresh()  # by its own clock, a short activity would never be drawn
 
     @property
     def elapsed_s(self) -> float:
