@@ -1,6 +1,7 @@
 """Fixtures for every suite."""
 
 import os
+import signal
 import uuid
 from collections.abc import Iterator
 from functools import cache
@@ -19,6 +20,10 @@ os.environ.setdefault("RAY_ADDRESS", "local")
 # Drawing takes longer than a small sweep; a test of figures asks for them.
 os.environ["STEERSWEEP_FIGURES"] = "0"
 
+# A shell without job control lets what it starts in the background ignore Ctrl-C, which tests send.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 from tests.support.s3 import BUCKET, S3Server, faulty_s3_server
 
 # Hypothesis draws the same examples each time, so that a change fails for what it changed; to look
@@ -29,6 +34,7 @@ TESTS = Path(__file__).parent
 # A new test joins `make test-fast` by where it is; what it needs or its length keeps it out.
 FAST_FOLDERS = {"unit", "parity"}
 NOT_FAST = {"gpu", "nightly", "ray", "real", "slow", "xla"}
+NICE = 5
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
@@ -57,15 +63,25 @@ def source_of(path: Path) -> str:
 
 class Files(LoadScopeScheduling):
     """A file stays in one process, and all files with Ray share one: clusters would starve each
-    other. (xdist's own groups are ignored by pytest 9.2.)"""
+    other. (xdist's own groups do nothing under pytest 9.2.)"""
 
     def _split_scope(self, nodeid: str) -> str:
+        """Name of what is given to one process as a whole."""
         file = nodeid.partition("::")[0]
         return "ray" if "mark.ray" in source_of(self.config.rootpath / file) else file
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Processes of `pytest -n` leave the processor to the one with Ray: its tests have deadlines,
+    and it takes longest. It comes down to the others when it has done those."""
+    if hasattr(item.config, "workerinput") and not names(item, "ray") and os.nice(0) < NICE:
+        os.nice(NICE)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Files | None:
+    """Ours for `--dist loadfile`."""
     return Files(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
