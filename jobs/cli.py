@@ -619,6 +619,9 @@ def main() -> None:
     from steering_core.errors import InputError
 
     code = 0
+    # Read when torch is loaded. By default OpenMP's threads spin while they wait for each other,
+    # which makes a run several times slower as soon as other programs want the same cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     configure()  # the last command of this process may have changed it
     try:
         app()
