@@ -36,6 +36,8 @@ from steering_core.reference import reference_scores
 from steering_core.stereoset import LABELS, Example
 from tests.support.golden import model_path
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 NEVER = ("ray", "pyarrow", "pandas", "boto3", "botocore", "pydantic", "platformdirs")
 NOT_ON_A_BARE_MACHINE = ("typer", "click", "rich")

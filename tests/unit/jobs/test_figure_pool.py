@@ -22,6 +22,8 @@ from jobs.figures.write import write_figures
 from jobs.stereoset.figures.make import NAMES, planned_figures
 from tests.support.summaries import cells_frame, pooled_frame, vectors_frame_of
 
+pytestmark = pytest.mark.slow
+
 CELLS = cells_frame(models=["m"])
 
 
