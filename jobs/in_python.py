@@ -16,6 +16,7 @@ from jobs.console import warn
 from jobs.kinds import AnySpec, load_any_spec
 from jobs.persona.spec import PersonaSpec
 from jobs.results import open_results, results_of
+from jobs.sweeps import run_sweep
 from steering_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,14 +36,7 @@ def run(
     """See ``steersweep.run``."""
     sweep = _spec(spec, overrides, output)
     with _signals_put_back():
-        if isinstance(sweep, PersonaSpec):
-            from jobs.persona.run import run as run_persona
-
-            code = run_persona(sweep, figures=figures)
-        else:
-            from jobs.stereoset.run import run as run_stereoset
-
-            code = run_stereoset(sweep, figures=figures)
+        code = run_sweep(sweep, new=False, figures=figures)
     if code > _TASKS_FAILED:
         raise KeyboardInterrupt
     results = open_results(sweep.output, sweep.storage.endpoint_url)

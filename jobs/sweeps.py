@@ -75,7 +75,7 @@ def run_sweeps(
     """
     sweeps = load_sweeps(source, overrides, output)
     if len(sweeps) == 1:
-        return _run(sweeps[0], new=new, figures=figures)
+        return run_sweep(sweeps[0], new=new, figures=figures)
     names = SPEC_SETS[source]
     if new:
         sweeps = _in_new_folder(source, sweeps)
@@ -84,7 +84,7 @@ def run_sweeps(
         if number > 1:
             say("")
         say(f"== {name}, sweep {number} of {len(names)} ==")
-        code = max(code, _run(sweep, new=False, figures=figures))
+        code = max(code, run_sweep(sweep, new=False, figures=figures))
         if code >= INTERRUPTED:
             break
     return code
@@ -96,7 +96,8 @@ def storages_of(source: str, endpoint_url: str | None) -> list[Storage]:
     return [storage_of(name, endpoint_url) for name in names]
 
 
-def _run(sweep: AnySpec, *, new: bool, figures: bool) -> int:
+def run_sweep(sweep: AnySpec, *, new: bool, figures: bool) -> int:
+    """The exit code of one sweep, run by its job; see ``run_sweeps``."""
     if isinstance(sweep, PersonaSpec):
         from jobs.persona.run import run as run_persona
 
