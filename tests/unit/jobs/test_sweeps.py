@@ -27,7 +27,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         outputs.append(sweep.output)
         return 0
 
-    monkeypatch.setattr(sweeps, "_run", note)
+    monkeypatch.setattr(sweeps, "run_sweep", note)
     return outputs
 
 
@@ -63,7 +63,7 @@ def test_failed_tasks_do_not_stop_a_set_and_an_interrupt_does(
     codes: tuple[int, ...], code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left = list(codes)
-    monkeypatch.setattr(sweeps, "_run", lambda *_args, **_options: left.pop(0))
+    monkeypatch.setattr(sweeps, "run_sweep", lambda *_args, **_options: left.pop(0))
     assert run_sweeps("demo", [], None, new=False, figures=False) == code
     assert left == []
 
@@ -72,7 +72,9 @@ def test_one_sweep_keeps_its_own_output_and_option(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    monkeypatch.setattr(sweeps, "_run", lambda sweep, **options: seen.append((sweep, options)) or 0)
+    monkeypatch.setattr(
+        sweeps, "run_sweep", lambda sweep, **options: seen.append((sweep, options)) or 0
+    )
     spec = write_spec(tmp_path / "s.yaml")
     run_sweeps(str(spec), [], str(tmp_path / "y"), new=True, figures=True)
     ((sweep, options),) = seen
