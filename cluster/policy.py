@@ -14,6 +14,9 @@ class Policy:
     "Failures of its own (TASK) after which a task is set aside."
     max_strikes: int = 3
     "Replicas lost under a task after which it is set aside."
+    max_device_losses: int = 3
+    """Different tasks in a row under which the device of one slot stopped working, after which the
+    slot is given up, and with the last slot the run."""
     max_preemptions: int = 20
     "Nodes lost under a task after which it is set aside: it may be what ends them."
     max_storage_retries: int = 8

@@ -14,6 +14,7 @@ import socket
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pyarrow as pa
 
@@ -23,7 +24,15 @@ from cluster.lease import LeaseToken
 from cluster.logs import StoredLog
 from cluster.parts import commit_part
 from cluster.storage import PutOutcome, Storage, StorageSpec
-from cluster.tasks import Failure, FailureKind, Receipt, Task, Worker, WorkerFactory
+from cluster.tasks import (
+    ChecksDevice,
+    Failure,
+    FailureKind,
+    Receipt,
+    Task,
+    Worker,
+    WorkerFactory,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +110,9 @@ class Replica:
             tables = self._worker.run(task.payload)
             _check_names(task, tables)
         except Exception as error:  # the worker is the caller's code: it may raise anything
+            broken = _device_error(self._worker)
+            if broken is not None:
+                return self._failed(FailureKind.REPLICA, error, broken)
             return self._failed(_kind_of_run_error(error), error)
         try:
             receipt = self._commit(self._storage, task, attempt, tables, start)
@@ -111,8 +123,13 @@ class Replica:
             self._log.write_if_due()
         return receipt
 
-    def _failed(self, kind: FailureKind, error: Exception) -> Failure:
+    def _failed(
+        self, kind: FailureKind, error: Exception, device_error: Exception | None = None
+    ) -> Failure:
+        """The failure, logged; `device_error`: what the device says if it no longer works."""
         failure = Failure.from_exception(kind, error)
+        if device_error is not None:
+            failure = _as_device_failure(failure, error, device_error)
         logger.error("%s failure: %s", kind, failure.details)
         if self._log is not None:
             self._log.write()
@@ -159,6 +176,30 @@ def _check_names(task: Task, tables: Mapping[str, pa.Table]) -> None:
         raise ValueError(
             f"worker must return the tables {sorted(task.parts)}, got {sorted(tables)}"
         )
+
+
+def _device_error(worker: Worker) -> Exception | None:
+    """What the worker's device says if it no longer works; None if it works or is not checked."""
+    if not isinstance(worker, ChecksDevice):
+        return None
+    try:
+        worker.check_device()
+    except Exception as error:  # a broken device may raise anything
+        return error
+    return None
+
+
+def _as_device_failure(failure: Failure, error: Exception, device_error: Exception) -> Failure:
+    # CUDA's errors go on with several lines of advice for developers: they are in the details.
+    said = str(error).strip().partition("\n")[0]
+    check = Failure.from_exception(failure.kind, device_error).details
+    return replace(
+        failure,
+        message=f"the device stopped working: {type(error).__name__}: {said}",
+        details=f"{failure.details}\nThe device check then failed:\n{check}",
+        user_must_act=False,
+        device_is_lost=True,
+    )
 
 
 def _kind_of_start_error(error: Exception) -> FailureKind:

@@ -243,6 +243,28 @@ class Scheduler:
             self.stop(failure)
         elif record is not None:
             self._count_failure(slot, record.task.id, failure, now)
+            if failure.device_is_lost:
+                self._count_device_loss(slot, record, failure)
+
+    def _count_device_loss(self, slot: Slot, record: TaskRecord, failure: Failure) -> None:
+        """Give up a slot whose device stops working whatever task it is given.
+
+        One failure does not tell whether the task or the device is at fault. A task that breaks
+        every device breaks those of several slots, which finish other tasks in between: it is set
+        aside as after any lost replicas. A device that breaks under one task after another is
+        faulty: none of that counts against the tasks, which run elsewhere.
+        """
+        slot.device_losses.append((record, failure))
+        tasks = {lost.task.id for lost, _ in slot.device_losses}
+        if len(tasks) < self.policy.max_device_losses:
+            return
+        for lost, its_failure in slot.device_losses:
+            self._book.forgive(lost, its_failure)
+        slot.device_losses.clear()
+        slot.state = SlotState.RETIRED
+        if all(s.state is SlotState.RETIRED for s in self._slots):
+            message = f"the last device failed under {len(tasks)} different tasks in a row"
+            self.stop(Failure(FailureKind.RUN, f"{message}; {failure.message}", failure.details))
 
     def _may_do_with_fewer(self, slot: Slot, record: TaskRecord | None) -> bool:
         """Whether the first shortage of memory of a task, or of a start, costs a slot alone.
@@ -261,6 +283,7 @@ class Scheduler:
         if slot.record is record and slot.attempt == event.receipt.attempt:
             self._pace.saw(slot, now)
             slot.num_losses = 0
+            slot.device_losses.clear()
             self._end_attempt(slot, now, has_result=record.state is not TaskState.DONE)
             slot.idle()
         self._breaker.saw_success()
@@ -286,7 +309,7 @@ class Scheduler:
         record = self._book.records[task_id]
         if record.state is TaskState.DONE:  # by another attempt: nothing hangs on this one
             return
-        stop = self._book.fail(record, failure, slot.replica, now)
+        stop = self._book.fail(record, failure, slot.replica, slot.index, now)
         stop = stop or self._breaker.saw_failure(
             failure, self._book.num_set_aside, len(self._book.records)
         )
@@ -381,7 +404,9 @@ class Scheduler:
                 and s.state in (SlotState.IDLE, SlotState.BUSY)
                 for s in self._slots
             )
-            taken = self._book.take(slot.held_pool, slot.replica, has_alternative=has_alternative)
+            taken = self._book.take(
+                slot.held_pool, slot.replica, slot.index, has_alternative=has_alternative
+            )
             if taken is not None:
                 yield self._run(slot, *taken, now)
             elif not self._book.num_waiting(slot.held_pool):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from cluster.task_book import TaskBook, TaskRecord
+from cluster.tasks import Failure
 
 
 class SlotState(Enum):
@@ -38,6 +39,8 @@ class Slot:
     "Starts in a row that ended without a ready replica."
     num_losses: int = 0
     "Replicas lost since a task last finished here."
+    device_losses: list[tuple[TaskRecord, Failure]] = field(default_factory=list)
+    "Tasks under which the device stopped working since a task last finished here."
     is_placed: bool = False
     "Whether the replica it holds was heard to have its share of a node."
     record: TaskRecord | None = None

@@ -41,6 +41,8 @@ class TaskRecord:
     num_storage_failures: int = 0
     failed_on: int | None = None
     "The replica whose attempt ended in a failure of the task's own."
+    device_failed_in: int | None = None
+    "The slot whose device stopped working under the last attempt."
     failures: list[Failure] = field(default_factory=list)
     receipt: Receipt | None = None
 
@@ -107,11 +109,13 @@ class TaskBook:
             self._enqueue(record)
 
     def take(
-        self, pool: str, replica: int, *, has_alternative: bool
+        self, pool: str, replica: int, slot: int, *, has_alternative: bool
     ) -> tuple[TaskRecord, str] | None:
-        """The pool's longest task that `replica` should run, and the id of this attempt.
+        """The pool's longest task that `replica` in `slot` should run, and the id of this attempt.
 
-        A task that failed on this replica is left for another one where there is one.
+        A task that failed on this replica is left for another one where there is one. So is a task
+        under which the device of this slot stopped working; without another replica it is taken
+        last, so that other tasks show first whether the task or the device is at fault.
         """
         queue, left = self._queues[pool], []
         taken = None
@@ -119,10 +123,13 @@ class TaskBook:
             entry = heapq.heappop(queue)
             if entry[1].state is not TaskState.WAITING:
                 continue  # done meanwhile by a late reply
-            if has_alternative and entry[1].failed_on == replica:
+            failed_here = has_alternative and entry[1].failed_on == replica
+            if failed_here or entry[1].device_failed_in == slot:
                 left.append(entry)
             else:
                 taken = entry[1]
+        if taken is None and left and not has_alternative:
+            taken = left.pop(0)[1]
         for entry in left:
             heapq.heappush(queue, entry)
         if taken is None:
@@ -165,7 +172,7 @@ class TaskBook:
         return True
 
     def fail(
-        self, record: TaskRecord, failure: Failure, replica: int, now: float
+        self, record: TaskRecord, failure: Failure, replica: int, slot: int, now: float
     ) -> Failure | None:
         """Account for a failed attempt that is over; returns why the run must stop, if it must.
 
@@ -192,14 +199,25 @@ class TaskBook:
             case FailureKind.TASK:
                 record.num_storage_failures = 0
                 record.num_task_failures += 1
-                record.failed_on = replica
+                record.failed_on, record.device_failed_in = replica, None
                 record.failures.append(failure)
             case FailureKind.REPLICA | FailureKind.MEMORY:
                 record.num_strikes += 1
+                if failure.device_is_lost:
+                    record.failed_on, record.device_failed_in = None, slot
                 record.failures.append(failure)
         if not record.num_in_flight:
             self._again_or_set_aside(record, now if stop else not_before, now)
         return stop
+
+    def forgive(self, record: TaskRecord, failure: Failure) -> None:
+        """Take back a lost replica that turned out not to be the task's fault.
+
+        Too late for a task that is done or set aside.
+        """
+        if record.state not in (TaskState.DONE, TaskState.SET_ASIDE):
+            record.num_strikes -= 1
+            record.failures.remove(failure)
 
     def forgive_memory(self, record: TaskRecord) -> bool:
         """Requeue a task that ran out of memory at no cost; False the second time."""

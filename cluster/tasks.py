@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast, runtime_checkable
 
 from cluster.errors import UserActionError
 from cluster.placement import Share
@@ -52,6 +52,18 @@ class Worker(Protocol):
 
     def run(self, payload: Any) -> Mapping[str, pa.Table]:
         """The tables of one task by name; a pure function of payload and loaded state."""
+
+
+@runtime_checkable
+class ChecksDevice(Protocol):
+    """What a `Worker` may also have: a test of its accelerator."""
+
+    def check_device(self) -> None:
+        """Raise if the device can no longer compute anything in this process.
+
+        A replica calls it after `run` has raised. Some CUDA errors (an illegal address, a memory
+        fault) break the whole process: every later call on the device fails too.
+        """
 
 
 @dataclass(frozen=True)
@@ -125,6 +137,8 @@ class Failure:
     "Full traceback for the log; may be empty."
     user_must_act: bool = False
     "True where the message is addressed to the user, as with `UserActionError`."
+    device_is_lost: bool = False
+    "True if the replica's device no longer works. Kind REPLICA: only a new process can use it."
 
     @classmethod
     def from_exception(cls, kind: FailureKind, error: BaseException) -> Failure:

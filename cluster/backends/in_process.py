@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from dataclasses import replace
 
 from cluster.backends.base import Backend
 from cluster.replica import Replica
@@ -74,4 +75,15 @@ class InProcessBackend(Backend):
         receipt = replica.run(task, attempt)
         if isinstance(receipt, Receipt):
             return TaskFinished(slot, receipt)
+        if receipt.device_is_lost:
+            return ReplicaLost(slot, _only_a_new_process_helps(receipt))
         return TaskFailed(slot, task.id, receipt)
+
+
+def _only_a_new_process_helps(failure: Failure) -> Failure:
+    """The end of the run: a replica that is started here would meet the same broken device."""
+    message = (
+        f"{failure.message}; only a new process can use the device again: run the same command "
+        "again to continue"
+    )
+    return replace(failure, kind=FailureKind.RUN, message=message, user_must_act=True)

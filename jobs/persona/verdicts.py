@@ -16,7 +16,9 @@ from jobs.persona.judges import Answer, Judgement, JudgeSpec, Scorer, Verdict, o
 from jobs.persona.plan import PartRef, ScoresPayload
 from jobs.persona.tables import SCORES_SCHEMA
 from jobs.persona.traits import Trait
+from steering_core.device_check import check_devices
 from steering_core.errors import InputError
+from steering_core.models import resolve_device
 
 
 def score_part(
@@ -91,6 +93,10 @@ class JudgeWorker:
                 raise UserActionError(str(error)) from error
             self._scorer = Scorer(judge)
         return {"judge": self._spec.kind, "device": self._device}
+
+    def check_device(self) -> None:
+        """Raise if the judge's device no longer computes."""
+        check_devices([resolve_device(self._device)])
 
     def run(self, payload: ScoresPayload) -> Mapping[str, pa.Table]:
         """The table ``scores`` of the payload's answers."""

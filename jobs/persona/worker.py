@@ -25,6 +25,7 @@ from jobs.persona.plan import (
 )
 from jobs.persona.spec import POOLINGS, GenerationSpec
 from jobs.persona.tables import ANSWERS_SCHEMA, PROJECTIONS_SCHEMA, SUMS_SCHEMA
+from steering_core.device_check import check_devices, devices_of
 from steering_core.errors import InputError
 from steering_core.generation import Generated, GenerationRow, generate
 from steering_core.generation_probe import can_use_slots
@@ -142,6 +143,11 @@ class PersonaWorker:
             "dtype": str(self._model.dtype).removeprefix("torch."),
             "answers": "in slots" if self._in_slots else "one at a time",
         }
+
+    def check_device(self) -> None:
+        """Raise if the device that holds the model no longer computes."""
+        if self._facts is not None:
+            check_devices(devices_of(self._model.module))
 
     def run(self, payload: Payload) -> Mapping[str, pa.Table]:
         """The table that the payload names.

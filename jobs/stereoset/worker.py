@@ -19,6 +19,7 @@ from jobs.stereoset.certifier import Certifier, TaskRows
 from jobs.stereoset.non_finite import counted, require_finite
 from jobs.stereoset.spec import CertificateSpec
 from jobs.stereoset.tables import rows_table, states_table, sums_table
+from steering_core.device_check import check_devices, devices_of
 from steering_core.encoding import ExampleEncoder
 from steering_core.engine import Cell
 from steering_core.errors import InputError
@@ -124,6 +125,11 @@ class StereoSetWorker:
             "dtype": str(model.dtype).removeprefix("torch."),
             "rows": "packed" if self._engine.is_packed else "separate sequences",
         }
+
+    def check_device(self) -> None:
+        """Raise if the device that holds the model no longer computes."""
+        if self._facts is not None:
+            check_devices(devices_of(self._model.module))
 
     def run(self, payload: Payload) -> Mapping[str, pa.Table]:
         """The tables that the payload names; the last one carries the certificate.

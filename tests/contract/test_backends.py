@@ -271,6 +271,28 @@ def test_a_process_that_exits_is_replaced(backend: Backend, tmp_path: Path) -> N
     ]
 
 
+def test_nothing_is_set_aside_when_a_device_breaks(
+    backend: Backend, storage_spec: StorageSpec, tmp_path: Path
+) -> None:
+    bad = task_of(0, "break_device", marker=str(tmp_path / "tried"))
+    tasks = [bad, *(task_of(i) for i in range(1, 5))]
+    outcome = run(backend, tasks)
+    if isinstance(backend, InProcessBackend):
+        # A replica that is started in this process would have the same broken device.
+        assert outcome.stop is not None
+        assert outcome.stop.user_must_act
+        assert outcome.stop.message == (
+            "the device stopped working: RuntimeError: CUDA error: an illegal memory access; only "
+            "a new process can use the device again: run the same command again to continue"
+        )
+        backend = InProcessBackend(storage_spec)  # as in a new process
+        outcome = run(backend, tasks)
+    assert outcome.complete
+    assert all(stored(storage_spec, task) for task in tasks)
+    if not isinstance(backend, InProcessBackend):
+        assert outcome.losses.num_lost_replicas == 1
+
+
 def test_facts_of_the_worker_arrive(backend: Backend) -> None:
     backend.start(3, pool_of("b"))
     event = wait_for_event(backend)

@@ -96,3 +96,24 @@ def test_more_replicas_than_the_cluster_has_are_refused_with_both_numbers(
     assert "64 replicas" in finished.err
     assert "room for 2" in finished.err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_broken_device_stops_a_run_in_process_and_sets_nothing_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = write_spec(tmp_path / "sweep.yaml")
+
+    def broken(_devices: Any) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    with monkeypatch.context() as patched:
+        _poison(patched, "race", "steered")
+        patched.setattr("jobs.stereoset.worker.check_devices", broken)
+        finished = steersweep("run", str(spec))
+    assert finished.code == 2, finished
+    assert "the device stopped working: RuntimeError: planted" in finished.err
+    assert "run the same command again to continue" in finished.err
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["outcome"] == "stopped"
+    again = steersweep("run", str(spec))
+    assert again.code == 0, again

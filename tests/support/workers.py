@@ -53,6 +53,7 @@ class ScriptedWorker:
         self.name = name
         self.num_loads = 0
         self._load = load
+        self._device_is_broken = False
         self._log = log
 
     def load(self) -> Mapping[str, str]:
@@ -67,8 +68,13 @@ class ScriptedWorker:
                 os._exit(3)
         return {"name": self.name, "pid": str(os.getpid()), "parent": str(os.getppid())}
 
+    def check_device(self) -> None:
+        if self._device_is_broken:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
     def run(self, payload: Script) -> Mapping[str, pa.Table]:
         self._note(f"run {self.name} {payload.value}")
+        self.check_device()  # as any later call on the device fails
         if not (payload.marker and Path(payload.marker).exists()):
             if payload.marker:
                 Path(payload.marker).write_text(str(os.getpid()))
@@ -88,6 +94,9 @@ class ScriptedWorker:
                 raise ModuleNotFoundError("No module named 'nowhere'")
             case "storage_unavailable":
                 raise StorageUnavailableError("bucket b does not exist")
+            case "break_device":
+                self._device_is_broken = True
+                raise RuntimeError("CUDA error: an illegal memory access\nAdvice for developers")
             case "system_exit":
                 raise SystemExit(4)
             case "exit":

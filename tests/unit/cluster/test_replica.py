@@ -107,6 +107,50 @@ def test_parts_are_committed_in_the_order_of_the_task(tmp_path: Path) -> None:
         assert {p.name for p in folder.iterdir()} - {taken} == survivors
 
 
+class OnDevice(Recorder):
+    """A worker whose device says what it was told to."""
+
+    def __init__(self, device_error: Exception | None) -> None:
+        super().__init__()
+        self.device_error = device_error
+        self.num_checks = 0
+
+    def check_device(self) -> None:
+        self.num_checks += 1
+        if self.device_error is not None:
+            raise self.device_error
+
+
+@pytest.mark.parametrize(
+    "raised", [RuntimeError("CUDA error: odd\nadvice"), MemoryError(), UserActionError("look")]
+)
+def test_any_failure_on_a_broken_device_is_a_lost_replica(
+    raised: Exception, tmp_path: Path
+) -> None:
+    worker = OnDevice(RuntimeError("the check says so"))
+    replica = replica_of(worker, tmp_path)
+    replica.ready()
+    failure = replica.run(task_of(raised), "t1-1-x")
+    assert isinstance(failure, Failure)
+    assert (failure.kind, failure.device_is_lost) == (FailureKind.REPLICA, True)
+    assert not failure.user_must_act
+    said = f"{type(raised).__name__}: {raised}".partition("\n")[0]
+    assert failure.message == f"the device stopped working: {said}"
+    assert "the check says so" in failure.details
+
+
+def test_a_failure_on_a_working_device_is_what_it_was(tmp_path: Path) -> None:
+    worker = OnDevice(None)
+    replica = replica_of(worker, tmp_path)
+    replica.ready()
+    failure = replica.run(task_of(ValueError("odd")), "t1-1-x")
+    assert isinstance(failure, Failure)
+    assert (failure.kind, failure.device_is_lost) == (FailureKind.TASK, False)
+    assert worker.num_checks == 1
+    assert isinstance(replica.run(task_of({"rows": pa.table({"x": [1]})}), "t1-2-x"), Receipt)
+    assert worker.num_checks == 1
+
+
 def test_a_second_attempt_finds_the_part_and_reports_what_is_stored(tmp_path: Path) -> None:
     first = run(tmp_path, task_of({"rows": pa.table({"x": [1]})}))
     same = run(tmp_path, task_of({"rows": pa.table({"x": [1]})}))

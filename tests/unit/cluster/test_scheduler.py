@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import pytest
 
@@ -283,6 +283,82 @@ def test_a_task_is_set_aside_after_three_lost_replicas() -> None:
     assert [s.task.id for s in outcome.set_aside] == ["deadly"]
     assert len(outcome.set_aside[0].failures) == 3
     assert list(outcome.done) == ["fine"]
+
+
+def device_failure() -> Failure:
+    return Failure(FailureKind.REPLICA, "the device stopped working: X", device_is_lost=True)
+
+
+def run_on_devices(bench: Bench, *, broken: Sequence[int] = (), deadly: Sequence[str] = ()) -> None:
+    """Bring the run to its end; a device fails if its slot is broken or its task is deadly."""
+    for _ in range(200):
+        if bench.scheduler.finished:
+            return
+        for action in bench.step(1.0):
+            if isinstance(action, StartReplica):
+                bench.scheduler.handle(ReplicaReady(action.slot, {}), bench.now)
+        for slot, run in sorted(bench.running.items()):
+            if slot in broken or run.task.id in deadly:
+                event = TaskFailed(slot, run.task.id, device_failure())
+                bench.scheduler.handle(event, bench.now)
+            else:
+                bench.scheduler.handle(TaskFinished(slot, receipt(run)), bench.now)
+        bench.running.clear()
+    raise AssertionError("the run does not end")
+
+
+@pytest.mark.parametrize("num_slots", [1, 2, 3])
+def test_a_task_that_breaks_every_device_is_set_aside_and_all_others_are_done(
+    num_slots: int,
+) -> None:
+    tasks = [make_task("deadly", 9), *(make_task(f"t{i}") for i in range(9))]
+    bench = Bench(tasks, num_slots=num_slots)
+    run_on_devices(bench, deadly=["deadly"])
+    outcome = bench.scheduler.outcome()
+    assert outcome.stop is None
+    assert len(outcome.done) == 9
+    (given_up,) = outcome.set_aside
+    assert given_up.task.id == "deadly"
+    assert given_up.reason == "3 attempts failed; the last error: the device stopped working: X"
+
+
+def test_a_task_that_breaks_the_device_is_set_aside_when_it_is_the_only_one() -> None:
+    bench = Bench([make_task("deadly")])
+    run_on_devices(bench, deadly=["deadly"])
+    assert [s.task.id for s in bench.scheduler.outcome().set_aside] == ["deadly"]
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+def test_a_broken_device_sets_no_task_aside_and_is_given_up(broken: int) -> None:
+    bench = Bench([make_task(f"t{i}") for i in range(30)], num_slots=2)
+    run_on_devices(bench, broken=[broken])
+    outcome = bench.scheduler.outcome()
+    assert outcome.complete
+    assert outcome.losses.num_lost_replicas == QUICK.max_device_losses
+
+
+def test_a_broken_device_on_the_only_slot_stops_the_run_and_sets_no_task_aside() -> None:
+    bench = Bench([make_task(f"t{i}") for i in range(9)])
+    run_on_devices(bench, broken=[0])
+    outcome = bench.scheduler.outcome()
+    assert not outcome.set_aside
+    assert len(outcome.unfinished) == 9
+    records = bench.scheduler._book.records.values()
+    assert all(record.num_strikes == 0 and not record.failures for record in records)
+    assert outcome.stop is not None
+    assert outcome.stop.message == (
+        "the last device failed under 3 different tasks in a row; the device stopped working: X"
+    )
+
+
+def test_a_task_goes_to_another_slot_than_the_one_whose_device_failed_under_it() -> None:
+    bench = Bench([make_task("t", 9), *(make_task(f"x{i}", 5) for i in range(3))], num_slots=2)
+    bench.step()
+    assert started(bench.ready(0, 1)) == [(0, "t"), (1, "x0")]
+    bench.scheduler.handle(TaskFailed(0, "t", device_failure()), bench.now)
+    assert bench.step() == [StopReplica(0)]
+    assert started(bench.replace(0)) == [(0, "x1")]
+    assert started(bench.finish(1)) == [(1, "t")]
 
 
 def test_a_task_that_was_not_in_flight_gets_no_strike() -> None:

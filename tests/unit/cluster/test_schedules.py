@@ -47,7 +47,7 @@ POLICY = Policy(
     least_gain_s=0.5,
 )
 STEP_S = 2.0
-FATES = ("raise", "crash", "hang", "preempt", "memory", "store", "late", "dup")
+FATES = ("raise", "crash", "device", "hang", "preempt", "memory", "store", "late", "dup")
 
 
 @dataclass
@@ -77,7 +77,9 @@ class World:
             self.pools, num_slots, POLICY, attempt_suffix=lambda: f"{next(self.numbers)}"
         )
         self.tasks: dict[str, Task] = {}
-        self.poison = {f"t{i}": rng.choice(["raise", "crash"]) for i in range(200) if self.odds(10)}
+        self.poison = {
+            f"t{i}": rng.choice(["raise", "crash", "device"]) for i in range(200) if self.odds(10)
+        }
         self.places: dict[int, Place] = {}
         self.agenda: list[tuple[float, int, int, int, Event]] = []
         self.now = 0.0
@@ -179,6 +181,7 @@ class World:
             "done": [done],
             "raise": [raised],
             "crash": [ReplicaLost(slot, lost)],
+            "device": [ReplicaLost(slot, Failure(lost.kind, "CUDA", device_is_lost=True))],
             "hang": [],
             "preempt": [ReplicaLost(slot, Failure(FailureKind.PREEMPTED, "node"))],
             "memory": [ReplicaLost(slot, Failure(FailureKind.MEMORY, "monitor"))],
