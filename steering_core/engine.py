@@ -21,7 +21,7 @@ from steering_core.interventions import Intervention
 from steering_core.models import LoadedModel
 from steering_core.out_of_memory import is_out_of_memory
 from steering_core.packing import NUM_CANDIDATES, Batch, batches, lay_out
-from steering_core.placing import PlacedBatch, place
+from steering_core.placing import PlacedBatch, fetch, place
 from steering_core.pooled import PooledStates
 from steering_core.pooling import pool, store
 from steering_core.prefix_reuse import fork_behind_prefix, run_prefix_trunk
@@ -136,12 +136,12 @@ class Engine:
 
         def run(batch: PlacedBatch) -> Finish:
             trunk = run_trunk(self._model, batch, {below_last, *read})
-            log_probs_T = self._log_probs(fork(self._model, trunk, batch, {}), batch)
+            log_probs_T = fetch(self._log_probs(fork(self._model, trunk, batch, {}), batch))
             sums = [pool(trunk.states[point], batch.host) for point in read]
             launch(self._model.device)
 
             def finish() -> None:
-                scores.fill(batch.host, log_probs_T.cpu().numpy())
+                scores.fill(batch.host, log_probs_T())
                 for index, of_layer in enumerate(sums):
                     store(of_layer(), batch.host, pooled, index)
 
@@ -183,11 +183,11 @@ class Engine:
                 launch(self._model.device)
                 return of_cell_T
 
-            cells_CT = torch.stack([log_probs(cell) for cell in cells])
+            cells_CT = fetch(torch.stack([log_probs(cell) for cell in cells]))
             launch(self._model.device)
 
             def finish() -> None:
-                for into, log_probs_T in zip(scores, cells_CT.cpu().numpy(), strict=True):
+                for into, log_probs_T in zip(scores, cells_CT(), strict=True):
                     into.fill(batch.host, log_probs_T)
 
             return finish
@@ -214,9 +214,9 @@ class Engine:
             start = min(fork_point(i.point, self._num_blocks) for i in own)
             trunk = run_trunk(self._model, batch, {start})
             changes = steering_of(_of_sequences(own, batch.host), batch.host, self._model.device)
-            log_probs_T = self._log_probs(fork(self._model, trunk, batch, changes), batch)
+            log_probs_T = fetch(self._log_probs(fork(self._model, trunk, batch, changes), batch))
             launch(self._model.device)
-            return lambda: scores.fill(batch.host, log_probs_T.cpu().numpy())
+            return lambda: scores.fill(batch.host, log_probs_T())
 
         self._for_each_batch(run, rows, tokens_per_batch)
         return scores
@@ -281,8 +281,9 @@ class Engine:
             else:
                 yield batch, finish
                 return
-        # Behind the handler: the error held on to the tensors of the batch that failed.
-        self._free()
+            # Not in the handler, whose error holds on to the tensors of the batch that failed; and
+            # not for a batch that was not tried, since emptying the cache waits for the device.
+            self._free()
         for part in _halves(rows, batch):
             yield from self._in_parts(run, rows, part)
 

@@ -14,7 +14,7 @@ Shapes: R slots, N rows that begin, P positions of a prompt, D width.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -30,7 +30,7 @@ from steering_core.interventions import Intervention
 from steering_core.layout import last_hidden_state
 from steering_core.models import LoadedModel
 from steering_core.out_of_memory import is_out_of_memory
-from steering_core.placing import upload
+from steering_core.placing import fetch, upload
 from steering_core.sampling import Sampling, choose, random_stream
 from steering_core.slot_cache import SlotCache, slot_mask, whole_columns
 from steering_core.slot_steering import SlotSteering
@@ -231,7 +231,7 @@ class _Slots:
         self._at_once = _PROMPT_TOKENS_AT_ONCE.get(model.device.type, _PROMPT_TOKENS_ON_ACCELERATOR)
         self._columns_R = np.zeros(len(self._in_slot), np.int64)
         self._prefix_in: list[tuple[int, ...] | None] = [None] * len(self._in_slot)
-        self._unseen: deque[tuple[Sequence[_Answer | None], Tensor, Any]] = deque()
+        self._unseen: deque[tuple[Sequence[_Answer | None], Callable[[], np.ndarray]]] = deque()
         # A device that runs behind the program is asked for a step's tokens when it has the next.
         self._most_unseen = 0 if model.device.type == "cpu" else 1
 
@@ -292,7 +292,8 @@ class _Slots:
         rows = [self._rows[number] for number in numbers]
         slots_N = upload(torch.tensor(slots), self._model.device)
         last_N = torch.tensor([row.prompt_ids[-1] for row in rows])
-        self._tokens_R[slots_N] = upload(last_N, self._model.device)
+        # Not in place: the host may not have read the tokens of the step before.
+        self._tokens_R = self._tokens_R.scatter(0, slots_N, upload(last_N, self._model.device))
         self._steering.begin(slots_N, slots, [_of_first_step(row) for row in rows])
 
     def _copy(self, slots: list[tuple[int, int]]) -> None:
@@ -383,17 +384,15 @@ class _Slots:
                 answer.num_chosen += 1
                 if answer.num_chosen == answer.num_new:
                     self._free(answer)
-        self._unseen.append((answers, *_on_its_way(tokens_M)))
+        self._unseen.append((answers, fetch(tokens_M)))
         self._see(self._most_unseen)
         return tokens_M
 
     def _see(self, most_unseen: int) -> None:
         """Take in tokens until at most so many steps are left unseen."""
         while len(self._unseen) > most_unseen:
-            answers, tokens, copied = self._unseen.popleft()
-            if copied is not None:
-                copied.synchronize()
-            for answer, token in zip(answers, tokens.tolist(), strict=True):
+            answers, tokens = self._unseen.popleft()
+            for answer, token in zip(answers, tokens().tolist(), strict=True):
                 if answer is not None and not answer.has_ended:
                     self._take(answer, token)
 
@@ -445,15 +444,3 @@ def _chunks(lengths: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
         if ends or (index + 1 - low) * max(lengths[low : index + 1]) > most:
             yield low, index
             low = index
-
-
-def _on_its_way(tokens: Tensor) -> tuple[Tensor, Any]:
-    """The tokens on the host, and what to wait for before they are read."""
-    if tokens.device.type != "cuda":
-        # A copy: a row that begins changes its slot's token, maybe before these are read.
-        return tokens.clone(), None
-    on_host = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
-    on_host.copy_(tokens, non_blocking=True)
-    copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    copied.record()
-    return on_host, copied

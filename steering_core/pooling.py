@@ -1,4 +1,4 @@
-"""Pooling a batch's states: weighted sums on the device, stored by row when they are fetched.
+"""Pooling a batch's states: weighted sums on the device, stored by row once they are fetched.
 
 Shapes: N rows, R sequences and S positions of a batch, D width.
 """
@@ -11,21 +11,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steering_core.packing import Batch
-from steering_core.placing import upload
+from steering_core.packing import Batch, sequences_per_row
+from steering_core.placing import fetch, upload
 from steering_core.pooled import PooledStates
 
 
-def pool(state_RSD: Tensor, batch: Batch) -> Callable[[], list[Tensor]]:
-    """Gives weighted sums [R, D] float64 of a batch's states when it is called.
+def pool(state_RSD: Tensor, batch: Batch) -> Callable[[], list[np.ndarray]]:
+    """A function that returns weighted sums [R, D] float64 of a batch's states.
 
-    Of the differences, then of both pooled states. They are under way already, but for devices that
-    have no float64: there the states are fetched, which waits for them, and summed on the CPU.
+    The first are of the differences, the other two of the pooled states. CPU and CUDA start on them
+    now. Other devices have no float64: the function copies the states and sums them on the CPU.
     """
     if state_RSD.device.type in ("cpu", "cuda"):
-        sums = _sums(state_RSD, batch)
-        return lambda: sums
-    return lambda: _sums(state_RSD.cpu(), batch)
+        fetched = [fetch(summed_RD) for summed_RD in _sums(state_RSD, batch)]
+        return lambda: [values() for values in fetched]
+    return lambda: [summed_RD.numpy() for summed_RD in _sums(state_RSD.cpu(), batch)]
 
 
 def _sums(state_RSD: Tensor, batch: Batch) -> list[Tensor]:
@@ -38,16 +38,22 @@ def _sums(state_RSD: Tensor, batch: Batch) -> list[Tensor]:
     ]
 
 
-def store(sums: Sequence[Tensor], batch: Batch, into: PooledStates, layer_index: int) -> None:
-    """Take in what ``pool`` gave of one layer."""
-    differences_ND, *states = (_of_rows(summed_RD.cpu().numpy(), batch) for summed_RD in sums)
+def store(sums: Sequence[np.ndarray], batch: Batch, into: PooledStates, layer_index: int) -> None:
+    """Store the sums of one layer, in the order in which ``pool`` returns them, by row."""
+    differences_ND, *states = (_of_rows(summed_RD, batch) for summed_RD in sums)
     into.differences[layer_index, batch.rows] = differences_ND
     for label, states_ND in enumerate(states):
         into.states[label, layer_index, batch.rows] = states_ND
 
 
 def _of_rows(summed_RD: np.ndarray, batch: Batch) -> np.ndarray:
-    """Sums [N, D] float64 over the sequences of each row."""
-    summed_ND = np.zeros((len(batch.rows), summed_RD.shape[1]))
-    np.add.at(summed_ND, batch.sequence_row, summed_RD)
+    """Sums [N, D] float64 over the sequences of each row.
+
+    A row's sequences lie side by side, and what a static batch is filled up with comes last.
+    """
+    num_rows, per_row = len(batch.rows), sequences_per_row(is_packed=batch.is_packed)
+    of_rows = summed_RD[: num_rows * per_row].reshape(num_rows, per_row, -1)
+    # From 0.0 on and in order, as np.add.at sums, which takes 30 times as long: the bits of
+    # vectors depend on it.
+    summed_ND: np.ndarray = of_rows.sum(axis=1, initial=0.0)
     return summed_ND

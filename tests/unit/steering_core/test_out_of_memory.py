@@ -155,6 +155,13 @@ def _caused_by(cause: Exception) -> Exception:
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."), True),
         (RuntimeError("CUDA error: out of memory"), True),
         (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"), True),
+        (RuntimeError("CUBLAS_STATUS_NOT_INITIALIZED when calling cublasCreate(handle)"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (
+            RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+            True,
+        ),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), False),
         (RuntimeError("MPS backend out of memory (MPS allocated: 17 GB)"), True),
         (RuntimeError(XLA_SAYS), True),
         (RuntimeError("Bad StatusOr access: RESOURCE_EXHAUSTED: Attempting to allocate 8G"), True),
@@ -175,3 +182,19 @@ def _caused_by(cause: Exception) -> Exception:
 )
 def test_one_function_knows_every_devices_words(error: Exception, wanted: bool) -> None:
     assert is_out_of_memory(error) is wanted
+
+
+def test_the_cache_is_emptied_once_for_each_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Emptying it waits for the device: batches that are halved untried must not do it."""
+    rows = encode_group("gemma2-tiny", "intersentence", "race", PUBLISHED)
+    device = SmallDevice(most=1)
+    engine, hook = _engine(device)
+    freed: list[None] = []
+    monkeypatch.setattr(engine, "_free", lambda: freed.append(None))
+    try:
+        engine.baseline(rows, ALL_IN_ONE_BATCH)
+        assert len(freed) == len(device.refused) > 0
+        engine.baseline(rows, ALL_IN_ONE_BATCH)
+    finally:
+        hook.remove()
+    assert len(freed) == len(device.refused)
