@@ -6,13 +6,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 
 from steering_core.encoding import EncodedExample
 from steering_core.models import LoadedModel
-from steering_core.packing import NUM_CANDIDATES
+from steering_core.out_of_memory import is_out_of_memory
+from steering_core.packing import sequences_per_row, width_of
 from steering_core.timing import seconds
 from steering_core.xla import is_xla
 
@@ -21,7 +23,8 @@ Score = Callable[[Sequence[EncodedExample], int], object]
 
 BUDGET_S = 10.0
 _SIZES = {"cpu": (512, 1024, 2048, 4096)}
-_SIZES_ACCELERATOR = (2048, 4096, 8192, 16384, 32768, 65536)
+_SIZES_ACCELERATOR = (2048, 4096, 8192, 16_384, 32_768, 65_536, 131_072, 262_144)
+"""Up to what fills 141 GB; the search ends before, where larger ones are no faster."""
 _XLA_SIZE = 8192
 """Every size that is tried on XLA compiles all programs anew, for minutes on a TPU. This one fills
 its matrix units many times over, and a few layers' streams of it fit beside a small model."""
@@ -64,19 +67,24 @@ def tune(
         rows: encoded examples like those to be scored.
         is_packed: whether ``score`` runs rows as trees.
         budget_s: seconds to take; what has begun is finished.
+
+    Raises:
+        RuntimeError: ``score`` failed for another reason than memory.
     """
     if is_xla(model.device):
         return Tuning(_XLA_SIZE, {})
     lengths = sorted(rows, key=lambda row: row.num_packed_tokens)
     row = lengths[len(lengths) // 2]
-    width = row.num_packed_tokens if is_packed else NUM_CANDIDATES * row.num_tokens
+    per_row = sequences_per_row(is_packed=is_packed)
+    width = per_row * width_of(row, is_packed=is_packed)
     all_sizes = _SIZES.get(model.device.type, _SIZES_ACCELERATOR)
     sizes = [size for size in all_sizes if size >= width] or [all_sizes[-1]]
     rates: dict[int, float] = {}
     spent_s = 0.0
     for size in sizes:
         num_rows = max(1, size // width)
-        took_s = _timed(partial(score, [row] * num_rows, size), model, budget_s - spent_s)
+        work = partial(score, [row] * num_rows, size)
+        took_s = _timed(work, per_row * num_rows, model, budget_s - spent_s)
         if not took_s:
             break
         spent_s += sum(took_s)
@@ -90,32 +98,41 @@ def tune(
     return Tuning(next((s for s, rate in rates.items() if rate >= enough), sizes[0]), rates)
 
 
-def _timed(work: Callable[[], object], model: LoadedModel, left_s: float) -> list[float]:
-    """Seconds of each run of one batch, at least one; none where memory does not hold the batch."""
+def _timed(
+    work: Callable[[], object], num_sequences: int, model: LoadedModel, left_s: float
+) -> list[float]:
+    """Seconds of each run of one batch, at least one; none if memory does not hold the batch.
+
+    Args:
+        num_sequences: R of the batch.
+    """
     took_s: list[float] = []
-    with _passes(model.layout.decoder) as passes:
+    with _sequences(model.layout.decoder) as entered:
         while not took_s or (len(took_s) < _MOST_RUNS and sum(took_s) < left_s):
             try:
                 took_s.append(seconds(work, model.device))
-            # Not every device says that it is out of memory with an error of its own. Whatever
-            # else fails here will fail in the task, where it is reported.
-            except RuntimeError:
+            except (RuntimeError, MemoryError) as error:
+                # Another error is no reason to take a smaller batch: a GPU that fails once fails
+                # from then on, and every size would seem too large.
+                if not is_out_of_memory(error):
+                    raise
                 return []
-            # The engine halves a batch that does not fit and goes on: that is no batch of the size.
-            if len(passes) > len(took_s):
+            # The engine halves a batch that does not fit and goes on. Counting passes would not
+            # tell: with a kept prefix, a whole batch enters the decoder twice.
+            if min(entered) < num_sequences:
                 return []
     return took_s
 
 
 @contextmanager
-def _passes(decoder: nn.Module) -> Iterator[list[None]]:
-    """While open, an entry for each time that a batch enters the decoder."""
-    entered: list[None] = []
+def _sequences(decoder: nn.Module) -> Iterator[list[int]]:
+    """While open, the number of sequences of each pass of the decoder is appended."""
+    entered: list[int] = []
 
-    def note(_module: nn.Module, _args: object) -> None:
-        entered.append(None)
+    def note(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        entered.append(len(args[0] if args else kwargs["input_ids"]))
 
-    handle = decoder.register_forward_pre_hook(note)
+    handle = decoder.register_forward_pre_hook(note, with_kwargs=True)
     try:
         yield entered
     finally:

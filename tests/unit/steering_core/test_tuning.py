@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,9 +12,10 @@ import torch
 
 from steering_core import tuning
 from steering_core.encoding import EncodedExample
-from steering_core.engine import Engine
+from steering_core.engine import Cell, Engine
 from steering_core.protocol import PROTOCOLS
 from steering_core.tuning import Tuning, tune
+from steering_core.vectors import fit_mean_difference
 from tests.support.golden import encode_group, golden_model
 
 PUBLISHED = PROTOCOLS["as_published"]
@@ -22,8 +24,10 @@ PUBLISHED = PROTOCOLS["as_published"]
 class Device:
     """Scores at the rates given, in rows per second by size, on a clock of its own."""
 
-    def __init__(self, rates: dict[int, float], *, warm_up_s: float = 0.0) -> None:
-        self.rates, self.warm_up_s = rates, warm_up_s
+    def __init__(
+        self, rates: dict[int, float], *, warm_up_s: float = 0.0, per_row: int = 1
+    ) -> None:
+        self.rates, self.warm_up_s, self.per_row = rates, warm_up_s, per_row
         self.now = 0.0
         self.runs: list[tuple[int, int]] = []
         self.decoder = torch.nn.Identity()
@@ -38,7 +42,7 @@ class Device:
         return sorted({size for size, _ in self.runs})
 
     def score(self, rows: Sequence[EncodedExample], tokens: int) -> None:
-        self.decoder(torch.zeros(1))
+        self.decoder(torch.zeros(self.per_row * len(rows), 1))
         if tokens not in self.sizes:
             self.now += self.warm_up_s
         self.runs.append((tokens, len(rows)))
@@ -82,7 +86,8 @@ def test_the_smallest_size_within_three_percent_of_the_best(
 
 
 def test_a_batch_is_full_of_rows_of_middle_length(monkeypatch: pytest.MonkeyPatch) -> None:
-    packed, separate = Device(dict.fromkeys((512, 1024), 1.0)), Device({512: 1.0, 1024: 1.0})
+    packed = Device(dict.fromkeys((512, 1024), 1.0))
+    separate = Device(packed.rates, per_row=3)
     tuned(monkeypatch, packed)
     assert packed.runs[0] == (512, 5)
     tuned(monkeypatch, separate, is_packed=False)
@@ -129,6 +134,41 @@ def test_a_size_that_fails_ends_the_search(
 
     monkeypatch.setattr(tuning, "seconds", device.seconds)
     assert tune(score, device.model, rows_of(100)).tokens_per_batch == 1024
+
+
+def test_an_error_that_is_not_about_memory_is_not_swallowed() -> None:
+    def score(_rows: Sequence[EncodedExample], _tokens: int) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        tune(score, Device({}).model, rows_of(100))
+
+
+def test_the_search_goes_on_to_what_fills_a_large_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = [2**power for power in range(11, 19)]
+    device = Device({size: float(size) for size in sizes})
+    model = device.model
+    model.device = torch.device("cuda")
+    monkeypatch.setattr(tuning, "seconds", device.seconds)
+    assert tune(device.score, model, rows_of(100), budget_s=1e9).tokens_per_batch == 262_144
+    assert device.sizes == sizes
+
+
+def test_a_kept_prefix_enters_the_decoder_twice_and_is_timed_all_the_same() -> None:
+    model = golden_model("gemma2-tiny")
+    protocol = replace(PUBLISHED, positions="candidate")
+    rows = encode_group("gemma2-tiny", "intersentence", "race", protocol)[:2]
+    engine = Engine(model, protocol, reuses_prefix=True)
+    assert engine.reuses_prefix
+    _, pooled = engine.baseline(rows, 1024, [2])
+    vectors = fit_mean_difference(pooled.sums(), 1)
+    found = tune(
+        lambda batch, tokens: engine.steered(batch, tokens, [Cell(2, 1.0)], vectors),
+        model,
+        rows,
+        budget_s=0.2,
+    )
+    assert 512 in found.rows_per_s
 
 
 def test_where_nothing_fits_it_is_the_smallest_size(monkeypatch: pytest.MonkeyPatch) -> None:
