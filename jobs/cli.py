@@ -622,6 +622,8 @@ def main() -> None:
     # Read when torch is loaded. By default OpenMP's threads spin while they wait for each other,
     # which makes a run several times slower as soon as other programs want the same cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Every batch has another shape: without this, torch keeps GPU memory in pieces that fit none.
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     configure()  # the last command of this process may have changed it
     try:
         app()

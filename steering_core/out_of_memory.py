@@ -9,6 +9,9 @@ _SAID = (
     "ran out of memory",  # XLA's compiler
     "resource_exhausted",  # XLA, but for the versions that leave out the status
     "cublas_status_alloc_failed",
+    "cublas_status_not_initialized",  # cublasCreate on a GPU that is full
+    "cudnn_status_alloc_failed",  # up to cuDNN 8
+    "_allocation_failed",  # cuDNN 9: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED
     "can't allocate memory",  # the CPU's allocator
 )
 

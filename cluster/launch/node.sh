@@ -23,6 +23,8 @@ token_file=${RAY_AUTH_TOKEN_PATH:-$HOME/.ray/auth_token}
 command -v ray >/dev/null || complain "ray is not on the PATH; activate the environment of steersweep first"
 
 export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
+# Every batch has another shape: without this, torch keeps GPU memory in pieces that fit none of them.
+export PYTORCH_ALLOC_CONF=${PYTORCH_ALLOC_CONF:-expandable_segments:True}
 options=(--dashboard-agent-listen-port=$((port + 3)))
 case $role in
 head)

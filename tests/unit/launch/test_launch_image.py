@@ -37,3 +37,11 @@ def test_versions_are_pinned_and_nobody_is_root() -> None:
     assert "-c constraints.txt" in install
     assert [rest for instruction, rest in instructions if instruction == "USER"] == ["1000"]
     assert not [rest for _, rest in instructions if "latest" in rest]
+
+
+def test_every_way_to_start_a_node_keeps_gpu_memory_in_one_piece() -> None:
+    """The image serves KubeRay and `ray up`, node.sh bare machines and SLURM."""
+    wanted = "PYTORCH_ALLOC_CONF=expandable_segments:True"
+    assert any(wanted in rest.split() for name, rest in _instructions() if name == "ENV")
+    script = DOCKERFILE.with_name("node.sh").read_text()
+    assert "export PYTORCH_ALLOC_CONF=${PYTORCH_ALLOC_CONF:-expandable_segments:True}" in script
