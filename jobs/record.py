@@ -55,12 +55,25 @@ class Record:
                 **{name: importlib.metadata.version(name) for name in _PACKAGES},
             },
         }
+        self._replicas: dict[tuple[tuple[str, str], ...], int] = {}
         self._content = {
             "spec": sweep.resolved_spec(),
             "identity": sweep.identity(),
             **(more or {}),
             "started": before["started"] if before else self._session["started"],
         }
+
+    def saw_replica(self, facts: Mapping[str, str]) -> None:
+        """Note what a replica said of itself when it was ready; written with the next record.
+
+        Replicas that say the same are one entry: there may be thousands. Their hosts are in the
+        log.
+        """
+        same = tuple(sorted((name, fact) for name, fact in facts.items() if name != "host"))
+        self._replicas[same] = self._replicas.get(same, 0) + 1
+        self._session["replicas"] = [
+            {"num_replicas": number, **dict(said)} for said, number in self._replicas.items()
+        ]
 
     def write(self, outcome: str, **more: Any) -> None:
         """Write ``run.json`` with this session's outcome so far, and what more there is to say."""

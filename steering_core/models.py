@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from steering_core import hub, xla
+from steering_core.device_settings import pin_device_settings
 from steering_core.errors import InputError
 from steering_core.gguf import dequantized_folder, gguf_digest
 from steering_core.layout import ModelLayout, find_layout, text_config
@@ -321,6 +322,9 @@ def load_model(
 ) -> LoadedModel:
     """The model in evaluation mode on its device, with its layout checked.
 
+    On CUDA, torch's settings are pinned for the whole process (``device_settings``): no TF32, no
+    cuDNN attention, the same bits each time.
+
     Weights come from safetensors only; on the CPU, in the dtype that they are stored in, they stay
     pages of the file, which processes share. Attention runs eagerly where the model caps attention
     logits, since SDPA would ignore the cap, and as transformers chooses otherwise. Where CUDA shows
@@ -346,6 +350,7 @@ def load_model(
         "use_safetensors": True,
         "attn_implementation": "eager" if caps_attention else None,
     }
+    pin_device_settings(where)
     if where.type == "cuda" and gpu_share < 1:
         _keep_to_share(gpu_share)
     spans_devices = where.type == "cuda" and torch.cuda.device_count() > 1

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from steering_core.device_settings import pin_device_settings
 from steering_core.errors import InputError
 from steering_core.layout import find_layout
 from steering_core.models import LoadedModel
@@ -63,7 +64,8 @@ def build_shape(
     """A random-weight model of a shape, in evaluation mode on the device.
 
     Weights are normal with standard deviation ``width ** -0.5``, drawn on the device itself in the
-    dtype, so that streams and logits have about unit scale. Sets torch's random seed.
+    dtype, so that streams and logits have about unit scale. Sets torch's random seed and, on CUDA,
+    what ``load_model`` sets.
 
     Args:
         changed: config keys that replace the shape's.
@@ -76,6 +78,7 @@ def build_shape(
 
     if name not in SHAPES:
         raise InputError(f"unknown shape {name!r}; choose one of {', '.join(SHAPES)}")
+    pin_device_settings(device)
     family, options = SHAPES[name]
     special = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
     config = AutoConfig.for_model(family, **(options | special | changed))

@@ -94,6 +94,7 @@ class _Session:
         self._log: StoredLog | None = None
         self._losses = Losses()
         self._lease: Lease | None = None
+        self._record: Record | None = None
         self._num_replicas: int | None = None
         self._has_begun = False
 
@@ -115,7 +116,7 @@ class _Session:
             say(line)
         self._storage.check_writable()
         self._lease = self._stack.enter_context(Lease.acquire(self._storage, LOCK_KEY))
-        record = Record(ledger, sweep, before)
+        record = self._record = Record(ledger, sweep, before)
         record.write("running")
         self._storage.clean_temporaries(_OLD_TEMPORARY_S)
         write_examples(self._storage, sweep_examples(sweep))
@@ -169,8 +170,8 @@ class _Session:
             SetAsideError: some failed for good.
             UserActionError: the run must stop.
         """
-        assert self._lease is not None, "not claimed"
-        lease = self._lease
+        assert self._lease is not None and self._record is not None, "not claimed"
+        lease, record = self._lease, self._record
         if self._running is None:
             # One scheduler for all stages: replicas keep their models from one to the next.
             num_replicas = self._num_replicas or self._find_room()
@@ -186,9 +187,11 @@ class _Session:
             return []
 
         def on_event(event: Event) -> None:
-            if isinstance(event, ReplicaReady) and not self._has_begun:
-                self._has_begun = True
-                stage.progress.begin()
+            if isinstance(event, ReplicaReady):
+                record.saw_replica(event.facts)
+                if not self._has_begun:
+                    self._has_begun = True
+                    stage.progress.begin()
 
         with stage.shown(waits=not self._has_begun):
             outcome = execute(

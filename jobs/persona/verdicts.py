@@ -17,6 +17,7 @@ from jobs.persona.plan import PartRef, ScoresPayload
 from jobs.persona.tables import SCORES_SCHEMA
 from jobs.persona.traits import Trait
 from steering_core.device_check import check_devices
+from steering_core.device_settings import device_settings
 from steering_core.errors import InputError
 from steering_core.models import resolve_device
 
@@ -77,7 +78,7 @@ class JudgeWorker:
         self._scorer: Scorer | None = None
 
     def load(self) -> Mapping[str, str]:
-        """Load the model once; facts for the log.
+        """Load the model once; facts for the log and ``run.json``.
 
         Raises:
             UserActionError: the model cannot be loaded.
@@ -92,7 +93,8 @@ class JudgeWorker:
             except InputError as error:
                 raise UserActionError(str(error)) from error
             self._scorer = Scorer(judge)
-        return {"judge": self._spec.kind, "device": self._device}
+        settings = device_settings(torch.device(self._device))
+        return {"judge": self._spec.kind, "device": self._device, **settings}
 
     def check_device(self) -> None:
         """Raise if the judge's device no longer computes."""

@@ -26,6 +26,7 @@ from jobs.persona.plan import (
 from jobs.persona.spec import POOLINGS, GenerationSpec
 from jobs.persona.tables import ANSWERS_SCHEMA, PROJECTIONS_SCHEMA, SUMS_SCHEMA
 from steering_core.device_check import check_devices, devices_of
+from steering_core.device_settings import device_settings
 from steering_core.errors import InputError
 from steering_core.generation import Generated, GenerationRow, generate
 from steering_core.generation_probe import can_use_slots
@@ -113,7 +114,7 @@ class PersonaWorker:
         self._facts: Mapping[str, str] | None = None
 
     def load(self) -> Mapping[str, str]:
-        """Load model and tokenizer once; facts for the log.
+        """Load model and tokenizer once; facts for the log and ``run.json``.
 
         Raises:
             UserActionError: the model cannot be loaded, or its layout is not understood.
@@ -142,6 +143,7 @@ class PersonaWorker:
             "device": str(self._model.device),
             "dtype": str(self._model.dtype).removeprefix("torch."),
             "answers": "in slots" if self._in_slots else "one at a time",
+            **device_settings(self._model.device),
         }
 
     def check_device(self) -> None:

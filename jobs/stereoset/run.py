@@ -144,6 +144,7 @@ class _Session:
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, ReplicaReady):
+            self._record.saw_replica(event.facts)
             self._progress.begin()
         self._log.write_if_due()
 

@@ -20,6 +20,7 @@ from jobs.stereoset.non_finite import counted, require_finite
 from jobs.stereoset.spec import CertificateSpec
 from jobs.stereoset.tables import rows_table, states_table, sums_table
 from steering_core.device_check import check_devices, devices_of
+from steering_core.device_settings import device_settings
 from steering_core.encoding import ExampleEncoder
 from steering_core.engine import Cell
 from steering_core.errors import InputError
@@ -89,7 +90,7 @@ class StereoSetWorker:
         self._vectors: dict[str, SteeringVectors] = {}
 
     def load(self) -> Mapping[str, str]:
-        """Load model and tokenizer once; facts for the log.
+        """Load model and tokenizer once; facts for the log and ``run.json``.
 
         Raises:
             UserActionError: the model cannot be loaded, its layout is not understood, or it lacks a
@@ -124,6 +125,7 @@ class StereoSetWorker:
             "device": str(model.device),
             "dtype": str(model.dtype).removeprefix("torch."),
             "rows": "packed" if self._engine.is_packed else "separate sequences",
+            **device_settings(model.device),
         }
 
     def check_device(self) -> None:

@@ -321,5 +321,9 @@ def test_the_record_tells_what_was_run(undisturbed: Path) -> None:
         "read": "resid_post",
         "folds": 1,
     }
-    assert record["sessions"][0]["versions"]["torch"]
+    session = record["sessions"][0]
+    assert session["versions"]["torch"]
+    (replicas,) = session["replicas"]
+    assert replicas.pop("num_replicas") >= 1
+    assert replicas == {"device": "cpu", "dtype": "float32", "rows": "packed"}
     assert not (undisturbed / "driver.lock").exists()

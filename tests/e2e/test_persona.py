@@ -106,6 +106,9 @@ def test_every_answer_is_judged_as_the_server_says(
                 )  # fmt: skip
     assert outcomes == {"scored", "refused", "unparsable"}
     assert all(KEY in key for key in server.keys)
+    (replicas,) = json.loads((output / "run.json").read_text())["sessions"][0]["replicas"]
+    assert replicas.pop("num_replicas") >= 1
+    assert replicas == {"device": "cpu", "dtype": "float32", "answers": "in slots"}
 
 
 def test_the_filter_keeps_the_pairs_that_pass(judged: tuple[Path, Finished, JudgeServer]) -> None:
