@@ -23,6 +23,8 @@ from steering_core.errors import InputError
 
 _GROUP = 128
 _LIKELIEST = 1024
+_BITS_OF_ONE = 0x3F800000
+"""Of 1.0 in float32."""
 _BELOW_ONE = 1.0 - 2.0**-20
 
 
@@ -126,13 +128,40 @@ def choice_probs(logits_RV: Tensor, sampling: Sampling) -> Tensor:
 
 
 def _least_kept(probs_RV: Tensor, top_p: float) -> Tensor:
-    """Probability [R, 1] of the last token that is kept, likeliest first."""
+    """Probability [R, 1] float32 of the last token that is kept, likeliest first."""
+    if probs_RV.device.type == "cpu":
+        return _least_kept_by_sorting(probs_RV, top_p)
+    return _least_kept_by_bisection(probs_RV, top_p)
+
+
+def _least_kept_by_sorting(probs_RV: Tensor, top_p: float) -> Tensor:
+    """As ``_least_kept``. Decides on the host how many tokens to sort."""
     likeliest = torch.topk(probs_RV, min(_LIKELIEST, probs_RV.shape[1])).values
     if likeliest.shape[1] < probs_RV.shape[1] and bool((likeliest.sum(dim=1) < top_p).any()):
         likeliest = probs_RV.sort(dim=1, descending=True).values
     before = likeliest.cumsum(dim=1) - likeliest
     kept = torch.where(before < top_p, likeliest, float("inf"))
     return kept.min(dim=1, keepdim=True).values
+
+
+def _least_kept_by_bisection(probs_RV: Tensor, top_p: float) -> Tensor:
+    """The least number such that all tokens above it have less than ``top_p`` together, [R, 1].
+
+    The tokens from there on are those that ``_least_kept_by_sorting`` keeps, but for rounding: sums
+    are float64 here. The host does not wait for the device and nothing is sorted. Positive floats
+    are in the order of their bits, so 30 halvings find the number exactly.
+    """
+    top_p = float(np.float32(top_p))  # as float32 sums are compared with it
+    exact = torch.float32 if probs_RV.device.type == "mps" else torch.float64
+    low_R1 = torch.zeros(len(probs_RV), 1, dtype=torch.int32, device=probs_RV.device)
+    high_R1 = torch.full_like(low_R1, _BITS_OF_ONE)
+    for _ in range(_BITS_OF_ONE.bit_length()):
+        middle_R1 = low_R1 + (high_R1 - low_R1) // 2
+        above_RV = torch.where(probs_RV > middle_R1.view(torch.float32), probs_RV, 0.0)
+        is_enough_R1 = above_RV.sum(dim=1, keepdim=True, dtype=exact) < top_p
+        high_R1 = torch.where(is_enough_R1, middle_R1, high_R1)
+        low_R1 = torch.where(is_enough_R1, low_R1, middle_R1)
+    return high_R1.view(torch.float32)
 
 
 def _invert(probs_RV: Tensor, draws_R: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ from torch import nn
 from steering_core.errors import InputError
 from steering_core.sampling import (
     Sampling,
+    _least_kept_by_bisection,
+    _least_kept_by_sorting,
     choose,
     eos_ids_of,
     generation_defaults,
@@ -50,6 +52,49 @@ def test_tokens_are_those_of_the_inverted_sum(vocab: int, temperature: float, to
         by_hand(row, draw, temperature, top_p) for row, draw in zip(logits, draws, strict=True)
     ]
     assert found.tolist() == wanted
+
+
+def distributions(kind: str) -> torch.Tensor:
+    """Float32 probabilities [60, V] of one kind."""
+    rng = np.random.default_rng(7)
+    if kind == "tied":  # few distinct values, whose sums are exact
+        weights = 2.0 ** rng.integers(0, 4, (60, 512))
+        weights[:, 0] += 2.0**12 - weights.sum(axis=1)
+        return torch.from_numpy((weights / 2.0**12).astype(np.float32))
+    if kind == "one-hot":
+        return torch.eye(60, 1500)
+    scale = {"random": 2.0, "peaked": 12.0, "flat": 0.01, "equal": 0.0, "wide": 3.0}[kind]
+    num_tokens = 5000 if kind in ("flat", "wide") else 700
+    logits = scale * rng.standard_normal((60, num_tokens))
+    return torch.softmax(torch.from_numpy(logits.astype(np.float32)), dim=-1)
+
+
+@pytest.mark.parametrize("top_p", [1e-6, 0.1, 0.5, 0.9, 0.99, 1 - 1e-7])
+@pytest.mark.parametrize("kind", ["random", "peaked", "flat", "equal", "wide", "tied", "one-hot"])
+def test_both_ways_to_find_the_least_kept_token_keep_the_same(kind: str, top_p: float) -> None:
+    probs = distributions(kind)
+    sorted_ = (probs >= _least_kept_by_sorting(probs, top_p)) & (probs > 0)
+    bisected = (probs >= _least_kept_by_bisection(probs, top_p)) & (probs > 0)
+    # Where they differ, float32 sums cannot tell on which side of top_p a token lies.
+    is_differing = (sorted_ ^ bisected).any(dim=1)
+    exact = probs.double()
+    for row, both in zip(exact[is_differing], (sorted_ | bisected)[is_differing], strict=True):
+        before_least = row[row > row[both].min()].sum()
+        assert abs(before_least - top_p) < 1e-5
+    if kind in ("tied", "one-hot", "equal"):
+        assert not is_differing.any()
+    assert is_differing.float().mean() < 0.1 or top_p > 0.999
+
+
+def test_bisection_keeps_what_exact_sums_say() -> None:
+    for kind in ("random", "peaked", "flat", "wide", "tied"):
+        probs = distributions(kind)
+        for top_p in (0.25, 0.5, 0.75):
+            least = _least_kept_by_bisection(probs, top_p)
+            for row, found in zip(probs.double().numpy(), least[:, 0].tolist(), strict=True):
+                order = np.sort(row)[::-1]
+                wanted = order[np.cumsum(order) - order < top_p].min()
+                assert found == wanted
 
 
 def test_frequencies_are_the_probabilities() -> None:
