@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from steering_core.block_outputs import BlockOutputs, found_block_outputs
+from steering_core.compiled import refuse_compiled
 from steering_core.errors import InputError
 from steering_core.hook_points import HookPoint
 
@@ -38,6 +40,7 @@ class ModelLayout:
         blocks_return_tuples: whether blocks return more than their output stream.
         logit_scale: factor on the logits; 1.0 for most models.
         logit_softcap: c of ``c * tanh(logits / c)`` on the scaled logits, or None.
+        model: the whole model, with the head.
     """
 
     decoder: nn.Module
@@ -50,6 +53,7 @@ class ModelLayout:
     logit_scale: float = 1.0
     logit_softcap: float | None = None
     config: Any = field(default=None, repr=False)
+    model: nn.Module | None = field(default=None, repr=False)
 
     @property
     def num_blocks(self) -> int:
@@ -59,8 +63,22 @@ class ModelLayout:
         """The module that reads the stream at a hook point, or whose output is what is there.
 
         Raises:
-            InputError: the model has no such block, or its block no such output.
+            InputError: the model has no such block, or its block no such output; or the module is
+                part of compiled code, which skips hooks.
         """
+        module = self._module_at(point)
+        path = self._paths.get(id(module))
+        if path is not None and self.model is not None:
+            refuse_compiled(self.model, path, str(point))
+        return module
+
+    @cached_property
+    def _paths(self) -> dict[int, str]:
+        """Names of the model's modules by identity: searching for one takes longer than a hook."""
+        model = self.decoder if self.model is None else self.model
+        return {id(module): path for path, module in model.named_modules()}
+
+    def _module_at(self, point: HookPoint) -> nn.Module:
         if not 0 <= point.block < self.num_blocks:
             raise InputError(f"{point}: the model has blocks 0..{self.num_blocks - 1}")
         if point.site in ("resid_pre", "resid_post"):
@@ -129,6 +147,7 @@ def find_layout(model: nn.Module, name: str = "model") -> ModelLayout:
         head=head,
         last_mlp=traced.last_mlp,
         outputs=traced.outputs,
+        model=model,
         blocks_return_tuples=traced.returns_tuple,
         logit_scale=_logit_scale(config),
         logit_softcap=getattr(config, "final_logit_softcapping", None),
@@ -161,7 +180,7 @@ def find_blocks(
     """The decoder and its residual blocks, of a model whose weights may be on the meta device.
 
     Raises:
-        InputError: not one list of as many blocks as the config says.
+        InputError: not one list of as many blocks as the config says; or the model was compiled.
     """
     num_layers = getattr(config, "num_hidden_layers", None)
     lists = {
@@ -178,6 +197,7 @@ def find_blocks(
             f"{name}: looked for one ModuleList with num_hidden_layers = {num_layers} blocks, "
             f"found {len(outer)}; its ModuleLists: {seen}"
         )
+    refuse_compiled(model, outer[0], name)
     parent = outer[0].rpartition(".")[0]
     return model.get_submodule(parent), tuple(lists[outer[0]])
 

@@ -49,8 +49,12 @@ class ActivationSteerer:
             while more than one token is processed, nothing while one is; ``response``: the last
             position, so pad prompts on the left.
 
+    Call the model itself, not what ``torch.compile`` made of it: compiled code skips hooks that
+    are set later.
+
     Raises:
-        InputError: no such block or positions, or a vector that is not [D] or not finite.
+        InputError: no such block or positions, or a vector that is not [D] or not finite; or the
+            model or the block was compiled.
     """
 
     def __init__(
@@ -84,7 +88,7 @@ class ActivationSteerer:
         self.layer = layer
         self.positions = positions
         self.vector = vector
-        self._layout = ModelLayout(decoder, blocks, (), nn.Identity(), config=config)
+        self._layout = ModelLayout(decoder, blocks, (), nn.Identity(), config=config, model=model)
         self._open: list[ExitStack] = []
 
     def __enter__(self) -> ActivationSteerer:
