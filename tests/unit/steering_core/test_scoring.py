@@ -13,7 +13,8 @@ from torch import nn
 
 from steering_core import scoring
 from steering_core.layout import find_layout
-from steering_core.scoring import choose, mean_scores, scored_log_probs
+from steering_core.memory import peak_memory
+from steering_core.scoring import choose, columns_at_once, mean_scores, scored_log_probs
 from tests.support.tiny_models import random_model
 
 INF, NAN = float("inf"), float("nan")
@@ -93,3 +94,27 @@ def test_log_probs_do_not_depend_on_the_slice(
     found = scored_log_probs(layout, resid, placed)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.double(), wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("num_positions", [1, 148, 3079, 5749, 40_000])
+def test_slices_of_the_head_are_aligned_on_accelerators_and_as_before_on_a_cpu(
+    num_positions: int,
+) -> None:
+    for device_type, most in (("cuda", 2**24), ("xla", 2**25), ("mps", 2**25)):
+        columns = columns_at_once(num_positions, device_type)
+        assert columns % 1024 == 0
+        assert columns * num_positions <= most or columns == 1024
+        # No shorter than need be: a slice more would not fit.
+        assert (columns + 1024) * num_positions > most
+    assert columns_at_once(num_positions, "cpu") == max(1024, 2**18 // num_positions)
+
+
+def test_memory_of_the_head_follows_the_slices() -> None:
+    """2,048 columns of 5,749 positions on CUDA, where 5,836 were held before."""
+    skeleton: Any = SimpleNamespace(
+        vocab_size=256_000, width=1, widest=1, num_heads=0, num_kv_heads=0, head_width=0,
+        num_params=0, num_blocks=1, caps_attention=False,
+    )  # fmt: skip
+    batch: Any = SimpleNamespace(num_tokens=1, num_sequences=1, num_positions=1, num_read=5749)
+    held = peak_memory(skeleton, [batch], "bfloat16", "cuda", num_kept=0, longest=0)
+    assert held.scratch_bytes == 2 * 5749 + (2 + 8) * 5749 * 2048
