@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
 from steering_core.errors import InputError
 from steering_core.hook_points import HookPoint
 from steering_core.hooks import capture
-from steering_core.layout import find_layout, hidden_of, with_hidden
+from steering_core.layout import ModelLayout, find_layout, hidden_of, with_hidden
 from tests.support.tiny_models import FAMILIES, random_model
 
 VOCAB = 300
@@ -145,3 +145,44 @@ def test_stream_of_a_tuple_is_its_first_entry_and_the_rest_is_kept(rest: tuple[A
 def test_a_block_that_returns_no_stream_is_refused(output: Any) -> None:
     with pytest.raises(InputError, match="a block returned"):
         hidden_of(output)
+
+
+def names_of(model: nn.Module, layout: ModelLayout) -> tuple[Any, ...]:
+    """Names of what was found beside the blocks: the last MLP, and what each block adds."""
+    names = {module: name for name, module in model.named_modules()}
+    outputs = [o and (names[o.attn_out], names[o.mlp_out]) for o in layout.outputs]
+    return layout.last_mlp and names[layout.last_mlp], outputs
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", ["gemma2", "llama", "gpt_neox", "gptj"])
+def test_half_precision_finds_what_float32_finds(family: str, dtype: torch.dtype) -> None:
+    """With one large entry in the stream, as real models have: its rounding is large, too."""
+    model = random_model(family, VOCAB)
+    model.get_input_embeddings().weight[:, 5] = 300.0  # type: ignore[operator]
+    wanted = names_of(model, find_layout(model))
+    assert wanted[0] is not None
+    assert all(wanted[1])
+    assert names_of(model, find_layout(model.to(dtype))) == wanted
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_products_of_other_shapes_round_differently_in_half_precision(dtype: torch.dtype) -> None:
+    """As on a GPU, which splits products by their shape; a CPU gives the same bits here."""
+    model = random_model("llama", VOCAB).to(dtype)
+    mlp = model.model.layers[-1].mlp
+    own = mlp.forward
+
+    def split_differently(hidden: Tensor) -> Tensor:
+        output: Tensor = own(hidden)
+        if hidden.shape[1] > 1:
+            return output
+        # An entry is a sum of terms of the size of the largest entries, and rounded like those.
+        rounding = torch.finfo(dtype).eps * output.abs().max()
+        return output + rounding * (-1) ** torch.arange(output.shape[-1])
+
+    mlp.forward = split_differently
+    assert find_layout(model).last_mlp is mlp
+
+    mlp.forward = lambda hidden: own(hidden) + 0.3 * own(hidden).mean(dim=1, keepdim=True)
+    assert find_layout(model).last_mlp is None, "positions are mixed"
