@@ -12,8 +12,8 @@ from cluster.errors import UserActionError
 from cluster.ledger import Ledger
 from cluster.storage import Storage
 from jobs.identity import changed_keys
-from jobs.persona.index import Parts
-from jobs.persona.resolve import IDS_VERSION, PersonaSweep
+from jobs.persona.index import ROWS_PER_TASK_KEY, Parts
+from jobs.persona.resolve import IDS_VERSION, ROWS_PER_TASK, PersonaSweep
 
 _GRID = ("layers", "coeffs", "positions")
 
@@ -39,6 +39,19 @@ def ids_of(storage: Storage) -> int:
             f"to {IDS_VERSION}; use a newer steersweep"
         )
     return version
+
+
+def rows_per_task_of(storage: Storage) -> int | None:
+    """What ``compute.examples_per_task: auto`` means in an output; None for a new output.
+
+    Task ids depend on it, so an output keeps the number with which it began, on whatever device it
+    goes on. Outputs that do not name it are older than any other number than ``ROWS_PER_TASK``.
+    """
+    record = Ledger(storage).read_record()
+    if record is not None:
+        return int(record.get(ROWS_PER_TASK_KEY, ROWS_PER_TASK))
+    parts = Parts.read(storage)  # remains if run.json is lost
+    return None if parts.version is None else parts.rows_per_task
 
 
 def refuse_unfinished(storage: Storage, ids: int) -> None:

@@ -11,10 +11,22 @@ from typing import Any
 from cluster.storage import Storage, StorageSpec
 from cluster.tasks import Task
 from jobs.console import Verbosity, print_json, print_tables, say
-from jobs.persona.earlier import ids_of, refuse_other_sweep, refuse_unfinished
+from jobs.persona.earlier import (
+    ids_of,
+    refuse_other_sweep,
+    refuse_unfinished,
+    rows_per_task_of,
+)
 from jobs.persona.index import Group, Parts
 from jobs.persona.judges.prompts import COHERENCE_PROMPT, fill
-from jobs.persona.plan import Asked, answer_tasks, contrast_rows, missing, steered_rows
+from jobs.persona.plan import (
+    Asked,
+    answer_tasks,
+    contrast_rows,
+    missing,
+    rows_per_task,
+    steered_rows,
+)
 from jobs.persona.resolve import IDS_VERSION, PersonaModel, PersonaSweep, resolve
 from jobs.persona.spec import PersonaSpec
 from jobs.persona.tables import Phase
@@ -65,14 +77,14 @@ def plan(
     storage.check_reachable()
     ids = ids_of(storage)
     refuse_unfinished(storage, ids)
-    sweep = resolve(spec, ids=ids)
+    sweep = resolve(spec, ids=ids, rows_per_task=rows_per_task_of(storage))
     parts = Parts.read(storage)
     if ids < IDS_VERSION:
         refuse_other_sweep(storage, sweep)
         phases = list(_finished(parts))
     else:
         phases = list(_forecasts(storage, sweep, parts))
-    _show(spec, phases)
+    _show(sweep, phases)
     content = as_json(phases)
     if prints_json:
         print_json(content)
@@ -159,7 +171,8 @@ def headline(spec: PersonaSpec, phases: Sequence[PhaseForecast]) -> str:
     )
 
 
-def _show(spec: PersonaSpec, phases: Sequence[PhaseForecast]) -> None:
+def _show(sweep: PersonaSweep, phases: Sequence[PhaseForecast]) -> None:
+    spec = sweep.spec
     say(headline(spec, phases), at=Verbosity.QUIET)
     groups: dict[str, list[list[str]]] = {}
     for phase in phases:
@@ -177,6 +190,13 @@ def _show(spec: PersonaSpec, phases: Sequence[PhaseForecast]) -> None:
     print_tables(columns, [*groups.items()], at=Verbosity.VERBOSE)
     tokens = sum(phase.most_judge_tokens for phase in phases)
     if any(phase.num_left for phase in phases):
+        num_tasks = sum(phase.num_tasks for phase in phases)
+        num_slots = spec.generation.num_slots(sweep.device)
+        say(
+            f"{count(num_tasks, 'task')} of at most {count(rows_per_task(sweep), 'answer')} "
+            f"(compute.examples_per_task); a replica generates {num_slots:,} at a time "
+            "(generation.rows_at_once)."
+        )
         cost = "" if spec.judge.kind in _PAID else ", which costs nothing"
         say(
             f"The judge is {spec.judge.kind}{cost}; it reads at most {tokens:,} tokens, counted by "

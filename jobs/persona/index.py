@@ -11,9 +11,12 @@ from cluster.errors import ObjectNotFoundError, UserActionError
 from cluster.storage import Storage
 from jobs.persona.filter import EffectivePairs
 from jobs.persona.plan import PartRef
+from jobs.persona.resolve import ROWS_PER_TASK
 from jobs.persona.tables import Phase
 
 INDEX_KEY = "index.json"
+ROWS_PER_TASK_KEY = "rows_per_task"
+"""Here and in ``run.json``: what ``compute.examples_per_task: auto`` means in this output."""
 _VERSION = 2
 """Goes with ``IDS_VERSION``: an index names parts by task id, and tells which ids those are if the
 record is lost."""
@@ -41,6 +44,7 @@ class Parts:
         cells: layers and positions that are steered; empty in outputs of earlier versions.
         num_rows: answers that are planned, by group and phase.
         vectors: storage key of the vectors that steer, by group.
+        rows_per_task: answers of a task if the spec says auto.
         version: of the index that was read; None if there is none.
     """
 
@@ -51,12 +55,14 @@ class Parts:
     pairs: dict[Group, EffectivePairs] = field(default_factory=dict)
     vectors: dict[Group, str] = field(default_factory=dict)
     projections: dict[tuple[Group, Phase], list[PartRef]] = field(default_factory=dict)
+    rows_per_task: int = ROWS_PER_TASK
     version: int | None = None
 
     def write(self, storage: Storage) -> None:
         """Write it down."""
         content = {
             "index_version": _VERSION,
+            ROWS_PER_TASK_KEY: self.rows_per_task,
             "cells": [list(cell) for cell in self.cells],
             "num_rows": [[*_key(key), num] for key, num in self.num_rows.items()],
             **{name: _plain(getattr(self, name)) for name in ("answers", "scores", "projections")},
@@ -90,6 +96,7 @@ class Parts:
                     for m, t, pairs in content["pairs"]
                 },
                 vectors={Group(m, t): key for m, t, key in content["vectors"]},
+                rows_per_task=int(content.get(ROWS_PER_TASK_KEY, ROWS_PER_TASK)),
                 version=version,
             )
         except ObjectNotFoundError:

@@ -80,7 +80,8 @@ class Pipeline:
             InputError: no pair is effective.
             FailedVerdictsError: verdicts are missing; the same command asks for them again.
         """
-        parts = Parts(cells=[*cells_of(self._sweep)])
+        sweep = self._sweep
+        parts = Parts(cells=[*cells_of(sweep)], rows_per_task=sweep.rows_per_task)
         self._write(parts, "contrast", self._contrast_tasks())
         self._score(parts, "contrast")
         kept = {

@@ -22,7 +22,6 @@ Polarity = Literal["positive", "negative"]
 POLARITIES: tuple[Polarity, ...] = ("positive", "negative")
 JUDGE_POOL = "judge:local"
 """Of replicas that hold the judge; no model can have that name."""
-_ROWS_PER_TASK = 128
 
 
 @dataclass(frozen=True)
@@ -208,7 +207,7 @@ def answer_tasks(
     """
     key, digests = vectors or (None, {})
     tasks = []
-    for shard in _shards(rows, _rows_per_task(sweep)):
+    for shard in _shards(rows, rows_per_task(sweep)):
         layers = {row.layer for row in shard} - {None}
         used = {layer: digests[layer] for layer in sorted(digests) if layer in layers}
         task_id = digest(
@@ -255,7 +254,7 @@ def _content_of(row: Asked, model: PersonaModel) -> dict[str, object]:
 
 def most_tasks(sweep: PersonaSweep) -> int:
     """Tasks of the stage that has the most: how many replicas could have something to do."""
-    size, model = _rows_per_task(sweep), next(iter(sweep.models.values()))
+    size, model = rows_per_task(sweep), next(iter(sweep.models.values()))
 
     def num_tasks(rows: Iterator[Asked]) -> int:
         return sum(1 for _ in _shards(list(rows), size))
@@ -269,9 +268,10 @@ def most_tasks(sweep: PersonaSweep) -> int:
     return len(sweep.models) * max(of_contrast, of_steering)
 
 
-def _rows_per_task(sweep: PersonaSweep) -> int:
+def rows_per_task(sweep: PersonaSweep) -> int:
+    """The most answers of a task."""
     size = sweep.spec.compute.examples_per_task
-    return _ROWS_PER_TASK if size == "auto" else size
+    return sweep.rows_per_task if size == "auto" else size
 
 
 def scores_task(

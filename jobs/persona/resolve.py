@@ -46,6 +46,13 @@ task ids leave prompts and end-of-answer ids out, coefficients have six digits i
 coefficient 0 is answered once for each layer and positions."""
 
 
+ROWS_PER_TASK = 128
+"""Answers of a task if ``compute.examples_per_task`` is auto: on devices other than CUDA, and in
+every output that does not say otherwise. Task ids depend on it."""
+_ROWS_PER_TASK_ON_CUDA = 1024
+"""A task fills all slots several times, so that few of its steps run with slots that are free."""
+
+
 @dataclass(frozen=True)
 class PersonaModel:
     """A chat model of the sweep: where it is, what it is, and what it is asked.
@@ -100,6 +107,7 @@ class PersonaSweep:
         device: ``cuda``, ``xla``, ``mps`` or ``cpu``; never ``auto``.
         ids: version of row and task ids; below ``IDS_VERSION`` for an earlier output, which is read
             and checked but never continued.
+        rows_per_task: what ``compute.examples_per_task: auto`` means. Decided once for an output.
     """
 
     spec: PersonaSpec
@@ -107,6 +115,7 @@ class PersonaSweep:
     models: Mapping[str, PersonaModel]
     traits: Mapping[str, PersonaTrait]
     ids: int = IDS_VERSION
+    rows_per_task: int = ROWS_PER_TASK
 
     def resolved_spec(self) -> dict[str, Any]:
         """The spec as plain data, every ``auto`` that decides answers filled in."""
@@ -187,7 +196,12 @@ def questions_of(
     }
 
 
-def resolve(spec: PersonaSpec, device: str | None = None, ids: int = IDS_VERSION) -> PersonaSweep:
+def resolve(
+    spec: PersonaSpec,
+    device: str | None = None,
+    ids: int = IDS_VERSION,
+    rows_per_task: int | None = None,
+) -> PersonaSweep:
     """The sweep of a spec, with its traits read, its prompts rendered and its grid checked.
 
     Args:
@@ -195,6 +209,7 @@ def resolve(spec: PersonaSpec, device: str | None = None, ids: int = IDS_VERSION
             machine.
         ids: version of the ids of the output that the sweep is resolved for. Outputs of version 1
             may have been asked with a dated template, so it is not refused for them.
+        rows_per_task: of the output; None for a new one, where the device decides.
 
     Raises:
         InputError: anything the user must change, in one line.
@@ -216,7 +231,9 @@ def resolve(spec: PersonaSpec, device: str | None = None, ids: int = IDS_VERSION
             endpoint = spec.storage.endpoint_url
             vectors = read_vectors_of_spec(trait.vectors, key, layers, widths, endpoint)
             traits[name] = replace(traits[name], vectors=vectors)
-    return PersonaSweep(spec, kind, models, traits, ids)
+    if rows_per_task is None:
+        rows_per_task = _ROWS_PER_TASK_ON_CUDA if kind == "cuda" else ROWS_PER_TASK
+    return PersonaSweep(spec, kind, models, traits, ids, rows_per_task)
 
 
 def _trait(name: str, spec: PersonaSpec) -> PersonaTrait:

@@ -20,9 +20,14 @@ from cluster.tasks import Event, Pool, Receipt, ReplicaReady, Task, WorkerFactor
 from jobs.console import say, warn
 from jobs.examples_file import EXAMPLES_KEY, write_examples
 from jobs.executor import Executor
-from jobs.persona.earlier import ids_of, refuse_other_sweep, refuse_unfinished
+from jobs.persona.earlier import (
+    ids_of,
+    refuse_other_sweep,
+    refuse_unfinished,
+    rows_per_task_of,
+)
 from jobs.persona.examples import sweep_examples
-from jobs.persona.index import INDEX_KEY
+from jobs.persona.index import INDEX_KEY, ROWS_PER_TASK_KEY
 from jobs.persona.judges import Judge, Scorer, open_judge
 from jobs.persona.judges.spec import LocalJudgeSpec
 from jobs.persona.pipeline import FailedVerdictsError, Pipeline
@@ -88,7 +93,7 @@ class _Session:
         device = self._executor.device()
         ids = ids_of(self._storage)
         refuse_unfinished(self._storage, ids)
-        self._sweep = resolve(spec, device, ids)
+        self._sweep = resolve(spec, device, ids, rows_per_task_of(self._storage))
         self._running: tuple[Backend, Scheduler] | None = None
         self._metrics: Metrics | None = None
         self._log: StoredLog | None = None
@@ -116,7 +121,9 @@ class _Session:
             say(line)
         self._storage.check_writable()
         self._lease = self._stack.enter_context(Lease.acquire(self._storage, LOCK_KEY))
-        record = self._record = Record(ledger, sweep, before)
+        record = self._record = Record(
+            ledger, sweep, before, {ROWS_PER_TASK_KEY: sweep.rows_per_task}
+        )
         record.write("running")
         self._storage.clean_temporaries(_OLD_TEMPORARY_S)
         write_examples(self._storage, sweep_examples(sweep))

@@ -85,9 +85,18 @@ class GenerationSpec(SpecModel):
         description="Further variables for the chat template, such as date_string",
         json_schema_extra=role("identity"),
     )
-    rows_at_once: AtLeastOne = Field(
-        64, description="Answers generated at the same time", json_schema_extra=role("runtime")
+    rows_at_once: Literal["auto"] | AtLeastOne = Field(
+        "auto",
+        description="Answers generated at the same time. auto: 256 on CUDA, 64 elsewhere",
+        json_schema_extra=role("runtime"),
     )
+
+    def num_slots(self, device: str) -> int:
+        """Answers generated at the same time on a kind of device."""
+        if self.rows_at_once != "auto":
+            return self.rows_at_once
+        # A step costs a GPU nearly the same with more answers, until its memory is read for them.
+        return 256 if device == "cuda" else 64
 
     def chat_format(self, tokenizer: Any, model: str) -> ChatFormat:
         """Prompts for a model of that name; see ``ChatFormat`` for what it refuses."""

@@ -197,7 +197,7 @@ class PersonaWorker:
 
     def _generate(self, rows: Sequence[GenerationRow]) -> list[Generated]:
         if self._in_slots:
-            at_once = self._spec.rows_at_once
+            at_once = self._spec.num_slots(self._model.device.type)
             return generate(self._model, rows, self._sampling, rows_at_once=at_once)
         return [reference_generate(self._model, row, self._sampling) for row in rows]
 

@@ -320,6 +320,9 @@ def test_the_plan_counts_what_the_run_then_writes(
         "plan", spec, "--output", str(tmp_path / "new"), "--json-file", str(numbers)
     )
     assert planned.code == 0, planned
+    said = " ".join(planned.out.split())
+    assert "tasks of at most 8 answers (compute.examples_per_task)" in said
+    assert "a replica generates 64 at a time (generation.rows_at_once)" in said
     for of in json.loads(numbers.read_text())["phases"]:
         written = rows_of(output, "answers", of["phase"]).query(f"trait == '{of['trait']}'")
         assert of["num_answers"] == of["num_left"] == len(written)
@@ -461,3 +464,43 @@ def test_a_lost_record_costs_nothing_and_a_foreign_folder_is_refused(
     assert refused.code == 2
     assert "it contains thesis.tex" in " ".join(refused.err.split())
     assert [p.name for p in (tmp_path / "foreign").iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("lost", [None, "rows_per_task", "run.json", "index.json"])
+def test_an_output_keeps_the_size_of_its_tasks_on_another_device(
+    lost: str | None, chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Begun with 128 answers a task; a new output on CUDA has 1,024."""
+    passing = {"positive_at_least": 0, "negative_below": 100, "coherence_at_least": 0}
+    words = {"kind": "word_list", "words": {name: ["a", "e", "i"] for name in TRAITS}}
+    spec = str(
+        write_persona_spec(
+            tmp_path, chat, judge=words, filter=passing,
+            models={"chat": {"path": str(chat), "dtype": "float32"}},
+            generation={"max_new_tokens": 1},
+            contrast={"rollouts": 11},
+            steering={"layers": [2], "coeffs": [1], "questions": 1},
+            compute={"executor": "in_process"},
+        )
+    )  # fmt: skip
+    assert steersweep("run", spec).code == 0
+    output = tmp_path / "out"
+    sizes = rows_of(output, "answers", "contrast").groupby(["trait", "task_id"]).size()
+    assert sorted(sizes) == [4, 4, 128, 128]
+    before = sorted(output.glob("*/model=*/**/*.parquet"))
+
+    record = json.loads((output / "run.json").read_text())
+    assert record["rows_per_task"] == 128
+    if lost == "rows_per_task":  # as an earlier version left them
+        for name in ("run.json", "index.json"):
+            content = json.loads((output / name).read_text())
+            del content[lost]
+            (output / name).write_text(json.dumps(content))
+    elif lost is not None:
+        (output / lost).unlink()
+    # No replica could be started there: whatever is not found under its id fails.
+    monkeypatch.setattr("jobs.executor.Executor.device", lambda self: "cuda")
+    again = steersweep("run", spec)
+    assert again.code == 0, again
+    assert sorted(output.glob("*/model=*/**/*.parquet")) == before
+    assert json.loads((output / "run.json").read_text())["rows_per_task"] == 128

@@ -95,6 +95,40 @@ def test_tasks_hold_every_row_once_and_are_named_after_what_they_hold(folder: Pa
     assert tasks() == tasks(sweep_of(folder, "generation.rows_at_once=2"))
 
 
+def test_cuda_gets_larger_tasks_and_more_slots_unless_the_output_or_the_spec_says_otherwise(
+    folder: Path,
+) -> None:
+    changes = ("compute.examples_per_task=auto", "contrast.rollouts=100")
+    changes += ("models.chat.dtype=float32",)
+    spec = load_spec(PersonaSpec, str(write_persona_spec(folder, folder / "model")), changes)
+
+    def tasks(device: str, *, rows_per_task: int | None = None, size: Any = "auto") -> list[Any]:
+        compute = spec.compute.model_copy(update={"examples_per_task": size})
+        own = spec.model_copy(update={"compute": compute})
+        sweep = resolve(own, device, rows_per_task=rows_per_task)
+        model = sweep.models["chat"]
+        rows = list(contrast_rows(sweep, model, "kind"))
+        assert len(rows) == 1200
+        return answer_tasks(sweep, model, "kind", "contrast", rows)
+
+    def sizes(of: list[Any]) -> list[int]:
+        return [len(task.payload.rows) for task in of]
+
+    assert sizes(tasks("cpu")) == sizes(tasks("mps")) == [128] * 9 + [48]
+    assert sizes(tasks("cuda")) == [1024, 176]
+    assert [t.id for t in tasks("cuda", rows_per_task=128)] == [t.id for t in tasks("cpu")]
+    assert [t.id for t in tasks("cpu", rows_per_task=1024)] == [t.id for t in tasks("cuda")]
+    assert sizes(tasks("cuda", size=700)) == sizes(tasks("cpu", size=700)) == [700, 500]
+
+    assert [spec.generation.num_slots(device) for device in ("cpu", "mps", "cuda")] == [64, 64, 256]
+    given = load_spec(
+        PersonaSpec, str(folder / "persona.yaml"), ("generation.rows_at_once=7",)
+    ).generation
+    assert given.num_slots("cuda") == given.num_slots("cpu") == 7
+    with pytest.raises(InputError, match="rows_at_once"):
+        load_spec(PersonaSpec, str(folder / "persona.yaml"), ("generation.rows_at_once=0",))
+
+
 def test_coefficients_that_differ_in_the_eighth_digit_have_ids_of_their_own(folder: Path) -> None:
     sweep = sweep_of(folder, "steering.coeffs=[1.0000001, 1.0000002, -3]", "steering.layers=[2]")
     rows = list(steered_rows(sweep, sweep.models["chat"], "kind"))
