@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from steering_core.layout import ModelLayout
 
 _NAME = "steersweep_capped"
+FUSED = "steersweep_fused"
+"""The attention kernel's name (``kernels.attention``); while it is on, it computes the cap."""
 _SCORES_AT_ONCE = {"cpu": 2**18}
 _SCORES_ON_ACCELERATOR = 2**27
 """Scores held at once: what a core's cache holds on a CPU, 512 MiB in float32 elsewhere."""
@@ -28,16 +30,18 @@ _SCORES_ON_ACCELERATOR = 2**27
 def capped_attention(layout: ModelLayout) -> Iterator[None]:
     """While open, the blocks of a model that caps attention logits compute it as described above.
 
-    Does nothing for a model without a cap. The mask that a block is called with must be additive
-    [R or 1, 1, S, S]; masks that the model makes itself are for its own attention.
+    Does nothing for a model without a cap, or under the attention kernel. The mask that a block is
+    called with must be additive [R or 1, 1, S, S]; masks that the model makes itself are for its
+    own attention.
     """
     config = layout.config
-    if getattr(config, "attn_logit_softcapping", None) is None:
+    is_fused = config._attn_implementation == FUSED
+    if is_fused or getattr(config, "attn_logit_softcapping", None) is None:
         yield
         return
     from transformers import AttentionInterface
 
-    AttentionInterface.register(_NAME, _attend)
+    AttentionInterface.register(_NAME, attend)
     before = config._attn_implementation
     config._attn_implementation = _NAME
     try:
@@ -51,7 +55,7 @@ def rows_at_once(scores_per_row: int, device_type: str) -> int:
     return max(1, _SCORES_AT_ONCE.get(device_type, _SCORES_ON_ACCELERATOR) // scores_per_row)
 
 
-def _attend(
+def attend(
     _module: nn.Module,
     query_RHSW: Tensor,
     key_RKSW: Tensor,

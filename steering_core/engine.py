@@ -6,7 +6,7 @@ Shapes: N rows of a task, R sequences and S positions of a batch, D width.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from steering_core.buckets import Buckets, batches_in_buckets, filled
 from steering_core.encoding import EncodedExample
 from steering_core.hook_points import HookPoint
 from steering_core.interventions import Intervention
+from steering_core.kernels.applied import AppliedKernels
 from steering_core.models import LoadedModel
 from steering_core.out_of_memory import is_out_of_memory
 from steering_core.packing import NUM_CANDIDATES, Batch, batches, lay_out
@@ -75,6 +76,11 @@ class Engine:
             alone.
         is_static: whether batches are filled up to a few shapes (``buckets``), at the price of
             padding; None: where the device compiles a program for each shape.
+        kernels: Triton kernels that replace the model's own code in these passes, by name
+            (``steering_core.kernels.KERNELS``); nothing else runs with them.
+
+    Raises:
+        InputError: a kernel that this model, device or dtype cannot use.
     """
 
     def __init__(
@@ -85,12 +91,14 @@ class Engine:
         is_packed: bool = True,
         reuses_prefix: bool = False,
         is_static: bool | None = None,
+        kernels: Collection[str] = (),
     ) -> None:
         self._model = model
         self._protocol = protocol
         self.is_packed = is_packed
         self.reuses_prefix = reuses_prefix and is_packed and protocol.leaves_prefix_alone
         self.is_static = is_xla(model.device) if is_static is None else is_static
+        self._kernels = AppliedKernels(model, kernels, is_packed=is_packed)
         self._num_blocks = model.layout.num_blocks
         self._most_positions = sys.maxsize
 
@@ -102,7 +110,13 @@ class Engine:
             is_packed=self.is_packed,
             reuses_prefix=self.reuses_prefix,
             is_static=self.is_static,
+            kernels=self.kernels,
         )
+
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """Names of the kernels that its passes run with, in order."""
+        return self._kernels.names
 
     @property
     def buckets(self) -> Buckets | None:
@@ -237,7 +251,7 @@ class Engine:
         return lambda own: fork(model, trunk, batch, changes(own))
 
     def _log_probs(self, resid_RSD: Tensor, batch: PlacedBatch) -> Tensor:
-        return scored_log_probs(self._model.layout, resid_RSD, batch)
+        return scored_log_probs(self._model.layout, resid_RSD, batch, self._kernels.add_log_sum_exp)
 
     def _for_each_batch(
         self,
@@ -275,7 +289,8 @@ class Engine:
         """Start a batch, or its halves one after the other."""
         if batch.num_places == 1 or batch.input_ids.size <= self._most_positions:
             try:
-                finish = run(place(batch, self._model.device))
+                with self._kernels.open():
+                    finish = run(place(batch, self._model.device))
             except (RuntimeError, MemoryError) as error:
                 self._note_too_large(batch, error)
             else:

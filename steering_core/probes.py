@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -23,14 +25,16 @@ from steering_core.xla import forward_only
 _PREFIX, _BRANCHES = 280, (9, 7, 8)
 
 
-def engine_for(model: LoadedModel, protocol: Protocol) -> Engine:
-    """The engine with everything that the model's architecture allows."""
+def engine_for(model: LoadedModel, protocol: Protocol, kernels: Collection[str] = ()) -> Engine:
+    """The engine with everything that the model's architecture allows, and these kernels."""
     max_tokens = getattr(model.layout.config, "max_position_embeddings", None)
     is_packed = can_pack(model, max_tokens)
     reuses_prefix = (
         is_packed and protocol.leaves_prefix_alone and can_reuse_prefix(model, max_tokens)
     )
-    return Engine(model, protocol, is_packed=is_packed, reuses_prefix=reuses_prefix)
+    return Engine(
+        model, protocol, is_packed=is_packed, reuses_prefix=reuses_prefix, kernels=kernels
+    )
 
 
 def can_pack(model: LoadedModel, max_tokens: int | None) -> bool:
@@ -39,7 +43,7 @@ def can_pack(model: LoadedModel, max_tokens: int | None) -> bool:
     False for architectures whose attention does not go by mask and position ids (ALiBi, windows by
     index, recurrences); they run as separate sequences.
     """
-    row = _row(model, max_tokens)
+    row = random_row(model, max_tokens=max_tokens)
     last = HookPoint(model.layout.num_blocks - 1, "resid_post")
 
     def left(*, is_packed: bool) -> Tensor:
@@ -63,7 +67,7 @@ def can_reuse_prefix(model: LoadedModel, max_tokens: int | None) -> bool:
     False for architectures that keep more, or something else, than keys and values; there, and
     where rows are not packed, every position is computed again.
     """
-    batch = place(lay_out([_row(model, max_tokens)], [0]), model.device)
+    batch = place(lay_out([random_row(model, max_tokens=max_tokens)], [0]), model.device)
     point = HookPoint(model.layout.num_blocks // 2, "resid_pre")
     vector = np.random.default_rng(1).standard_normal(model.layout.config.hidden_size)
     steered = Intervention(point, vector.astype(np.float32), 1.0, positions="candidate")
@@ -79,10 +83,16 @@ def can_reuse_prefix(model: LoadedModel, max_tokens: int | None) -> bool:
     return _agree(behind.flatten(0, 1)[read_at], whole.flatten(0, 1)[read_at])
 
 
-def _row(model: LoadedModel, max_tokens: int | None) -> EncodedExample:
-    """Three random candidates behind a long prefix, whose every own token is read."""
-    rng = np.random.default_rng(0)
-    prefix = min(_PREFIX, (max_tokens or _PREFIX + 9) - max(_BRANCHES))
+def random_row(
+    model: LoadedModel, num_prefix: int = _PREFIX, *, max_tokens: int | None = None, seed: int = 0
+) -> EncodedExample:
+    """Three random candidates behind a prefix, whose every own token is read.
+
+    Args:
+        num_prefix: tokens of the prefix, fewer if the model takes no more than ``max_tokens``.
+    """
+    rng = np.random.default_rng(seed)
+    prefix = min(num_prefix, (max_tokens or num_prefix + 9) - max(_BRANCHES))
     ids = rng.integers(0, int(model.layout.config.vocab_size), prefix + sum(_BRANCHES))
     own_ids = np.split(ids[prefix:], np.cumsum(_BRANCHES)[:-1])
     a, b, c = (

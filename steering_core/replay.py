@@ -44,7 +44,7 @@ def recorded_calls(layout: ModelLayout, num_run: int) -> Iterator[list[BlockCall
             stack.callback(handle.remove)
         if not layout.blocks_return_tuples:
             for block in layout.blocks[num_run:]:
-                stack.enter_context(_forward_replaced(block, lambda stream, *_, **__: stream))
+                stack.enter_context(forward_replaced(block, lambda stream, *_, **__: stream))
         yield calls
 
 
@@ -74,7 +74,7 @@ def only_at(module: nn.Module | None, positions_M: Tensor) -> Iterator[None]:
         whole[positions_M.to(whole.device)] = output_1MD[0]
         return whole.view(num_rows, num_positions, -1)
 
-    with _forward_replaced(module, at_positions):
+    with forward_replaced(module, at_positions):
         yield
 
 
@@ -82,7 +82,7 @@ _ABSENT = object()
 
 
 @contextmanager
-def _forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+def forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """While open, a module's own ``forward`` is another; its hooks run as before."""
     before = vars(module).get("forward", _ABSENT)
     module.forward = forward

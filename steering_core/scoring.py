@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -20,12 +22,24 @@ _FEWEST_COLUMNS = 1024
 of columns is a multiple of: rows of logits that do not begin at 16 bytes get slow products."""
 
 
-def scored_log_probs(layout: ModelLayout, resid_RSD: Tensor, batch: PlacedBatch) -> Tensor:
+AddLogSumExp = Callable[[Tensor, Tensor], None]
+"""Adds the head's products [M, C] of some columns to log-sum-exps [M] float32, in place."""
+
+
+def scored_log_probs(
+    layout: ModelLayout,
+    resid_RSD: Tensor,
+    batch: PlacedBatch,
+    add_log_sum_exp: AddLogSumExp | None = None,
+) -> Tensor:
     """Float32 log-probabilities [T] of a batch's scored tokens, in nats.
 
     Only the M positions that are read go through the final norm and the head. The logits of all
     of them are never held at once: their log-sum-exp is taken a slice of the vocabulary at a time,
     and a scored token's own logit is one dot product.
+
+    Args:
+        add_log_sum_exp: a kernel that does this for a slice (``kernels.log_sum_exp``).
     """
     read_at = batch.read_at.to(resid_RSD.device)
     hidden_MD = layout.final_hidden(resid_RSD.reshape(-1, resid_RSD.shape[-1])[read_at])
@@ -39,16 +53,25 @@ def scored_log_probs(layout: ModelLayout, resid_RSD: Tensor, batch: PlacedBatch)
     picked_T = torch.linalg.vecdot(hidden_MD[slot_T].float(), head.weight[token_T].float())
     if head.bias is not None:
         picked_T += head.bias[token_T]
-    return layout.scaled_and_capped(picked_T) - _log_norms(layout, head, hidden_MD)[slot_T]
+    log_norm_M = _log_norms(layout, head, hidden_MD, add_log_sum_exp)
+    return layout.scaled_and_capped(picked_T) - log_norm_M[slot_T]
 
 
-def _log_norms(layout: ModelLayout, head: nn.Linear, hidden_MD: Tensor) -> Tensor:
+def _log_norms(
+    layout: ModelLayout,
+    head: nn.Linear,
+    hidden_MD: Tensor,
+    add_log_sum_exp: AddLogSumExp | None = None,
+) -> Tensor:
     """Float32 log-sum-exp [M] over the vocabulary, a slice of it at a time."""
     log_norm_M = hidden_MD.new_full((len(hidden_MD),), -torch.inf, dtype=torch.float32)
     columns = columns_at_once(len(hidden_MD), hidden_MD.device.type)
     for low in range(0, head.out_features, columns):
         bias = None if head.bias is None else head.bias[low : low + columns]
         products = nn.functional.linear(hidden_MD, head.weight[low : low + columns], bias)
+        if add_log_sum_exp is not None:
+            add_log_sum_exp(log_norm_M, products)
+            continue
         logits_MC = layout.scaled_and_capped(products)
         log_norm_M = _log_add_exp(log_norm_M, torch.logsumexp(logits_MC, dim=-1))
     return log_norm_M
