@@ -40,8 +40,8 @@ class Share:
 
     @property
     def gpu_share(self) -> float:
-        """Part of its GPU that is the replica's own; 1 where it has whole ones, or none."""
-        return self.gpus if 0 < self.gpus < 1 else 1.0
+        """GPUs of the replica, below 1 part of one; 1 if it asks for none."""
+        return self.gpus if self.gpus > 0 else 1.0
 
     def amounts(self) -> dict[str, float]:
         """Every amount that is asked for, by Ray's name of the resource."""

@@ -24,6 +24,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 DEVICES = ("auto", "cuda", "xla", "mps", "cpu")
 CUDA_CONTEXT_BYTES = 768 * 2**20
 """Set aside for what CUDA and its libraries take of a GPU for one process, beside tensors."""
+_MOST_OF_A_GPU = 0.7
+"""Of a GPU's free memory, what weights may take; batches need the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,12 +329,13 @@ def load_model(
 
     Weights come from safetensors only; on the CPU, in the dtype that they are stored in, they stay
     pages of the file, which processes share. Attention runs eagerly where the model caps attention
-    logits, since SDPA would ignore the cap, and as transformers chooses otherwise. Where CUDA shows
-    more than one device, the blocks are spread over all of them.
+    logits, since SDPA would ignore the cap, and as transformers chooses otherwise. The blocks are
+    spread over all GPUs that CUDA shows if one of them does not hold the model, or if ``gpu_share``
+    asks for more than one. Spread, the GPUs work one after the other.
 
     Args:
-        gpu_share: part of the GPU that is this process's own: what it takes beyond fails here, and
-            takes nothing from the processes beside it.
+        gpu_share: GPUs of this process. Below 1, part of one: what the process takes beyond fails
+            here, and takes nothing from other processes.
 
     Raises:
         InputError: no such device, no model, no safetensors, GPUs that do not hold the model, or a
@@ -353,7 +356,11 @@ def load_model(
     pin_device_settings(where)
     if where.type == "cuda" and gpu_share < 1:
         _keep_to_share(gpu_share)
-    spans_devices = where.type == "cuda" and torch.cuda.device_count() > 1
+    spans_devices = (
+        where.type == "cuda"
+        and torch.cuda.device_count() > 1
+        and (gpu_share > 1 or not _fits_one_gpu(source, config, kind))
+    )
     if spans_devices:
         options["device_map"] = "auto"
     try:
@@ -374,6 +381,19 @@ def load_model(
     if not spans_devices:
         module.to(where)
     return LoadedModel(module, find_layout(module, source.path), where, kind, source.path)
+
+
+def _fits_one_gpu(source: ModelSource, config: Any, dtype: torch.dtype) -> bool:
+    """Whether the current GPU holds the weights and has room for batches besides."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        module = AutoModelForCausalLM.from_config(
+            config, trust_remote_code=source.trust_remote_code
+        )
+    weights_bytes = dtype.itemsize * sum(weight.numel() for weight in module.parameters())
+    free_bytes, _ = torch.cuda.mem_get_info()
+    return bool(weights_bytes <= _MOST_OF_A_GPU * free_bytes)
 
 
 def check_all_placed(device_map: Mapping[str, object], name: str) -> None:

@@ -11,10 +11,23 @@ import torch
 from steering_core import xla
 
 
+def devices_in_use(device: torch.device) -> list[torch.device]:
+    """The devices that a model on this one may use.
+
+    For CUDA without an index, every GPU on which this process holds memory: a large model is spread
+    over several. GPUs that it does not use are not touched, which would take memory of each.
+    """
+    if device.type != "cuda" or device.index is not None:
+        return [device]
+    indices = [i for i in range(torch.cuda.device_count()) if torch.cuda.memory_reserved(i)]
+    return [torch.device("cuda", index) for index in indices] or [device]
+
+
 def synchronize(device: torch.device) -> None:
-    """Wait for everything that was given to the device."""
+    """Wait for everything that was given to the device, see ``devices_in_use``."""
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
+        for used in devices_in_use(device):
+            torch.cuda.synchronize(used)
     elif device.type == "mps":
         torch.mps.synchronize()
     else:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from steering_core.timing import seconds
+from steering_core.timing import devices_in_use, seconds
 
 _MATMUL_SIZES = {"cpu": (1024, 2048), "cuda": (4096, 8192, 16384)}
 _SELF = Path("/proc/self")
@@ -18,7 +18,8 @@ _SELF = Path("/proc/self")
 def reset_peak_memory(device: torch.device) -> None:
     """Start a new peak, where the system can (CUDA, Linux)."""
     if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+        for used in devices_in_use(device):
+            torch.cuda.reset_peak_memory_stats(used)
         return
     try:
         # Linux: 5 sets the high-water mark of resident memory to what is resident now.
@@ -28,9 +29,12 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """CUDA: most bytes allocated; else most resident bytes of this process, weights included."""
+    """CUDA: most bytes allocated, of all GPUs that are used; else most resident bytes.
+
+    Resident memory is that of the whole process, weights included.
+    """
     if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
+        return sum(int(torch.cuda.max_memory_allocated(used)) for used in devices_in_use(device))
     try:
         lines = (_SELF / "status").read_text().splitlines()
         return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))

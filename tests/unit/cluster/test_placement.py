@@ -137,4 +137,4 @@ def test_a_share_becomes_options_of_an_actor() -> None:
         "label_selector": {"zone": "!eu"},
     }
     assert share.gpu_share == 0.25
-    assert (Share().gpu_share, Share(1.0, 2.0).gpu_share) == (1.0, 1.0)
+    assert (Share().gpu_share, Share(1.0, 2.0).gpu_share) == (1.0, 2.0)

@@ -391,6 +391,56 @@ def test_a_share_of_a_gpu_is_all_that_a_process_takes(
     assert len(fractions) == 1, "there is no GPU to share"
 
 
+class Machine:
+    """A machine with GPUs that are not there: where a model would be loaded to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, num_gpus: int, free_bytes: int) -> None:
+        self.loaded: list[Any] = []
+        found = {
+            "is_available": lambda: True,
+            "device_count": lambda: num_gpus,
+            "mem_get_info": lambda: (free_bytes, 2 * free_bytes),
+        }
+        for name, answer in found.items():
+            monkeypatch.setattr(torch.cuda, name, answer)
+        monkeypatch.setattr(models, "pin_device_settings", lambda _device: None)
+        monkeypatch.setattr(torch.nn.Module, "to", lambda module, _device: module)
+        own = transformers.AutoModelForCausalLM.from_pretrained
+
+        def from_pretrained(*args: Any, **options: Any) -> Any:
+            self.loaded.append(options.pop("device_map", None))
+            return own(*args, **options)
+
+        monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", from_pretrained)
+
+
+@pytest.mark.parametrize(
+    ("num_gpus", "gpu_share", "free_share", "device_map"),
+    [
+        (8, 1.0, 2.0, None),  # fits one of eight
+        (8, 1.0, 1.1, "auto"),  # leaves no room for batches
+        (8, 2.0, 2.0, "auto"),  # asked for
+        (1, 1.0, 1.1, None),  # there is no other
+    ],
+)
+def test_only_a_model_that_one_gpu_does_not_hold_is_spread(
+    llama: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    num_gpus: int,
+    gpu_share: float,
+    free_share: float,
+    device_map: str | None,
+) -> None:
+    weights = load_file(llama / "model.safetensors")
+    num_bytes = 2 * sum(weight.numel() for weight in weights.values())
+    machine = Machine(monkeypatch, num_gpus=num_gpus, free_bytes=int(free_share * num_bytes))
+    model = load_model(
+        ModelSource(str(llama)), device="cuda", dtype="bfloat16", gpu_share=gpu_share
+    )
+    assert model.device == torch.device("cuda")
+    assert machine.loaded == [device_map]
+
+
 def test_a_model_that_does_not_fit_its_gpus_is_refused() -> None:
     models.check_all_placed({}, "m")
     models.check_all_placed({"model.embed": 0, "model.layers.0": 1}, "m")
