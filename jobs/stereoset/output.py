@@ -21,7 +21,7 @@ from jobs.stereoset.batch_size import TUNING
 from jobs.stereoset.examples import sweep_examples
 from jobs.stereoset.inventory import Inventory, take_inventory
 from jobs.stereoset.manifest import from_tables, to_table
-from jobs.stereoset.plan import PlannedTask, packing_for, plan_missing, would_plan
+from jobs.stereoset.plan import CUTS_CELLS_KEY, PlannedTask, packing_for, plan_missing, would_plan
 from jobs.stereoset.resolve import Sweep, recorded_identity
 
 _OLD_TEMPORARY_S = 3600.0
@@ -80,7 +80,7 @@ class Output:
         if before is None and not known:
             _check_unused(storage)
         _check_same_sweep(storage, before, known, sweep)
-        packing = packing_for(sweep)
+        packing = packing_for(sweep, before)
         if known:  # what is there was cut so, and batches are part of a task's identity
             packing = replace(packing, tokens_per_batch=known[0].tokens_per_batch)
         added = plan_missing(sweep, known, packing)
@@ -88,7 +88,12 @@ class Output:
         is_done = before is not None and before["outcome"] == "done"
         return cls(
             storage=storage,
-            record=Record(ledger, sweep, before, {"folds": sweep.folds_by_group()}),
+            record=Record(
+                ledger,
+                sweep,
+                before,
+                {"folds": sweep.folds_by_group(), CUTS_CELLS_KEY: packing.cuts_cells},
+            ),
             inventory=inventory,
             added=tuple(added),
             is_settled=is_done and not added and len(inventory.done) == len(inventory.planned),

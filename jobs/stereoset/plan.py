@@ -1,17 +1,22 @@
 """What a sweep has to compute: shards of examples, tasks, and their identity.
 
 A shard is a set of examples of one group (model, split, bias type). Its phase 1 task makes
-baseline scores and what vectors are fitted from; its phase 2 task steers it in every cell. Which
-examples form a shard is decided once, when a group is first planned, and kept in the manifest: it
-never depends on the number or the speed of replicas.
+baseline scores and what vectors are fitted from; its phase 2 tasks steer it, each in some of the
+cells. Which examples form a shard is decided once, when a group is first planned, and kept in the
+manifest: it never depends on the number or the speed of replicas.
+
+A task should take about half a minute. Outputs that are started on CUDA have shards that are large
+enough to fill the device and, if all cells take longer, cut the cells into several tasks. All other
+outputs have shards that are small enough for one task with all cells.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import NamedTuple
+from itertools import accumulate, pairwise
+from typing import Any, NamedTuple
 
 from jobs.identity import decimal_text, digest
 from jobs.stereoset.resolve import Sweep, SweepModel
@@ -125,10 +130,12 @@ class Packing:
         tokens_per_batch: positions of one forward pass, padding included; ``None``: measured for
             each model once a replica holds it.
         examples_per_task: at most so many examples in a shard; ``None``: by each model's size.
+        cuts_cells: whether the cells of a shard that takes long are cut into several tasks.
     """
 
     tokens_per_batch: int | None
     examples_per_task: int | None
+    cuts_cells: bool = False
 
 
 _TASK_SECONDS = 30.0
@@ -136,14 +143,31 @@ _FLOPS_PER_S = {"cpu": 2e10, "mps": 2e12, "cuda": 1e14, "xla": 1e14}
 _TOKENS_PER_ROW = 200
 _MOST_EXAMPLES, _FEWEST_EXAMPLES = 256, 8
 
+CUTS_CELLS_KEY = "cuts_cells"
+"""Of ``run.json``: the output's ``Packing.cuts_cells``. Absent in outputs of earlier versions."""
+_CUTS_CELLS_ON = frozenset({"cuda"})
+_FLOPS_PER_S_CUTTING_CELLS = 3e14
+_FEWEST_TOKENS, _MOST_TOKENS = 2**14, 2**18
+"""Of a shard whose cells are cut: a batch that keeps a large GPU busy, and the largest batch that
+is tried (``steering_core.tuning``)."""
+_MOST_EXAMPLES_WITH_STATES = 256
+"""Phase 1 puts every state of a shard into one part, which the driver reads as a whole."""
 
-def packing_for(sweep: Sweep) -> Packing:
-    """The packing of a new output, as the spec has it."""
+
+def packing_for(sweep: Sweep, record: Mapping[str, Any] | None = None) -> Packing:
+    """The packing of an output, as the spec has it.
+
+    Args:
+        record: of an output that is there. It goes on as it began, on whatever device.
+    """
     compute = sweep.spec.compute
     tokens, examples = compute.tokens_per_batch, compute.examples_per_task
     return Packing(
         tokens_per_batch=None if tokens == "auto" else tokens,
         examples_per_task=None if examples == "auto" else examples,
+        cuts_cells=sweep.device in _CUTS_CELLS_ON
+        if record is None
+        else bool(record.get(CUTS_CELLS_KEY, False)),
     )
 
 
@@ -220,11 +244,11 @@ def _plan_group(
             tables = pooled if known else (*pooled, "baseline")
             made.append(_task(sweep, model, group, tables, shard, example_ids, layers, (), packing))
         for null, lacking in missing.items():
-            if lacking:
-                table = (steered_table(null),)
-                made.append(
-                    _task(sweep, model, group, table, shard, example_ids, (), lacking, packing)
-                )
+            table = (steered_table(null),)
+            made += [
+                _task(sweep, model, group, table, shard, example_ids, (), some, packing)
+                for some in _cut_cells(sweep, model, group, example_ids, lacking, packing)
+            ]
     return made
 
 
@@ -237,23 +261,78 @@ def _cut(sweep: Sweep, model: SweepModel, group: Group, packing: Packing) -> lis
     examples, _ = sweep.groups[group.split, group.bias_type]
     counted = zip(model.counts(examples), examples, strict=True)
     ordered = sorted((-counts.num_packed, example.example_id) for counts, example in counted)
+    ids = [example_id for _, example_id in ordered]
+    if packing.cuts_cells and packing.examples_per_task is None:
+        lengths = [-num_tokens for num_tokens, _ in ordered]
+        num_shards = max(1, sum(lengths) // _tokens_per_shard(sweep, model))
+        if METHODS[sweep.spec.vectors.method].needs_states:
+            num_shards = max(num_shards, math.ceil(len(ids) / _MOST_EXAMPLES_WITH_STATES))
+        return [tuple(ids[low:high]) for low, high in _equal_parts(lengths, num_shards)]
     limit = packing.examples_per_task or _examples_per_task(sweep, model)
     num_shards = -(-len(ordered) // limit)
     bounds = [len(ordered) * k // num_shards for k in range(num_shards + 1)]
-    return [
-        tuple(example_id for _, example_id in ordered[low:high]) for low, high in pairwise(bounds)
-    ]
+    return [tuple(ids[low:high]) for low, high in pairwise(bounds)]
+
+
+def _cut_cells(
+    sweep: Sweep,
+    model: SweepModel,
+    group: Group,
+    example_ids: tuple[str, ...],
+    cells: tuple[tuple[int, str], ...],
+    packing: Packing,
+) -> list[tuple[tuple[int, str], ...]]:
+    """The cells of each task of a shard: neighbouring layers, tasks of nearly equal length."""
+    if not (packing.cuts_cells and cells):
+        return [cells] if cells else []
+    by_id = sweep.by_id[group.split, group.bias_type]
+    num_tokens = sum(row.num_packed for row in model.counts([by_id[i][0] for i in example_ids]))
+    pass_s = _flops_per_token(model) * num_tokens / _FLOPS_PER_S_CUTTING_CELLS
+    passes = [_share_of_blocks(sweep, model, layer) for layer, _ in cells]
+    num_tasks = min(len(cells), max(1, math.ceil(sum(passes) * pass_s / _TASK_SECONDS)))
+    return [cells[low:high] for low, high in _equal_parts(passes, num_tasks)]
+
+
+def _equal_parts(weights: Sequence[float], num_parts: int) -> list[tuple[int, int]]:
+    """Bounds of consecutive parts, none empty, whose weights are nearly equal.
+
+    There are ``num_parts``, or as many as there are weights if these are fewer.
+    """
+    num_parts = min(num_parts, len(weights))
+    upto = [0.0, *accumulate(weights)]
+    bounds = [0]
+    for part in range(1, num_parts):
+        wanted = upto[-1] * part / num_parts
+        possible = range(bounds[-1] + 1, len(weights) - (num_parts - part) + 1)
+        bounds.append(min(possible, key=lambda at: abs(upto[at] - wanted)))
+    return list(pairwise([*bounds, len(weights)]))
 
 
 def _examples_per_task(sweep: Sweep, model: SweepModel) -> int:
     """Examples that a slow device of this kind steers through the whole grid in half a minute."""
-    grid = sweep.spec.steering
-    passes = 1 + sum(
-        _share_of_blocks(sweep, model, layer) * len(grid.coeffs) for layer in grid.layers
-    )
-    flops_per_example = 2 * model.facts.num_params * _TOKENS_PER_ROW * passes
+    flops_per_example = _flops_per_token(model) * _TOKENS_PER_ROW * _passes(sweep, model)
     fitting = int(_TASK_SECONDS * _FLOPS_PER_S[sweep.device] / flops_per_example)
     return max(_FEWEST_EXAMPLES, min(_MOST_EXAMPLES, fitting))
+
+
+def _tokens_per_shard(sweep: Sweep, model: SweepModel) -> int:
+    """Packed tokens that are steered through the whole grid in half a minute, within limits."""
+    flops = _flops_per_token(model) * _passes(sweep, model)
+    fitting = int(_TASK_SECONDS * _FLOPS_PER_S_CUTTING_CELLS / flops)
+    return max(_FEWEST_TOKENS, min(_MOST_TOKENS, fitting))
+
+
+def _passes(sweep: Sweep, model: SweepModel) -> float:
+    """Passes through all blocks that the whole grid comes to."""
+    grid = sweep.spec.steering
+    return 1 + sum(
+        _share_of_blocks(sweep, model, layer) * len(grid.coeffs) for layer in grid.layers
+    )
+
+
+def _flops_per_token(model: SweepModel) -> int:
+    """Of one pass through all blocks."""
+    return 2 * model.facts.num_params
 
 
 def _share_of_blocks(sweep: Sweep, model: SweepModel, layer: int) -> float:
