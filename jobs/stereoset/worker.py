@@ -16,6 +16,7 @@ from cluster.errors import UserActionError
 from cluster.storage import StorageSpec
 from jobs.stereoset.batch_size import shared_tokens_per_batch
 from jobs.stereoset.certifier import Certifier, TaskRows
+from jobs.stereoset.encodings import Encodings
 from jobs.stereoset.non_finite import counted, require_finite
 from jobs.stereoset.spec import CertificateSpec
 from jobs.stereoset.tables import rows_table, states_table, sums_table
@@ -104,12 +105,15 @@ class StereoSetWorker:
         return self._facts
 
     def _load(self) -> Mapping[str, str]:
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        # Whatever the driver set for itself. Texts get the same tokens with any number of threads.
+        os.environ["TOKENIZERS_PARALLELISM"] = "true" if self._num_threads > 1 else "false"
+        os.environ.setdefault("RAYON_NUM_THREADS", str(self._num_threads))
         transformers.logging.disable_progress_bar()
         # The number of threads decides how sums are split, and so the last bits.
         torch.set_num_threads(self._num_threads)
         tokenizer = load_tokenizer(self._source)
-        self._encoder = ExampleEncoder(tokenizer, self._protocol, self._source.path)
+        encoder = ExampleEncoder(tokenizer, self._protocol, self._source.path)
+        self._encodings = Encodings(encoder.encode)
         model = load_model(
             self._source, device=self._device, dtype=self._dtype, gpu_share=self._gpu_share
         )
@@ -165,7 +169,7 @@ class StereoSetWorker:
         return {name: made[name] for name in payload.tables}
 
     def _rows(self, payload: Payload) -> TaskRows:
-        encoded = self._encoder.encode(payload.examples)
+        encoded = self._encodings.of(payload.examples)
         return TaskRows(payload.task_id, encoded, payload.folds)
 
     def _steered(self, payload: Payload) -> pa.Table:
