@@ -102,6 +102,7 @@ class _Session:
         self._record: Record | None = None
         self._num_replicas: int | None = None
         self._has_begun = False
+        self._told_slow: set[str] = set()
 
     def run(self) -> int:
         """Claim the output, run every stage, write the summary and the record."""
@@ -196,6 +197,7 @@ class _Session:
         def on_event(event: Event) -> None:
             if isinstance(event, ReplicaReady):
                 record.saw_replica(event.facts)
+                self._warn_if_slow(event.facts)
                 if not self._has_begun:
                     self._has_begun = True
                     stage.progress.begin()
@@ -219,6 +221,13 @@ class _Session:
             raise UserActionError(f"{outcome.stop.message}; finished work is kept")
         if outcome.set_aside:
             raise SetAsideError(str(stage), outcome.set_aside)
+
+    def _warn_if_slow(self, facts: Mapping[str, str]) -> None:
+        """Once for each model that is not generated with in slots."""
+        how = facts.get("answers", "in slots")  # a judge's replica has none
+        if how != "in slots" and how not in self._told_slow:
+            self._told_slow.add(how)
+            warn(f"answers are generated {how}; that is many times slower, as nothing is cached")
 
     def _find_room(self) -> int:
         return self._executor.num_replicas(self._sweep.device, most_tasks(self._sweep))

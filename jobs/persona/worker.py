@@ -29,7 +29,7 @@ from steering_core.device_check import check_devices, devices_of
 from steering_core.device_settings import device_settings
 from steering_core.errors import InputError
 from steering_core.generation import Generated, GenerationRow, generate
-from steering_core.generation_probe import can_use_slots
+from steering_core.generation_probe import slots_problem
 from steering_core.interventions import Intervention
 from steering_core.models import LoadedModel, ModelSource, load_model, load_tokenizer
 from steering_core.projections import projections
@@ -134,7 +134,8 @@ class PersonaWorker:
         self._model = load_model(
             self._source, device=self._device, dtype=self._dtype, gpu_share=self._gpu_share
         )
-        self._in_slots = can_use_slots(self._model)
+        problem = slots_problem(self._model)
+        self._in_slots, why = problem is None, f"{self._source.path}: {problem}"
         self._sampling = sampling_of(self._spec, self._model, self._tokenizer, self._eos_ids)
         kind = self._model.device.type
         self._tokens = self._tokens or _TOKENS_PER_BATCH.get(kind, _TOKENS_ON_ACCELERATOR)
@@ -142,7 +143,7 @@ class PersonaWorker:
             "host": platform.node(),
             "device": str(self._model.device),
             "dtype": str(self._model.dtype).removeprefix("torch."),
-            "answers": "in slots" if self._in_slots else "one at a time",
+            "answers": "in slots" if problem is None else f"one at a time ({why})",
             **device_settings(self._model.device),
         }
 

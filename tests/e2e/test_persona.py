@@ -504,3 +504,21 @@ def test_an_output_keeps_the_size_of_its_tasks_on_another_device(
     assert again.code == 0, again
     assert sorted(output.glob("*/model=*/**/*.parquet")) == before
     assert json.loads((output / "run.json").read_text())["rows_per_task"] == 128
+
+
+def test_a_model_that_cannot_be_written_in_slots_is_named_in_a_warning(
+    chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.persona.worker.slots_problem", lambda model: "a reason")
+    passing = {"positive_at_least": 0, "negative_below": 100, "coherence_at_least": 0}
+    words = {"kind": "word_list", "words": {name: ["a", "e", "i"] for name in TRAITS}}
+    spec = write_persona_spec(
+        tmp_path, chat, judge=words, filter=passing, generation={"max_new_tokens": 1}
+    )
+    finished = steersweep("run", str(spec))
+    assert finished.code == 0, finished
+    said = " ".join(finished.err.split())
+    wanted = f"answers are generated one at a time ({chat}: a reason); that is many times slower"
+    assert said.count(wanted) == 1
+    (replicas,) = json.loads((tmp_path / "out" / "run.json").read_text())["sessions"][0]["replicas"]
+    assert replicas["answers"] == f"one at a time ({chat}: a reason)"
