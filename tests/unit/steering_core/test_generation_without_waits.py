@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -29,22 +30,12 @@ ROWS = [row_of(n, "response") for n in (2, 3, 4)] + [row_of(n, "all") for n in (
 ROWS += [GenerationRow(prompt_of(1, 9), seed=n, max_new_tokens=2) for n in range(2)]
 
 
-class SeenTokens:
-    """What the host sees of a step's tokens."""
-
-    def __init__(self, num: int) -> None:
-        self._num = num
-
-    def tolist(self) -> list[int]:
-        return [1] * self._num
-
-
 def write_on_meta(family: str, how: Sampling, monkeypatch: pytest.MonkeyPatch) -> GenerationCounts:
     model = on_cpu(random_model(family, VOCAB, seed=3), family)
     model.module.to(META)
     counts = GenerationCounts()
     # The one copy to the host: CUDA starts it at once and is asked for it a step later.
-    monkeypatch.setattr(generation, "_on_its_way", lambda tokens: (SeenTokens(len(tokens)), None))
+    monkeypatch.setattr(generation, "fetch", lambda tokens: lambda: np.ones(len(tokens), int))
     answers = generate(replace(model, device=META), ROWS, how, rows_at_once=4, counts=counts)
     assert [len(answer.token_ids) for answer in answers] == [3] * 5 + [2] * 2
     return counts
