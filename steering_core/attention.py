@@ -4,12 +4,13 @@ transformers computes a cap eagerly: a copy of keys and values for each query he
 arrays [R, H, S, S] one after another. Here keys and values are read where they lie, the scores of a
 few rows at a time are changed in place, and scale and cap are folded into the query.
 
-Shapes: R sequences, S positions, H query heads, K key and value heads, W width of a head.
+Shapes: R sequences, S positions, C columns of a cache, H query heads, K key and value heads, G
+query heads of a key head, W width of a head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from steering_core.layout import ModelLayout
 
 _NAME = "steersweep_capped"
+_PACKED = "steersweep_packed"
 FUSED = "steersweep_fused"
 """The attention kernel's name (``kernels.attention``); while it is on, it computes the cap."""
 _SCORES_AT_ONCE = {"cpu": 2**18}
@@ -39,15 +41,77 @@ def capped_attention(layout: ModelLayout) -> Iterator[None]:
     if is_fused or getattr(config, "attn_logit_softcapping", None) is None:
         yield
         return
+    with _attention_by(config, _NAME, attend):
+        yield
+
+
+@contextmanager
+def step_attention(layout: ModelLayout, device: torch.device) -> Iterator[None]:
+    """While open, blocks that are called with one position a sequence compute it without copies.
+
+    A model that caps attention logits goes by ``capped_attention``. Of the others, those that
+    compute attention by ``sdpa`` on an accelerator read their key heads as they are: before 5.23,
+    transformers copies the keys and values of all columns for each query head, in each block and
+    step. On the CPU nothing changes, so that the last bits do not.
+    """
+    config = layout.config
+    if getattr(config, "attn_logit_softcapping", None) is not None:
+        with capped_attention(layout):
+            yield
+    elif device.type == "cpu" or config._attn_implementation != "sdpa":
+        yield
+    else:
+        with _attention_by(config, _PACKED, attend_packed):
+            yield
+
+
+@contextmanager
+def _attention_by(config: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
+    """While open, blocks with this config compute attention by a function of that name."""
     from transformers import AttentionInterface
 
-    AttentionInterface.register(_NAME, attend)
+    AttentionInterface.register(name, function)
     before = config._attn_implementation
-    config._attn_implementation = _NAME
+    config._attn_implementation = name
     try:
         yield
     finally:
         config._attn_implementation = before
+
+
+def attend_packed(
+    module: nn.Module,
+    query_RHSW: Tensor,
+    key_RKCW: Tensor,
+    value_RKCW: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **options: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """Attention [R, S, H, W] as transformers' ``sdpa``; keys and values of C columns.
+
+    Of one position a sequence (S = 1), the query heads that share a key head are that head's
+    queries: the mask [R or 1, 1, 1, C] is the same for all of them.
+    """
+    num_rows, num_heads, num_queries, width = query_RHSW.shape
+    num_kv = key_RKCW.shape[1]
+    is_shared = attention_mask is None or attention_mask.shape[1] == 1
+    can_pack = num_queries == 1 and num_heads > num_kv and is_shared
+    if not can_pack or options.get("position_bias") is not None or options.get("dropout"):
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        found: tuple[Tensor, Tensor | None] = sdpa_attention_forward(
+            module, query_RHSW, key_RKCW, value_RKCW, attention_mask, scaling=scaling, **options
+        )
+        return found
+    attended_RKGW = torch.nn.functional.scaled_dot_product_attention(
+        query_RHSW.reshape(num_rows, num_kv, num_heads // num_kv, width),
+        key_RKCW,
+        value_RKCW,
+        attn_mask=attention_mask,
+        scale=scaling,
+    )
+    return attended_RKGW.reshape(num_rows, 1, num_heads, value_RKCW.shape[3]), None
 
 
 def rows_at_once(scores_per_row: int, device_type: str) -> int:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steering_core.attention import capped_attention
+from steering_core.attention import step_attention
 from steering_core.errors import InputError
 from steering_core.hook_points import HookPoint
 from steering_core.hooks import change
@@ -347,7 +347,7 @@ class _Slots:
             num_read,
             lambda window: slot_mask(at_R, num_read, dtype, window),
         )
-        with capped_attention(self._model.layout):
+        with step_attention(self._model.layout, self._model.device):
             hidden_R1D = self._forward(
                 input_ids=self._tokens_R[:, None], position_ids=at_R[:, None], attention_mask=mask
             )
