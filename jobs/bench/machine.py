@@ -47,7 +47,7 @@ class Machine:
 def machine_of(model: LoadedModel, matmul_flops_per_s: float) -> Machine:
     """This machine, as the model uses it."""
     device, config = model.device, model.layout.config
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
     return Machine(
         device=device.type,
         device_name=name,
@@ -62,7 +62,7 @@ def machine_of(model: LoadedModel, matmul_flops_per_s: float) -> Machine:
     )
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(x.partition(":")[2].strip() for x in lines if x.startswith("model name"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -56,13 +57,18 @@ def available_memory_bytes(device: torch.device) -> int:
         return 4 * 2**30
 
 
-def matmul_flops_per_s(device: torch.device, dtype: torch.dtype, budget_s: float = 2.0) -> float:
+def matmul_flops_per_s(
+    device: torch.device,
+    dtype: torch.dtype,
+    budget_s: float = 2.0,
+    sizes: Sequence[int] | None = None,
+) -> float:
     """Best rate of square matrix products, 2 n^3 operations each, over sizes that saturate.
 
     Each size runs at least once, then as long as its share of ``budget_s`` lasts.
     """
     best = 0.0
-    sizes = _MATMUL_SIZES.get(device.type, _MATMUL_SIZES["cpu"])
+    sizes = sizes or _MATMUL_SIZES.get(device.type, _MATMUL_SIZES["cpu"])
     for size in sizes:
         left = torch.randn(size, size, device=device, dtype=dtype)
         right, into = torch.randn_like(left), torch.empty_like(left)

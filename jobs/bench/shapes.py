@@ -61,11 +61,7 @@ SHAPES: Mapping[str, tuple[str, dict[str, Any]]] = {
 def build_shape(
     name: str, device: torch.device, dtype: torch.dtype, *, seed: int = 0, **changed: Any
 ) -> LoadedModel:
-    """A random-weight model of a shape, in evaluation mode on the device.
-
-    Weights are normal with standard deviation ``width ** -0.5``, drawn on the device itself in the
-    dtype, so that streams and logits have about unit scale. Sets torch's random seed and, on CUDA,
-    what ``load_model`` sets.
+    """A random-weight model of a shape, in evaluation mode on the device; see ``random_model``.
 
     Args:
         changed: config keys that replace the shape's.
@@ -73,15 +69,36 @@ def build_shape(
     Raises:
         InputError: no shape has that name; the message lists those there are.
     """
+    if name not in SHAPES:
+        raise InputError(f"unknown shape {name!r}; choose one of {', '.join(SHAPES)}")
+    family, options = SHAPES[name]
+    return random_model(name, family, options | changed, device, dtype, seed=seed)
+
+
+def random_model(
+    name: str,
+    family: str,
+    options: Mapping[str, Any],
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    seed: int = 0,
+) -> LoadedModel:
+    """A random-weight model of a family in transformers, in evaluation mode on the device.
+
+    Weights are normal with standard deviation ``width ** -0.5``, drawn on the device itself in the
+    dtype, so that streams and logits have about unit scale. Sets torch's random seed and, on CUDA,
+    what ``load_model`` sets.
+
+    Args:
+        options: config keys.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.initialization import no_init_weights
 
-    if name not in SHAPES:
-        raise InputError(f"unknown shape {name!r}; choose one of {', '.join(SHAPES)}")
     pin_device_settings(device)
-    family, options = SHAPES[name]
     special = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
-    config = AutoConfig.for_model(family, **(options | special | changed))
+    config = AutoConfig.for_model(family, **{**special, **options})
     # SDPA would ignore the cap on attention logits.
     caps_attention = getattr(config, "attn_logit_softcapping", None) is not None
     # The library's own initialisation draws every weight twice: minutes for 2 B parameters on a CPU
