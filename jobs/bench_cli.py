@@ -20,7 +20,7 @@ _EARLIER_KINDS = {"--cluster": "cluster", "--generate": "generate"}
 
 
 class _BenchGroup(TyperGroup):
-    """Commands ``score``, ``generate``, ``cluster``; options without a command are the old form."""
+    """Commands ``score``, ``generate``, ...; options without a command are the old form."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Put the command before the options if there is none."""
@@ -38,6 +38,7 @@ bench_app = typer.Typer(
     help="Benchmark steersweep against plain PyTorch hooks on this machine.\n\nExamples:\n\n"
     "    steersweep bench score --shape gemma2-mid --data dev.json\n\n"
     "    steersweep bench generate --shape qwen2-small\n\n"
+    "    steersweep bench gpu --data dev.json\n\n"
     "    steersweep bench cluster --replicas 4",
 )
 
@@ -182,6 +183,66 @@ def generate(
         json=json_file,
         prints_json=json_,
     )
+
+
+@bench_app.command()
+def gpu(
+    shape: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="real: the models of a real sweep; tiny: tiny ones that a CPU can run",
+        ),
+    ] = "real",
+    data: DataOption = None,
+    output: Annotated[
+        str,
+        typer.Option(metavar="DIR", help="Folder for gpu.json, gpu.md and gpu.log"),
+    ] = "gpu-bench",
+    sections: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Sections to run: some of environment,right,fast,profile,text (default: all)",
+        ),
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="Limit of the whole run")] = 540.0,
+    device: Annotated[str, typer.Option(help="Device: auto, cuda or cpu")] = "auto",
+    json_: JsonOption = False,
+) -> None:
+    """Check and measure everything on a GPU, in one unattended run of at most nine minutes.
+
+    Each measurement is tried alone, so a failure costs that measurement only, and results are on
+    disk after every step: as tables in gpu.md, and all of them in gpu.json. Exits with 1 if a step
+    failed. `python -m jobs.bench gpu` does the same with the same options on machines that only
+    have torch, transformers, numpy and safetensors.
+
+    Examples:
+
+        steersweep bench gpu --data dev.json
+
+        steersweep bench gpu --sections right,fast --seconds 300
+
+        steersweep bench gpu --shape tiny --device cpu
+    """
+    from jobs.bench.gpu.command import section_names
+    from jobs.bench.gpu.driver import bench_gpu
+    from jobs.bench.gpu.options import GpuOptions
+    from jobs.console import configure, print_json, say
+
+    configure(as_json=json_)
+    options = GpuOptions(
+        shape=shape,
+        data=data,
+        output=output,
+        sections=section_names(sections),
+        seconds=seconds,
+        device=device,
+    )
+    result = bench_gpu(options, say)
+    if json_:
+        print_json(result.as_json())
+    raise typer.Exit(result.exit_code)
 
 
 @bench_app.command()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 
 from jobs.bench.generate import GenerateOptions, bench_generate
+from jobs.bench.gpu.command import main as bench_gpu
 from jobs.bench.options import numbers
 from jobs.bench.run import bench
 from jobs.bench.shapes import SHAPES
@@ -22,10 +23,16 @@ def _say(message: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0 measured, 2 something must be changed."""
+    """Exit code: 0 measured, 1 a step of ``gpu`` failed, 2 something must be changed."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments[:1] == ["gpu"]:
+        return _measured(lambda: bench_gpu(arguments[1:]))
     parser = argparse.ArgumentParser(prog="python -m jobs.bench", description=__doc__)
     parser.add_argument(
-        "kind", nargs="?", choices=("score", "generate"), help="what to time; default: score"
+        "kind",
+        nargs="?",
+        choices=("score", "generate", "gpu"),
+        help="what to time; default: score; gpu has options of its own: gpu --help",
     )
     parser.add_argument(
         "--shape", choices=SHAPES, help="random weights of this shape; default: gemma2-mid"
@@ -73,7 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     generates = given["generate"] or given["kind"] == "generate"
     kind = GenerateOptions if generates else BenchOptions
     options = {f.name: given[f.name] for f in fields(kind) if given.get(f.name) is not None}
-    try:
+
+    def measure() -> int:
         if "layers" in options:
             options["layers"] = numbers(options["layers"], int, "--layers")
         if "coeffs" in options:
@@ -82,10 +90,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             bench_generate(GenerateOptions(**options), _say)
         else:
             bench(BenchOptions(**options), _say)
+        return 0
+
+    return _measured(measure)
+
+
+def _measured(measure: Callable[[], int]) -> int:
+    """The exit code of what measures; 2 and one line for what the user must change."""
+    try:
+        return measure()
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    return 0
 
 
 if __name__ == "__main__":

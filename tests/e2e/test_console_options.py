@@ -198,6 +198,17 @@ def test_bench_prints_json(tmp_path: Path) -> None:
     assert finished.err == "measuring\n"
 
 
+def test_bench_gpu_passes_its_options_and_ends_with_its_exit_code() -> None:
+    with mock.patch("jobs.bench.gpu.driver.bench_gpu") as measure:
+        measure.return_value = mock.Mock(exit_code=1, as_json=lambda: {"failed": ["right: a"]})
+        arguments = "--shape tiny --sections right,fast --seconds 60 --output o --json"
+        finished = steersweep("bench", "gpu", *arguments.split())
+    assert finished.code == 1
+    assert json.loads(finished.out) == {"failed": ["right: a"]}
+    options = measure.call_args.args[0]
+    assert options == type(options)("tiny", None, "o", ("right", "fast"), 60.0, "auto")
+
+
 def test_wait_and_no_wait_exclude_each_other(tmp_path: Path) -> None:
     refused = steersweep("submit", str(write_spec(tmp_path / "s.yaml")), "--wait", "--no-wait")
     assert refused.code == 2
