@@ -224,6 +224,14 @@ class ComputeSpec(SpecModel):
         description="auto: CUDA, then XLA, then MPS, then CPU",
         json_schema_extra=role("runtime"),
     )
+    accelerate: Literal["auto", "off"] = Field(
+        "auto",
+        description=(
+            "auto: on CUDA in half precision, use the Triton kernels that are right and faster on "
+            "the first replica; fixed when an output is started. Only for job: stereoset"
+        ),
+        json_schema_extra=role("runtime"),
+    )
     executor: Literal["ray", "in_process"] = Field(
         "ray",
         description="ray: replicas on a cluster or this machine; in_process: one, in this process",

@@ -102,15 +102,19 @@ class Engine:
         self._num_blocks = model.layout.num_blocks
         self._most_positions = sys.maxsize
 
-    def anew(self) -> Engine:
-        """The same engine, to which every batch size is new."""
+    def anew(self, kernels: Collection[str] | None = None) -> Engine:
+        """The same engine, to which every batch size is new; with other kernels if they are given.
+
+        Raises:
+            InputError: a kernel that this model, device or dtype cannot use.
+        """
         return Engine(
             self._model,
             self._protocol,
             is_packed=self.is_packed,
             reuses_prefix=self.reuses_prefix,
             is_static=self.is_static,
-            kernels=self.kernels,
+            kernels=self.kernels if kernels is None else kernels,
         )
 
     @property

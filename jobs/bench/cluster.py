@@ -34,6 +34,7 @@ from jobs.bench.report import grid
 from jobs.bench.rows import draw_examples, train_tokenizer
 from jobs.bench.shapes import build_shape
 from jobs.identity import digest
+from jobs.stereoset.batch_size import tuning_key
 from jobs.stereoset.spec import CertificateSpec
 from jobs.stereoset.tables import part_key, vectors_key
 from jobs.stereoset.worker import Payload
@@ -223,7 +224,7 @@ class _Work:
             "certificate": CertificateSpec(
                 rows_per_task=2, tolerance="auto", on_failure="fall_back"
             ),
-            "tuning_key": "",
+            "tuning_key": tuning_key(_POOL),
         }
         factory = WorkerFactory("jobs.stereoset.worker:StereoSetWorker", kwargs)
         return Pool(_POOL, factory, share=Share(cpus=0.0))

@@ -1,8 +1,11 @@
-"""``tuning/<model>.json``: the batch size that the replicas of a model share.
+"""``tuning/<model>.json``: the batch size and the kernels that the replicas of a model share.
 
-Batches decide the last bits of scores, and the best size comes from a clock. So it is measured once
-for an output, by the first replica that needs it, and put if absent: every replica, that one too,
-goes on with the size that is stored, and so does a later session.
+Both decide the last bits of scores, and both come from a clock. So they are measured once for an
+output, by the first replica that needs them, and put if absent: every replica, that one too, goes
+on with what is stored, and so does a later session.
+
+Version 1 of the file says nothing of kernels: none are used then. Version 2 names them, and is
+written wherever kernels can run, even if none was chosen and if the sweep gives the batch size.
 """
 
 from __future__ import annotations
@@ -11,17 +14,46 @@ import hashlib
 import json
 import logging
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from cluster.errors import ObjectNotFoundError, UserActionError
 from cluster.storage import Storage
 from jobs.stereoset.inventory import Inventory
-from steering_core.tuning import Tuning
+from steering_core.kernels.choice import KernelCheck
 
 logger = logging.getLogger(__name__)
 
 TUNING = "tuning/"
-_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ModelTuning:
+    """What the replicas of a model share.
+
+    Attributes:
+        tokens_per_batch: None where the sweep gives it.
+        rows_per_s: rate of each size that was timed.
+        kernels: names of the engine's kernels (``steering_core.kernels``); None where no choice was
+            made: none are used then.
+        checks: what was measured of each kernel, for the reader of the file.
+    """
+
+    tokens_per_batch: int | None
+    rows_per_s: Mapping[int, float]
+    kernels: tuple[str, ...] | None = None
+    checks: Mapping[str, KernelCheck] = field(default_factory=dict, compare=False)
+
+    def __str__(self) -> str:
+        """The tuning in words; empty if there is nothing to tell."""
+        words = []
+        if self.tokens_per_batch is not None:
+            measured = ", measured" if self.rows_per_s else ""
+            words.append(f"batches of {self.tokens_per_batch:,} tokens{measured}")
+        if self.kernels is not None:
+            words.append(f"kernels: {', '.join(self.kernels) or 'none'}")
+        return "; ".join(words)
 
 
 def tuning_key(model: str) -> str:
@@ -29,7 +61,7 @@ def tuning_key(model: str) -> str:
     return f"{TUNING}{model}.json"
 
 
-def read_tuning(storage: Storage, key: str) -> Tuning | None:
+def read_tuning(storage: Storage, key: str) -> ModelTuning | None:
     """What is stored, or None where nothing is yet.
 
     Raises:
@@ -40,19 +72,31 @@ def read_tuning(storage: Storage, key: str) -> Tuning | None:
     except ObjectNotFoundError:
         return None
     try:
-        content = json.loads(data)
-        tokens = content["tokens_per_batch"]
-        if content["tuning_version"] != _VERSION or type(tokens) is not int or tokens < 1:
-            raise ValueError
-        return Tuning(tokens, {int(size): float(v) for size, v in content["rows_per_s"].items()})
+        return _parsed(json.loads(data))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserActionError(
-            f"{storage.uri_of(key)} is damaged; delete it to have the batch size measured again"
+            f"{storage.uri_of(key)} is damaged; delete it to have batch size and kernels chosen "
+            "again"
         ) from error
 
 
-def shared_tokens_per_batch(storage: Storage, key: str, measure: Callable[[], Tuning]) -> int:
-    """The size that is stored; where none is, this replica's, unless another one was first.
+def _parsed(content: Any) -> ModelTuning:
+    tokens, kernels = content["tokens_per_batch"], None
+    if content["tuning_version"] == 2:
+        kernels = content["kernels"]
+        if type(kernels) is not list or not all(type(name) is str for name in kernels):
+            raise ValueError
+    elif content["tuning_version"] != 1:
+        raise ValueError
+    is_given = tokens is None and kernels is not None
+    if not is_given and (type(tokens) is not int or tokens < 1):
+        raise ValueError
+    rates = {int(size): float(v) for size, v in content["rows_per_s"].items()}
+    return ModelTuning(tokens, rates, None if kernels is None else tuple(kernels))
+
+
+def shared_tuning(storage: Storage, key: str, measure: Callable[[], ModelTuning]) -> ModelTuning:
+    """What is stored; where nothing is, this replica's, unless another one was first.
 
     Raises:
         UserActionError: what is stored is no tuning.
@@ -61,16 +105,19 @@ def shared_tokens_per_batch(storage: Storage, key: str, measure: Callable[[], Tu
     while tuning is None:  # again only where the file was deleted this very moment
         _put(storage, key, measure())
         tuning = read_tuning(storage, key)
-    logger.info("batches of %d tokens, as in %s", tuning.tokens_per_batch, key)
-    return tuning.tokens_per_batch
+    logger.info("%s, as in %s", tuning, key)
+    return tuning
 
 
-def _put(storage: Storage, key: str, measured: Tuning) -> None:
-    content = {
-        "tuning_version": _VERSION,
+def _put(storage: Storage, key: str, measured: ModelTuning) -> None:
+    content: dict[str, Any] = {
+        "tuning_version": 1 if measured.kernels is None else 2,
         "tokens_per_batch": measured.tokens_per_batch,
         "rows_per_s": {str(size): rate for size, rate in measured.rows_per_s.items()},
     }
+    if measured.kernels is not None:
+        content["kernels"] = list(measured.kernels)
+        content["kernel_checks"] = {name: asdict(c) for name, c in measured.checks.items()}
     data = json.dumps(content, indent=2, allow_nan=False).encode()
     digest = hashlib.sha256(data).hexdigest()
     outcome = storage.put_if_absent(key, data, attempt=uuid.uuid4().hex, digest=digest)
@@ -78,10 +125,11 @@ def _put(storage: Storage, key: str, measured: Tuning) -> None:
 
 
 def described(storage: Storage, inventory: Inventory) -> Iterator[str]:
-    """A line for each model of an output whose batch size is known."""
+    """A line for each model of an output whose batch size or kernels are known."""
     planned = {task.group.model: task.tokens_per_batch for task in inventory.planned}
     for model, given in sorted(planned.items()):
-        tuning = Tuning(given, {}) if given else read_tuning(storage, tuning_key(model))
+        tuning = read_tuning(storage, tuning_key(model))
+        if given is not None:
+            tuning = ModelTuning(given, {}, None if tuning is None else tuning.kernels)
         if tuning is not None:
-            measured = ", measured" if tuning.rows_per_s else ""
-            yield f"{model}: batches of {tuning.tokens_per_batch:,} tokens{measured}"
+            yield f"{model}: {tuning}"

@@ -90,6 +90,8 @@ class _Session:
         self._sweep, self._storage_spec, self._log = sweep, storage_spec, log
         self._figures, self._tally = figures, tally
         self._storage, self._record, self._lease = output.storage, output.record, lease
+        # What an earlier version began, it began without kernels; its outputs do not say so.
+        self._begun = {task.group.model for task in output.inventory.tasks_done()}
         self._stages = Stages(sweep, output.inventory, output.storage)
         self._progress = RunProgress(
             sum(task.num_rows_cells for task in output.inventory.planned),
@@ -210,6 +212,7 @@ class _Session:
                         "storage": self._storage_spec,
                         "certificate": sweep.spec.certificate,
                         "tuning_key": tuning_key(name),
+                        "accelerate": compute.accelerate == "auto" and name not in self._begun,
                     },
                 ),
                 share=share,

@@ -14,7 +14,7 @@ import transformers
 
 from cluster.errors import UserActionError
 from cluster.storage import StorageSpec
-from jobs.stereoset.batch_size import shared_tokens_per_batch
+from jobs.stereoset.batch_size import ModelTuning, read_tuning, shared_tuning
 from jobs.stereoset.certifier import Certifier, TaskRows
 from jobs.stereoset.encodings import Encodings
 from jobs.stereoset.non_finite import counted, require_finite
@@ -25,6 +25,8 @@ from steering_core.device_settings import device_settings
 from steering_core.encoding import ExampleEncoder
 from steering_core.engine import Cell
 from steering_core.errors import InputError
+from steering_core.kernels.applied import why_not
+from steering_core.kernels.choice import KernelChoice, choose_kernels, require_kernels
 from steering_core.models import ModelSource, load_model, load_tokenizer
 from steering_core.nulls import label_signs
 from steering_core.probes import engine_for
@@ -63,7 +65,11 @@ class Payload:
 
 
 class StereoSetWorker:
-    """Holds one model and turns payloads into tables (a ``cluster`` worker)."""
+    """Holds one model and turns payloads into tables (a ``cluster`` worker).
+
+    Args:
+        accelerate: whether kernels may be chosen, if the output holds no choice yet.
+    """
 
     def __init__(
         self,
@@ -78,6 +84,7 @@ class StereoSetWorker:
         storage: StorageSpec,
         certificate: CertificateSpec,
         tuning_key: str,
+        accelerate: bool = False,
     ) -> None:
         self._source, self._protocol, self._layers = source, protocol, layers
         self._device, self._dtype = device, dtype
@@ -86,7 +93,8 @@ class StereoSetWorker:
         self._storage = storage.open()
         self._certificate_spec = certificate
         self._tuning_key = tuning_key
-        self._shared_tokens: int | None = None
+        self._accelerate = accelerate
+        self._tuning: ModelTuning | None = None
         self._facts: Mapping[str, str] | None = None
         self._vectors: dict[str, SteeringVectors] = {}
 
@@ -141,19 +149,16 @@ class StereoSetWorker:
         """The tables that the payload names; the last one carries the certificate.
 
         Raises:
-            UserActionError: past the certificate's tolerance, where the spec says stop; or a
-                damaged batch size in the output.
+            UserActionError: past the certificate's tolerance, where the spec says stop; a damaged
+                ``tuning/`` file in the output, or kernels in it that cannot be used here.
             InputError: an example cannot be encoded, or its hidden states are not finite.
         """
         if payload.cells:
             (table,) = payload.tables
             return {table: self._steered(payload)}
         rows = self._rows(payload)
-        scores, pooled = self._engine.baseline(
-            rows.encoded,
-            self._tokens_per_batch(payload, rows),
-            payload.layers,
-        )
+        tokens = self._tuned(payload, rows)
+        scores, pooled = self._engine.baseline(rows.encoded, tokens, payload.layers)
         scores, pooled, certificate = self._certifier.baseline(rows, scores, pooled)
         require_finite(pooled, payload.examples, str(self._dtype))
         signs = label_signs([e.example_id for e in payload.examples])
@@ -175,7 +180,7 @@ class StereoSetWorker:
     def _steered(self, payload: Payload) -> pa.Table:
         rows = self._rows(payload)
         vectors = self._load_vectors(payload)
-        tokens = self._tokens_per_batch(payload, rows)
+        tokens = self._tuned(payload, rows)
         scores = self._engine.steered(rows.encoded, tokens, payload.cells, vectors, payload.folds)
         scores, certificate = self._certifier.steered(
             rows, payload.cells, scores, self._read_vectors(payload)
@@ -197,17 +202,58 @@ class StereoSetWorker:
         table = counted(pa.concat_tables(tables).combine_chunks())
         return table if certificate is None else certificate.attached_to(table)
 
-    def _tokens_per_batch(self, payload: Payload, rows: TaskRows) -> int:
-        if payload.tokens_per_batch is not None:
-            return payload.tokens_per_batch
-        if self._shared_tokens is None:
-            measure = partial(self._tune, payload, rows)
-            self._shared_tokens = shared_tokens_per_batch(self._storage, self._tuning_key, measure)
-        return self._shared_tokens
+    def _tuned(self, payload: Payload, rows: TaskRows) -> int:
+        """The batch size; from then on the engine has the kernels that all replicas use."""
+        if self._tuning is None:
+            self._tuning = self._shared_tuning(payload, rows)
+        tokens = payload.tokens_per_batch or self._tuning.tokens_per_batch
+        if tokens is None:  # the output was begun with a number, and its plan was lost
+            raise UserActionError(
+                f"{self._storage.uri_of(self._tuning_key)} holds no batch size; delete it, or set "
+                "compute.tokens_per_batch to the number that the output was begun with"
+            )
+        return tokens
 
-    def _tune(self, payload: Payload, rows: TaskRows) -> Tuning:
+    def _shared_tuning(self, payload: Payload, rows: TaskRows) -> ModelTuning:
+        """What the output holds for the model, measured if it is to hold something."""
+        key = self._tuning_key
+        if payload.tokens_per_batch is None or why_not(self._model) is None:
+            shared = shared_tuning(self._storage, key, partial(self._measure, payload, rows))
+        else:
+            shared = read_tuning(self._storage, key) or ModelTuning(None, {})
+        if shared.kernels:
+            try:
+                require_kernels(self._model, shared.kernels, is_packed=self._engine.is_packed)
+                self._engine = self._engine.anew(shared.kernels)
+            except InputError as error:
+                raise UserActionError(
+                    f"{self._storage.uri_of(key)} says that this output is computed with kernels, "
+                    f"and this replica cannot use them: {error}; resume on the machines and with "
+                    "the packages that began it, or start a new output"
+                ) from error
+        return shared
+
+    def _measure(self, payload: Payload, rows: TaskRows) -> ModelTuning:
+        """Kernels first: they move the best batch size."""
+        choice = self._chosen_kernels()
+        names = None if choice is None else choice.names
+        checks = {} if choice is None else choice.checks
+        if payload.tokens_per_batch is not None:
+            return ModelTuning(None, {}, names, checks)
+        tuning = self._tune(payload, rows, names or ())
+        return ModelTuning(tuning.tokens_per_batch, tuning.rows_per_s, names, checks)
+
+    def _chosen_kernels(self) -> KernelChoice | None:
+        """None where no kernel can run, which needs no choice."""
+        if why_not(self._model) is not None:
+            return None
+        if not self._accelerate:
+            return KernelChoice((), {})
+        return choose_kernels(self._model, is_packed=self._engine.is_packed)
+
+    def _tune(self, payload: Payload, rows: TaskRows, kernels: Sequence[str]) -> Tuning:
         """Time unsteered passes that keep as many streams as the task does."""
-        engine = self._engine.anew()
+        engine = self._engine.anew(kernels)
         layers = payload.layers or tuple(sorted({cell.layer for cell in payload.cells}))
         return tune(
             lambda batch, tokens: engine.baseline(batch, tokens, layers),

@@ -8,6 +8,7 @@ an output (``jobs/stereoset/batch_size.py``): another choice computes other last
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -47,10 +48,10 @@ class KernelCheck:
     """One kernel beside torch.
 
     Attributes:
-        gap: largest difference, relative to the largest value; None if the kernel did not run.
+        gap: largest difference, relative to the largest value; None if there is none to tell.
         limit: the largest gap that rounding explains.
         torch_s, kernel_s: seconds of one call, the best of a few runs; None if not timed.
-        reason: why the kernel did not run, None if it did.
+        reason: why there is no gap: the kernel did not run, or gives infinity or NaN.
     """
 
     gap: float | None
@@ -71,7 +72,7 @@ class KernelCheck:
 
     def __str__(self) -> str:
         if self.gap is None:
-            return f"does not run: {self.reason}"
+            return f"cannot be used: {self.reason}"
         text = f"differs from torch by {self.gap:.2g} (limit {self.limit:.2g})"
         if self.torch_s is None or self.kernel_s is None:
             return text
@@ -124,7 +125,7 @@ def require_kernels(model: LoadedModel, names: Collection[str], *, is_packed: bo
     """
     if not names:
         return
-    checks = check_kernels(model, names, is_packed=is_packed, num_positions=256, timed=False)
+    checks = check_kernels(model, names, is_packed=is_packed, num_positions=64, timed=False)
     unfit = [
         f"the kernel {name} {checks.get(name, 'has no place in the model')}"
         for name in sorted(names)
@@ -182,9 +183,11 @@ class _Trial:
 
 def _checked(trials: list[_Trial], device: torch.device, *, timed: bool) -> KernelCheck:
     """All trials of a kernel as one: the largest gap, seconds added up."""
-    gap = max(_gap(t.kernel(), (t.exact or t.plain)()) for t in trials)
-    limit = min(t.limit for t in trials)
-    if not timed or not gap <= limit:
+    gaps = [_gap(t.kernel(), (t.exact or t.plain)()) for t in trials]
+    gap, limit = max(gaps), min(t.limit for t in trials)
+    if not all(map(math.isfinite, gaps)):
+        return KernelCheck(None, limit, reason="it gives values that are not finite")
+    if not timed or gap > limit:
         return KernelCheck(gap, limit)
     return KernelCheck(
         gap,
@@ -204,9 +207,7 @@ def _best_s(work: Callable[[], Tensor], device: torch.device) -> float:
 
 def _gap(found: Tensor, wanted: Tensor) -> float:
     found, wanted = found.float(), wanted.float()
-    gap = (found - wanted).abs().max() / wanted.abs().max()
-    # A comparison with NaN is false, so what is not finite is never within a limit.
-    return float(gap)
+    return float((found - wanted).abs().max() / wanted.abs().max())
 
 
 def _log_sum_exp_trials(model: LoadedModel, num_positions: int) -> Iterator[_Trial]:

@@ -14,7 +14,7 @@ import torch
 from cluster.errors import UserActionError
 from jobs.stereoset.certifier import Certifier, TaskRows
 from jobs.stereoset.spec import CertificateSpec
-from steering_core.encoding import EncodedExample, ExampleEncoder
+from steering_core.encoding import EncodedExample
 from steering_core.engine import Cell, Engine
 from steering_core.errors import InputError
 from steering_core.hook_points import SITES
@@ -23,29 +23,24 @@ from steering_core.kernels import KERNELS, applied, choice, gated_mlp, log_sum_e
 from steering_core.kernels import attention as attention_kernel
 from steering_core.layout import find_layout
 from steering_core.models import LoadedModel
-from steering_core.probes import engine_for
+from steering_core.probes import engine_for, random_row
 from steering_core.protocol import PROTOCOLS, Protocol
 from steering_core.slow_engine import SlowEngine
 from steering_core.vectors import SteeringVectors
-from tests.support.golden import golden_examples
-from tests.support.tiny_models import random_model, train_tokenizer
+from tests.interpreted.clock import clock
+from tests.support.tiny_models import random_model
 
 FAMILIES = ("gemma2", "gemma3_text", "llama", "qwen3")
-TOLERANCE = 4e-3
-"""Nats, about twice what was seen between the engine without kernels and the reference."""
+TOLERANCE = 2e-3
+"""Nats; 7e-4 was seen, and 4e-4 between the engine without kernels and the reference."""
 COEFF = 3.0
 _SMALL: dict[str, Any] = {
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
     "num_key_value_heads": 1,
 }
+_VOCABULARY = 600
 _BOTH_KINDS = ["sliding_attention", "full_attention"]
-
-
-@cache
-def tokenizer() -> Any:
-    texts = [t for e in golden_examples().examples for t in (e.context, *e.sentences)]
-    return train_tokenizer(texts, 600)
 
 
 @cache
@@ -53,7 +48,7 @@ def model_of(family: str) -> LoadedModel:
     """In float16, with norms whose weights are not all one: where they round then shows."""
     torch.set_num_threads(1)
     kinds = {"layer_types": _BOTH_KINDS} if family.startswith("gemma") else {}
-    module = random_model(family, len(tokenizer()), **_SMALL, **kinds)
+    module = random_model(family, _VOCABULARY, **_SMALL, **kinds)
     for parameter in module.parameters():
         if parameter.dim() == 1:
             parameter += 0.1 * torch.randn_like(parameter)
@@ -65,8 +60,8 @@ def model_of(family: str) -> LoadedModel:
 
 @cache
 def rows() -> list[EncodedExample]:
-    examples = golden_examples().group("intrasentence", "gender")[:2]
-    return ExampleEncoder(tokenizer(), PROTOCOLS["aligned"], "tiny").encode(examples)
+    """Short, since the interpreter is slow, but longer than Gemma's window."""
+    return [random_row(model_of("llama"), length, seed=length) for length in (12, 18)]
 
 
 def vectors_of(model: LoadedModel) -> SteeringVectors:
@@ -220,21 +215,6 @@ def test_a_float32_model_gets_no_kernel() -> None:
         Engine(model, PROTOCOLS["aligned"], kernels=["rms_norm"])
 
 
-KERNEL_FUNCTIONS = ("attend_in_kernel", "gated_product", "kernel", "rms_norm")
-
-
-def clock(monkeypatch: pytest.MonkeyPatch, slow: str = "") -> None:
-    """Every kernel takes 1 s and torch 2 s, but for one kernel that takes 3 s."""
-
-    def best_s(work: Any, _device: torch.device) -> float:
-        of_partial = getattr(work, "func", work)
-        function = work.args[0] if of_partial is choice._attended else of_partial
-        name = function.__name__
-        return 3.0 if name == slow else 1.0 if name in KERNEL_FUNCTIONS else 2.0
-
-    monkeypatch.setattr(choice, "_best_s", best_s)
-
-
 def test_the_choice_is_what_is_right_and_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     clock(monkeypatch, slow="gated_product")
     found = choice.choose_kernels(model_of("gemma2"), num_positions=16)
@@ -282,8 +262,8 @@ def test_a_stored_kernel_that_is_wrong_or_does_not_run_here_is_an_error(
     with pytest.raises(InputError) as error:
         choice.require_kernels(model, ("gated_mlp", "rms_norm"))
     message = str(error.value)
-    assert "gated_mlp does not run: RuntimeError: no kernel image is available" in message
-    assert "rms_norm differs from torch by 0.01" in message
+    assert "gated_mlp cannot be used: RuntimeError: no kernel image is available" in message
+    assert "rms_norm differs from torch by 0.0" in message
 
 
 def test_a_wrong_kernel_in_the_engine_is_what_the_certificate_finds(

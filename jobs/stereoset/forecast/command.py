@@ -189,7 +189,8 @@ class _Planner:
         if given is not None:
             return given, "(given)"
         stored = read_tuning(self._storage, tuning_key(name))
-        return (None, "(assumed)") if stored is None else (stored.tokens_per_batch, "(stored)")
+        tokens = None if stored is None else stored.tokens_per_batch
+        return (None, "(assumed)") if tokens is None else (tokens, "(stored)")
 
     def _measured(
         self, name: str, skeleton: Skeleton, left: Sequence[PlannedTask], tokens: int | None

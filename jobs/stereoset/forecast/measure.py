@@ -18,6 +18,7 @@ from jobs.stereoset.resolve import Sweep, SweepModel
 from steering_core.encoding import EncodedExample
 from steering_core.engine import Cell, Engine
 from steering_core.flops import NO_NEEDS, RowNeeds, needed_flops, plain_flops
+from steering_core.kernels.choice import choose_kernels
 from steering_core.memory import weights_bytes
 from steering_core.models import LoadedModel, ModelSource, load_model
 from steering_core.probes import engine_for
@@ -92,6 +93,8 @@ def measure(
     try:
         loaded = load_model(model.source, device=sweep.device, dtype=model.dtype)
         engine = engine_for(loaded, sweep.protocol)
+        if sweep.spec.compute.accelerate == "auto":
+            engine = engine.anew(choose_kernels(loaded, is_packed=engine.is_packed).names)
         timer = _Timer(sweep, skeleton, loaded, engine)
         return timer.run(model, examples, tokens_per_batch, budget_s, started)
     finally:

@@ -16,7 +16,7 @@ from cluster.storage import Storage, StorageSpec
 from cluster.tasks import Failure, FailureKind, Task, WorkerFactory
 from jobs.resources import local_path
 from jobs.stereoset import worker as worker_module
-from jobs.stereoset.batch_size import TUNING, read_tuning, tuning_key
+from jobs.stereoset.batch_size import TUNING, ModelTuning, read_tuning, tuning_key
 from jobs.stereoset.spec import CertificateSpec
 from jobs.stereoset.worker import Payload, StereoSetWorker
 from steering_core.engine import Engine
@@ -125,7 +125,7 @@ def test_of_two_that_measure_at_a_time_one_wins(
     second.run(payload())
     assert made == []
     assert used == [700, 700]
-    assert read_tuning(storage, KEY) == Tuning(700, {700: 1.5})
+    assert read_tuning(storage, KEY) == ModelTuning(700, {700: 1.5})
 
 
 def test_a_task_with_a_number_asks_nobody(
@@ -171,8 +171,10 @@ DAMAGED = {
     "zero": b'{"tuning_version": 1, "tokens_per_batch": 0, "rows_per_s": {}}',
     "text": b'{"tuning_version": 1, "tokens_per_batch": "700", "rows_per_s": {}}',
     "true": b'{"tuning_version": 1, "tokens_per_batch": true, "rows_per_s": {}}',
+    "no kernels": b'{"tuning_version": 2, "tokens_per_batch": 700, "rows_per_s": {}}',
+    "given": b'{"tuning_version": 1, "tokens_per_batch": null, "rows_per_s": {}}',
     "no rates": b'{"tuning_version": 1, "tokens_per_batch": 700}',
-    "another version": b'{"tuning_version": 2, "tokens_per_batch": 700, "rows_per_s": {}}',
+    "another version": b'{"tuning_version": 3, "tokens_per_batch": 700, "rows_per_s": {}}',
     "deep": b"[" * 100_000,
     "not text": b"\xff\xfe\xfd",
 }
