@@ -1,16 +1,21 @@
 """Compiles every kernel for Hopper; no GPU is needed. ``python -m tests.support.compiled_kernels``
-prints a line for each program: its name, bytes of registers that are kept in memory, bytes of
-shared memory, and how it multiplies and loads.
+prints a line for each program: its name, registers of a thread, bytes of them in memory for lack of
+registers, bytes of shared memory, and how it multiplies and loads.
 """
 
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
+from subprocess import STDOUT
 from typing import Any
 
 from triton import compile as compile_kernel
+from triton.backends import nvidia
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -95,12 +100,17 @@ def _compiled(kernel: Any, types: dict[str, str], constants: dict[str, Any], **o
     return compile_kernel(source, target=HOPPER, options=options)
 
 
-def facts(program: Any) -> tuple[int, int, list[str]]:
-    """Bytes kept in memory for lack of registers, shared bytes, instructions that matter."""
+def facts(program: Any) -> tuple[int, int, int, list[str]]:
+    """Registers of a thread, bytes of them in memory, shared bytes, instructions that matter."""
     ptx = program.asm["ptx"]
-    spilled = sum(map(int, re.findall(r"\.local.*?\[(\d+)\]", ptx)))
     instructions = re.findall(r"wgmma\.mma|mma\.sync|(?:ld\.global|cp\.async\.c[ag])[.\w]*", ptx)
-    return spilled, program.metadata.shared, sorted(set(instructions))
+    tool = Path(nvidia.__file__).parent / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(program.asm["cubin"])
+        file.flush()
+        usage = subprocess.check_output([tool, "-res-usage", file.name], text=True, stderr=STDOUT)
+    registers, stack = (int(re.findall(rf"{name}:(\d+)", usage)[0]) for name in ("REG", "STACK"))
+    return registers, stack, program.metadata.shared, sorted(set(instructions))
 
 
 if __name__ == "__main__":

@@ -28,15 +28,15 @@ GEMMA = RmsNorm(1e-6, offset=1.0, rounds_first=False)
 LLAMA = RmsNorm(1e-6, offset=0.0, rounds_first=True)
 
 
-def needs_triton() -> None:
-    pytest.importorskip("triton", reason="triton has no package for this platform")
+def needs_triton(since: str | None = None) -> None:
+    pytest.importorskip("triton", since, reason=f"needs the package triton {since or ''}")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_what_kernels_compute_in_tritons_interpreter() -> None:
     """In a process of its own: Triton reads the variable when it is imported."""
-    needs_triton()
+    needs_triton("3.9")  # before, its interpreter does not know numpy 2.4
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTEST_ADDOPTS": ""}
     environment.pop("PYTEST_XDIST_WORKER", None)
     done = subprocess.run(
@@ -59,8 +59,8 @@ def test_every_kernel_compiles_for_hopper(tmp_path: Path, monkeypatch: pytest.Mo
 
     names = []
     for name, program in programs("bf16"):
-        spilled, shared_bytes, instructions = facts(program)
-        assert spilled == 0, name
+        _registers, spilled_bytes, shared_bytes, instructions = facts(program)
+        assert spilled_bytes == 0, name
         assert shared_bytes <= MOST_SHARED_BYTES, name
         assert any("v4.b32" in i or "cp.async.cg" in i for i in instructions), (name, instructions)
         if "attention" in name:
