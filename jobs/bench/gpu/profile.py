@@ -278,10 +278,12 @@ def _head_in_range() -> Iterator[None]:
 def time_by_group(events: Sequence[Any], device: torch.device) -> dict[str, float]:
     """Seconds of each group, largest first, from events that ran within ``named_parts``.
 
-    On CUDA the time of the kernels that an operation launched; on the CPU that of the operation
-    itself, without Python in between.
+    On CUDA the time of the kernels that an operation launched, and of those that Triton launched
+    with no operation around; on the CPU that of the operation itself, without Python in between.
     """
     times: Counter[str] = Counter()
+    if device.type == "cuda":
+        times.update(_by_triton(events))
     for event in events:
         if not is_on_host(event):
             continue
@@ -293,6 +295,31 @@ def time_by_group(events: Sequence[Any], device: torch.device) -> dict[str, floa
         if us:
             times[group_of(event)] += us / 1e6
     return dict(times.most_common())
+
+
+def _by_triton(events: Sequence[Any]) -> Counter[str]:
+    """Seconds by group of the kernels that were launched while no PyTorch operation ran.
+
+    The profiler links kernels to operations only. A kernel and its launch have the same number, and
+    the launch lies in the range of a part of the model.
+    """
+    times: Counter[str] = Counter()
+    hosts = [event for event in events if is_on_host(event)]
+    launched_at = {e.id: e.time_range.start for e in hosts if e.name.startswith("cu")}
+    spans = [
+        (event.time_range.start, event.time_range.end, event.name)
+        for event in hosts
+        if event.name.startswith(("aten::", PREFIX))
+    ]
+    for kernel in filter(is_on_device, events):
+        at = launched_at.get(kernel.id)
+        if at is None or kernel.name.startswith(PREFIX):
+            continue
+        around = [(start, name) for start, end, name in spans if start <= at <= end]
+        if not any(name.startswith("aten::") for _, name in around):
+            group = max(around)[1].removeprefix(PREFIX) if around else REST
+            times[group] += (kernel.time_range.end - kernel.time_range.start) / 1e6
+    return times
 
 
 def group_of(event: Any) -> str:

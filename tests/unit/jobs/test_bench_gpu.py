@@ -334,6 +334,7 @@ def event(name: str, device: DeviceType, start: float, end: float, **more: Any) 
     return SimpleNamespace(
         **{
             "name": name,
+            "id": None,
             "device_type": device,
             "time_range": SimpleNamespace(start=start, end=end),
             "cpu_parent": None,
@@ -403,6 +404,29 @@ def test_kernels_belong_to_the_innermost_part_that_launched_them() -> None:
         profile.REST: 7,
         profile.STREAM: 5,
     }
+
+
+def test_kernels_that_no_operation_launched_belong_to_the_range_of_their_launch() -> None:
+    """Triton's: the profiler links them to nothing. Those of operations are not counted twice."""
+    host, cuda = DeviceType.CPU, DeviceType.CUDA
+    events = [
+        event(profile.PREFIX + profile.STREAM, host, 0, 100),
+        event(profile.PREFIX + profile.NORMS, host, 10, 20),
+        event("cuLaunchKernelEx", host, 12, 13, id=1),
+        event("aten::mm", host, 30, 40, kernels=[SimpleNamespace(name="gemm", duration=500)]),
+        event("cudaLaunchKernel", host, 32, 33, id=2),
+        event("cuLaunchKernelEx", host, 50, 51, id=3),
+        event("cuLaunchKernelEx", host, 150, 151, id=4),
+        event("_rms_norm", cuda, 1000, 1007, id=1),
+        event("gemm", cuda, 1010, 1510, id=2),
+        event("_gated", cuda, 1600, 1603, id=3),
+        event("_other", cuda, 1700, 1702, id=4),
+        event(profile.PREFIX + profile.NORMS, cuda, 1000, 1007, id=1),
+    ]
+    times = profile.time_by_group(events, torch.device("cuda"))
+    assert {name: round(1e6 * s) for name, s in times.items()} == {
+        profile.REST: 502, profile.NORMS: 7, profile.STREAM: 3,
+    }  # fmt: skip
 
 
 # The page
