@@ -197,7 +197,9 @@ def gpu(
     data: DataOption = None,
     output: Annotated[
         str,
-        typer.Option(metavar="DIR", help="Folder for gpu.json, gpu.md and gpu.log"),
+        typer.Option(
+            metavar="DIR", help="Folder for gpu.json, gpu.md and gpu.log; those there are replaced"
+        ),
     ] = "gpu-bench",
     sections: Annotated[
         str | None,

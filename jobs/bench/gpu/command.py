@@ -61,8 +61,8 @@ def main(arguments: Sequence[str]) -> int:
         "--data", metavar="FILE", help="StereoSet's dev.json (default: the examples in the package)"
     )
     parser.add_argument(
-        "--output", default=default.output, metavar="DIR", help="folder for the results "
-        f"(default: {default.output})",
+        "--output", default=default.output, metavar="DIR",
+        help=f"folder for the three files; those there are replaced (default: {default.output})",
     )  # fmt: skip
     parser.add_argument(
         "--sections", metavar="NAMES", help=f"some of {','.join(SECTIONS)} (default: all)"

@@ -44,7 +44,7 @@ Say = Callable[[str], None]
 _WIDTH = 80
 _LEAST_S = 10.0
 """With less time left no section is begun: Python needs seconds to import torch."""
-_LEAST_LIMIT_S = 45.0
+_LEAST_LIMIT_S = 60.0
 """A section may take this long whatever its share, since libraries on a disk that nobody has read
 yet can take half a minute. What it does not take is the next one's."""
 _MARGIN_S = 2.0
@@ -224,7 +224,8 @@ class _Run:
     def _say_step(self, section: SectionRecord, step: StepRecord) -> None:
         names = [other.name for other in section.steps]
         place = f"{names.index(step.name) + 1}/{len(names)}"
-        took = "" if step.took_s is None else f" ({duration(step.took_s)})"
+        was_tried = step.took_s is not None and step.status != "left out"
+        took = f" ({duration(step.took_s or 0.0)})" if was_tried else ""
         failed = {"failed": "FAILED: ", "left out": "left out: "}.get(step.status, "")
         text = f"{place:>6} {step.name}: {failed}{step.line}"
         # A failure is told in full, and everything else in one line of a terminal.

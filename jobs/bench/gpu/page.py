@@ -105,7 +105,7 @@ def _machine(record: GpuRecord) -> str:
         return f"On {record.device}"
     found = step.found
     parts = [
-        found.get("device") or f"{found['processor']}, {found['threads']} threads",
+        found.get("device") or f"{found['processor']}, CPU threads: {found['threads']}",
         f"torch {found['torch']}",
         f"transformers {found['transformers']}",
         *([f"driver {found['driver_version']}"] if "driver_version" in found else []),
