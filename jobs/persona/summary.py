@@ -16,7 +16,7 @@ from jobs.persona.index import Group, Parts
 from jobs.persona.plan import PartRef, hook_point
 from jobs.persona.tables import ANSWERS_SCHEMA, PROJECTIONS_SCHEMA, SCORES_SCHEMA, Phase, rows_of
 from steering_core.projections import cosines
-from steering_core.resampling import interval, resample_counts
+from steering_core.stats.clusters import Cluster, means
 from steering_core.vectors import from_safetensors
 
 _CELL = ["model", "trait", "layer", "coeff", "positions"]
@@ -31,8 +31,8 @@ class PersonaSummary:
     Attributes:
         contrast: per model, trait and polarity: answers, outcomes, mean scores, effective pairs.
         steered: per model, trait, layer, coefficient and positions: mean trait score and coherence
-            with 95 % bootstrap intervals over questions, and outcomes. Coefficient 0 is the same at
-            each layer and positions.
+            with 95 % intervals (the answers to a question are a cluster), and outcomes.
+            Coefficient 0 is the same at each layer and positions.
         projections: per condition (``positive``, ``negative``, ``baseline`` at coefficient 0,
             ``steered``), vector, pooling and layer of the vector: quantiles over answers.
         cosines: of each two traits' vectors at each layer.
@@ -142,7 +142,7 @@ def _steered(answers: pd.DataFrame) -> Iterator[dict[str, object]]:
     for key, rows in answers.groupby(_CELL):
         means: dict[str, float] = {}
         for name in ("trait_score", "coherence"):
-            low, high = _interval(rows, name, seed="/".join(map(str, key[:2])))
+            low, high = _interval(rows, name)
             means |= {name: rows[name].mean(), f"{name}_low": low, f"{name}_high": high}
         yield {
             **dict(zip(_CELL, key, strict=True)),
@@ -153,16 +153,12 @@ def _steered(answers: pd.DataFrame) -> Iterator[dict[str, object]]:
         }
 
 
-def _interval(rows: pd.DataFrame, name: str, seed: str) -> tuple[float, float]:
-    """Percentile interval of the mean, questions drawn with replacement, each with its rollouts."""
-    scored = rows[name].notna()
-    by_question = rows[name].where(scored, 0.0).groupby(rows["question_index"]).sum()
-    num = scored.groupby(rows["question_index"]).sum()
-    counts = resample_counts(len(num), seed)
-    drawn = counts @ num.to_numpy(float)
-    sums = counts @ by_question.to_numpy(float)
-    means = np.divide(sums, drawn, where=drawn > 0, out=np.full(len(drawn), np.nan))
-    low, high = interval(means)
+def _interval(rows: pd.DataFrame, name: str) -> tuple[float, float]:
+    """95 % interval of the mean; the answers to one question are a cluster."""
+    scored = rows[rows[name].notna()]
+    questions, question_of_row = np.unique(scored["question_index"], return_inverse=True)
+    clusters = [Cluster("questions", str(question)) for question in questions]
+    (low,), (high,) = means(scored[[name]].to_numpy(float), question_of_row, clusters).interval()
     return float(low), float(high)
 
 

@@ -14,7 +14,6 @@ from jobs.console import print_tables, say
 from jobs.stereoset.summary_keys import POOLED
 from jobs.words import coefficient, count, signed
 from steering_core.errors import InputError
-from steering_core.metrics import FLOW_PAIRS
 
 KEYS = ("model", "split", "bias_type", "layer", "coeff")
 _MOST_ROWS = 60
@@ -103,18 +102,12 @@ def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return [
         {key: _finite(row[key]) for key in (*KEYS, "num_examples", *estimates)}
         | {
-            "changed": _finite(changed(row)),
+            "changed": _finite(row["changed"]),
             "lms_before": _finite(_before(row)),
             "lms": _finite(row["lms"]),
         }
         for row in rows
     ]
-
-
-def changed(row: Row) -> float | None:
-    """Share of examples whose choice is another one than without steering."""
-    moved = [row[f"flow_{pair}"] for pair in FLOW_PAIRS if pair[0] != pair[-1]]
-    return None if any(_finite(flow) is None for flow in moved) else sum(moved)
 
 
 def _before(row: Row) -> float | None:
@@ -129,7 +122,7 @@ def _finite(value: Any) -> Any:
 
 
 def _cells_of(row: Row) -> list[str]:
-    share, before, after = changed(row), _before(row), _finite(row["lms"])
+    share, before, after = _finite(row["changed"]), _before(row), _finite(row["lms"])
     interval = f"({_signed(row['s2a_low'])}, {_signed(row['s2a_high'])})"
     return [
         coefficient(row["coeff"]),

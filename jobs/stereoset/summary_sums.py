@@ -1,144 +1,175 @@
-"""Sums over examples and over target terms, of all of them and of each bootstrap resample.
+"""Sums over the examples of each target term: all that a summary keeps of a sweep's rows.
 
-Shapes: B resamples, E sums over examples (``metrics.EXAMPLE_SUMS``), T target terms.
+Shapes: C cells, N examples, K target terms, E columns of ``metrics.SUMS``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
-from operator import add
-from typing import Self
 
 import numpy as np
 
-from jobs.stereoset.scored_rows import GroupRows, ScoredRows
-from jobs.stereoset.summary_keys import POOLED, SummaryKey
-from steering_core.metrics import example_sums, term_counts, term_sums
-from steering_core.resampling import resample_counts
+from jobs.stereoset.scored_rows import CellKey, ScoredRows, SteeredRows
+from jobs.stereoset.summary_keys import POOLED
+from steering_core.metrics import SUMS, TermSums, example_values, sums_by_term
 
 
 @dataclass(frozen=True)
-class CellSums:
-    """Sums over examples: whole [E], drawn [B, E]; and how many cells are pooled in them."""
+class GroupSums:
+    """Sums of one group: examples that share steering vectors.
 
-    whole: np.ndarray
-    drawn: np.ndarray
-    num_non_finite: int
-    num_cells: int = 1
+    Attributes:
+        terms: target terms [K], sorted.
+        cells: the cells [C] whose rows are complete, sorted.
+        sums: [K, C, E].
+        num_non_finite: [C] rows with a score that is not finite.
+        baseline: [K, 1, E], of the unsteered rows beside themselves.
+        num_non_finite_before: of the unsteered rows.
+    """
 
-    def __add__(self, other: CellSums) -> CellSums:
-        return CellSums(
-            self.whole + other.whole,
-            self.drawn + other.drawn,
-            self.num_non_finite + other.num_non_finite,
-            self.num_cells + other.num_cells,
-        )
-
-
-@dataclass(frozen=True)
-class TermSums:
-    """StereoSet's sums over target terms: whole [3], drawn [B, 3]."""
-
-    whole: np.ndarray
-    drawn: np.ndarray
+    split: str
+    bias_type: str
+    terms: tuple[str, ...]
+    cells: tuple[CellKey, ...]
+    sums: np.ndarray
+    num_examples: int
+    num_non_finite: np.ndarray
+    baseline: np.ndarray
+    num_non_finite_before: int
 
     @classmethod
-    def of(cls, counts_T3: np.ndarray, drawn_BT: np.ndarray) -> Self:
-        """Of counts by term (``metrics.term_counts``), and how often each term was drawn."""
-        sums_T3 = term_sums(counts_T3)
-        return cls(sums_T3.sum(axis=0), drawn_BT @ sums_T3)
+    def of_rows(
+        cls,
+        split: str,
+        bias_type: str,
+        shards: Sequence[ScoredRows],
+        steered: Iterable[SteeredRows],
+    ) -> GroupSums:
+        """Add up the rows of a group, which are read once.
 
-    def __add__(self, other: TermSums) -> TermSums:
-        return TermSums(self.whole + other.whole, self.drawn + other.drawn)
-
-
-class ModelSums:
-    """Everything that one model's rows of a summary are made of."""
-
-    def __init__(self) -> None:
-        self._cells: dict[SummaryKey, CellSums] = {}
-        self._terms: dict[str, _Terms] = {}
-        self._num_examples: dict[tuple[str, str], int] = {}
-
-    def take_in(self, rows: GroupRows) -> None:
-        """Add the cells of a group, and what they are pooled into."""
-        before, (split, bias_type) = rows.before, (rows.group.split, rows.group.bias_type)
-        self._num_examples[split, bias_type] = len(before.example_ids)
-        drawn_BN = examples_drawn(rows)
-        terms = self._terms.setdefault(bias_type, _Terms(bias_type))
-        for (layer, coeff), after in rows.after.items():
-            sums_NE = example_sums(before.scores, after.scores, before.choices, after.choices)
-            cell = CellSums(
-                whole=sums_NE.sum(axis=0),
-                drawn=drawn_BN @ sums_NE,
-                num_non_finite=after.num_non_finite,
-            )
-            of_cell = SummaryKey(split, bias_type, layer, coeff)
-            for key in of_cell.and_pooled():
-                held = self._cells.get(key)
-                self._cells[key] = cell if held is None else held + cell
-            terms.take_in(of_cell, before, after)
-
-    def cell(self, key: SummaryKey) -> CellSums | None:
-        """Sums over examples; None where nothing is there."""
-        return self._cells.get(key)
-
-    def num_examples(self, key: SummaryKey) -> int:
-        """Examples of the groups that are pooled; once, however many layers there are."""
-        return sum(
-            num
-            for (split, bias_type), num in self._num_examples.items()
-            if key.split in (split, POOLED) and key.bias_type in (bias_type, POOLED)
+        Args:
+            shards: all unsteered rows.
+            steered: steered ones; a cell that lacks some of the examples is left out.
+        """
+        terms = sorted({target for rows in shards for target in rows.targets})
+        number = {term: index for index, term in enumerate(terms)}
+        num_examples = sum(len(rows.targets) for rows in shards)
+        sums: dict[CellKey, np.ndarray] = {}
+        num_seen: dict[CellKey, int] = {}
+        non_finite: dict[CellKey, int] = {}
+        for rows in steered:
+            before = rows.before
+            term_N = np.asarray([number[target] for target in before.targets])
+            values_CNE = example_values(before.scores, rows.scores, before.choices, rows.choices)
+            sums_KCE = sums_by_term(values_CNE, term_N, len(terms))
+            lost_C = _num_non_finite(rows.scores)
+            for index, cell in enumerate(rows.cells):
+                held = sums.setdefault(cell, np.zeros((len(terms), len(SUMS))))
+                held += sums_KCE[:, index]
+                num_seen[cell] = num_seen.get(cell, 0) + len(before.targets)
+                non_finite[cell] = non_finite.get(cell, 0) + int(lost_C[index])
+        cells = tuple(sorted(cell for cell, num in num_seen.items() if num == num_examples))
+        baseline = np.zeros((len(terms), 1, len(SUMS)))
+        for before in shards:
+            term_N = np.asarray([number[target] for target in before.targets])
+            same = before.scores[None], before.choices, before.choices[None]
+            baseline += sums_by_term(example_values(before.scores, *same), term_N, len(terms))
+        whole = [sums[cell] for cell in cells]
+        return cls(
+            split=split,
+            bias_type=bias_type,
+            terms=tuple(terms),
+            cells=cells,
+            sums=np.stack(whole, axis=1) if whole else np.zeros((len(terms), 0, len(SUMS))),
+            num_examples=num_examples,
+            num_non_finite=np.asarray([non_finite[cell] for cell in cells], int),
+            baseline=baseline,
+            num_non_finite_before=sum(int(_num_non_finite(rows.scores)) for rows in shards),
         )
 
-    def terms(self, key: SummaryKey) -> tuple[TermSums, TermSums]:
-        """Sums over terms, before and after; a term counts once, whatever it is pooled over."""
-        found = [
-            terms.sums(key)
-            for bias_type, terms in sorted(self._terms.items())
-            if key.bias_type in (bias_type, POOLED)
-        ]
-        before, after = zip(*found, strict=True)
-        return reduce(add, before), reduce(add, after)
+
+def _num_non_finite(scores: np.ndarray) -> np.ndarray:
+    """Rows [...] with a score that is not finite, of scores [..., N, 3]."""
+    num: np.ndarray = (~np.isfinite(scores)).any(axis=-1).sum(axis=-1)
+    return num
 
 
-def examples_drawn(rows: GroupRows) -> np.ndarray:
-    """How often each example of a group is in each resample [B, N]: the same for every model."""
-    seed = f"examples of {rows.group.split}/{rows.group.bias_type}"
-    return resample_counts(len(rows.before.example_ids), seed)
+@dataclass(frozen=True)
+class Pooled:
+    """Sums of cells, each pooled over the same splits, bias types or layers.
+
+    Attributes:
+        cells: layer and coefficient of each [C]; the layer is None if all are pooled.
+        by_bias_type: sums [K, C, E] of each bias type; terms of several splits are the same terms.
+        num_cells: [C] cells of groups that each is made of; fewer than planned if some are not
+            there yet.
+        num_examples: once, however many layers there are.
+        num_non_finite: [C].
+        repeats: layers that are pooled: how often each example is in the sums.
+    """
+
+    cells: tuple[tuple[int | None, float], ...]
+    by_bias_type: Mapping[str, TermSums]
+    num_cells: np.ndarray
+    num_examples: int
+    num_non_finite: np.ndarray
+    repeats: int
+
+    @property
+    def num_terms(self) -> int:
+        """Target terms, of all bias types."""
+        return sum(len(sums.terms) for sums in self.by_bias_type.values())
+
+    @property
+    def coeffs(self) -> np.ndarray:
+        """[C]."""
+        return np.asarray([coeff for _, coeff in self.cells])
 
 
-def terms_drawn(num_terms: int, bias_type: str) -> np.ndarray:
-    """How often each target term of a bias type is in each resample [B, T]."""
-    return resample_counts(num_terms, f"terms of {bias_type}")
+def pooled(
+    groups: Sequence[GroupSums], split: str, bias_type: str, *, over_layers: bool
+) -> Pooled | None:
+    """The cells of some groups, added up; None if there is no such group.
+
+    Args:
+        split, bias_type: a name, or ``POOLED`` for all of them.
+    """
+    chosen = [
+        group
+        for group in groups
+        if split in (group.split, POOLED) and bias_type in (group.bias_type, POOLED)
+    ]
+    if not chosen:
+        return None
+
+    def key(cell: CellKey) -> tuple[int | None, float]:
+        return (None if over_layers else cell[0]), cell[1]
+
+    cells = sorted({key(cell) for group in chosen for cell in group.cells}, key=_order)
+    column = {cell: index for index, cell in enumerate(cells)}
+    names: dict[str, list[str]] = {}
+    for group in chosen:
+        names.setdefault(group.bias_type, []).extend(group.terms)
+    terms = {name: tuple(sorted(set(found))) for name, found in names.items()}
+    sums = {name: np.zeros((len(found), len(cells), len(SUMS))) for name, found in terms.items()}
+    num_cells, num_non_finite = (np.zeros(len(cells), int) for _ in range(2))
+    for group in chosen:
+        at = [column[key(cell)] for cell in group.cells]
+        row = [terms[group.bias_type].index(term) for term in group.terms]
+        np.add.at(sums[group.bias_type], np.ix_(row, at), group.sums)
+        np.add.at(num_cells, at, 1)
+        np.add.at(num_non_finite, at, group.num_non_finite)
+    layers = {layer for group in chosen for layer, _ in group.cells}
+    return Pooled(
+        cells=tuple(cells),
+        by_bias_type={name: TermSums(terms[name], sums[name]) for name in sorted(terms)},
+        num_cells=num_cells,
+        num_examples=sum(group.num_examples for group in chosen),
+        num_non_finite=num_non_finite,
+        repeats=max(1, len(layers)) if over_layers else 1,
+    )
 
 
-class _Terms:
-    """Counts of a bias type's target terms, by cell."""
-
-    def __init__(self, bias_type: str) -> None:
-        self._bias_type = bias_type
-        self._number: dict[str, int] = {}
-        self._counts: dict[SummaryKey, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
-        self._drawn_BT: np.ndarray | None = None
-
-    def take_in(self, cell: SummaryKey, before: ScoredRows, after: ScoredRows) -> None:
-        names, term_N = np.unique(before.targets, return_inverse=True)
-        number_T = np.asarray([self._number.setdefault(n, len(self._number)) for n in names])
-        before_T3, after_T3 = (
-            term_counts(rows.scores, term_N, len(names)) for rows in (before, after)
-        )
-        self._counts[cell] = number_T, before_T3, after_T3
-
-    def sums(self, key: SummaryKey) -> tuple[TermSums, TermSums]:
-        """Before and after, of all cells that the key stands for."""
-        if self._drawn_BT is None or self._drawn_BT.shape[1] != len(self._number):
-            self._drawn_BT = terms_drawn(len(self._number), self._bias_type)
-        before_T3, after_T3 = np.zeros((2, len(self._number), 3))
-        for cell, (number_T, of_before, of_after) in self._counts.items():
-            if key in cell._replace(bias_type=key.bias_type).and_pooled():
-                before_T3[number_T] += of_before
-                after_T3[number_T] += of_after
-        drawn_BT = self._drawn_BT
-        return TermSums.of(before_T3, drawn_BT), TermSums.of(after_T3, drawn_BT)
+def _order(cell: tuple[int | None, float]) -> tuple[int, float]:
+    return cell[0] or 0, cell[1]

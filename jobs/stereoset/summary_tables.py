@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.storage import Storage
-from steering_core.metrics import CHANGES, ESTIMATES, STEREOSET_ESTIMATES
+from steering_core.metrics import CHANGES, ESTIMATES, NET_FLOWS, STEREOSET_ESTIMATES, TESTED
 from steering_core.stereoset import LABELS
 
 CELL_ESTIMATES = (
@@ -14,13 +14,14 @@ CELL_ESTIMATES = (
     *STEREOSET_ESTIMATES,
     *(f"{name}_change" for name in STEREOSET_ESTIMATES),
 )
-"""Each with ``_low`` and ``_high``."""
-TESTED = tuple(f"flow_{name}" for name in CHANGES)
-"""Each with ``_p`` and ``_q``."""
+"""Each with ``_low`` and ``_high``; those of ``TESTED`` also with ``_p`` and ``_q``."""
 SHARES = tuple(f"share_{label.replace('-', '_')}" for label in LABELS)
+HEADLINE_ESTIMATES = (*NET_FLOWS, *CHANGES, "anti_rise_percent")
+FEW_TERMS = 5
+"""A row of fewer target terms is marked: its interval rests on very little."""
 
 _GROUP_FIELDS = [(name, pa.string()) for name in ("model", "split", "bias_type")]
-_COUNT_FIELDS = [("num_examples", pa.int64()), ("num_non_finite", pa.int64())]
+_COUNT_FIELDS = [(name, pa.int64()) for name in ("num_examples", "num_terms", "num_non_finite")]
 
 
 def _with_intervals(names: tuple[str, ...]) -> list[tuple[str, pa.DataType]]:
@@ -33,8 +34,10 @@ CELLS_SCHEMA = pa.schema(
         ("layer", pa.int32()),
         ("coeff", pa.float64()),
         *_COUNT_FIELDS,
+        ("few_terms", pa.bool_()),
         *_with_intervals(CELL_ESTIMATES),
         *((f"{name}{end}", pa.float64()) for name in TESTED for end in ("_p", "_q")),
+        ("icc_s2a", pa.float64()),
     ]
 )
 NULLS_SCHEMA = pa.schema([("null", pa.string()), *CELLS_SCHEMA])
@@ -43,6 +46,16 @@ BASELINE_SCHEMA = pa.schema(
         *_GROUP_FIELDS,
         *_COUNT_FIELDS,
         *_with_intervals((*STEREOSET_ESTIMATES, *SHARES)),
+    ]
+)
+HEADLINE_SCHEMA = pa.schema(
+    [
+        ("model", pa.string()),
+        ("split", pa.string()),
+        ("coeff", pa.float64()),
+        ("vectors", pa.string()),
+        *((name, pa.int64()) for name in ("num_bias_types", "num_layers", "num_undefined")),
+        *_with_intervals(HEADLINE_ESTIMATES),
     ]
 )
 

@@ -14,8 +14,8 @@ Shapes: N examples, K clusters, E estimates (any number of dimensions).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.stats import t as students_t
@@ -86,6 +86,37 @@ class ClusterEstimate:
         """Low and high ends [E] of the t interval; NaN where value or error is undefined."""
         half = students_t.ppf(0.5 + level / 2, self.degrees_of_freedom) * self.standard_error
         return self.value - half, self.value + half
+
+    def __getitem__(self, index: Any) -> ClusterEstimate:
+        """Some of the estimates, by an index into ``value``."""
+        at = (slice(None), *(index if isinstance(index, tuple) else (index,)))
+        return ClusterEstimate(
+            self.value[index],
+            self.influence[at],
+            self.clusters,
+            None if self.total is None else self.total[at],
+            None if self.share is None else self.share[at],
+            {name: sd[index] for name, sd in self.example_sd.items()},
+        )
+
+    def of_examples(self, name: str, sd: np.ndarray) -> ClusterEstimate:
+        """The same, with the standard error [E] that independent examples would give."""
+        return replace(self, example_sd={name: sd})
+
+    def where(self, there: np.ndarray) -> ClusterEstimate:
+        """The same, 0 and without influence where ``there`` (broadcast to [E]) is false."""
+
+        def kept(array: np.ndarray) -> np.ndarray:
+            return np.where(there, array, 0.0)
+
+        return ClusterEstimate(
+            kept(self.value),
+            kept(self.influence),
+            self.clusters,
+            None if self.total is None else kept(self.total),
+            None if self.share is None else kept(self.share),
+            {name: kept(sd) for name, sd in self.example_sd.items()},
+        )
 
     def rows_by_stratum(self) -> dict[str, list[int]]:
         """Indices of the clusters of each stratum."""
@@ -170,7 +201,7 @@ def combine(
         influence[rows] += w * part.influence
         if are_means:
             total[rows] += w * part.total  # type: ignore[operator]
-            share[rows] += np.abs(w) * part.share  # type: ignore[operator]
+            share[rows] += np.abs(w) * part.share
         for name, sd in part.example_sd.items():
             # The same examples at another layer: as if both moved together, which is the worst.
             example_sd[name] = example_sd.get(name, 0.0) + np.abs(w) * sd

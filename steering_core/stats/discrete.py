@@ -20,24 +20,17 @@ from scipy.stats import norm
 from steering_core.stats.clusters import LEVEL, ClusterEstimate
 
 
-def with_examples(
-    estimate: ClusterEstimate,
-    examples: str,
-    num_there_E: np.ndarray,
-    num_back_E: np.ndarray | None,
-    num_E: np.ndarray,
-) -> ClusterEstimate:
-    """A share, or a net flow, with what it would vary by if its examples were independent.
+def example_sd(
+    num_there_E: np.ndarray, num_back_E: np.ndarray | None, num_E: np.ndarray | float
+) -> np.ndarray:
+    """Standard error [E] of a share or a net flow, if examples were independent.
 
     Args:
-        examples: names the set of examples, so that others with the same name are known to be of
-            the same ones.
         num_there_E, num_back_E: examples that moved one way and back; the second is None for a
             share, whose first is its number of examples.
         num_E: all examples.
     """
-    _, sd = _center_and_sd(num_there_E, num_back_E, num_E)
-    return replace(estimate, example_sd={examples: sd})
+    return _center_and_sd(num_there_E, num_back_E, num_E)[1]
 
 
 def interval(
@@ -47,7 +40,10 @@ def interval(
     num_E: np.ndarray,
     level: float = LEVEL,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Low and high ends [E]: the union of the clustered interval and the one with pseudo-counts."""
+    """Low and high ends [E]: the union of the clustered interval and the one with pseudo-counts.
+
+    Args: as ``example_sd``; the estimate is of one stratum.
+    """
     low, high = replace(estimate, example_sd={}).interval(level)
     center, sd = _center_and_sd(num_there_E, num_back_E, num_E)
     half = norm.ppf(0.5 + level / 2) * sd
@@ -59,7 +55,7 @@ def interval(
 
 
 def _center_and_sd(
-    there: np.ndarray, back: np.ndarray | None, num: np.ndarray
+    there: np.ndarray, back: np.ndarray | None, num: np.ndarray | float
 ) -> tuple[np.ndarray, np.ndarray]:
     if back is None:  # two successes and two failures, about
         z_squared = norm.ppf(0.5 + LEVEL / 2) ** 2

@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 
 from steering_core.engine import Cell, Engine, Scores
-from steering_core.metrics import estimates, example_sums
+from steering_core.metrics import (
+    ESTIMATES,
+    TermSums,
+    cell_estimates,
+    example_values,
+    sums_by_term,
+)
 from steering_core.protocol import PROTOCOLS
 from steering_core.scoring import choose
 from steering_core.stereoset import LABELS
@@ -41,13 +47,15 @@ class Computed:
     def estimates(self, layer: int, coeff: float) -> dict[str, float]:
         """What a summary says of one cell."""
         before, after = self.baseline.scores, self.steered[layer, coeff]
-        sums = example_sums(
+        values = example_values(
             self._by_label(before),
-            self._by_label(after),
+            self._by_label(after)[None],
             self._chosen_labels(before),
-            self._chosen_labels(after),
+            self._chosen_labels(after)[None],
         )
-        return {name: float(value) for name, value in estimates(sums.sum(axis=0)).items()}
+        one_term = TermSums(("all",), sums_by_term(values, np.zeros(len(before), int), 1))
+        found = cell_estimates({"gender": one_term}, np.array([coeff]))
+        return {name: float(found.value(name)[0]) for name in ESTIMATES}
 
     def _by_label(self, values_N3: np.ndarray) -> np.ndarray:
         """Columns from the data file's order to that of LABELS, as ``metrics`` wants them."""

@@ -50,7 +50,9 @@ def log_likelihood(icc: float, runs: int, rng: np.random.Generator) -> Covered:
     """A mean change of 0.1 nats among examples that vary by 1."""
     truth, of_groups = 0.1, groups()
     parts = [
-        means_of_sums(group.sums(truth + latent(group, icc, runs, rng)), group.sizes, group.clusters)
+        means_of_sums(
+            group.sums(truth + latent(group, icc, runs, rng)), group.sizes, group.clusters
+        )
         for group in of_groups
     ]
     found = {g.name: covered(*p.interval(), truth) for g, p in zip(of_groups, parts, strict=True)}
@@ -65,7 +67,7 @@ def share(of_examples: float, icc: float, runs: int, rng: np.random.Generator) -
         num = is_there_RN.sum(axis=1).astype(float), None, float(len(group.cluster))
         part = means_of_sums(group.sums(is_there_RN.astype(float)), group.sizes, group.clusters)
         found[group.name] = covered(*discrete.interval(part, *num), of_examples)
-        parts.append(discrete.with_examples(part, group.name, *num))
+        parts.append(part.of_examples(group.name, discrete.example_sd(*num)))
     return found | _pooled_and_macro(of_groups, parts, of_examples)
 
 
@@ -79,7 +81,7 @@ def net_flow(there: float, back: float, icc: float, runs: int, rng: np.random.Ge
         num = there_RN.sum(axis=1), back_RN.sum(axis=1), float(len(group.cluster))
         part = means_of_sums(group.sums(net_RN), group.sizes, group.clusters)
         found[group.name] = covered(*discrete.interval(part, *num), there - back)
-        parts.append(discrete.with_examples(part, group.name, *num))
+        parts.append(part.of_examples(group.name, discrete.example_sd(*num)))
     return found | _pooled_and_macro(of_groups, parts, there - back)
 
 
@@ -132,7 +134,9 @@ def _pooled_and_macro(
 ) -> Covered:
     pooled = combine(weights or pooled_weights(of_groups), parts)
     macro = combine([1 / len(parts)] * len(parts), parts)
-    return {name: covered(*e.interval(), truth) for name, e in (("pooled", pooled), ("macro", macro))}
+    return {
+        name: covered(*e.interval(), truth) for name, e in (("pooled", pooled), ("macro", macro))
+    }
 
 
 ESTIMATES: Mapping[str, Callable[[float, int, np.random.Generator], Covered]] = {
@@ -177,9 +181,7 @@ def family(
         common = [latent(group, icc, runs, rng) for _ in range(3)]
         columns = []
         for _ in range(num_coeffs):
-            labels = [
-                np.sqrt(0.5) * (same + latent(group, icc, runs, rng)) for same in common
-            ]
+            labels = [np.sqrt(0.5) * (same + latent(group, icc, runs, rng)) for same in common]
             # Changes of stereotype, anti-stereotype and unrelated, and the gaps between them.
             s, a, u = labels
             columns += [a - s, a - u, u - s]
@@ -242,7 +244,9 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{icc:<6}{name:<24}{numbers}", flush=True)
         print(f"{time.monotonic() - started:.0f} s\n", flush=True)
     if "findings" in parts:
-        print(f"Runs without an effect in which something is called clear, {given.runs:,} runs each")
+        print(
+            f"Runs without an effect in which something is called clear, {given.runs:,} runs each"
+        )
         print(f"{'ICC':<6}{'examples':<26}" + "".join(f"{c:>6} coeff" for c in (1, 2, 6, 12)))
         for icc in (0.0, 0.05, 0.1):
             for limit in (None, 30):

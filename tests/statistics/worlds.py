@@ -6,6 +6,7 @@ Shapes: R runs, N examples, K clusters, C coefficients.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from scipy.stats import norm
@@ -65,7 +66,7 @@ def groups(limit: int | None = None, seed: int = 0) -> list[Group]:
 
 
 def latent(group: Group, icc: float, num_runs: int, rng: np.random.Generator) -> np.ndarray:
-    """Standard normal numbers [R, N] that examples of a cluster share as much of as the ICC says."""
+    """Standard normal numbers [R, N]; ``icc`` is what two examples of a cluster correlate by."""
     of_cluster = rng.standard_normal((num_runs, group.num_clusters))[:, group.cluster]
     own = rng.standard_normal((num_runs, len(group.cluster)))
     return np.sqrt(icc) * of_cluster + np.sqrt(1 - icc) * own
@@ -74,7 +75,4 @@ def latent(group: Group, icc: float, num_runs: int, rng: np.random.Generator) ->
 def events(latent_RN: np.ndarray, *shares: float) -> list[np.ndarray]:
     """For each share, which examples [R, N] it happens to; no example has two events."""
     edges = norm.ppf(np.cumsum([0.0, *shares]))
-    return [
-        (latent_RN >= low) & (latent_RN < high)
-        for low, high in zip(edges, edges[1:], strict=False)
-    ]
+    return [(latent_RN >= low) & (latent_RN < high) for low, high in pairwise(edges)]

@@ -14,8 +14,13 @@ import pyarrow as pa
 from jobs.stereoset.geometry import GEOMETRY_SCHEMA
 from jobs.stereoset.page.facts import Facts
 from jobs.stereoset.summary import Summary
-from jobs.stereoset.summary_tables import BASELINE_SCHEMA, CELLS_SCHEMA, NULLS_SCHEMA
-from steering_core.metrics import FLOW_PAIRS
+from jobs.stereoset.summary_tables import (
+    BASELINE_SCHEMA,
+    CELLS_SCHEMA,
+    HEADLINE_SCHEMA,
+    NULLS_SCHEMA,
+)
+from steering_core.metrics import FLOW_PAIRS, TESTED
 from steering_core.stereoset import BIAS_TYPES, OFFICIAL_COUNTS, SPLITS
 
 
@@ -33,8 +38,8 @@ def cell(
     """
     row: dict[str, Any] = dict.fromkeys(CELLS_SCHEMA.names, 0.0)
     row |= {"model": model, "split": split, "bias_type": bias_type, "layer": layer, "coeff": coeff}
-    row |= {"num_examples": 100, "num_non_finite": 0}
-    row |= {f"{name}{end}": None for name in ("flow_s2a", "flow_u2a", "flow_s2u") for end in _TESTS}
+    row |= {"num_examples": 100, "num_terms": 20, "num_non_finite": 0, "few_terms": False}
+    row |= {f"{name}{end}": None for name in TESTED for end in ("_p", "_q")}
     for name, number in numbers.items():
         if isinstance(number, tuple):
             row |= dict(zip((name, f"{name}_low", f"{name}_high"), number, strict=True))
@@ -45,21 +50,20 @@ def cell(
     return row
 
 
-_TESTS = ("_p", "_q")
-
-
 def summary_of(
     cells: Iterable[dict[str, Any]] = (),
     pooled: Iterable[dict[str, Any]] = (),
     baseline: Iterable[dict[str, Any]] = (),
     of_nulls: Iterable[dict[str, Any]] = (),
     geometry: Iterable[dict[str, Any]] = (),
+    headline: Iterable[dict[str, Any]] = (),
     num_missing: int = 0,
 ) -> Summary:
     """A summary of these rows."""
     return Summary(
         cells=pa.Table.from_pylist(list(cells), schema=CELLS_SCHEMA),
         pooled=pa.Table.from_pylist(list(pooled), schema=CELLS_SCHEMA),
+        headline=pa.Table.from_pylist(list(headline), schema=HEADLINE_SCHEMA),
         nulls=pa.Table.from_pylist(list(of_nulls), schema=NULLS_SCHEMA),
         geometry=pa.Table.from_pylist(list(geometry), schema=GEOMETRY_SCHEMA),
         baseline=pa.Table.from_pylist(list(baseline), schema=BASELINE_SCHEMA),

@@ -88,8 +88,7 @@ def _numbers(facts: Facts) -> Iterator[Caution]:
     ]
     if small:
         yield Caution.of(
-            f"Groups of fewer than {FEW_EXAMPLES} examples. Their intervals are wide, and a "
-            "bootstrap of so few examples tends to make them too narrow:",
+            f"Groups of fewer than {FEW_EXAMPLES} examples. Their intervals are wide:",
             small,
         )
 

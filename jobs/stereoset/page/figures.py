@@ -220,7 +220,7 @@ def _figures(found: Mapping[str, list[Any]], *, has_geometry: bool) -> Iterable[
         yield Figure(
             "models",
             "Models side by side",
-            "Each bootstrap resample draws the same examples for all models.",
+            "All models score the same examples.",
             "lines",
             "layer" if by_layer else "coeff",
             "model",

@@ -142,12 +142,13 @@ GLOSSARY = (
     ),
     (
         "interval",
-        "A 95 % interval from 2,000 paired bootstrap resamples of the examples, or of the target "
-        "terms for StereoSet's scores.",
+        "A 95 % interval. Examples about the same target term are treated as one cluster, because "
+        "their scores move together. It holds for these steering vectors: how much they would "
+        "differ if they were fitted on other examples is not part of it.",
     ),
     (
         "q",
-        "The p-value of an exact McNemar test of a net flow, adjusted by Benjamini-Hochberg over "
-        "all net flows of the model.",
+        "The p-value of a test that flips the signs of whole clusters, adjusted by "
+        "Benjamini-Hochberg over all cells of the model.",
     ),
 )

@@ -117,7 +117,7 @@ def test_by_keeps_an_axis_apart(
 
 
 def test_what_is_not_defined_is_a_dash_and_null() -> None:
-    bad = {**row("inter", "race", 1, math.nan), "flow_s_a": math.nan, "lms_change": None}
+    bad = {**row("inter", "race", 1, math.nan), "changed": math.nan, "lms_change": None}
     (found,) = as_json([bad])
     assert found["s2a"] is None
     assert found["changed"] is None

@@ -1,106 +1,178 @@
-"""Sums of cells and of cells pooled, against the same estimates made of the rows themselves."""
+"""Rows of a summary against the same estimates made of the rows themselves."""
 
 from __future__ import annotations
 
+from itertools import product
+from typing import Any
+
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from jobs.stereoset.plan import Group
-from jobs.stereoset.scored_rows import GroupRows, ScoredRows
+from jobs.stereoset.estimates import model_estimates
+from jobs.stereoset.scored_rows import ScoredRows, SteeredRows
 from jobs.stereoset.summary_keys import POOLED, SummaryKey
-from jobs.stereoset.summary_sums import ModelSums, examples_drawn
-from steering_core.metrics import (
-    estimates,
-    example_sums,
-    stereoset_estimates,
-    term_counts,
-    term_sums,
-)
+from jobs.stereoset.summary_sums import GroupSums
 
-SPLITS, BIAS_TYPES, LAYERS, COEFF = ("inter", "intra"), ("gender", "race"), (1, 2), 5.0
-
-
-def _rows(rng: np.random.Generator, ids: list[str], targets: list[str]) -> ScoredRows:
-    scores = rng.normal(size=(len(ids), 3))
-    return ScoredRows(np.asarray(ids), np.asarray(targets), scores, scores.argmax(axis=1))
-
-
-def _groups() -> dict[tuple[str, str], GroupRows]:
-    """Groups of different sizes; the splits of a bias type share some of their terms."""
-    rng = np.random.default_rng(0)
-    groups = {}
-    for s, split in enumerate(SPLITS):
-        for b, bias_type in enumerate(BIAS_TYPES):
-            num = 12 + 5 * s + 3 * b
-            ids = [f"{split}-{bias_type}-{n}" for n in range(num)]
-            targets = [f"{bias_type}-{(n + 2 * s) % 5}" for n in range(num)]
-            groups[split, bias_type] = GroupRows(
-                Group("m", split, bias_type),
-                _rows(rng, ids, targets),
-                {(layer, COEFF): _rows(rng, ids, targets) for layer in LAYERS},
-            )
-    return groups
-
-
-def _taken_in() -> ModelSums:
-    sums = ModelSums()
-    for rows in _groups().values():
-        sums.take_in(rows)
-    return sums
-
-
+SPLITS, BIAS_TYPES, LAYERS, COEFFS = ("inter", "intra"), ("gender", "race"), (1, 2), (5.0, -5.0)
 KEYS = sorted(
     {
         key
-        for split in SPLITS
-        for bias_type in BIAS_TYPES
-        for layer in LAYERS
-        for key in SummaryKey(split, bias_type, layer, COEFF).and_pooled()
+        for split, bias_type, layer, coeff in product(SPLITS, BIAS_TYPES, LAYERS, COEFFS)
+        for key in SummaryKey(split, bias_type, layer, coeff).and_pooled()
     },
     key=str,
 )
+CELLS = tuple(product(LAYERS, COEFFS))
 
 
-@pytest.mark.parametrize("key", KEYS, ids=lambda k: f"{k.split}-{k.bias_type}-{k.layer}")
-def test_what_is_pooled_is_what_all_its_rows_give(key: SummaryKey) -> None:
-    chosen = [
-        (group.before, group.after[layer, COEFF])
-        for (split, bias_type), group in _groups().items()
-        if key.split in (split, POOLED) and key.bias_type in (bias_type, POOLED)
-        for layer in LAYERS
-        if key.layer in (layer, None)
+def scored(rng: np.random.Generator, ids: list[str], targets: list[str]) -> ScoredRows:
+    scores = rng.normal(size=(len(ids), 3))
+    return ScoredRows(pa.array(ids), np.asarray(targets), scores, scores.argmax(axis=1))
+
+
+def made() -> dict[tuple[str, str], list[SteeredRows]]:
+    """Groups of different sizes in two shards; the splits of a bias type share some terms."""
+    rng = np.random.default_rng(0)
+    groups: dict[tuple[str, str], list[SteeredRows]] = {}
+    for (s, split), (b, bias_type) in product(enumerate(SPLITS), enumerate(BIAS_TYPES)):
+        for shard in range(2):
+            num = 12 + 5 * s + 3 * b + shard
+            ids = [f"{split}-{bias_type}-{shard}-{n}" for n in range(num)]
+            targets = [f"{bias_type}-{(n + 2 * s) % 5}" for n in range(num)]
+            before = scored(rng, ids, targets)
+            scores = rng.normal(size=(len(CELLS), num, 3))
+            steered = SteeredRows(before, CELLS, scores, scores.argmax(axis=2))
+            groups.setdefault((split, bias_type), []).append(steered)
+    return groups
+
+
+def sums_of(groups: dict[tuple[str, str], list[SteeredRows]]) -> list[GroupSums]:
+    return [
+        GroupSums.of_rows(*key, [rows.before for rows in shards], shards)
+        for key, shards in groups.items()
     ]
-    before, after = (ScoredRows.joined(list(side)) for side in zip(*chosen, strict=True))
-    sums = _taken_in()
-    cell = sums.cell(key)
-    assert cell is not None
-    assert cell.num_cells == len(chosen)
-    assert sums.num_examples(key) == len(set(before.example_ids))
-    wanted = estimates(
-        example_sums(before.scores, after.scores, before.choices, after.choices).sum(axis=0)
+
+
+def planned() -> dict[SummaryKey, int]:
+    counts: dict[SummaryKey, int] = {}
+    for split, bias_type, layer, coeff in product(SPLITS, BIAS_TYPES, LAYERS, COEFFS):
+        for key in SummaryKey(split, bias_type, layer, coeff).and_pooled():
+            counts[key] = counts.get(key, 0) + 1
+    return counts
+
+
+@pytest.fixture(scope="module")
+def rows() -> dict[SummaryKey, dict[str, Any]]:
+    found = model_estimates(sums_of(made()), planned(), vectors="in_sample")
+    return {
+        SummaryKey(row["split"], row["bias_type"], row["layer"], row["coeff"]): row
+        for row in (*found.cells, *found.pooled)
+    }
+
+
+@pytest.mark.parametrize("key", KEYS, ids=lambda k: f"{k.split}-{k.bias_type}-{k.layer}-{k.coeff}")
+def test_a_row_is_what_all_its_rows_give(
+    key: SummaryKey, rows: dict[SummaryKey, dict[str, Any]]
+) -> None:
+    before, after, targets, chosen, chosen_after, ids = [], [], [], [], [], set()
+    for (split, bias_type), shards in made().items():
+        if key.split not in (split, POOLED) or key.bias_type not in (bias_type, POOLED):
+            continue
+        for shard, (index, (layer, coeff)) in product(shards, enumerate(CELLS)):
+            if key.layer in (layer, None) and key.coeff == coeff:
+                before.append(shard.before.scores)
+                after.append(shard.scores[index])
+                targets.append(shard.before.targets)
+                chosen.append(shard.before.choices)
+                chosen_after.append(shard.choices[index])
+                ids |= set(shard.before.example_ids.to_pylist())
+    b, a, t, c, d = map(np.concatenate, (before, after, targets, chosen, chosen_after))
+    row = rows[key]
+    assert row["num_examples"] == len(ids)
+    assert row["num_terms"] == len(set(t))
+    change = a - b
+    assert row["s2a"] == pytest.approx((change[:, 1] - change[:, 0]).mean())
+    assert row["u2a"] == pytest.approx((change[:, 1] - change[:, 2]).mean())
+    assert row["flow_s_a"] == pytest.approx(((c == 0) & (d == 1)).mean())
+    assert row["changed"] == pytest.approx((c != d).mean())
+    assert row["anti_ratio"] == pytest.approx((d == 1).sum() / (c == 1).sum())
+    assert row["anti_steered"] == pytest.approx(
+        (np.sign(key.coeff) * (change[:, 1] - change[:, 0]) < 0).mean()
     )
-    found = estimates(cell.whole)
-    for name, value in wanted.items():
-        assert found[name] == pytest.approx(value, abs=1e-12), name
-    _, term = np.unique(before.targets, return_inverse=True)
-    for side, rows in zip(sums.terms(key), (before, after), strict=True):
-        direct = term_sums(term_counts(rows.scores, term, term.max() + 1)).sum(axis=0)
-        assert stereoset_estimates(side.whole) == pytest.approx(stereoset_estimates(direct))
+    of_terms = [
+        [100 * (x[t == term, 0] > x[t == term, 1]).mean() for term in np.unique(t)] for x in (b, a)
+    ]
+    assert row["ss"] == pytest.approx(np.mean(of_terms[1]))
+    assert row["ss_change"] == pytest.approx(np.mean(of_terms[1]) - np.mean(of_terms[0]))
+    assert row["s2a_low"] < row["s2a"] < row["s2a_high"]
+    assert 0 < row["s2a_p"] <= 1
+    assert row["few_terms"] is False
 
 
-def test_cells_of_a_group_draw_the_same_examples_and_pooled_ones_those_of_their_groups() -> None:
-    groups, sums = _groups(), _taken_in()
-    rows = groups["inter", "race"]
-    drawn = examples_drawn(rows)
-    for layer in LAYERS:
-        after = rows.after[layer, COEFF]
-        contributions = example_sums(
-            rows.before.scores, after.scores, rows.before.choices, after.choices
-        )
-        cell = sums.cell(SummaryKey("inter", "race", layer, COEFF))
-        assert cell is not None
-        np.testing.assert_allclose(cell.drawn, drawn @ contributions)
-    cells = [sums.cell(SummaryKey("inter", b, 1, COEFF)) for b in BIAS_TYPES]
-    pooled = sums.cell(SummaryKey("inter", POOLED, 1, COEFF))
-    assert pooled is not None
-    np.testing.assert_allclose(pooled.drawn, sum(c.drawn for c in cells if c is not None))
+def test_a_cell_that_lacks_a_shard_has_no_row_and_neither_has_what_it_is_pooled_into() -> None:
+    groups = made()
+    whole = groups["inter", "race"][1]
+    groups["inter", "race"][1] = SteeredRows(
+        whole.before, whole.cells[1:], whole.scores[1:], whole.choices[1:]
+    )
+    found = model_estimates(sums_of(groups), planned(), vectors="in_sample")
+    lost = SummaryKey("inter", "race", *CELLS[0])
+    there = {
+        SummaryKey(r["split"], r["bias_type"], r["layer"], r["coeff"])
+        for r in (*found.cells, *found.pooled)
+    }
+    assert set(KEYS) - there == set(lost.and_pooled())
+    assert {(row["split"], row["coeff"]) for row in found.headline} == (
+        set(product(SPLITS, COEFFS)) - {("inter", CELLS[0][1])}
+    )
+
+
+def test_the_headline_weighs_layers_and_then_bias_types_equally() -> None:
+    found = model_estimates(sums_of(made()), planned(), vectors="in_sample")
+    by_key = {(r["split"], r["bias_type"], r["layer"], r["coeff"]): r for r in found.cells}
+    for row in found.headline:
+
+        def mean(name: str, row: dict[str, Any] = row) -> float:
+            return float(
+                np.mean(
+                    [
+                        np.mean([by_key[row["split"], b, n, row["coeff"]][name] for n in LAYERS])
+                        for b in BIAS_TYPES
+                    ]
+                )
+            )
+
+        for name in ("s2a", "u2a", "s2u", "flow_s2a", "flow_u2a", "flow_s2u"):
+            assert row[name] == pytest.approx(mean(name), abs=1e-12)
+            assert row[f"{name}_low"] < row[name] < row[f"{name}_high"]
+        assert row["anti_rise_percent"] == pytest.approx(100 * (mean("anti_ratio") - 1))
+        assert (row["num_bias_types"], row["num_layers"], row["num_undefined"]) == (2, 2, 0)
+
+
+def test_a_headline_with_an_undefined_ratio_has_no_rise() -> None:
+    groups = made()
+    for rows in groups["inter", "gender"]:
+        rows.before.choices[rows.before.choices == 1] = 0
+    found = model_estimates(sums_of(groups), planned(), vectors="file")
+    row = next(row for row in found.headline if row["split"] == "inter")
+    assert row["anti_rise_percent"] is None
+    assert row["num_undefined"] == 2
+    assert row["s2a"] is not None
+    assert row["vectors"] == "file"
+
+
+def test_coefficient_0_is_no_test_and_others_do_not_pay_for_it() -> None:
+    rng = np.random.default_rng(1)
+    ids, targets = [str(n) for n in range(60)], [f"t{n % 12}" for n in range(60)]
+    before = scored(rng, ids, targets)
+    shift = np.array([0.0, 0.4, 0.0]) + rng.normal(0, 0.5, (60, 3))
+    scores = np.stack([before.scores, before.scores + shift])
+    steered = SteeredRows(before, ((1, 0.0), (1, 2.0)), scores, scores.argmax(axis=2))
+    sums = GroupSums.of_rows("inter", "race", [before], [steered])
+    keys = {SummaryKey("inter", "race", 1, coeff): 1 for coeff in (0.0, 2.0)}
+    unsteered, moved = model_estimates([sums], keys, vectors="in_sample").cells
+    assert unsteered["s2a_p"] == 1.0
+    assert unsteered["s2a_q"] is None
+    assert unsteered["anti_steered"] is None
+    assert moved["s2a_p"] <= moved["s2a_q"] <= min(1.0, 6 * moved["s2a_p"])

@@ -9,27 +9,44 @@ import pytest
 
 from steering_core.metrics import (
     CHANGES,
-    estimates,
-    example_sums,
+    ESTIMATES,
+    CellEstimates,
+    TermSums,
+    cell_estimates,
+    example_values,
     stereoset_estimates,
-    term_counts,
-    term_sums,
+    sums_by_term,
 )
 
 S, A, U = range(3)
 INF, NAN = float("inf"), float("nan")
 
 
+def cell_of(
+    before: np.ndarray,
+    after: np.ndarray,
+    chosen: np.ndarray,
+    chosen_after: np.ndarray,
+    targets: Sequence[str] = (),
+    coeff: float = 1.0,
+) -> CellEstimates:
+    """Estimates of one cell of one bias type."""
+    terms, term = np.unique(targets or ["term"] * len(before), return_inverse=True)
+    values = example_values(before, after[None], chosen, chosen_after[None])
+    sums = TermSums(tuple(terms), sums_by_term(values, term, len(terms)))
+    return cell_estimates({"gender": sums}, np.array([coeff]))
+
+
 def log_likelihood_changes(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
     nobody = np.full(len(before), -1)
-    found = estimates(example_sums(before, after, nobody, nobody).sum(axis=0))
-    return {name: float(found[name]) for name in CHANGES}
+    found = cell_of(before, after, nobody, nobody)
+    return {name: float(found.value(name)[0]) for name in CHANGES}
 
 
 def choice_estimates(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
     scores = np.zeros((len(before), 3))
-    found = estimates(example_sums(scores, scores, before, after).sum(axis=0))
-    return {name: float(value) for name, value in found.items()}
+    found = cell_of(scores, scores, before, after)
+    return {name: float(found.value(name)[0]) for name in ESTIMATES}
 
 
 def choice_flows(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
@@ -42,9 +59,12 @@ def anti_ratio(before: np.ndarray, after: np.ndarray) -> float:
 
 
 def stereoset_scores(scores: np.ndarray, targets: Sequence[str]) -> dict[str, float]:
-    names, term = np.unique(targets, return_inverse=True)
-    found = stereoset_estimates(term_sums(term_counts(scores, term, len(names))).sum(axis=0))
-    return {name: float(value) for name, value in found.items()}
+    terms, term = np.unique(targets, return_inverse=True)
+    nobody = np.full(len(scores), -1)
+    values = example_values(scores, scores[None], nobody, nobody[None])
+    sums = TermSums(tuple(terms), sums_by_term(values, term, len(terms)))
+    found = stereoset_estimates({"gender": sums}).estimates
+    return {name: float(estimate.value[0]) for name, estimate in found.items()}
 
 
 def test_changes_are_mean_differences_of_differences() -> None:
@@ -88,9 +108,42 @@ def test_flows_without_a_defined_choice_are_nan() -> None:
 
 
 def test_anti_ratio_is_after_over_before_and_nan_without_a_before() -> None:
-    assert anti_ratio(np.array([A, A, S, -1]), np.array([A, U, A, A])) == 1.5
+    assert anti_ratio(np.array([A, A, S, S, -1]), np.array([A, U, A, A, A])) == 1.5
     assert anti_ratio(np.array([A, S]), np.array([S, S])) == 0.0
     assert np.isnan(anti_ratio(np.array([S, U]), np.array([A, A])))
+
+
+def test_anti_ratio_counts_the_same_rows_before_and_after() -> None:
+    """A row whose choice is undefined on one side is in neither count."""
+    assert anti_ratio(np.array([A, -1, A]), np.array([A, A, -1])) == 1.0
+
+
+def test_changed_is_every_choice_that_is_another_one() -> None:
+    before, after = np.array([S, S, A, U, -1]), np.array([A, S, S, U, A])
+    assert choice_estimates(before, after)["changed"] == 2 / 4
+
+
+@pytest.mark.parametrize(("coeff", "share"), [(3.0, 1 / 4), (-3.0, 2 / 4), (0.0, NAN)])
+def test_anti_steered_goes_by_the_coefficients_sign(coeff: float, share: float) -> None:
+    before = np.zeros((5, 3))
+    after = np.array([[0, 1, 0], [0, 2, 0], [1, 0, 0], [5, 5, 5], [NAN, 0, 0]], float)
+    nobody = np.full(5, -1)
+    found = cell_of(before, after, nobody, nobody, coeff=coeff).value("anti_steered")
+    np.testing.assert_array_equal(found, [share])
+
+
+def test_icat_has_an_interval_only_if_that_of_ss_excludes_fifty() -> None:
+    rng = np.random.default_rng(0)
+    targets = [f"t{n // 20}" for n in range(400)]
+    for bias, has_interval in ((0.0, False), (1.5, True), (-1.5, True)):
+        scores = rng.normal([bias, 0.0, -1.0], 1.0, (400, 3))
+        nobody = np.full(400, -1)
+        found = cell_of(scores, scores, nobody, nobody, targets)
+        (low,), (high,) = found.intervals["icat"]
+        assert np.isfinite([low, high]).all() == has_interval, bias
+        assert np.isfinite(found.value("icat")).all()
+        if has_interval:
+            assert low < found.value("icat")[0] < high
 
 
 TABLE = np.array(

@@ -1,0 +1,254 @@
+"""Rows of the summary's tables, made of sums: estimates, intervals, tests, the headline.
+
+Nothing here reads storage, so that ``steersweep.summarize`` makes the same rows from frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.stats import false_discovery_control
+
+from jobs.stereoset.summary_keys import SummaryKey
+from jobs.stereoset.summary_sums import GroupSums, Pooled, pooled
+from jobs.stereoset.summary_tables import CELL_ESTIMATES, FEW_TERMS, HEADLINE_ESTIMATES, SHARES
+from steering_core.metrics import (
+    CHANGES,
+    NET_FLOWS,
+    STEREOSET_ESTIMATES,
+    TESTED,
+    CellEstimates,
+    TermSums,
+    cell_estimates,
+)
+from steering_core.stats.clusters import ClusterEstimate, combine
+from steering_core.stats.flips import p_values, signs
+
+_FIRST_FLIPS, _WORTH_MORE = 999, 0.02
+"""Every test starts with so many flips; where its p-value is small, more decide how small."""
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ModelEstimates:
+    """The rows of one model: of its cells, of cells pooled, and the headline."""
+
+    cells: list[Row]
+    pooled: list[Row]
+    headline: list[Row]
+
+
+def model_estimates(
+    groups: Sequence[GroupSums],
+    planned: Mapping[SummaryKey, int],
+    *,
+    vectors: str,
+    has_direction: bool = True,
+) -> ModelEstimates:
+    """The rows of a model whose cells are all there.
+
+    Args:
+        planned: what there is to be a row for, and how many cells each stands for.
+        vectors: what steered: ``in_sample``, ``held_out`` or ``file``.
+        has_direction: whether a positive coefficient adds the vector; else no example can have
+            moved against it.
+    """
+    cells: list[Row] = []
+    pooled_rows: list[Row] = []
+    for split, bias_type, over_layers in _stacks(planned):
+        of_stack = pooled(groups, split, bias_type, over_layers=over_layers)
+        if of_stack is None or not of_stack.cells:
+            continue
+        for row in _rows(of_stack, split, bias_type, planned, has_direction=has_direction):
+            key = SummaryKey(split, bias_type, row["layer"], row["coeff"])
+            (cells if key.is_cell else pooled_rows).append(row)
+    for made in (cells, pooled_rows):
+        _adjust(made)
+        made.sort(key=lambda row: (row["split"], row["bias_type"], row["layer"] or 0, row["coeff"]))
+    return ModelEstimates(cells, pooled_rows, headline(groups, planned, vectors))
+
+
+def _stacks(planned: Mapping[SummaryKey, int]) -> list[tuple[str, str, bool]]:
+    return sorted({(key.split, key.bias_type, key.layer is None) for key in planned})
+
+
+def _rows(
+    sums: Pooled,
+    split: str,
+    bias_type: str,
+    planned: Mapping[SummaryKey, int],
+    *,
+    has_direction: bool,
+) -> list[Row]:
+    found = cell_estimates(sums.by_bias_type, sums.coeffs, sums.repeats)
+    columns = _columns(found, CELL_ESTIMATES)
+    if not has_direction:
+        nothing = np.full(len(sums.cells), np.nan)
+        columns |= dict.fromkeys(("anti_steered", "anti_steered_low", "anti_steered_high"), nothing)
+    p_of_cells = _tested(found.tested)
+    columns |= {f"{name}_p": p_of_cells[:, index] for index, name in enumerate(TESTED)}
+    columns["icc_s2a"] = found.icc_s2a
+    rows = []
+    for index, (layer, coeff) in enumerate(sums.cells):
+        if planned.get(SummaryKey(split, bias_type, layer, coeff)) != sums.num_cells[index]:
+            continue
+        rows.append(
+            {
+                "split": split,
+                "bias_type": bias_type,
+                "layer": layer,
+                "coeff": coeff,
+                "num_examples": sums.num_examples,
+                "num_terms": sums.num_terms,
+                "num_non_finite": int(sums.num_non_finite[index]),
+                "few_terms": sums.num_terms < FEW_TERMS,
+                **{name: _defined(values[index]) for name, values in columns.items()},
+            }
+        )
+    return rows
+
+
+def _columns(found: CellEstimates, names: Sequence[str]) -> dict[str, np.ndarray]:
+    columns: dict[str, np.ndarray] = {}
+    for name in names:
+        low, high = found.intervals[name]
+        columns |= {name: found.value(name), f"{name}_low": low, f"{name}_high": high}
+    return columns
+
+
+def _defined(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _tested(estimate: ClusterEstimate) -> np.ndarray:
+    """p-values [C, 6] of sign flips over clusters."""
+    num = len(estimate.clusters)
+    p = p_values(estimate, signs(num, _FIRST_FLIPS))
+    again = np.nonzero(p <= _WORTH_MORE)
+    if len(again[0]):
+        p[again] = p_values(estimate[again], signs(num))
+    return p
+
+
+def _adjust(rows: list[Row]) -> None:
+    """Add q-values (Benjamini-Hochberg): one family over all rows and tests.
+
+    Coefficient 0 changes nothing and is no test.
+    """
+    tested = [row for row in rows if row["coeff"] != 0]
+    for row in rows:
+        row |= {f"{name}_q": None for name in TESTED}
+    at = [(row, name) for row in tested for name in TESTED if row[f"{name}_p"] is not None]
+    if at:
+        adjusted = false_discovery_control([row[f"{name}_p"] for row, name in at])
+        for (row, name), q in zip(at, adjusted, strict=True):
+            row[f"{name}_q"] = float(q)
+
+
+def headline(
+    groups: Sequence[GroupSums], planned: Mapping[SummaryKey, int], vectors: str
+) -> list[Row]:
+    """What the paper's notebook prints and draws: a row per split and coefficient.
+
+    Means over layers within a bias type, then over bias types, each with the same weight.
+    ``anti_rise_percent`` is 100 times the same mean of ``anti_ratio`` - 1; null if a ratio is
+    undefined. Only where every cell is complete.
+    """
+    rows = []
+    by_split: dict[str, list[GroupSums]] = {}
+    for group in groups:
+        by_split.setdefault(group.split, []).append(group)
+    wanted: dict[tuple[str, float], set[SummaryKey]] = {}
+    for key in planned:
+        if key.is_cell:
+            wanted.setdefault((key.split, key.coeff), set()).add(key)
+    for (split, coeff), keys in sorted(wanted.items()):
+        there = {
+            SummaryKey(split, group.bias_type, *cell)
+            for group in by_split.get(split, ())
+            for cell in group.cells
+        }
+        if not keys <= there:
+            continue
+        found = macro_average(by_split[split], coeff)
+        rows.append({"split": split, "coeff": coeff, "vectors": vectors, **found})
+    return rows
+
+
+def macro_average(groups: Sequence[GroupSums], coeff: float) -> Row:
+    """The numbers of one row of the headline."""
+    of_groups: list[ClusterEstimate] = []
+    rises: list[ClusterEstimate] = []
+    num_undefined, layers = 0, set()
+    for group in groups:
+        at = [index for index, (_, c) in enumerate(group.cells) if c == coeff]
+        layers |= {group.cells[index][0] for index in at}
+        terms = {group.bias_type: TermSums(group.terms, group.sums[:, at])}
+        found = cell_estimates(terms, np.full(len(at), coeff))
+        weights = [1 / len(at)] * len(at)
+        flows = [found.estimates[name] for name in (*NET_FLOWS, *CHANGES)]
+        means = [combine(weights, [e[i] for i in range(len(at))]) for e in flows]
+        of_groups.append(_side_by_side(means))
+        ratio = found.value("anti_ratio")
+        num_undefined += int(np.isnan(ratio).sum())
+        log = found.estimates["anti_ratio"]
+        # A ratio of 0 is defined, and its logarithm is not: then there is a value, no interval.
+        plain = ClusterEstimate(100 * (ratio - 1), 100 * ratio * log.influence, log.clusters)
+        rises.append(combine(weights, [plain[i] for i in range(len(at))]))
+    whole = combine([1 / len(of_groups)] * len(of_groups), of_groups)
+    low, high = whole.interval()
+    row: Row = {
+        "num_bias_types": len(groups),
+        "num_layers": len(layers),
+        "num_undefined": num_undefined,
+    }
+    for index, name in enumerate((*NET_FLOWS, *CHANGES)):
+        row |= _with_ends(name, whole.value[index], low[index], high[index])
+    rise = combine([1 / len(rises)] * len(rises), rises)
+    return row | _with_ends(HEADLINE_ESTIMATES[-1], rise.value, *rise.interval())
+
+
+def _with_ends(name: str, value: np.ndarray, low: np.ndarray, high: np.ndarray) -> Row:
+    """A column and its interval's."""
+    ends = (("", value), ("_low", low), ("_high", high))
+    return {f"{name}{end}": _defined(float(number)) for end, number in ends}
+
+
+def _side_by_side(estimates: Sequence[ClusterEstimate]) -> ClusterEstimate:
+    """Single estimates of the same clusters as one of several."""
+    names = dict.fromkeys(name for estimate in estimates for name in estimate.example_sd)
+    return ClusterEstimate(
+        np.stack([e.value for e in estimates], axis=-1),
+        np.stack([e.influence for e in estimates], axis=-1),
+        estimates[0].clusters,
+        example_sd={
+            name: np.stack([e.example_sd.get(name, np.zeros(())) for e in estimates], axis=-1)
+            for name in names
+        },
+    )
+
+
+def baseline_row(group: GroupSums) -> Row:
+    """Scores and choices before steering, with intervals."""
+    terms = {group.bias_type: TermSums(group.terms, group.baseline)}
+    found = cell_estimates(terms, np.zeros(1))
+    columns = _columns(found, STEREOSET_ESTIMATES)
+    for name, label in zip(SHARES, "sau", strict=True):
+        low, high = found.intervals[f"flow_{label}_{label}"]
+        columns |= {
+            name: found.value(f"flow_{label}_{label}"),
+            f"{name}_low": low,
+            f"{name}_high": high,
+        }
+    return {
+        "split": group.split,
+        "bias_type": group.bias_type,
+        "num_examples": group.num_examples,
+        "num_terms": len(group.terms),
+        "num_non_finite": group.num_non_finite_before,
+        **{name: _defined(values[0]) for name, values in columns.items()},
+    }
