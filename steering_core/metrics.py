@@ -26,6 +26,7 @@ from steering_core.stats.clusters import (
     log_ratio,
     means_of_sums,
     means_over_clusters,
+    side_by_side,
 )
 
 STEREOTYPE, ANTI, UNRELATED = range(3)
@@ -222,7 +223,7 @@ def cell_estimates(
     return CellEstimates(
         estimates=found,
         intervals=intervals,
-        tested=_joined(changes, flows[..., : len(NET_FLOWS)]),
+        tested=side_by_side([changes, flows[..., : len(NET_FLOWS)]]),
         icc_s2a=_icc(counts),
         _values=values,
     )
@@ -354,19 +355,6 @@ def _pooled(parts: list[ClusterEstimate], weights: list[np.ndarray]) -> ClusterE
     ]
     return combine(
         shares, [part.where(share > 0) for share, part in zip(shares, parts, strict=True)]
-    )
-
-
-def _joined(one: ClusterEstimate, other: ClusterEstimate) -> ClusterEstimate:
-    """Means of the same clusters side by side along the last dimension."""
-    assert one.total is not None and one.share is not None, "not means"
-    assert other.total is not None and other.share is not None, "not means"
-    return ClusterEstimate(
-        np.concatenate([one.value, other.value], axis=-1),
-        np.concatenate([one.influence, other.influence], axis=-1),
-        one.clusters,
-        np.concatenate([one.total, other.total], axis=-1),
-        np.concatenate([one.share, other.share], axis=-1),
     )
 
 

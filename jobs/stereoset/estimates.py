@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import false_discovery_control
 
-from jobs.stereoset.summary_keys import SummaryKey
+from jobs.stereoset.summary_keys import SummaryKey, widest
 from jobs.stereoset.summary_sums import GroupSums, Pooled, pooled
 from jobs.stereoset.summary_tables import CELL_ESTIMATES, FEW_TERMS, HEADLINE_ESTIMATES, SHARES
 from steering_core.metrics import (
@@ -24,8 +24,8 @@ from steering_core.metrics import (
     TermSums,
     cell_estimates,
 )
-from steering_core.stats.clusters import ClusterEstimate, combine
-from steering_core.stats.flips import p_values, signs
+from steering_core.stats.clusters import ClusterEstimate, combine, side_by_side
+from steering_core.stats.flips import p_values, signs, simultaneous
 
 _FIRST_FLIPS, _WORTH_MORE = 999, 0.02
 """Every test starts with so many flips; where its p-value is small, more decide how small."""
@@ -35,11 +35,12 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class ModelEstimates:
-    """The rows of one model: of its cells, of cells pooled, and the headline."""
+    """The rows of one model for each of the tables."""
 
     cells: list[Row]
     pooled: list[Row]
     headline: list[Row]
+    findings: list[Row]
 
 
 def model_estimates(
@@ -69,7 +70,9 @@ def model_estimates(
     for made in (cells, pooled_rows):
         _adjust(made)
         made.sort(key=lambda row: (row["split"], row["bias_type"], row["layer"] or 0, row["coeff"]))
-    return ModelEstimates(cells, pooled_rows, headline(groups, planned, vectors))
+    return ModelEstimates(
+        cells, pooled_rows, headline(groups, planned, vectors), findings(groups, cells, pooled_rows)
+    )
 
 
 def _stacks(planned: Mapping[SummaryKey, int]) -> list[tuple[str, str, bool]]:
@@ -149,6 +152,45 @@ def _adjust(rows: list[Row]) -> None:
             row[f"{name}_q"] = float(q)
 
 
+def findings(
+    groups: Sequence[GroupSums], cells: Sequence[Row], pooled_rows: Sequence[Row]
+) -> list[Row]:
+    """Simultaneous statements about everything that a finding may choose from.
+
+    That is the widest rows (one for each coefficient, if the run is complete) times ``TESTED``.
+    """
+    named = [{"model": "", **row} for row in (*pooled_rows, *cells) if row["coeff"] != 0]
+    rows = widest(named).get("", [])
+    stacks: dict[tuple[str, str, bool], tuple[Pooled, ClusterEstimate]] = {}
+    parts = []
+    for row in rows:
+        stack = row["split"], row["bias_type"], row["layer"] is None
+        if stack not in stacks:
+            sums = pooled(groups, *stack[:2], over_layers=stack[2])
+            assert sums is not None, "a row of no sums"
+            of_stack = cell_estimates(sums.by_bias_type, sums.coeffs, sums.repeats)
+            stacks[stack] = sums, of_stack.tested
+        sums, tested = stacks[stack]
+        parts.append(tested[sums.cells.index((row["layer"], row["coeff"]))])
+    if not parts:
+        return []
+    family = side_by_side(parts)
+    found = simultaneous(family, signs(len(family.clusters)))
+    columns = [family.value, found.low, found.high, found.p]
+    return [
+        {
+            **{key: row[key] for key in ("split", "bias_type", "layer", "coeff")},
+            "estimate": TESTED[index % len(TESTED)],
+            "value": _defined(value),
+            "low": _defined(low),
+            "high": _defined(high),
+            "p": _defined(p),
+        }
+        for index, (value, low, high, p) in enumerate(zip(*columns, strict=True))
+        for row in [rows[index // len(TESTED)]]
+    ]
+
+
 def headline(
     groups: Sequence[GroupSums], planned: Mapping[SummaryKey, int], vectors: str
 ) -> list[Row]:
@@ -192,7 +234,7 @@ def macro_average(groups: Sequence[GroupSums], coeff: float) -> Row:
         weights = [1 / len(at)] * len(at)
         flows = [found.estimates[name] for name in (*NET_FLOWS, *CHANGES)]
         means = [combine(weights, [e[i] for i in range(len(at))]) for e in flows]
-        of_groups.append(_side_by_side(means))
+        of_groups.append(side_by_side([mean[None] for mean in means]))
         ratio = found.value("anti_ratio")
         num_undefined += int(np.isnan(ratio).sum())
         log = found.estimates["anti_ratio"]
@@ -216,20 +258,6 @@ def _with_ends(name: str, value: np.ndarray, low: np.ndarray, high: np.ndarray) 
     """A column and its interval's."""
     ends = (("", value), ("_low", low), ("_high", high))
     return {f"{name}{end}": _defined(float(number)) for end, number in ends}
-
-
-def _side_by_side(estimates: Sequence[ClusterEstimate]) -> ClusterEstimate:
-    """Single estimates of the same clusters as one of several."""
-    names = dict.fromkeys(name for estimate in estimates for name in estimate.example_sd)
-    return ClusterEstimate(
-        np.stack([e.value for e in estimates], axis=-1),
-        np.stack([e.influence for e in estimates], axis=-1),
-        estimates[0].clusters,
-        example_sd={
-            name: np.stack([e.example_sd.get(name, np.zeros(())) for e in estimates], axis=-1)
-            for name in names
-        },
-    )
 
 
 def baseline_row(group: GroupSums) -> Row:

@@ -54,7 +54,7 @@ def report(
     inventory = take_inventory(storage)
     summary = summarise(storage, inventory)
     comparison = None if beside is None else compare(storage, summary, beside)
-    for name in ("cells", "pooled", "geometry", "baseline"):
+    for name in ("cells", "pooled", "headline", "findings", "geometry", "baseline"):
         _write(storage, name, getattr(summary, name))
     _write(storage, "nulls", summary.nulls, only_with_rows=True)
     compared = COMPARED_SCHEMA.empty_table() if comparison is None else comparison.rows
@@ -69,7 +69,7 @@ def report(
             f"{group} has steered rows but lacks {count(num_missing, 'part')} of its baseline; "
             "`steersweep run` with the same spec recomputes it"
         )
-    print_result(summary.cells, summary.pooled, by)
+    print_result(summary.cells, summary.pooled, summary.headline, by)
     for line in described(inventory):
         warn(line)
     certificate = write_certificate(storage, inventory)
@@ -133,7 +133,7 @@ def show(storage: Storage) -> bool:
     if next(iter(storage.list(PAGE_KEY)), None) is None:
         return False
     try:
-        tables = [stored_table(storage, name) for name in ("cells", "pooled")]
+        tables = [stored_table(storage, name) for name in ("cells", "pooled", "headline")]
     except ObjectNotFoundError:
         return False
     print_result(*tables)

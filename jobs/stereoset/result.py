@@ -5,18 +5,21 @@ The numbers are those of ``summary/cells`` and ``summary/pooled``; nothing is es
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from jobs.console import print_tables, say
+from jobs.stereoset.headline import averages, sentences
 from jobs.stereoset.summary_keys import POOLED
 from jobs.words import coefficient, count, signed
 from steering_core.errors import InputError
 
 KEYS = ("model", "split", "bias_type", "layer", "coeff")
 _MOST_ROWS = 60
+_MOST_SENTENCES = 8
 _POOLABLE = ("bias_type", "layer")
 _COLUMNS = ("coeff", "S→A (95 % interval)", "U→A", "S→U", "changed", "LMS")
 _FOOTNOTE = """\
@@ -43,8 +46,10 @@ def parse_by(text: str | None) -> frozenset[str]:
     return frozenset(names)
 
 
-def print_result(cells: pa.Table, pooled: pa.Table, by: frozenset[str] | None = None) -> None:
-    """Print one row per model, split and coefficient, and per column of ``by``.
+def print_result(
+    cells: pa.Table, pooled: pa.Table, headline: pa.Table, by: frozenset[str] | None = None
+) -> None:
+    """Print the paper's headline, and one row per model, split, coefficient and column of ``by``.
 
     Args:
         by: columns to separate; None: the short form, which says how to get more.
@@ -63,6 +68,7 @@ def print_result(cells: pa.Table, pooled: pa.Table, by: frozenset[str] | None = 
         if has_layers:
             shown.insert(0, "all" if row["layer"] is None else str(row["layer"]))
         groups.setdefault(_heading(row, has_layers=has_layers), []).append(shown)
+    _print_headline(headline.to_pylist())
     say()
     say(f"Change caused by steering{_pooled_over(rows, cells)}")
     columns = ("layer", *_COLUMNS) if has_layers else _COLUMNS
@@ -70,6 +76,16 @@ def print_result(cells: pa.Table, pooled: pa.Table, by: frozenset[str] | None = 
     say(f"\n{_FOOTNOTE}\n")
     if len(rows) < num_all:
         say(f"These are {len(rows)} of {num_all:,} rows; `steersweep report --by coeff` has all.")
+
+
+def _print_headline(rows: Sequence[Row]) -> None:
+    if not rows:
+        return
+    say("\n" + textwrap.fill(f"The paper's headline. {averages(rows)}", 80))
+    for sentence in sentences(rows[:_MOST_SENTENCES]):
+        say(textwrap.fill(sentence, 78, initial_indent="  ", subsequent_indent="    "))
+    if len(rows) > _MOST_SENTENCES:
+        say(f"  ({len(rows) - _MOST_SENTENCES:,} more in summary/headline.csv)")
 
 
 def select(rows: Iterable[Row], by: frozenset[str]) -> list[Row]:

@@ -28,12 +28,13 @@ class StereoSetResults(Results):
         "steered",
         "cells",
         "pooled",
+        "headline",
         "nulls",
         "geometry",
         "vectors",
         "examples",
     )
-    _in_every_summary = frozenset({"cells", "pooled", "geometry"})
+    _in_every_summary = frozenset({"cells", "pooled", "headline", "geometry"})
 
     def __init__(self, storage: Storage, record: Mapping[str, Any]) -> None:
         super().__init__(storage, record)
@@ -74,6 +75,16 @@ class StereoSetResults(Results):
         ``split`` and ``bias_type`` are then ``all``, and ``layer`` is null.
         """
         return self.summary["pooled"]
+
+    @cached_property
+    def headline(self) -> pd.DataFrame:
+        """What the paper's notebook prints: a row per model, split and coefficient.
+
+        ``vectors`` (``in_sample``, ``held_out``, ``file``); ``flow_s2a``, ``flow_u2a``,
+        ``flow_s2u``, ``s2a``, ``u2a``, ``s2u`` and ``anti_rise_percent``: means over layers within
+        a bias type, then over bias types, all with equal weight; each with ``_low`` and ``_high``.
+        """
+        return self.summary["headline"]
 
     @cached_property
     def nulls(self) -> pd.DataFrame:
@@ -131,5 +142,5 @@ class StereoSetResults(Results):
 
     def _computed_summary(self) -> dict[str, pd.DataFrame]:
         summary = summarise(self._storage, self._inventory)
-        names = ("cells", "pooled", "nulls", "geometry", "baseline")
+        names = ("cells", "pooled", "headline", "findings", "nulls", "geometry", "baseline")
         return {name: getattr(summary, name).to_pandas() for name in names}

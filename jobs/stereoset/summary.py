@@ -19,6 +19,7 @@ from jobs.stereoset.summary_sums import GroupSums
 from jobs.stereoset.summary_tables import (
     BASELINE_SCHEMA,
     CELLS_SCHEMA,
+    FINDINGS_SCHEMA,
     HEADLINE_SCHEMA,
     NULLS_SCHEMA,
 )
@@ -34,27 +35,37 @@ class Summary:
         pooled: the same over bias types, splits and layers, if there are several and all of them
             are complete; ``split`` and ``bias_type`` are then ``all``, ``layer`` is null.
         headline: the averages of the paper's notebook, one row per (model, split, coeff).
+        findings: simultaneous statements, see ``estimates.findings``.
         nulls: cells and pooled cells steered with vectors that mean nothing, named by ``null``.
         geometry: anisotropy of the pooled states, one row per (model, split, bias_type, layer)
             and pooled as ``pooled`` is.
         baseline: one row per (model, split, bias_type): the unsteered scores.
         num_missing: cells of a group that are planned and not complete.
+        vectors: what steered: ``in_sample``, ``held_out`` or ``file``.
+        has_intent: whether steering is meant to push from stereotype to anti-stereotype: it adds
+            vectors that were fitted to that contrast.
     """
 
     cells: pa.Table
     pooled: pa.Table
     headline: pa.Table
+    findings: pa.Table
     nulls: pa.Table
     geometry: pa.Table
     baseline: pa.Table
     num_missing: int
+    vectors: str
+    has_intent: bool
+
+
+_OF_A_MODEL = ("cells", "pooled", "headline", "findings")
 
 
 def summarise(storage: Storage, inventory: Inventory) -> Summary:
     """Estimates of every cell whose rows are complete (``steering_core.metrics`` defines them)."""
     identity = (Ledger(storage).read_record() or {}).get("identity", {})
     sums = {null: _sums(storage, inventory, null) for null in (None, *NULLS)}
-    tables: dict[str, list[Row]] = {n: [] for n in ("cells", "pooled", "headline", "nulls")}
+    tables: dict[str, list[Row]] = {n: [] for n in (*_OF_A_MODEL, "nulls")}
     num_missing = 0
     for null, of_models in sums.items():
         planned = planned_keys(inventory.planned, null)
@@ -70,7 +81,7 @@ def summarise(storage: Storage, inventory: Inventory) -> Summary:
                 rows = [*found.cells, *found.pooled]
                 tables["nulls"] += [{"null": null, "model": model, **row} for row in rows]
                 continue
-            for name in ("cells", "pooled", "headline"):
+            for name in _OF_A_MODEL:
                 tables[name] += [{"model": model, **row} for row in getattr(found, name)]
     baseline = [
         {"model": model, **baseline_row(group)}
@@ -81,16 +92,19 @@ def summarise(storage: Storage, inventory: Inventory) -> Summary:
         cells=pa.Table.from_pylist(tables["cells"], schema=CELLS_SCHEMA),
         pooled=pa.Table.from_pylist(tables["pooled"], schema=CELLS_SCHEMA),
         headline=pa.Table.from_pylist(tables["headline"], schema=HEADLINE_SCHEMA),
+        findings=pa.Table.from_pylist(tables["findings"], schema=FINDINGS_SCHEMA),
         nulls=pa.Table.from_pylist(tables["nulls"], schema=NULLS_SCHEMA),
         geometry=geometry(storage, inventory),
         baseline=pa.Table.from_pylist(baseline, schema=BASELINE_SCHEMA),
         num_missing=num_missing,
+        vectors=vectors_of(identity),
+        has_intent=adds_vector(identity) and vectors_of(identity) != "file",
     )
 
 
 def vectors_of(identity: Mapping[str, object]) -> str:
     """What steered: vectors of the same rows, cross-fitted ones, or a file's."""
-    if identity.get("vectors.file"):
+    if identity.get("vectors.file (content)"):
         return "file"
     return "in_sample" if identity.get("vectors.folds", 1) == 1 else "held_out"
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import product
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 if TYPE_CHECKING:  # they load torch, which processes that draw figures do without
     from jobs.stereoset.plan import PlannedTask
     from steering_core.nulls import Null
 
+AXES = ("split", "bias_type", "layer")
 POOLED = "all"
 """Stands for the split or the bias type where rows are pooled over it; a layer is None then."""
 
@@ -62,3 +63,20 @@ def _counted(cells: set[SummaryKey]) -> Counter[SummaryKey]:
         for key in cell.and_pooled()
         if all(several or key[axis] == cell[axis] for axis, several in enumerate(has_several))
     )
+
+
+_Row = TypeVar("_Row", bound=Mapping[str, Any])
+
+
+def is_cell(row: Mapping[str, Any]) -> bool:
+    """Whether a row is not pooled."""
+    return not any(row[axis] in (POOLED, None) for axis in AXES)
+
+
+def widest(rows: Iterable[_Row]) -> dict[str, list[_Row]]:
+    """By model, the rows that are pooled over the most: one per coefficient if all is complete."""
+    by_model: dict[str, dict[int, list[_Row]]] = {}
+    for row in rows:
+        num_pooled = sum(row[axis] in (POOLED, None) for axis in AXES)
+        by_model.setdefault(row["model"], {}).setdefault(num_pooled, []).append(row)
+    return {model: widths[max(widths)] for model, widths in sorted(by_model.items())}

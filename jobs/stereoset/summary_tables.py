@@ -58,6 +58,17 @@ HEADLINE_SCHEMA = pa.schema(
         *_with_intervals(HEADLINE_ESTIMATES),
     ]
 )
+FINDINGS_SCHEMA = pa.schema(
+    [
+        *_GROUP_FIELDS,
+        ("layer", pa.int32()),
+        ("coeff", pa.float64()),
+        ("estimate", pa.string()),
+        *((name, pa.float64()) for name in ("value", "low", "high", "p")),
+    ]
+)
+"""What the finding may choose from: the widest rows; intervals and p hold for all of a model's
+rows together."""
 
 
 def stored_table(storage: Storage, name: str) -> pa.Table:

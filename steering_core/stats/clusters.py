@@ -214,6 +214,41 @@ def combine(
     return ClusterEstimate(value, influence, clusters, total, share, example_sd)
 
 
+def side_by_side(parts: Sequence[ClusterEstimate]) -> ClusterEstimate:
+    """Several estimates as one, along the last dimension.
+
+    Clusters that several parts have are one cluster; on the others a part has no influence.
+    """
+    clusters = tuple(dict.fromkeys(cluster for part in parts for cluster in part.clusters))
+    row = {cluster: index for index, cluster in enumerate(clusters)}
+
+    def joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
+        spread = []
+        for part, array in zip(parts, arrays, strict=True):
+            of_all = np.zeros((len(clusters), *array.shape[1:]))
+            of_all[[row[cluster] for cluster in part.clusters]] = array
+            spread.append(of_all)
+        return np.concatenate(spread, axis=-1)
+
+    totals = [part.total for part in parts if part.total is not None]
+    shares = [part.share for part in parts if part.share is not None]
+    are_means = len(totals) == len(shares) == len(parts)
+    names = dict.fromkeys(name for part in parts for name in part.example_sd)
+    return ClusterEstimate(
+        np.concatenate([part.value for part in parts], axis=-1),
+        joined([part.influence for part in parts]),
+        clusters,
+        joined(totals) if are_means else None,
+        joined(shares) if are_means else None,
+        {
+            name: np.concatenate(
+                [part.example_sd.get(name, np.zeros(part.value.shape)) for part in parts], axis=-1
+            )
+            for name in names
+        },
+    )
+
+
 def log_ratio(above: ClusterEstimate, below: ClusterEstimate) -> ClusterEstimate:
     """Logarithm of the ratio of two estimates over the same clusters, by the delta method.
 

@@ -17,6 +17,7 @@ from jobs.stereoset.summary import Summary
 from jobs.stereoset.summary_tables import (
     BASELINE_SCHEMA,
     CELLS_SCHEMA,
+    FINDINGS_SCHEMA,
     HEADLINE_SCHEMA,
     NULLS_SCHEMA,
 )
@@ -57,10 +58,16 @@ def summary_of(
     of_nulls: Iterable[dict[str, Any]] = (),
     geometry: Iterable[dict[str, Any]] = (),
     headline: Iterable[dict[str, Any]] = (),
+    findings: Iterable[dict[str, Any]] = (),
     num_missing: int = 0,
+    vectors: str = "held_out",
+    has_intent: bool = True,
 ) -> Summary:
     """A summary of these rows."""
     return Summary(
+        vectors=vectors,
+        has_intent=has_intent,
+        findings=pa.Table.from_pylist(list(findings), schema=FINDINGS_SCHEMA),
         cells=pa.Table.from_pylist(list(cells), schema=CELLS_SCHEMA),
         pooled=pa.Table.from_pylist(list(pooled), schema=CELLS_SCHEMA),
         headline=pa.Table.from_pylist(list(headline), schema=HEADLINE_SCHEMA),

@@ -1,275 +1,276 @@
 """The finding in a few sentences, made from the numbers and no more certain than they are.
 
 The sentences about a model use its widest rows: those pooled over splits, bias types and layers, as
-far as these are complete. They use one coefficient for all models: the one that moved the most
-choices on balance. Since it was picked for that, the sentences say so.
+far as these are complete. What is called clear is so simultaneously: over every coefficient, the
+three changes in log-likelihood and the three net flows that the text may choose from. So it may
+pick the largest one without overstating it.
+
+An effect is called intended only if steering adds vectors that were fitted to the contrast of
+anti-stereotype and stereotype. A negative coefficient is then meant to push the other way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.page.words import PERCENT, coefficient, enumerated, largest_of
-from jobs.stereoset.labels import FLOWS, INTENDED, way
+from jobs.page.words import PERCENT, coefficient, enumerated, number
+from jobs.stereoset.labels import CHANGES, FLOWS, INTENDED, ROLES
 from jobs.stereoset.page.estimate import Estimate
 from jobs.stereoset.page.words import name_of
 from jobs.stereoset.summary import Summary
-from jobs.stereoset.summary_keys import POOLED
+from jobs.stereoset.summary_keys import AXES, POOLED, is_cell, widest
 
 SIGNIFICANT = 0.05
-_AXES = ("split", "bias_type", "layer")
 _PLURALS = {"split": "splits", "bias_type": "bias types", "layer": "layers"}
+_VECTORS = {
+    "in_sample": "In-sample (the vectors were fitted to the examples that they steer)",
+    "held_out": "With held-out vectors",
+    "file": "With vectors from a file",
+}
 
 Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Sentences about all models together and about each.
+    """Sentences about each model.
 
     Attributes:
-        coeff: the coefficient that they are about.
-        note: why it was picked, if there are several.
+        coeff: the coefficient that those about the first model use.
+        note: what the intervals in the sentences hold for.
     """
 
-    lead: str | None
     of_model: Mapping[str, tuple[str, ...]]
     coeff: float | None
     note: str | None
 
 
 @dataclass(frozen=True)
-class _Flow:
-    """A net flow in the direction in which it went, in percent of examples."""
+class _Statement:
+    """One estimate of one row, with its simultaneous interval."""
 
     name: str
-    is_reversed: bool
-    share: Estimate
-    coeff: float
+    row: Row
+    estimate: Estimate
+    p: float
 
     @property
-    def way(self) -> str:
-        return way(self.name, is_reversed=self.is_reversed)
+    def is_flow(self) -> bool:
+        return self.name in FLOWS
 
     @property
-    def role(self) -> str:
-        if self.name != INTENDED:
-            return "a side effect"
-        if self.coeff < 0:  # it pushes from anti-stereotype to stereotype
-            return f"{'as' if self.is_reversed else 'not as'} a negative coefficient is meant to"
-        return "against what was intended" if self.is_reversed else "as intended"
+    def is_clear(self) -> bool:
+        return self.p <= SIGNIFICANT
+
+    @property
+    def is_intended(self) -> bool:
+        """Whether it goes where the coefficient's sign is meant to push."""
+        return bool(self.estimate.value * self.row["coeff"] > 0)
+
+    @property
+    def ends(self) -> tuple[str, str]:
+        """What lost and what gained, in words."""
+        source, sink = self.name.removeprefix("flow_").split("2")
+        if self.estimate.value < 0:
+            source, sink = sink, source
+        return f"the {ROLES[source]}", f"the {ROLES[sink]}"
+
+    @property
+    def forward(self) -> Estimate:
+        """The estimate in the direction in which it went: its value is not negative."""
+        e = self.estimate
+        return e if e.value >= 0 else Estimate(-e.value, -e.high, -e.low)
 
     @property
     def measured(self) -> str:
-        return (
-            f"{self.share.text()}{PERCENT} of examples (95{PERCENT} interval {self.share.range()})"
-        )
+        """The value with its unit and interval."""
+        if not self.is_flow:
+            return f"{self.forward.text(3)} nats per token ({self.forward.range(3)})"
+        e = self.forward
+        percent = Estimate(100 * e.value, 100 * e.low, 100 * e.high)
+        return f"{percent.text()}{PERCENT} ({percent.range()})"
+
+    def text(self) -> str:
+        """What is clear, in words, with the interval."""
+        lost, gained = self.ends
+        if self.is_flow:
+            return f"on balance {self.measured} of choices moved from {lost} to {gained}"
+        return f"{gained} gained {self.measured} on {lost}"
+
+    def unclear(self) -> str:
+        """What is not clear, in words, with the interval."""
+        lost, gained = self.ends
+        if self.is_flow:
+            return f"net flow of choices from {lost} to {gained}: {self.measured}"
+        return f"gain of {gained} on {lost}: {self.measured}"
 
 
 def finding(summary: Summary) -> Finding:
     """What the complete cells of a summary show."""
-    rows = widest_rows(summary)
-    strongest = _strongest([row for of_model in rows.values() for row in of_model])
-    coeff = None if strongest is None else strongest["coeff"]
-    at_coeff = {
-        model: [row for row in of_model if row["coeff"] == coeff] or of_model
-        for model, of_model in rows.items()
-    }
-    chosen = {model: _strongest(of_model) for model, of_model in at_coeff.items()}
-    # The coefficient was picked by one row among all; others were picked among those at it.
-    num_compared = {
-        model: sum(map(len, rows.values())) if row is strongest else len(at_coeff[model])
-        for model, row in chosen.items()
-    }
-    tests = {model: _tests(summary, model) for model in rows}
-    coeffs = {row["coeff"] for of_model in rows.values() for row in of_model}
-    return Finding(
-        lead=_lead(chosen) if len(chosen) > 1 else None,
-        of_model={
-            model: (*_sentences(row, num_compared[model]), tests[model])
-            for model, row in chosen.items()
-        },
-        coeff=coeff,
-        note=f"Of {len(coeffs):,} coefficients, the sentences above are about "
-        f"{coefficient(coeff)}, which moved the most choices on balance. The table has them all."
-        if coeff is not None and len(coeffs) > 1
-        else None,
-    )
-
-
-def widest_rows(summary: Summary) -> dict[str, list[Row]]:
-    """By model, the rows that are pooled over the most: one per coefficient if all is complete."""
-    return widest([*summary.pooled.to_pylist(), *summary.cells.to_pylist()])
-
-
-def is_cell(row: Row) -> bool:
-    """Whether a row is not pooled."""
-    return not any(row[axis] in (POOLED, None) for axis in _AXES)
-
-
-def widest(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    """As ``widest_rows``, of any rows of cells and pooled cells."""
-    by_model: dict[str, dict[int, list[Row]]] = {}
-    for row in rows:
-        num_pooled = sum(row[axis] in (POOLED, None) for axis in _AXES)
-        by_model.setdefault(row["model"], {}).setdefault(num_pooled, []).append(row)
-    return {model: widths[max(widths)] for model, widths in sorted(by_model.items())}
-
-
-def _strongest(rows: Sequence[Row]) -> Row | None:
-    """The row with the largest net flow, or change in log-likelihood if no choice moved."""
-
-    def strength(row: Row) -> tuple[float, float]:
-        flows, change = _flows(row), Estimate.of(row, "s2a")
-        return (
-            flows[0].share.value if flows else -1.0,
-            abs(change.value) if change is not None else -1.0,
-        )
-
-    return max(rows, key=strength, default=None)
-
-
-def _flows(row: Row) -> list[_Flow]:
-    """Net flows, largest first; none if no choice is defined."""
-    found = []
-    for name in FLOWS:
-        share = Estimate.of(row, name, times=100)
-        if share is not None:
-            if is_reversed := share.value < 0:
-                share = Estimate(-share.value, -share.high, -share.low)
-            found.append(_Flow(name, is_reversed, share, row["coeff"]))
-    return sorted(found, key=lambda flow: -flow.share.value)
-
-
-def _lead(chosen: Mapping[str, Row | None]) -> str | None:
-    largest = {
-        model: flows[0]
-        for model, row in chosen.items()
-        if row is not None and (flows := _flows(row)) and flows[0].share.is_clear
-    }
-    if len(largest) < 2:
-        return None
-    first, *others = largest.values()
-    if all(flow.way == first.way for flow in others):
-        shares = enumerated(
-            [f"{flow.share.text()}{PERCENT} in {model}" for model, flow in largest.items()]
-        )
-        return (
-            f"The largest net flow of choices is {first.way}, {first.role}, in each of these "
-            f"models: {shares}.{_most(largest)}"
-        )
-    ways = enumerated(
-        [
-            f"{flow.way} in {model} ({flow.role}, {flow.share.text()}{PERCENT})"
-            for model, flow in largest.items()
-        ]
-    )
-    return f"The models differ in their largest net flow of choices: {ways}."
-
-
-def _most(largest: Mapping[str, _Flow]) -> str:
-    ordered = sorted(largest, key=lambda model: -largest[model].share.value)
-    top = largest[ordered[0]].share
-    if all(top.compared(largest[model].share) == "larger" for model in ordered[1:]):
-        return f" It is largest in {ordered[0]}."
-    return " Their intervals overlap, so none is clearly the largest."
-
-
-def _sentences(row: Row | None, num_compared: int) -> tuple[str, ...]:
-    flows = [] if row is None else _flows(row)
-    if row is None or not flows:
-        return ("No score is finite, so no flow is defined.",)
-    place = f"At coefficient {coefficient(row['coeff'])}, {_place(row)}"
-    if num_compared > 1:
-        place += f" ({largest_of(num_compared, 'cell' if is_cell(row) else 'pooled result')})"
-    if flows[0].share.value == 0:
-        return (f"{place}, no choice moved on balance.", _lms(row))
-    return (_largest(place, flows), _against_side_effects(flows), _lms(row))
-
-
-def _place(row: Row) -> str:
-    pooled = [_PLURALS[axis] for axis in _AXES if row[axis] in (POOLED, None)]
-    fixed = [
-        f"layer {row[axis]}" if axis == "layer" else name_of(axis, row[axis])
-        for axis in _AXES
-        if row[axis] not in (POOLED, None)
-    ]
-    return ", ".join([*fixed, *([f"over all {enumerated(pooled)}"] if pooled else [])])
-
-
-def _largest(place: str, flows: Sequence[_Flow]) -> str:
-    top = flows[0]
-    if top.share.is_clear:
-        return f"{place}, the largest net flow is {top.way}, {top.role}: {top.measured}."
-    if any(flow.share.is_clear for flow in flows):
-        return (
-            f"{place}, the largest net flow is {top.way}: {top.measured}; the interval contains "
-            "0, so even its direction is uncertain."
-        )
-    return (
-        f"{place}, no net flow is clearly different from 0: the largest, {top.way}, is "
-        f"{top.measured}, and the interval contains 0."
-    )
-
-
-def _against_side_effects(flows: Sequence[_Flow]) -> str:
-    intended = next(flow for flow in flows if flow.name == INTENDED)
-    compared: dict[str, list[str]] = {}
-    for flow in flows:
-        if flow is not intended:
-            how = intended.share.size.compared(flow.share.size)
-            measured = (
-                "" if flow is flows[0] else f" ({flow.share.text()}{PERCENT}, {flow.share.range()})"
+    rows = widest([*summary.pooled.to_pylist(), *summary.cells.to_pylist()])
+    statements = summary.findings.to_pylist()
+    of_model: dict[str, tuple[str, ...]] = {}
+    coeff, most = None, 0
+    for model, of_rows in rows.items():
+        by_key = {_key(row): row for row in of_rows}
+        made = [
+            _Statement(
+                s["estimate"],
+                by_key[_key(s)],
+                Estimate(s["value"], s["low"], s["high"]),
+                s["p"],
             )
-            compared.setdefault(how, []).append(f"{flow.way}{measured}")
-    words = {
-        "larger": "larger than",
-        "smaller": "smaller than",
-        "unclear": "not clearly larger or smaller than",
-    }
-    relations = " and ".join(f"{words[how]} {enumerated(which)}" for how, which in compared.items())
-    if intended is flows[0]:
-        return f"It is {relations}."
-    went = ", went the other way:" if intended.is_reversed else ", is"
-    return (
-        f"The intended flow, {way(INTENDED, is_reversed=False)}{went} {intended.measured}, "
-        f"{relations}."
+            for s in statements
+            if s["model"] == model and s["value"] is not None
+        ]
+        chosen = _chosen(made, has_intent=summary.has_intent)
+        of_model[model] = _sentences(made, chosen, summary)
+        most = max(most, len(made))
+        if coeff is None and chosen is not None:
+            coeff = chosen["coeff"]
+    note = (
+        f"The 95{PERCENT} intervals of gains and net flows hold together for all {most:,} of them "
+        "that these sentences choose from, so they are wider than those in tables and figures. "
+        "They hold for these steering vectors, not for vectors fitted to other examples."
+        if most
+        else None
     )
+    return Finding(of_model, coeff, note)
+
+
+def _key(row: Row) -> tuple[Any, ...]:
+    return tuple(row[name] for name in ("split", "bias_type", "layer", "coeff"))
+
+
+def _chosen(statements: Sequence[_Statement], *, has_intent: bool) -> Row | None:
+    """The row with the largest clear effect, an intended one if there is any."""
+
+    def strength(statement: _Statement) -> tuple[bool, bool, bool, float]:
+        is_intended = has_intent and f"flow_{statement.name}".endswith(INTENDED)
+        return (
+            statement.is_clear and is_intended and statement.is_intended,
+            statement.is_clear,
+            not statement.is_flow,
+            abs(statement.estimate.value),
+        )
+
+    best = max(statements, key=strength, default=None)
+    return None if best is None else best.row
+
+
+def _sentences(
+    statements: Sequence[_Statement], row: Row | None, summary: Summary
+) -> tuple[str, ...]:
+    if row is None:
+        return ("No score is finite, so nothing can be said of it.",)
+    here = {s.name: s for s in statements if s.row is row}
+    opening = (
+        f"{_VECTORS[summary.vectors]}, at coefficient {coefficient(row['coeff'])} {_place(row)}"
+    )
+    sentences = _of_intent(opening, here) if summary.has_intent else [_of_all(opening, here)]
+    return (*sentences, _churn(row, here), _lms(row), *_missed(statements))
+
+
+def _of_intent(opening: str, here: Mapping[str, _Statement]) -> list[str]:
+    both = [here[name] for name in (CHANGES[0], INTENDED) if name in here]
+    sides = [s for s in here.values() if s not in both]
+    clear = [s for s in both if s.is_clear]
+    if not clear:
+        unclear = "; ".join(s.unclear() for s in both)
+        sentences = [f"{opening}, no intended effect is clear ({unclear})."]
+    else:
+        texts = [s.text() for s in clear]
+        texts += [f"there is no clear {s.unclear()}" for s in both if not s.is_clear]
+        judged = "One of them goes in the intended direction, the other one against it."
+        if all(s.is_intended for s in clear):
+            judged = "This is the intended direction."
+        elif not any(s.is_intended for s in clear):
+            judged = "This is the opposite of the intended direction."
+        sentences = [f"{opening}, {enumerated(texts)}. {judged}"]
+    clear_sides = [s for s in sides if s.is_clear]
+    if not clear_sides:
+        sentences.append("No side effect is clear.")
+        return sentences
+    texts = [s.text() + _compared(s, both) for s in clear_sides]
+    sentences.append(f"Side effects: {'; '.join(texts)}.")
+    return sentences
+
+
+def _compared(side: _Statement, both: Sequence[_Statement]) -> str:
+    """How large a side effect is beside the intended one of the same measure."""
+    intended = next((s for s in both if s.is_flow == side.is_flow), None)
+    if intended is None or not intended.is_clear:
+        return ""
+    ratio = abs(side.estimate.value) / abs(intended.estimate.value)
+    return f", {number(ratio, 1)} times the intended effect" if ratio >= 0.5 else ""
+
+
+def _of_all(opening: str, here: Mapping[str, _Statement]) -> str:
+    clear = [s.text() for s in here.values() if s.is_clear]
+    if clear:
+        return f"{opening}: {'; '.join(clear)}."
+    return f"{opening}, no change in log-likelihood and no net flow of choices is clear."
+
+
+def _churn(row: Row, here: Mapping[str, _Statement]) -> str:
+    changed = Estimate.of(row, "changed", times=100)
+    if changed is None:
+        return "No choice is defined on both sides."
+    if changed.value == 0:
+        return "No choice changed."
+    text = (
+        f"Steering changed {changed.text()}{PERCENT} of choices (95{PERCENT} interval "
+        f"{changed.range()})"
+    )
+    flows = [here[name] for name in FLOWS if name in here]
+    if flows and not any(flow.is_clear for flow in flows):
+        return f"{text}; moves there and back cancel, so that no net flow is clear."
+    return f"{text}."
 
 
 def _lms(row: Row) -> str:
     after, change = Estimate.of(row, "lms"), Estimate.of(row, "lms_change")
     if after is None or change is None:
         return "LMS is not defined."
-    if not change.is_clear:
-        return (
-            f"LMS did not clearly change: {change.text()} points "
-            f"(95{PERCENT} interval {change.range()})."
-        )
-    before = Estimate(after.value - change.value, 0, 0)
+    before = number(after.value - change.value, 1)
     return (
-        f"LMS {'rose' if change.value > 0 else 'fell'} by {change.size.text()} points (95{PERCENT} "
-        f"interval {change.size.range()}), from {before.text()} to {after.text()}."
+        f"LMS was {before} before and {after.text()} after steering (change {change.text()}, "
+        f"95{PERCENT} interval {change.range()})."
     )
 
 
-def _tests(summary: Summary, model: str) -> str:
-    q = [
-        row[f"{name}_q"]
-        for row in summary.cells.select(["model", *(f"{name}_q" for name in FLOWS)]).to_pylist()
-        if row["model"] == model
-        for name in FLOWS
-        if row[f"{name}_q"] is not None
+def _missed(statements: Sequence[_Statement]) -> list[str]:
+    """How large an effect could have been there, if nothing is clear."""
+    if any(s.is_clear for s in statements):
+        return []
+    largest = {
+        is_flow: max(
+            (
+                max(abs(s.estimate.low), abs(s.estimate.high))
+                for s in statements
+                if s.is_flow == is_flow
+            ),
+            default=0.0,
+        )
+        for is_flow in (False, True)
+    }
+    return [
+        "Nothing is clear, which does not show that nothing happened: a change of up to "
+        f"{number(largest[False], 2)} nats per token, or a net flow of up to "
+        f"{number(100 * largest[True], 1)}{PERCENT} of choices, could have been missed."
     ]
-    num = sum(value < SIGNIFICANT for value in q)
-    if not num:
-        return (
-            f"In single cells nothing is significant: none of {len(q):,} net flows has q < "
-            f"{SIGNIFICANT} after Benjamini-Hochberg, so what single cells show may be chance."
-        )
-    return (
-        f"In single cells, {num:,} of {len(q):,} net flows are significant after "
-        f"Benjamini-Hochberg (q < {SIGNIFICANT})."
-    )
+
+
+def _place(row: Row) -> str:
+    if is_cell(row):
+        return f"in {row['split']}, {row['bias_type']}, layer {row['layer']}"
+    pooled = [_PLURALS[axis] for axis in AXES if row[axis] in (POOLED, None)]
+    fixed = [
+        f"layer {row[axis]}" if axis == "layer" else name_of(axis, row[axis])
+        for axis in AXES
+        if row[axis] not in (POOLED, None)
+    ]
+    over = f"over all {enumerated(pooled)}"
+    return f"in {', '.join(fixed)}, {over}" if fixed else over

@@ -8,14 +8,17 @@ from typing import Any
 from jobs.page.table import Cell, Column, Table
 from jobs.page.words import DASH, coefficient, number
 from jobs.stereoset.comparison import Comparison
-from jobs.stereoset.labels import FLOWS, LABELS
+from jobs.stereoset.headline import VECTORS, averages
+from jobs.stereoset.labels import CHANGES, FLOWS, LABELS
 from jobs.stereoset.page.estimate import Estimate
 from jobs.stereoset.page.facts import Facts
-from jobs.stereoset.page.finding import SIGNIFICANT, is_cell, widest, widest_rows
+from jobs.stereoset.page.finding import SIGNIFICANT
 from jobs.stereoset.page.words import name_of
 from jobs.stereoset.summary import Summary
+from jobs.stereoset.summary_keys import is_cell, widest
 
 _MOST_ROWS = 2000
+_DELTA = "\N{GREEK CAPITAL LETTER DELTA}"
 
 _Row = Mapping[str, Any]
 
@@ -27,7 +30,8 @@ _POINTS = "points"
 
 def glance(summary: Summary) -> Table:
     """Net flows and LMS of each model at each coefficient, from the widest pooled rows."""
-    rows = [row for of_model in widest_rows(summary).values() for row in of_model]
+    all_rows = [*summary.pooled.to_pylist(), *summary.cells.to_pylist()]
+    rows = [row for of_model in widest(all_rows).values() for row in of_model]
     return Table(
         "glance",
         "Net flows of choices and LMS",
@@ -50,6 +54,37 @@ def glance(summary: Summary) -> Table:
             )
             for row in rows[:_MOST_ROWS]
         ),
+    ).condensed()
+
+
+def headline(summary: Summary) -> Table:
+    """The averages of the paper's notebook."""
+    rows = summary.headline.to_pylist()
+    return Table(
+        "headline",
+        "The paper's headline",
+        (
+            Column("model", is_number=False),
+            Column("split", is_number=False),
+            Column("coefficient"),
+            Column("vectors", is_number=False),
+            Column("anti-stereotypical answers", "change in %"),
+            *_flow_columns(),
+            *(Column(f"{_DELTA} {LABELS[name]}", "nats") for name in FLOWS),
+        ),
+        tuple(
+            (
+                _word(row["model"]),
+                _word(row["split"]),
+                _coeff(row["coeff"]),
+                _word(VECTORS[row["vectors"]]),
+                _estimate(row, "anti_rise_percent"),
+                *(_estimate(row, name, times=100) for name in FLOWS),
+                *(_estimate(row, name, digits=3) for name in CHANGES),
+            )
+            for row in rows[:_MOST_ROWS]
+        ),
+        averages(rows),
     ).condensed()
 
 
@@ -174,7 +209,7 @@ def cells(summary: Summary) -> Table:
             Column("layer"),
             Column("coefficient"),
             Column("n", "examples"),
-            *(Column(f"\N{GREEK CAPITAL LETTER DELTA} {LABELS[name]}", "nats") for name in FLOWS),
+            *(Column(f"{_DELTA} {LABELS[name]}", "nats") for name in FLOWS),
             *_flow_columns(),
             Column("LMS change", _POINTS),
             Column("SS change", _POINTS),
@@ -186,13 +221,13 @@ def cells(summary: Summary) -> Table:
                 Cell(str(row["layer"]), row["layer"]),
                 _coeff(row["coeff"]),
                 _count(row["num_examples"]),
-                *(_estimate(row, name.removeprefix("flow_"), digits=3) for name in FLOWS),
+                *(_estimate(row, name, digits=3, q=row[f"{name}_q"]) for name in CHANGES),
                 *_flow_cells(row),
                 *(_estimate(row, f"{name}_change") for name in ("lms", "ss", "icat")),
             )
             for row in summary.cells.slice(0, _MOST_ROWS).to_pylist()
         ),
-        f"\N{GREEK CAPITAL LETTER DELTA}: change in log-likelihood. *: q < {SIGNIFICANT}. "
+        f"{_DELTA}: change in log-likelihood. *: q < {SIGNIFICANT}. "
         "summary/cells.csv and summary/pooled.csv have all columns.",
     ).condensed()
 

@@ -8,6 +8,7 @@ from cluster.storage import Storage
 from jobs.page.cautions import random_models
 from jobs.page.render import render
 from jobs.page.table import Table
+from jobs.stereoset.headline import PAPER, sentences
 from jobs.stereoset.labels import COLORS
 from jobs.stereoset.page import tables
 from jobs.stereoset.page.cautions import cautions
@@ -17,6 +18,7 @@ from jobs.stereoset.page.finding import finding
 from jobs.stereoset.page.ran import GLOSSARY, ran
 
 PAGE_KEY = "report.html"
+_MOST_SENTENCES = 6
 _PACKAGE = "jobs.stereoset.page"
 
 
@@ -43,6 +45,9 @@ def page_of(facts: Facts) -> str:
             "ran": ran(facts),
             "finding": found,
             "cautions": cautions(facts),
+            "headline": tables.headline(facts.summary),
+            "headline_sentences": sentences(facts.summary.headline.to_pylist()[:_MOST_SENTENCES]),
+            "paper": PAPER,
             "glance": tables.glance(facts.summary),
             "tables": [table for table in _tables(facts) if table.rows],
             "certificate": tables.certificate(facts),

@@ -9,27 +9,18 @@ from typing import Any
 import pytest
 
 from jobs.page.words import MINUS, coefficient, number
+from jobs.stereoset.headline import PAPER
 from jobs.stereoset.labels import COLORS, LABELS
 from jobs.stereoset.page.cautions import cautions
 from jobs.stereoset.page.estimate import Estimate
 from jobs.stereoset.page.facts import Facts, Incomplete
 from jobs.stereoset.page.figures import drawn
-from jobs.stereoset.page.finding import finding
 from jobs.stereoset.page.ran import ran
 from jobs.stereoset.page.tables import cells, glance, nulls
 from jobs.stereoset.page.write import page_of
-from jobs.stereoset.summary import Summary
 from tests.support.pages import cell, facts_of, summary_of, synthetic
 
 EVIL = "</script><script>document.title = 'owned'</script>\"'><img src=x onerror=alert(1)>"
-
-
-def said(summary: Summary, model: str = "base") -> str:
-    return (
-        " ".join(finding(summary).of_model[model])
-        .replace("\N{NO-BREAK SPACE}", " ")
-        .replace(MINUS, "-")
-    )
 
 
 def flows(s2a: Any, u2a: Any, s2u: Any, **more: Any) -> dict[str, Any]:
@@ -69,95 +60,11 @@ def record(**spec: Any) -> dict[str, Any]:
     }
 
 
-def test_the_dominant_flow_is_named_with_its_interval() -> None:
-    text = said(summary_of(pooled=[cell(coeff=20, **SIDE_EFFECT)]))
-    assert "At coefficient 20, over all splits, bias types and layers, the largest net flow" in text
-    assert "unrelated → anti-stereotype, a side effect: 12.0 % of examples" in text
-    assert "(95 % interval 10.0 to 14.0)" in text
-    assert (
-        "The intended flow, stereotype → anti-stereotype, is 5.0 % of examples (95 % interval 4.0 "
-        "to 6.0), smaller than unrelated → anti-stereotype and larger than stereotype → unrelated "
-        "(1.0 %, -1.0 to 3.0)."
-    ) in text
-    assert "LMS fell by 9.5 points (95 % interval 8.0 to 11.0), from 89.5 to 80.0." in text
-
-
-def test_the_intended_flow_may_dominate_or_go_the_other_way() -> None:
-    intended = flows((0.2, 0.15, 0.25), (0.05, 0.04, 0.06), (0.1, 0.02, 0.18))
-    text = said(summary_of(pooled=[cell(**intended)]))
-    assert "stereotype → anti-stereotype, as intended: 20.0 %" in text
-    assert "It is not clearly larger or smaller than stereotype → unrelated" in text
-    assert "and larger than unrelated → anti-stereotype" in text
-    backwards = flows((-0.05, -0.06, -0.04), (-0.2, -0.25, -0.15), 0.0)
-    text = said(summary_of(pooled=[cell(**backwards)]))
-    assert (
-        "anti-stereotype → unrelated, a side effect: 20.0 % of examples (95 % interval 15.0" in text
-    )
-    assert "went the other way: 5.0 % of examples (95 % interval 4.0 to 6.0)" in text
-
-
-def test_a_negative_coefficient_is_meant_to_push_the_other_way() -> None:
-    backwards = flows((-0.2, -0.25, -0.15), (-0.05, -0.06, -0.04), 0.0)
-    text = said(summary_of(pooled=[cell(coeff=-40, **backwards)]))
-    assert "anti-stereotype → stereotype, as a negative coefficient is meant to: 20.0 %" in text
-    text = said(summary_of(pooled=[cell(coeff=40, **backwards)]))
-    assert "anti-stereotype → stereotype, against what was intended: 20.0 %" in text
-
-
-def test_an_interval_with_0_is_never_called_a_finding() -> None:
-    none = flows((0.03, -0.01, 0.07), (0.02, -0.02, 0.06), 0.0, lms_change=(-1.0, -3.0, 1.0))
-    text = said(summary_of(pooled=[cell(**none)]))
-    assert "no net flow is clearly different from 0" in text
-    assert "and the interval contains 0." in text
-    assert "LMS did not clearly change: -1.0 points" in text
-    one = flows((0.01, 0.005, 0.015), (0.02, -0.02, 0.06), 0.0)
-    assert "even its direction is uncertain" in said(summary_of(pooled=[cell(**one)]))
-
-
-def test_nothing_moved_and_nothing_finite_are_said_as_they_are() -> None:
-    assert "no choice moved on balance" in said(summary_of(pooled=[cell()]))
-    nan = flows(None, None, None)
-    assert "No score is finite" in said(summary_of(pooled=[cell(**nan)]))
-
-
-def test_significance_counts_single_cells() -> None:
-    tested = {"flow_s2a_q": 0.2, "flow_u2a_q": 0.01, "flow_s2u_q": 0.9}
-    some = summary_of(cells=[cell(layer=1, split="x", bias_type="y", **SIDE_EFFECT, **tested)])
-    assert "1 of 3 net flows are significant" in said(some)
-    not_one = tested | {"flow_u2a_q": 0.06}
-    none = summary_of(cells=[cell(layer=1, split="x", bias_type="y", **SIDE_EFFECT, **not_one)])
-    assert "none of 3 net flows has q < 0.05" in said(none)
-
-
-def test_two_models_are_read_at_one_coefficient() -> None:
-    weak = flows(0.01, (0.02, 0.01, 0.03), 0.0)
-    rows = [
-        cell("base", coeff=20, **weak),
-        cell("base", coeff=400, **SIDE_EFFECT),
-        cell("tuned", coeff=20, **weak),
-        cell("tuned", coeff=400, **flows(0.01, (0.05, 0.04, 0.06), 0.0)),
-    ]
-    found = finding(summary_of(pooled=rows))
-    assert found.coeff == 400
-    assert found.lead is not None
-    lead = found.lead.replace("\N{NO-BREAK SPACE}", " ")
-    assert "in each of these models: 12.0 % in base and 5.0 % in tuned" in lead
-    assert lead.endswith("It is largest in base.")
-    assert all("coefficient 400" in sentences[0] for sentences in found.of_model.values())
-    rows[-1] = cell("tuned", coeff=400, **flows((0.08, 0.06, 0.1), 0.01, 0.0))
-    lead = finding(summary_of(pooled=rows)).lead or ""
-    assert "The models differ" in lead
-    assert "in tuned (as intended, 8.0" in lead
-
-
-def test_an_unfinished_run_is_read_by_its_widest_rows() -> None:
-    """Its strongest cell was chosen for being strong, and is said to be."""
+def test_an_unfinished_run_says_what_is_missing() -> None:
     rows = [
         cell(split="x", bias_type="y", layer=1, **SIDE_EFFECT),
         cell(split="x", bias_type="y", layer=3, **flows(0.0, 0.01, 0.0)),
     ]
-    text = said(summary_of(cells=rows, num_missing=2))
-    assert "x, y, layer 1 (the largest of 2 cells, so likely overstated)" in text
     facts = facts_of(
         summary_of(cells=rows, num_missing=2),
         record(),
@@ -248,6 +155,7 @@ def _library(page: str) -> tuple[str, str]:
 def test_the_page_names_nothing_that_would_be_fetched() -> None:
     page = page_of(facts_of(synthetic(["base"], [1, 3], [20.0, 400.0]), record()))
     page = page.replace(*_library(page))
+    page = page.replace(f'<a href="{PAPER[2]}">', "")  # a link: followed only if it is clicked
     assert not re.search(r"(?:src|href)\s*=\s*[\"'](?!#|data:)", page)
     assert "http:" not in page
     assert "https:" not in page
@@ -345,19 +253,6 @@ def test_anisotropy_is_drawn_where_it_was_summed() -> None:
     assert found.columns["mean_cosine"] == [0.25, 0.5]
     assert "anisotropy" in [figure.name for figure in found.figures]
     assert "anisotropy" not in [f.name for f in drawn(summary_of(cells=cells), 20.0).figures]
-
-
-def test_a_number_that_was_picked_among_several_is_said_to_be_the_largest() -> None:
-    rows = [cell(coeff=20, **flows(0.0, 0.01, 0.0)), cell(coeff=400, **SIDE_EFFECT)]
-    picked = "the largest of 2 pooled results, so likely overstated"
-    assert f"At coefficient 400, over all splits, bias types and layers ({picked})," in said(
-        summary_of(pooled=rows)
-    )
-    assert "the largest of" not in said(summary_of(pooled=rows[1:]))
-    # The second model is read at the coefficient of the first, so nothing was picked for it.
-    both = summary_of(pooled=[*rows, *({**row, "model": "tuned"} for row in rows)])
-    assert "the largest of 4 pooled results" in said(both)
-    assert "the largest of" not in said(both, "tuned")
 
 
 def test_random_weights_are_said_in_the_title_and_first_among_the_warnings() -> None:

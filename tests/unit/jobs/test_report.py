@@ -15,9 +15,10 @@ from cluster.storage import open_storage
 from jobs.stereoset.page.write import PAGE_KEY
 from jobs.stereoset.report import show
 from jobs.stereoset.result import as_json, print_result
-from jobs.stereoset.summary import CELLS_SCHEMA
+from jobs.stereoset.summary_tables import CELLS_SCHEMA, HEADLINE_SCHEMA
 
 Row = dict[str, object]
+NO_HEADLINE = HEADLINE_SCHEMA.empty_table()
 
 
 def row(split: str, bias_type: str, layer: int | None, s2a: float) -> Row:
@@ -35,9 +36,10 @@ def shown(
 ) -> str:
     """What `run` prints of an output that is done and reported."""
     storage = open_storage(str(folder))
-    for name, rows in (("cells", cells), ("pooled", pooled)):
+    tables = {"cells": table_of(cells), "pooled": table_of(pooled), "headline": NO_HEADLINE}
+    for name, table in tables.items():
         sink = io.BytesIO()
-        pq.write_table(table_of(rows), sink)
+        pq.write_table(table, sink)
         storage.replace(f"summary/{name}.parquet", sink.getvalue())
     storage.replace(PAGE_KEY, b"<!doctype html>")
     assert show(storage)
@@ -98,7 +100,7 @@ def test_the_short_form_says_how_to_get_all_rows(
     assert "--by coeff" in out
     assert "+60.00" in out
     assert "+61.00" not in out
-    print_result(*(table_of(rows) for rows in (cells, [])), frozenset({"coeff"}))
+    print_result(table_of(cells), table_of([]), NO_HEADLINE, frozenset({"coeff"}))
     assert "+61.00" in capsys.readouterr().out
 
 
@@ -110,7 +112,7 @@ def test_by_keeps_an_axis_apart(
     pooled = [row("inter", "all", layer, 2.25) for layer in (1, 4)]
     pooled += [row("inter", name, None, 4.25) for name in ("race", "gender")]
     pooled.append(row("inter", "all", None, 3.25))
-    print_result(table_of(cells), table_of(pooled), frozenset(by))
+    print_result(table_of(cells), table_of(pooled), NO_HEADLINE, frozenset(by))
     out = capsys.readouterr().out
     assert out.count(f"{wanted:+.3f}") == 2
     assert "+3.250" not in out

@@ -1,0 +1,140 @@
+"""What the page says of sweeps whose rows are known."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from jobs.page.words import MINUS
+from jobs.stereoset.page.finding import finding
+from jobs.stereoset.summary import Summary
+from tests.support.known_sweeps import known_sweep
+from tests.support.pages import cell, summary_of
+
+
+def said(summary: Summary) -> str:
+    text = " ".join(finding(summary).of_model["base"])
+    return text.replace("\N{NO-BREAK SPACE}", " ").replace(MINUS, "-")
+
+
+def test_an_intended_effect_is_said_in_both_measures_with_the_vectors_in_the_same_sentence() -> (
+    None
+):
+    text = said(known_sweep(lambda c: (-0.1, 0.1, 0.0)))
+    first = text.split(". ")[0]
+    assert first.startswith("In-sample (the vectors were fitted to the examples that they steer), ")
+    assert "at coefficient 20 in inter, layer 3, over all bias types" in first
+    assert re.search(
+        r"the anti-stereotype gained 0\.2\d\d nats per token \(0\.1\d\d to 0\.2\d\d\) on the "
+        r"stereotype",
+        first,
+    )
+    assert re.search(
+        r"on balance \d+\.\d % \(\d+\.\d to \d+\.\d\) of choices moved from the stereotype to the "
+        r"anti-stereotype",
+        first,
+    )
+    assert "This is the intended direction." in text
+    assert re.search(r"LMS was \d\d\.\d before and \d\d\.\d after steering", text)
+    assert said(known_sweep(lambda c: (-0.1, 0.1, 0.0), vectors="held_out")).startswith(
+        "With held-out vectors, at coefficient 20"
+    )
+
+
+def test_at_symmetric_coefficients_the_negative_one_is_meant_to_push_back() -> None:
+    """Whichever is stronger, the text never calls it the wrong direction."""
+    for stronger in (-3.0, 3.0):
+        text = said(
+            known_sweep(
+                lambda c, s=stronger: (0.0, (0.08 if c == s else 0.05) * c, 0.0), coeffs=(-3.0, 3.0)
+            )
+        )
+        sign = "-3" if stronger < 0 else "3"
+        assert f"at coefficient {sign} in" in text
+        gained = "stereotype" if stronger < 0 else "anti-stereotype"
+        assert f"the {gained} gained" in text.split(". This is")[0]
+        assert "This is the intended direction." in text
+        assert "opposite" not in text
+
+
+def test_an_effect_in_the_wrong_direction_is_said_to_be() -> None:
+    text = said(known_sweep(lambda c: (0.1, -0.1, 0.0)))
+    assert "the stereotype gained" in text
+    assert "This is the opposite of the intended direction." in text
+
+
+def test_a_side_effect_as_large_as_the_intended_one_is_measured_beside_it() -> None:
+    text = said(known_sweep(lambda c: (0.0, 0.2, 0.0)))
+    side = re.search(
+        r"Side effects: the anti-stereotype gained [^;]* on the unrelated, (\d\.\d) times the "
+        r"intended effect",
+        text,
+    )
+    assert side is not None
+    assert 0.8 <= float(side[1]) <= 1.2
+    alone = said(known_sweep(lambda c: (-0.1, 0.1, 0.0), noise=0.1))
+    assert "0.5 times the intended effect" in alone  # half of a change is each of its parts
+
+
+def test_choices_that_churn_without_a_net_flow_are_told() -> None:
+    summary = known_sweep(lambda c: (0.0, 0.0, 0.0), noise=0.15)
+    text = said(summary)
+    share = float(re.search(r"Steering changed (\d+\.\d) % of choices", text)[1])  # type: ignore[index]
+    assert 2 < share < 10
+    assert "moves there and back cancel, so that no net flow is clear" in text
+
+
+def test_if_nothing_is_clear_the_text_says_what_could_have_been_missed() -> None:
+    text = said(known_sweep(lambda c: (0.0, 0.0, 0.0), noise=0.05))
+    assert "no intended effect is clear" in text
+    assert "No side effect is clear." in text
+    missed = re.search(
+        r"a change of up to (\d\.\d\d) nats per token, or a net flow of up to (\d\.\d) % of "
+        r"choices, could have been missed",
+        text,
+    )
+    assert missed is not None
+    assert 0.0 < float(missed[1]) <= 0.03
+    assert 0.3 <= float(missed[2]) <= 3.0
+
+
+def test_a_grid_that_changed_nothing() -> None:
+    text = said(known_sweep(lambda c: (0.0, 0.0, 0.0), noise=0.0))
+    assert "No choice changed." in text
+    assert "no intended effect is clear" in text
+
+
+@pytest.mark.parametrize("vectors", ["file", "in_sample"])
+def test_without_an_intended_direction_the_text_speaks_of_none(vectors: str) -> None:
+    """Vectors from a file, and operations that do not add the vector (project_out, caps)."""
+    text = said(known_sweep(lambda c: (0.0, 0.3, 0.0), vectors=vectors, has_intent=False))
+    assert "intended" not in text
+    assert "side effect" not in text.lower()
+    assert "the anti-stereotype gained" in text
+    none = said(
+        known_sweep(lambda c: (0.0, 0.0, 0.0), noise=0.05, vectors=vectors, has_intent=False)
+    )
+    assert "no change in log-likelihood and no net flow of choices is clear" in none
+    assert "intended" not in none
+
+
+def test_the_note_says_what_the_intervals_hold_for() -> None:
+    found = finding(known_sweep(lambda c: (0.0, 0.05 * c, 0.0), coeffs=(-3.0, 3.0)))
+    assert found.coeff in (-3.0, 3.0)
+    assert "hold together for all 12 of them" in (found.note or "")
+
+
+def test_what_is_clear_in_the_text_is_clear_in_the_figures() -> None:
+    """Simultaneous intervals hold those of the tables, which figures draw."""
+    summary = known_sweep(lambda c: (0.0, 0.01 * c, 0.0), coeffs=(-20.0, 5.0, 20.0))
+    rows = {(r["bias_type"], r["coeff"]): r for r in summary.pooled.to_pylist()}
+    for statement in summary.findings.to_pylist():
+        row, name = rows[statement["bias_type"], statement["coeff"]], statement["estimate"]
+        assert statement["low"] <= row[f"{name}_low"] + 1e-12
+        assert statement["high"] >= row[f"{name}_high"] - 1e-12
+
+
+def test_rows_without_a_finite_score_are_said_as_they_are() -> None:
+    nothing = cell(**dict.fromkeys(("s2a", "flow_s2a", "changed"), None))
+    assert "No score is finite" in said(summary_of(pooled=[nothing]))
