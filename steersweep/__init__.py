@@ -10,13 +10,16 @@ loaded when it is called.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from os import fspath
+from typing import TYPE_CHECKING, Any, Literal
 
 from jobs import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from os import PathLike
+
+    import pandas
 
     from jobs.persona.results import PersonaResults
     from jobs.stereoset.results import StereoSetResults
@@ -32,6 +35,8 @@ __all__ = [
     "report",
     "run",
     "status",
+    "summarise",
+    "summarize",
     "verify",
 ]
 
@@ -43,7 +48,9 @@ _LAZY = {
 """Names that are imported when they are first used, and the modules that have them."""
 
 
-def load(uri: str, endpoint_url: str | None = None) -> StereoSetResults | PersonaResults:
+def load(
+    uri: str | PathLike[str], endpoint_url: str | None = None
+) -> StereoSetResults | PersonaResults:
     """The results of a run, finished or not.
 
     Print them to see their tables; each table is a pandas frame that is read when it is first
@@ -65,7 +72,7 @@ def load(uri: str, endpoint_url: str | None = None) -> StereoSetResults | Person
     """
     from jobs.results import open_results
 
-    return open_results(uri, endpoint_url)
+    return open_results(fspath(uri), endpoint_url)
 
 
 def run(
@@ -129,7 +136,7 @@ def plan(
     )
 
 
-def status(uri: str, endpoint_url: str | None = None) -> dict[str, Any]:
+def status(uri: str | PathLike[str], endpoint_url: str | None = None) -> dict[str, Any]:
     """The progress of a run as plain data, as ``steersweep status --json`` prints it.
 
     It is printed for a reader, too. docs/json.md lists the keys.
@@ -142,11 +149,11 @@ def status(uri: str, endpoint_url: str | None = None) -> dict[str, Any]:
     """
     from jobs import in_python
 
-    return in_python.status(uri, endpoint_url)
+    return in_python.status(fspath(uri), endpoint_url)
 
 
 def report(
-    uri: str, endpoint_url: str | None = None, *, figures: bool = True
+    uri: str | PathLike[str], endpoint_url: str | None = None, *, figures: bool = True
 ) -> StereoSetResults | PersonaResults:
     """The results of a run after its tables, figures and report.html are made again.
 
@@ -159,10 +166,12 @@ def report(
     """
     from jobs import in_python
 
-    return in_python.report(uri, endpoint_url, figures=figures)
+    return in_python.report(fspath(uri), endpoint_url, figures=figures)
 
 
-def verify(uri: str, rows: int = 20, seed: int = 0, endpoint_url: str | None = None) -> bool:
+def verify(
+    uri: str | PathLike[str], rows: int = 20, seed: int = 0, endpoint_url: str | None = None
+) -> bool:
     """Whether a random sample of stored rows equals plain Hugging Face, within the tolerance.
 
     The comparison is printed; nothing is written. Model and data must be where the run had them.
@@ -178,7 +187,37 @@ def verify(uri: str, rows: int = 20, seed: int = 0, endpoint_url: str | None = N
     """
     from jobs import in_python
 
-    return in_python.verify(uri, rows, seed, endpoint_url)
+    return in_python.verify(fspath(uri), rows, seed, endpoint_url)
+
+
+def summarize(
+    baseline: pandas.DataFrame,
+    steered: pandas.DataFrame,
+    vectors: Literal["in_sample", "held_out", "file"],
+) -> dict[str, pandas.DataFrame]:
+    """The tables ``cells``, ``pooled`` and ``headline`` of these rows of ``job: stereoset``.
+
+    They are those of ``summary/``: filter the rows of a run and see what becomes of the estimates.
+
+    >>> results = steersweep.load("runs/gemma2")
+    >>> rows = results.steered.query("bias_type != 'religion'")
+    >>> tables = steersweep.summarize(results.baseline, rows, vectors="in_sample")
+
+    Args:
+        baseline, steered: rows with the columns of ``results.baseline`` and ``results.steered``;
+            ``num_tokens_*``, ``read``, ``apply`` and ``task_id`` are not needed. Each cell must
+            have the same examples; of the baseline, those that no cell has are left out.
+        vectors: what steered: fitted to the same rows, to others, or taken from a file.
+
+    Raises:
+        steering_core.errors.InputError: a column or a row is missing, or an example is there twice.
+    """
+    from jobs.stereoset.summarize import summarize_frames
+
+    return summarize_frames(baseline, steered, vectors)
+
+
+summarise = summarize
 
 
 def __getattr__(name: str) -> Any:

@@ -52,10 +52,11 @@ def planned_keys(
             SummaryKey(group.split, group.bias_type, cell.layer, cell.coeff)
             for cell in task.typed_cells()
         )
-    return {model: _counted(of_model) for model, of_model in sorted(cells.items())}
+    return {model: with_pooled(of_model) for model, of_model in sorted(cells.items())}
 
 
-def _counted(cells: set[SummaryKey]) -> Counter[SummaryKey]:
+def with_pooled(cells: set[SummaryKey]) -> Counter[SummaryKey]:
+    """The cells of one model and what they are pooled into, with how many cells each stands for."""
     has_several = [len({cell[axis] for cell in cells}) > 1 for axis in range(3)]
     return Counter(
         key
