@@ -181,18 +181,19 @@ def cell_estimates(
     counts = [_Counts(name, sums, coeff_C, repeats) for name, sums in by_bias_type.items()]
     changes = _pooled([c.changes for c in counts], [c.num_finite for c in counts])
     flows = _pooled([c.flows for c in counts], [c.num_defined for c in counts])
-    found: dict[str, ClusterEstimate] = {
-        **{name: changes[..., index] for index, name in enumerate(CHANGES)},
-        **{name: flows[..., index] for index, name in enumerate((*NET_FLOWS, *_SHARES[:-1]))},
-        "anti_steered": _pooled([c.anti_steered for c in counts], [c.num_finite for c in counts]),
-        "anti_ratio": log_ratio(
-            *(
-                _pooled([getattr(c, side) for c in counts], [c.num_defined for c in counts])
-                for side in ("anti_after", "anti_before")
-            )
-        ),
-    }
-    intervals = {name: estimate.interval() for name, estimate in found.items()}
+    anti_steered = _pooled([c.anti_steered for c in counts], [c.num_finite for c in counts])
+    ratio = log_ratio(
+        *(
+            _pooled([getattr(c, side) for c in counts], [c.num_defined for c in counts])
+            for side in ("anti_after", "anti_before")
+        )
+    )
+    names = (*CHANGES, *NET_FLOWS, *_SHARES, "anti_ratio")
+    # One array, because a call of scipy's costs more than its numbers.
+    together = side_by_side([changes, flows, anti_steered[..., None], ratio[..., None]])
+    low, high = together.interval()
+    found = {name: together[..., index] for index, name in enumerate(names)}
+    intervals = {name: (low[..., i], high[..., i]) for i, name in enumerate(names)}
     if len(counts) == 1:
         intervals |= counts[0].intervals()
     values = {name: estimate.value for name, estimate in found.items()}
@@ -209,11 +210,17 @@ def cell_estimates(
         stereoset_estimates({c.name: c.sums for c in counts}, before=before)
         for before in (False, True)
     )
-    for name in STEREOSET_ESTIMATES:
-        found[name] = after.estimates[name]
-        intervals[name] = after.intervals[name]
-        found[f"{name}_change"] = combine([1.0, -1.0], [found[name], before.estimates[name]])
-        intervals[f"{name}_change"] = found[f"{name}_change"].interval()
+    found |= after.estimates
+    intervals |= after.intervals
+    three_after, three_before = (
+        side_by_side([of.estimates[name][..., None] for name in STEREOSET_ESTIMATES])
+        for of in (after, before)
+    )
+    change = combine([1.0, -1.0], [three_after, three_before])
+    low, high = change.interval()
+    for index, name in enumerate(STEREOSET_ESTIMATES):
+        found[f"{name}_change"] = change[..., index]
+        intervals[f"{name}_change"] = low[:, index], high[:, index]
         values |= {n: found[n].value for n in (name, f"{name}_change")}
     # The kink of ICAT at SS = 50 has no derivative, on neither side of the change.
     undefined = np.isnan(before.intervals["icat"][0]) | np.isnan(after.intervals["icat"][0])
@@ -333,10 +340,9 @@ def stereoset_estimates(
         lms.clusters,
     )
     found = {"lms": lms, "ss": ss, "icat": icat}
-    intervals = {
-        name: tuple(np.clip(end, 0.0, 100.0) for end in estimate.interval())
-        for name, estimate in found.items()
-    }
+    three = side_by_side([estimate[..., None] for estimate in found.values()])
+    low_C3, high_C3 = (np.clip(end, 0.0, 100.0) for end in three.interval())
+    intervals = {name: (low_C3[:, i], high_C3[:, i]) for i, name in enumerate(found)}
     low, high = intervals["ss"]
     has_kink = ~((low > 50) | (high < 50))
     intervals["icat"] = tuple(np.where(has_kink, np.nan, of_icat) for of_icat in intervals["icat"])

@@ -30,7 +30,11 @@ from steering_core.stats.flips import p_values, signs, simultaneous
 _FIRST_FLIPS, _WORTH_MORE = 999, 0.02
 """Every test starts with so many flips; where its p-value is small, more decide how small."""
 
+_KEYS = ("split", "bias_type", "layer", "coeff")
+
 Row = dict[str, Any]
+_Stack = tuple[str, str, bool]
+"""Split and bias type, each a name or ``POOLED``, and whether layers are pooled."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,26 @@ class ModelEstimates:
     pooled: list[Row]
     headline: list[Row]
     findings: list[Row]
+
+
+class _Stacks:
+    """Sums and estimates of the cells that are pooled alike, each made once."""
+
+    def __init__(self, groups: Sequence[GroupSums]) -> None:
+        self._groups = groups
+        self._made: dict[_Stack, tuple[Pooled, CellEstimates] | None] = {}
+
+    def get(self, stack: _Stack) -> tuple[Pooled, CellEstimates] | None:
+        """Those of a stack; None if none of its cells is there."""
+        if stack not in self._made:
+            split, bias_type, over_layers = stack
+            sums = pooled(self._groups, split, bias_type, over_layers=over_layers)
+            self._made[stack] = (
+                (sums, cell_estimates(sums.by_bias_type, sums.coeffs, sums.repeats))
+                if sums is not None and sums.cells
+                else None
+            )
+        return self._made[stack]
 
 
 def model_estimates(
@@ -60,34 +84,33 @@ def model_estimates(
     """
     cells: list[Row] = []
     pooled_rows: list[Row] = []
-    for split, bias_type, over_layers in _stacks(planned):
-        of_stack = pooled(groups, split, bias_type, over_layers=over_layers)
-        if of_stack is None or not of_stack.cells:
+    stacks = _Stacks(groups)
+    for stack in sorted({(key.split, key.bias_type, key.layer is None) for key in planned}):
+        if (found := stacks.get(stack)) is None:
             continue
-        for row in _rows(of_stack, split, bias_type, planned, has_direction=has_direction):
-            key = SummaryKey(split, bias_type, row["layer"], row["coeff"])
+        for row in _rows(*found, *stack[:2], planned, has_direction=has_direction):
+            key = SummaryKey(*stack[:2], row["layer"], row["coeff"])
             (cells if key.is_cell else pooled_rows).append(row)
     for made in (cells, pooled_rows):
         _adjust(made)
         made.sort(key=lambda row: (row["split"], row["bias_type"], row["layer"] or 0, row["coeff"]))
     return ModelEstimates(
-        cells, pooled_rows, headline(groups, planned, vectors), findings(groups, cells, pooled_rows)
+        cells,
+        pooled_rows,
+        _headline(stacks, groups, planned, vectors),
+        _findings(stacks, cells, pooled_rows),
     )
-
-
-def _stacks(planned: Mapping[SummaryKey, int]) -> list[tuple[str, str, bool]]:
-    return sorted({(key.split, key.bias_type, key.layer is None) for key in planned})
 
 
 def _rows(
     sums: Pooled,
+    found: CellEstimates,
     split: str,
     bias_type: str,
     planned: Mapping[SummaryKey, int],
     *,
     has_direction: bool,
 ) -> list[Row]:
-    found = cell_estimates(sums.by_bias_type, sums.coeffs, sums.repeats)
     columns = _columns(found, CELL_ESTIMATES)
     if not has_direction:
         nothing = np.full(len(sums.cells), np.nan)
@@ -152,47 +175,36 @@ def _adjust(rows: list[Row]) -> None:
             row[f"{name}_q"] = float(q)
 
 
-def findings(
-    groups: Sequence[GroupSums], cells: Sequence[Row], pooled_rows: Sequence[Row]
-) -> list[Row]:
+def _findings(stacks: _Stacks, cells: Sequence[Row], pooled_rows: Sequence[Row]) -> list[Row]:
     """Simultaneous statements about everything that a finding may choose from.
 
     That is the widest rows (one for each coefficient, if the run is complete) times ``TESTED``.
     """
     named = [{"model": "", **row} for row in (*pooled_rows, *cells) if row["coeff"] != 0]
     rows = widest(named).get("", [])
-    stacks: dict[tuple[str, str, bool], tuple[Pooled, ClusterEstimate]] = {}
     parts = []
     for row in rows:
-        stack = row["split"], row["bias_type"], row["layer"] is None
-        if stack not in stacks:
-            sums = pooled(groups, *stack[:2], over_layers=stack[2])
-            assert sums is not None, "a row of no sums"
-            of_stack = cell_estimates(sums.by_bias_type, sums.coeffs, sums.repeats)
-            stacks[stack] = sums, of_stack.tested
-        sums, tested = stacks[stack]
-        parts.append(tested[sums.cells.index((row["layer"], row["coeff"]))])
+        found = stacks.get((row["split"], row["bias_type"], row["layer"] is None))
+        assert found is not None, "a row of no sums"
+        sums, estimates = found
+        parts.append(estimates.tested[sums.cells.index((row["layer"], row["coeff"]))])
     if not parts:
         return []
     family = side_by_side(parts)
-    found = simultaneous(family, signs(len(family.clusters)))
-    columns = [family.value, found.low, found.high, found.p]
+    statements = simultaneous(family, signs(len(family.clusters)))
+    columns = [family.value, statements.low, statements.high, statements.p]
     return [
         {
-            **{key: row[key] for key in ("split", "bias_type", "layer", "coeff")},
+            **{key: rows[index // len(TESTED)][key] for key in _KEYS},
             "estimate": TESTED[index % len(TESTED)],
-            "value": _defined(value),
-            "low": _defined(low),
-            "high": _defined(high),
-            "p": _defined(p),
+            **dict(zip(("value", "low", "high", "p"), map(_defined, numbers), strict=True)),
         }
-        for index, (value, low, high, p) in enumerate(zip(*columns, strict=True))
-        for row in [rows[index // len(TESTED)]]
+        for index, numbers in enumerate(zip(*columns, strict=True))
     ]
 
 
-def headline(
-    groups: Sequence[GroupSums], planned: Mapping[SummaryKey, int], vectors: str
+def _headline(
+    stacks: _Stacks, groups: Sequence[GroupSums], planned: Mapping[SummaryKey, int], vectors: str
 ) -> list[Row]:
     """What the paper's notebook prints and draws: a row per split and coefficient.
 
@@ -200,64 +212,52 @@ def headline(
     ``anti_rise_percent`` is 100 times the same mean of ``anti_ratio`` - 1; null if a ratio is
     undefined. Only where every cell is complete.
     """
-    rows = []
-    by_split: dict[str, list[GroupSums]] = {}
-    for group in groups:
-        by_split.setdefault(group.split, []).append(group)
     wanted: dict[tuple[str, float], set[SummaryKey]] = {}
     for key in planned:
         if key.is_cell:
             wanted.setdefault((key.split, key.coeff), set()).add(key)
+    rows = []
     for (split, coeff), keys in sorted(wanted.items()):
         there = {
             SummaryKey(split, group.bias_type, *cell)
-            for group in by_split.get(split, ())
+            for group in groups
+            if group.split == split
             for cell in group.cells
         }
-        if not keys <= there:
-            continue
-        found = macro_average(by_split[split], coeff)
-        rows.append({"split": split, "coeff": coeff, "vectors": vectors, **found})
+        if keys <= there:
+            bias_types = sorted({key.bias_type for key in keys})
+            found = [stacks.get((split, bias_type, False)) for bias_type in bias_types]
+            averages = _macro_average([one for one in found if one is not None], coeff)
+            rows.append({"split": split, "coeff": coeff, "vectors": vectors, **averages})
     return rows
 
 
-def macro_average(groups: Sequence[GroupSums], coeff: float) -> Row:
-    """The numbers of one row of the headline."""
-    of_groups: list[ClusterEstimate] = []
-    rises: list[ClusterEstimate] = []
+def _macro_average(groups: Sequence[tuple[Pooled, CellEstimates]], coeff: float) -> Row:
+    """The numbers of one row of the headline, from all cells of each bias type."""
+    means: list[ClusterEstimate] = []
     num_undefined, layers = 0, set()
-    for group in groups:
-        at = [index for index, (_, c) in enumerate(group.cells) if c == coeff]
-        layers |= {group.cells[index][0] for index in at}
-        terms = {group.bias_type: TermSums(group.terms, group.sums[:, at])}
-        found = cell_estimates(terms, np.full(len(at), coeff))
-        weights = [1 / len(at)] * len(at)
-        flows = [found.estimates[name] for name in (*NET_FLOWS, *CHANGES)]
-        means = [combine(weights, [e[i] for i in range(len(at))]) for e in flows]
-        of_groups.append(side_by_side([mean[None] for mean in means]))
-        ratio = found.value("anti_ratio")
+    for sums, found in groups:
+        at = [index for index, (_, c) in enumerate(sums.cells) if c == coeff]
+        layers |= {sums.cells[index][0] for index in at}
+        ratio = found.value("anti_ratio")[at]
         num_undefined += int(np.isnan(ratio).sum())
-        log = found.estimates["anti_ratio"]
-        # A ratio of 0 is defined, and its logarithm is not: then there is a value, no interval.
-        plain = ClusterEstimate(100 * (ratio - 1), 100 * ratio * log.influence, log.clusters)
-        rises.append(combine(weights, [plain[i] for i in range(len(at))]))
-    whole = combine([1 / len(of_groups)] * len(of_groups), of_groups)
+        log = found.estimates["anti_ratio"][at]
+        # A ratio of 0 is defined and has no logarithm: there is a value then, and no interval.
+        rise = ClusterEstimate(100 * (ratio - 1), 100 * ratio * log.influence, log.clusters)
+        columns = [*(found.estimates[name][at] for name in (*NET_FLOWS, *CHANGES)), rise]
+        of_layers = side_by_side([column[:, None] for column in columns])
+        means.append(combine([1 / len(at)] * len(at), [of_layers[i] for i in range(len(at))]))
+    whole = combine([1 / len(means)] * len(means), means)
     low, high = whole.interval()
     row: Row = {
         "num_bias_types": len(groups),
         "num_layers": len(layers),
         "num_undefined": num_undefined,
     }
-    for index, name in enumerate((*NET_FLOWS, *CHANGES)):
-        row |= _with_ends(name, whole.value[index], low[index], high[index])
-    rise = combine([1 / len(rises)] * len(rises), rises)
-    return row | _with_ends(HEADLINE_ESTIMATES[-1], rise.value, *rise.interval())
-
-
-def _with_ends(name: str, value: np.ndarray, low: np.ndarray, high: np.ndarray) -> Row:
-    """A column and its interval's."""
-    ends = (("", value), ("_low", low), ("_high", high))
-    return {f"{name}{end}": _defined(float(number)) for end, number in ends}
+    for index, name in enumerate(HEADLINE_ESTIMATES):
+        ends = (("", whole.value), ("_low", low), ("_high", high))
+        row |= {f"{name}{end}": _defined(number[index]) for end, number in ends}
+    return row
 
 
 def baseline_row(group: GroupSums) -> Row:
