@@ -345,7 +345,8 @@ def stereoset_estimates(
     intervals = {name: (low_C3[:, i], high_C3[:, i]) for i, name in enumerate(found)}
     low, high = intervals["ss"]
     has_kink = ~((low > 50) | (high < 50))
-    intervals["icat"] = tuple(np.where(has_kink, np.nan, of_icat) for of_icat in intervals["icat"])
+    low, high = intervals["icat"]
+    intervals["icat"] = np.where(has_kink, np.nan, low), np.where(has_kink, np.nan, high)
     return StereoSetEstimates(found, intervals)
 
 

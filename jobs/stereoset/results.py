@@ -78,7 +78,7 @@ class StereoSetResults(Results):
 
     @cached_property
     def headline(self) -> pd.DataFrame:
-        """What the paper's notebook prints: a row per model, split and coefficient.
+        """The paper's headline: a row per model, split and coefficient.
 
         ``vectors`` (``in_sample``, ``held_out``, ``file``); ``flow_s2a``, ``flow_u2a``,
         ``flow_s2u``, ``s2a``, ``u2a``, ``s2u`` and ``anti_rise_percent``: means over layers within

@@ -8,6 +8,8 @@ from jobs.page.cautions import Caution, of_random_weights
 from jobs.page.words import coefficient, counted
 from jobs.stereoset.page.estimate import Estimate
 from jobs.stereoset.page.facts import Facts
+from jobs.stereoset.summary_keys import widest
+from jobs.stereoset.summary_tables import FEW_TERMS
 
 FEW_EXAMPLES = 30
 LMS_FALL = 10.0
@@ -20,8 +22,51 @@ def cautions(facts: Facts) -> list[Caution]:
         *of_random_weights(facts.record),
         *_certificate(facts),
         *_missing(facts),
+        *_vectors(facts),
         *_numbers(facts),
+        *_terms(facts),
+        *_stereoset(facts),
     ]
+
+
+def _stereoset(facts: Facts) -> Iterator[Caution]:
+    if facts.summary.cells.num_rows:
+        yield Caution(
+            "LMS, SS and ICAT are computed with multiple-choice prompts here. They are not "
+            "comparable with the published values of StereoSet's leaderboard."
+        )
+
+
+def _vectors(facts: Facts) -> Iterator[Caution]:
+    rows = [row for row in facts.summary.cells.to_pylist() if row["coeff"] != 0]
+    if rows and facts.summary.vectors == "in_sample":
+        yield Caution(
+            "The vectors were fitted to the same examples that they steer (in-sample). Part of "
+            "what they seem to do is this fit: `--set vectors.folds=5` in a new output steers "
+            "with vectors of other examples."
+        )
+    if rows and all(row["changed"] == 0 for row in rows):
+        yield Caution(
+            "No cell changed a single choice. The coefficients may be too small for this model; "
+            "try larger ones."
+        )
+
+
+def _terms(facts: Facts) -> Iterator[Caution]:
+    """Rows that the finding rests on and that have few target terms."""
+    all_rows = [*facts.summary.pooled.to_pylist(), *facts.summary.cells.to_pylist()]
+    few = {
+        f"{row['model']}/{row['split']}/{row['bias_type']}: {row['num_terms']}"
+        for rows in widest(all_rows).values()
+        for row in rows
+        if row["few_terms"]
+    }
+    if few:
+        yield Caution.of(
+            f"The finding rests on fewer than {FEW_TERMS} target terms. With so few, no test can "
+            "be significant, and intervals are very wide:",
+            sorted(few),
+        )
 
 
 def _certificate(facts: Facts) -> Iterator[Caution]:

@@ -18,6 +18,8 @@ from jobs.stereoset.page.figures import drawn
 from jobs.stereoset.page.ran import ran
 from jobs.stereoset.page.tables import cells, glance, nulls
 from jobs.stereoset.page.write import page_of
+from jobs.stereoset.summary import Summary
+from tests.support.known_sweeps import known_sweep
 from tests.support.pages import cell, facts_of, summary_of, synthetic
 
 EVIL = "</script><script>document.title = 'owned'</script>\"'><img src=x onerror=alert(1)>"
@@ -276,3 +278,28 @@ def test_the_page_and_the_figures_have_one_spelling_and_one_color_for_each_effec
         assert f"--{name}:{COLORS[name].dark};" in page
         assert f"flow {LABELS[name]}<" in page
     assert "s→a" not in page.replace(*_library(page))
+
+
+def titles(summary: Summary) -> str:
+    return "\n".join(caution.title for caution in cautions(facts_of(summary, record())))
+
+
+def test_in_sample_vectors_and_a_grid_that_changed_nothing_are_warned_of() -> None:
+    moved = titles(known_sweep(lambda c: (0.0, 0.3, 0.0)))
+    assert "fitted to the same examples that they steer (in-sample)" in moved
+    assert "No cell changed a single choice" not in moved
+    still = titles(known_sweep(lambda c: (0.0, 0.0, 0.0), noise=0.0, vectors="held_out"))
+    assert "in-sample" not in still
+    assert "No cell changed a single choice" in still
+    assert "not comparable with the published values" in still
+
+
+def test_few_target_terms_are_warned_of_only_if_the_finding_rests_on_them() -> None:
+    few = {"num_terms": 3, "few_terms": True}
+    cells = [
+        cell(split="x", bias_type="religion", layer=1) | few,
+        cell(split="x", bias_type="race", layer=1),
+    ]
+    assert "fewer than 5 target terms" in titles(summary_of(cells=cells[:1]))
+    pooled = [cell(split="x", bias_type="all", layer=1)]
+    assert "fewer than 5 target terms" not in titles(summary_of(cells=cells, pooled=pooled))
