@@ -16,10 +16,12 @@ from jobs.persona.index import Group, Parts
 from jobs.persona.plan import PartRef, hook_point
 from jobs.persona.tables import ANSWERS_SCHEMA, PROJECTIONS_SCHEMA, SCORES_SCHEMA, Phase, rows_of
 from steering_core.projections import cosines
-from steering_core.stats.clusters import Cluster, means
+from steering_core.stats.clusters import Cluster, means, side_by_side
+from steering_core.stats.flips import signs, simultaneous
 from steering_core.vectors import from_safetensors
 
 _CELL = ["model", "trait", "layer", "coeff", "positions"]
+SCORES = ("trait_score", "coherence")
 _OUTCOMES = ("scored", "refused", "unparsable", "failed")
 _QUANTILES = {"low": 0.05, "lower": 0.25, "median": 0.5, "upper": 0.75, "high": 0.95}
 
@@ -32,7 +34,8 @@ class PersonaSummary:
         contrast: per model, trait and polarity: answers, outcomes, mean scores, effective pairs.
         steered: per model, trait, layer, coefficient and positions: mean trait score and coherence
             with 95 % intervals (the answers to a question are a cluster), and outcomes.
-            Coefficient 0 is the same at each layer and positions.
+            Coefficient 0 is the same at each layer and positions. ``trait_score_change`` and
+            ``coherence_change`` are paired differences from coefficient 0, see ``_changes``.
         projections: per condition (``positive``, ``negative``, ``baseline`` at coefficient 0,
             ``steered``), vector, pooling and layer of the vector: quantiles over answers.
         cosines: of each two traits' vectors at each layer.
@@ -66,7 +69,7 @@ def summarise(storage: Storage, parts: Parts) -> PersonaSummary:
     projections = [_projections(storage, key, parts, answers) for key in parts.projections]
     return PersonaSummary(
         contrast=pd.DataFrame(_contrast(answers[answers["phase"] == "contrast"], parts)),
-        steered=pd.DataFrame(_steered(at_each_cell(answers[answers["phase"] == "steered"], parts))),
+        steered=_steered(at_each_cell(answers[answers["phase"] == "steered"], parts)),
         projections=pd.concat(projections, ignore_index=True) if projections else pd.DataFrame(),
         cosines=pd.DataFrame(_cosines(storage, parts)),
         answers=answers,
@@ -138,19 +141,57 @@ def _contrast(answers: pd.DataFrame, parts: Parts) -> Iterator[dict[str, object]
         }
 
 
-def _steered(answers: pd.DataFrame) -> Iterator[dict[str, object]]:
-    for key, rows in answers.groupby(_CELL):
-        means: dict[str, float] = {}
-        for name in ("trait_score", "coherence"):
-            low, high = _interval(rows, name)
-            means |= {name: rows[name].mean(), f"{name}_low": low, f"{name}_high": high}
-        yield {
-            **dict(zip(_CELL, key, strict=True)),
-            "layer": int(rows["layer"].iloc[0]),
-            "apply": rows["apply"].iloc[0],
-            **means,
-            **_counts(rows),
-        }
+def _steered(answers: pd.DataFrame) -> pd.DataFrame:
+    rows = []
+    for key, of_cell in answers.groupby(_CELL):
+        means_of_cell: dict[str, float] = {}
+        for name in SCORES:
+            low, high = _interval(of_cell, name)
+            means_of_cell |= {name: of_cell[name].mean(), f"{name}_low": low, f"{name}_high": high}
+        rows.append(
+            {
+                **dict(zip(_CELL, key, strict=True)),
+                "layer": int(of_cell["layer"].iloc[0]),
+                "apply": of_cell["apply"].iloc[0],
+                **means_of_cell,
+                **_counts(of_cell),
+            }
+        )
+    if not rows:
+        return pd.DataFrame()
+    changes = [_changes(of_group) for _, of_group in answers.groupby(["model", "trait"])]
+    return pd.DataFrame(rows).merge(pd.concat(changes), on=_CELL, how="left")
+
+
+def _changes(answers: pd.DataFrame) -> pd.DataFrame:
+    """How each cell of one model and trait differs from coefficient 0, for all cells together.
+
+    Answers to the same question with the same random stream are compared. The answers to a question
+    are a cluster. Intervals and p-values hold for all cells and both scores together.
+
+    Returns:
+        A row per cell with ``<score>_change``, ``_change_low``, ``_change_high``, ``_change_p``;
+        missing at coefficient 0, or where there is no coefficient 0 or no pair of scores.
+    """
+    pair = ["layer", "positions", "question_index", "rollout"]
+    before = answers.loc[answers["coeff"] == 0, [*pair, *SCORES]]
+    steered = answers[answers["coeff"] != 0].merge(before, on=pair, suffixes=("", "_before"))
+    columns = [f"{name}_change{end}" for name in SCORES for end in ("", "_low", "_high", "_p")]
+    cells = list(steered.groupby(_CELL))
+    estimates = []
+    for _, rows in cells:
+        questions, question_of_row = np.unique(rows["question_index"], return_inverse=True)
+        differences = np.column_stack([rows[n] - rows[f"{n}_before"] for n in SCORES]).astype(float)
+        clusters = [Cluster("questions", str(question)) for question in questions]
+        estimates.append(means(differences, question_of_row, clusters))
+    if not estimates:
+        return pd.DataFrame(columns=[*_CELL, *columns])
+    family = side_by_side(estimates)
+    found = simultaneous(family, signs(len(family.clusters)))
+    numbers = np.stack([family.value, found.low, found.high, found.p], axis=-1)
+    frame = pd.DataFrame(numbers.reshape(len(cells), -1), columns=columns)
+    keys = pd.DataFrame([key for key, _ in cells], columns=_CELL)
+    return pd.concat([keys, frame], axis=1)
 
 
 def _interval(rows: pd.DataFrame, name: str) -> tuple[float, float]:

@@ -18,7 +18,8 @@ def summary_of(traits: tuple[str, ...] = ("kind", "sly"), model: str = "chat") -
     steered = [
         {"model": model, "trait": trait, "layer": layer, "coeff": coeff, "positions": "response",
          "trait_score": 50 + 5 * coeff + layer, "trait_score_low": 40.0, "trait_score_high": 80.0,
-         "coherence": 90.0 if coeff < 5 else 30.0, "coherence_low": 20.0, "coherence_high": 95.0}
+         "coherence": 90.0 if coeff < 5 else 30.0, "coherence_low": 20.0, "coherence_high": 95.0,
+         **_change(5 * coeff if coeff else None)}
         for trait, layer, coeff in product(traits, (2, 3), COEFFS)
     ]  # fmt: skip
     cells = [("positive", None, None), ("negative", None, None)]
@@ -42,6 +43,14 @@ def summary_of(traits: tuple[str, ...] = ("kind", "sly"), model: str = "chat") -
         pd.DataFrame(), pd.DataFrame(steered), pd.DataFrame(projections), pd.DataFrame(cosines),
         pd.DataFrame(),
     )  # fmt: skip
+
+
+def _change(value: float | None) -> dict[str, float | None]:
+    """A change of the trait score that is clear if it is there."""
+    ends = (("", 0.0), ("_low", -4.0), ("_high", 4.0))
+    return {
+        f"trait_score_change{end}": None if value is None else value + step for end, step in ends
+    } | {"trait_score_change_p": None if value is None else 0.01}
 
 
 def answers_of(

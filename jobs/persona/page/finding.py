@@ -10,6 +10,8 @@ from jobs.page.words import PERCENT, coefficient, enumerated, largest_of, number
 from jobs.persona.figures import BROKEN_DOWN
 from jobs.persona.summary import PersonaSummary
 
+SIGNIFICANT = 0.05
+
 
 def finding(summary: PersonaSummary) -> Iterator[tuple[str, str]]:
     """(Model and trait, sentences) of each group that has been steered."""
@@ -73,12 +75,23 @@ def _extremes(highest: pd.Series, lowest: pd.Series, num_cells: int) -> str:
 def _unsteered(rows: pd.DataFrame, highest: pd.Series) -> Iterator[str]:
     """What the highest score compares with; nothing if it is the unsteered one itself."""
     before = rows[rows["coeff"] == 0]
-    if before.empty or highest["coeff"] == 0:
+    if before.empty:
+        yield "The grid has no coefficient 0, so it does not show what steering changed."
         return
-    unsteered = before.iloc[0]
-    yield f"At coefficient 0 it is {_estimate(unsteered, 'trait_score')}."
-    if highest["trait_score_low"] <= unsteered["trait_score_high"]:
-        yield "The intervals overlap, so it is not clear that steering raised it."
+    if highest["coeff"] == 0:
+        return
+    yield f"At coefficient 0 it is {_estimate(before.iloc[0], 'trait_score')}."
+    if pd.isna(highest["trait_score_change"]):
+        return
+    change = (
+        f"{number(highest['trait_score_change'], 1)} (95{PERCENT} interval "
+        f"{number(highest['trait_score_change_low'], 1)} to "
+        f"{number(highest['trait_score_change_high'], 1)}, which holds for all cells together)"
+    )
+    if highest["trait_score_change_p"] <= SIGNIFICANT:
+        yield f"Steering changed it by {change}."
+    else:
+        yield f"The change of {change} is not clear."
 
 
 def _place(row: pd.Series) -> str:
