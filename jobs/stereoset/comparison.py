@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,10 @@ import pyarrow as pa
 from cluster.errors import ObjectNotFoundError, UserActionError
 from cluster.ledger import Ledger
 from cluster.storage import Storage
+from jobs.stereoset.differences import DIFFERENCES_SCHEMA, differences
+from jobs.stereoset.estimates import Row
 from jobs.stereoset.inventory import take_inventory
-from jobs.stereoset.summary import Summary, summarise
+from jobs.stereoset.summary import Summary, stacks_of, summarise
 from jobs.stereoset.summary_tables import CELLS_SCHEMA, stored_table
 
 COMPARED_SCHEMA = pa.schema([("run", pa.string()), *CELLS_SCHEMA])
@@ -30,11 +32,13 @@ class Comparison:
         name, other: what each is called: the keys of its spec that the other has otherwise, as in
             ``vectors.folds 1`` and ``vectors.folds 5``; or its place.
         rows: ``COMPARED_SCHEMA``: cells and pooled cells that both have, named by ``run``.
+        differences: ``DIFFERENCES_SCHEMA``: this run minus the other, paired by target term.
     """
 
     name: str
     other: str
     rows: pa.Table
+    differences: pa.Table
 
 
 def compare(storage: Storage, summary: Summary, with_run: Storage) -> Comparison:
@@ -53,7 +57,21 @@ def compare(storage: Storage, summary: Summary, with_run: Storage) -> Comparison
         )
     name, other = _names(storage, with_run)
     rows = [{"run": run, **of[key]} for key in common for run, of in ((name, own), (other, theirs))]
-    return Comparison(name, other, pa.Table.from_pylist(rows, schema=COMPARED_SCHEMA))
+    return Comparison(
+        name,
+        other,
+        pa.Table.from_pylist(rows, schema=COMPARED_SCHEMA),
+        pa.Table.from_pylist(
+            list(_differences(storage, with_run, name, other)), schema=DIFFERENCES_SCHEMA
+        ),
+    )
+
+
+def _differences(storage: Storage, with_run: Storage, name: str, other: str) -> Iterator[Row]:
+    mine, theirs = (stacks_of(run, take_inventory(run)) for run in (storage, with_run))
+    for model in sorted(mine.keys() & theirs.keys()):
+        sides = (name, *mine[model]), (other, *theirs[model])
+        yield from differences("runs", *sides, model=model)
 
 
 def _by_key(rows: list[_Row]) -> dict[tuple[Any, ...], _Row]:

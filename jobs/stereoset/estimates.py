@@ -39,15 +39,16 @@ _Stack = tuple[str, str, bool]
 
 @dataclass(frozen=True)
 class ModelEstimates:
-    """The rows of one model for each of the tables."""
+    """The rows of one model for each of the tables, and what they were made of."""
 
     cells: list[Row]
     pooled: list[Row]
     headline: list[Row]
     findings: list[Row]
+    stacks: Stacks
 
 
-class _Stacks:
+class Stacks:
     """Sums and estimates of the cells that are pooled alike, each made once."""
 
     def __init__(self, groups: Sequence[GroupSums]) -> None:
@@ -84,7 +85,7 @@ def model_estimates(
     """
     cells: list[Row] = []
     pooled_rows: list[Row] = []
-    stacks = _Stacks(groups)
+    stacks = Stacks(groups)
     for stack in sorted({(key.split, key.bias_type, key.layer is None) for key in planned}):
         if (found := stacks.get(stack)) is None:
             continue
@@ -99,6 +100,7 @@ def model_estimates(
         pooled_rows,
         _headline(stacks, groups, planned, vectors),
         _findings(stacks, cells, pooled_rows),
+        stacks,
     )
 
 
@@ -115,12 +117,12 @@ def _rows(
     if not has_direction:
         nothing = np.full(len(sums.cells), np.nan)
         columns |= dict.fromkeys(("anti_steered", "anti_steered_low", "anti_steered_high"), nothing)
-    p_of_cells = _tested(found.tested)
+    p_of_cells = tested_p(found.tested)
     columns |= {f"{name}_p": p_of_cells[:, index] for index, name in enumerate(TESTED)}
     columns["icc_s2a"] = found.icc_s2a
     rows = []
     for index, (layer, coeff) in enumerate(sums.cells):
-        if planned.get(SummaryKey(split, bias_type, layer, coeff)) != sums.num_cells[index]:
+        if not sums.is_complete(SummaryKey(split, bias_type, layer, coeff), planned):
             continue
         rows.append(
             {
@@ -150,7 +152,7 @@ def _defined(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def _tested(estimate: ClusterEstimate) -> np.ndarray:
+def tested_p(estimate: ClusterEstimate) -> np.ndarray:
     """p-values [C, 6] of sign flips over clusters."""
     num = len(estimate.clusters)
     p = p_values(estimate, signs(num, _FIRST_FLIPS))
@@ -175,7 +177,7 @@ def _adjust(rows: list[Row]) -> None:
             row[f"{name}_q"] = float(q)
 
 
-def _findings(stacks: _Stacks, cells: Sequence[Row], pooled_rows: Sequence[Row]) -> list[Row]:
+def _findings(stacks: Stacks, cells: Sequence[Row], pooled_rows: Sequence[Row]) -> list[Row]:
     """Simultaneous statements about everything that a finding may choose from.
 
     That is the widest rows (one for each coefficient, if the run is complete) times ``TESTED``.
@@ -204,7 +206,7 @@ def _findings(stacks: _Stacks, cells: Sequence[Row], pooled_rows: Sequence[Row])
 
 
 def _headline(
-    stacks: _Stacks, groups: Sequence[GroupSums], planned: Mapping[SummaryKey, int], vectors: str
+    stacks: Stacks, groups: Sequence[GroupSums], planned: Mapping[SummaryKey, int], vectors: str
 ) -> list[Row]:
     """What the paper's notebook prints and draws: a row per split and coefficient.
 

@@ -57,6 +57,8 @@ def report(
     for name in ("cells", "pooled", "headline", "findings", "geometry", "baseline"):
         _write(storage, name, getattr(summary, name))
     _write(storage, "nulls", summary.nulls, only_with_rows=True)
+    differences = [summary.differences, *([] if comparison is None else [comparison.differences])]
+    _write(storage, "differences", pa.concat_tables(differences), only_with_rows=True)
     compared = COMPARED_SCHEMA.empty_table() if comparison is None else comparison.rows
     _write(storage, "compared", compared, only_with_rows=True)
     if summary.num_missing:

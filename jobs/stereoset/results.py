@@ -142,5 +142,14 @@ class StereoSetResults(Results):
 
     def _computed_summary(self) -> dict[str, pd.DataFrame]:
         summary = summarise(self._storage, self._inventory)
-        names = ("cells", "pooled", "headline", "findings", "nulls", "geometry", "baseline")
+        names = (
+            "cells",
+            "pooled",
+            "headline",
+            "findings",
+            "differences",
+            "nulls",
+            "geometry",
+            "baseline",
+        )
         return {name: getattr(summary, name).to_pandas() for name in names}

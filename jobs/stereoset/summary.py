@@ -9,7 +9,13 @@ import pyarrow as pa
 
 from cluster.ledger import Ledger
 from cluster.storage import Storage
-from jobs.stereoset.estimates import Row, baseline_row, model_estimates
+from jobs.stereoset.differences import (
+    DIFFERENCES_SCHEMA,
+    Planned,
+    between_models,
+    differences,
+)
+from jobs.stereoset.estimates import Row, Stacks, baseline_row, model_estimates
 from jobs.stereoset.geometry import geometry
 from jobs.stereoset.inventory import Inventory
 from jobs.stereoset.plan import Group
@@ -35,7 +41,8 @@ class Summary:
         pooled: the same over bias types, splits and layers, if there are several and all of them
             are complete; ``split`` and ``bias_type`` are then ``all``, ``layer`` is null.
         headline: the averages of the paper's notebook, one row per (model, split, coeff).
-        findings: simultaneous statements, see ``estimates.findings``.
+        findings: simultaneous statements about the widest rows of each model.
+        differences: paired differences between models, and of fitted vectors from nulls.
         nulls: cells and pooled cells steered with vectors that mean nothing, named by ``null``.
         geometry: anisotropy of the pooled states, one row per (model, split, bias_type, layer)
             and pooled as ``pooled`` is.
@@ -50,6 +57,7 @@ class Summary:
     pooled: pa.Table
     headline: pa.Table
     findings: pa.Table
+    differences: pa.Table
     nulls: pa.Table
     geometry: pa.Table
     baseline: pa.Table
@@ -65,7 +73,8 @@ def summarise(storage: Storage, inventory: Inventory) -> Summary:
     """Estimates of every cell whose rows are complete (``steering_core.metrics`` defines them)."""
     identity = (Ledger(storage).read_record() or {}).get("identity", {})
     sums = {null: _sums(storage, inventory, null) for null in (None, *NULLS)}
-    tables: dict[str, list[Row]] = {n: [] for n in (*_OF_A_MODEL, "nulls")}
+    tables: dict[str, list[Row]] = {n: [] for n in (*_OF_A_MODEL, "nulls", "differences")}
+    sides: dict[Null | None, dict[str, tuple[Stacks, Planned]]] = {}
     num_missing = 0
     for null, of_models in sums.items():
         planned = planned_keys(inventory.planned, null)
@@ -76,6 +85,7 @@ def summarise(storage: Storage, inventory: Inventory) -> Summary:
                 vectors=vectors_of(identity),
                 has_direction=adds_vector(identity),
             )
+            sides.setdefault(null, {})[model] = found.stacks, keys
             num_missing += sum(key.is_cell for key in keys) - len(found.cells)
             if null is not None:
                 rows = [*found.cells, *found.pooled]
@@ -83,6 +93,12 @@ def summarise(storage: Storage, inventory: Inventory) -> Summary:
                 continue
             for name in _OF_A_MODEL:
                 tables[name] += [{"model": model, **row} for row in getattr(found, name)]
+    fitted = sides.get(None, {})
+    tables["differences"] += between_models(fitted)
+    for null in NULLS:
+        for model, of_null in sides.get(null, {}).items():
+            one, other = ("fitted", *fitted[model]), (null, *of_null)
+            tables["differences"] += differences("null", one, other, model=model)
     baseline = [
         {"model": model, **baseline_row(group)}
         for model, groups in sums[None].items()
@@ -93,6 +109,7 @@ def summarise(storage: Storage, inventory: Inventory) -> Summary:
         pooled=pa.Table.from_pylist(tables["pooled"], schema=CELLS_SCHEMA),
         headline=pa.Table.from_pylist(tables["headline"], schema=HEADLINE_SCHEMA),
         findings=pa.Table.from_pylist(tables["findings"], schema=FINDINGS_SCHEMA),
+        differences=pa.Table.from_pylist(tables["differences"], schema=DIFFERENCES_SCHEMA),
         nulls=pa.Table.from_pylist(tables["nulls"], schema=NULLS_SCHEMA),
         geometry=geometry(storage, inventory),
         baseline=pa.Table.from_pylist(baseline, schema=BASELINE_SCHEMA),
@@ -129,3 +146,10 @@ def _sums(storage: Storage, inventory: Inventory, null: Null | None) -> dict[str
         of_group = GroupSums.of_rows(group.split, group.bias_type, rows, steered)
         sums.setdefault(group.model, []).append(of_group)
     return sums
+
+
+def stacks_of(storage: Storage, inventory: Inventory) -> dict[str, tuple[Stacks, Planned]]:
+    """By model, the sums of the fitted vectors' rows and the plan, to compare with another run."""
+    sums = _sums(storage, inventory, None)
+    planned = planned_keys(inventory.planned)
+    return {model: (Stacks(sums.get(model, [])), keys) for model, keys in planned.items()}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jobs.stereoset.scored_rows import CellKey, ScoredRows, SteeredRows
-from jobs.stereoset.summary_keys import POOLED
+from jobs.stereoset.summary_keys import POOLED, SummaryKey
 from steering_core.metrics import SUMS, TermSums, example_values, sums_by_term
 
 
@@ -120,6 +120,11 @@ class Pooled:
     def num_terms(self) -> int:
         """Target terms, of all bias types."""
         return sum(len(sums.terms) for sums in self.by_bias_type.values())
+
+    def is_complete(self, key: SummaryKey, planned: Mapping[SummaryKey, int]) -> bool:
+        """Whether every planned cell of a row is in the sums."""
+        index = self.cells.index((key.layer, key.coeff))
+        return bool(self.num_cells[index] == planned.get(key))
 
     @property
     def coeffs(self) -> np.ndarray:

@@ -103,6 +103,10 @@ class ClusterEstimate:
         """The same, with the standard error [E] that independent examples would give."""
         return replace(self, example_sd={name: sd})
 
+    def without_examples(self) -> ClusterEstimate:
+        """The same, from its clusters alone."""
+        return replace(self, example_sd={})
+
     def where(self, there: np.ndarray) -> ClusterEstimate:
         """The same, 0 and without influence where ``there`` (broadcast to [E]) is false."""
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from jobs.stereoset.differences import DIFFERENCES_SCHEMA
 from jobs.stereoset.geometry import GEOMETRY_SCHEMA
 from jobs.stereoset.page.facts import Facts
 from jobs.stereoset.summary import Summary
@@ -67,6 +68,7 @@ def summary_of(
     return Summary(
         vectors=vectors,
         has_intent=has_intent,
+        differences=DIFFERENCES_SCHEMA.empty_table(),
         findings=pa.Table.from_pylist(list(findings), schema=FINDINGS_SCHEMA),
         cells=pa.Table.from_pylist(list(cells), schema=CELLS_SCHEMA),
         pooled=pa.Table.from_pylist(list(pooled), schema=CELLS_SCHEMA),
