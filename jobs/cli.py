@@ -369,9 +369,22 @@ def status(
         outputs.status(storage, prints_json=json_)
 
 
+def _compared(first: str | None, others: list[str] | None) -> list[str]:
+    """The runs behind ``--compare``; click gives an option one value, so the others follow it."""
+    if first is None and others:
+        raise typer.BadParameter(
+            f"unexpected {others[0]!r}; to compare runs, write `report URI --compare URI ...`"
+        )
+    return [] if first is None else [first, *(others or [])]
+
+
 @app.command()
 def report(
     uri: UriArgument,
+    others: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[URI ...]", help="More runs to compare with, after --compare URI"),
+    ] = None,
     by: Annotated[
         str | None,
         typer.Option(
@@ -382,7 +395,11 @@ def report(
     ] = None,
     compare: Annotated[
         str | None,
-        typer.Option(metavar="URI", help="Output of another run to compare with on the page"),
+        typer.Option(
+            metavar="URI [URI ...]",
+            help="Other runs to compare with: paired differences; runs that differ only in "
+            "data.seed are also summarized together",
+        ),
     ] = None,
     no_figures: NoFiguresOption = False,
     figures: FiguresOption = False,
@@ -403,6 +420,8 @@ def report(
         steersweep report runs/gemma2 --by layer,bias_type
 
         steersweep report runs/in-sample --compare runs/cross-fitted
+
+        steersweep report runs/seed0 --compare runs/seed1 runs/seed2 runs/seed3
     """
     _configure(verbose=verbose, quiet=quiet, as_json=json_)
     from jobs import outputs
@@ -410,7 +429,7 @@ def report(
     outputs.report(
         _open(uri, endpoint_url),
         figures=_draws_figures(no_figures=no_figures, figures=figures),
-        beside=None if compare is None else _open(compare, endpoint_url),
+        beside=[_open(other, endpoint_url) for other in _compared(compare, others)],
         by=by,
         prints_json=json_,
     )

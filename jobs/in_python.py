@@ -82,7 +82,7 @@ def report(
 ) -> StereoSetResults | PersonaResults:
     """See ``steersweep.report``."""
     storage = _reached(uri, endpoint_url)
-    outputs.report(storage, figures=figures, beside=None)
+    outputs.report(storage, figures=figures)
     return results_of(storage)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cluster.errors import UserActionError
@@ -64,7 +64,7 @@ def report(
     storage: Storage,
     *,
     figures: bool,
-    beside: Storage | None,
+    beside: Sequence[Storage] = (),
     by: str | None = None,
     prints_json: bool = False,
 ) -> None:
@@ -72,7 +72,7 @@ def report(
 
     Args:
         figures: whether to draw them.
-        beside: another run, to compare with this one.
+        beside: other runs, to compare with this one.
         by: columns that the printed result separates, with commas between them.
         prints_json: whether to print the result as JSON, too.
 
@@ -83,7 +83,7 @@ def report(
     if _is_persona(Ledger(storage).read_record() or {}):
         from jobs.persona import report as persona
 
-        if beside is not None:
+        if beside:
             raise UserActionError("--compare is for outputs of the stereoset job")
         if by is not None:
             raise UserActionError(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,15 +12,20 @@ import pyarrow as pa
 from cluster.errors import ObjectNotFoundError, UserActionError
 from cluster.ledger import Ledger
 from cluster.storage import Storage
+from jobs.console import print_tables, say
 from jobs.stereoset.differences import DIFFERENCES_SCHEMA, differences
 from jobs.stereoset.estimates import Row
 from jobs.stereoset.inventory import take_inventory
+from jobs.stereoset.labels import CHANGES, LABELS
 from jobs.stereoset.summary import Summary, stacks_of, summarise
-from jobs.stereoset.summary_tables import CELLS_SCHEMA, stored_table
+from jobs.stereoset.summary_keys import widest
+from jobs.stereoset.summary_tables import CELLS_SCHEMA, HEADLINE_ESTIMATES, stored_table
+from jobs.words import coefficient, signed
 
 COMPARED_SCHEMA = pa.schema([("run", pa.string()), *CELLS_SCHEMA])
 _KEYS = ("model", "split", "bias_type", "layer", "coeff")
 _MOST_KEYS_NAMED = 3
+_MOST_ROWS = 20
 
 _Row = Mapping[str, Any]
 
@@ -72,6 +78,86 @@ def _differences(storage: Storage, with_run: Storage, name: str, other: str) -> 
     for model in sorted(mine.keys() & theirs.keys()):
         sides = (name, *mine[model]), (other, *theirs[model])
         yield from differences("runs", *sides, model=model)
+
+
+SEEDS_SCHEMA = pa.schema(
+    [
+        ("model", pa.string()),
+        ("split", pa.string()),
+        ("coeff", pa.float64()),
+        ("vectors", pa.string()),
+        ("estimate", pa.string()),
+        ("num_runs", pa.int64()),
+        *((name, pa.float64()) for name in ("mean", "sd", "smallest", "largest")),
+    ]
+)
+"""How far the headline moves with the subset of examples that ``data.seed`` draws."""
+
+
+def of_seeds(runs: Sequence[Storage], summary: Summary) -> pa.Table:
+    """Mean and spread of the headline over runs that differ only in ``data.seed``; else no rows.
+
+    Args:
+        runs: this run, whose summary is given, and others.
+    """
+    identities = [dict((Ledger(run).read_record() or {}).get("identity", {})) for run in runs]
+    seeds = [identity.pop("data.seed", None) for identity in identities]
+    are_alike = all(identity == identities[0] for identity in identities)
+    if len(runs) < 2 or not are_alike or len(set(seeds)) < len(seeds):
+        return SEEDS_SCHEMA.empty_table()
+    tables = [summary.headline, *(_headline(run) for run in runs[1:])]
+    by_key: dict[tuple[Any, ...], list[_Row]] = {}
+    for row in (row for table in tables for row in table.to_pylist()):
+        by_key.setdefault(tuple(row[key] for key in SEEDS_SCHEMA.names[:4]), []).append(row)
+    rows = []
+    for key, of_key in by_key.items():
+        for estimate in HEADLINE_ESTIMATES:
+            values = [row[estimate] for row in of_key if row[estimate] is not None]
+            if len(values) == len(runs):
+                spread = {
+                    "mean": statistics.fmean(values),
+                    "sd": statistics.stdev(values),
+                    "smallest": min(values),
+                    "largest": max(values),
+                }
+                place = dict(zip(SEEDS_SCHEMA.names, (*key, estimate, len(runs)), strict=False))
+                rows.append(place | spread)
+    return pa.Table.from_pylist(rows, schema=SEEDS_SCHEMA)
+
+
+def _headline(storage: Storage) -> pa.Table:
+    try:
+        return stored_table(storage, "headline")
+    except ObjectNotFoundError:
+        return summarise(storage, take_inventory(storage)).headline
+
+
+def print_comparisons(comparisons: Sequence[Comparison], seeds: pa.Table) -> None:
+    """Print the differences of the widest rows, and how far the headline moves with the seed."""
+    for comparison in comparisons:
+        rows = [r for r in comparison.differences.to_pylist() if r["estimate"] == CHANGES[0]]
+        say(f"\n{comparison.name} minus {comparison.other} (paired by target term)")
+        shown = [
+            [
+                f"{row['model']}, {row['split']}, {row['bias_type']}",
+                "all" if row["layer"] is None else str(row["layer"]),
+                coefficient(row["coeff"]),
+                f"{signed(row['difference'])} ({signed(row['low'])}, {signed(row['high'])})",
+                f"{row['p']:.3f}",
+            ]
+            for of_model in widest(rows).values()
+            for row in of_model
+        ]
+        columns = ("", "layer", "coeff", f"{LABELS[CHANGES[0]]} (95 % interval)", "p")
+        print_tables(columns, [("", shown[:_MOST_ROWS])])
+    for row in seeds.to_pylist():
+        if row["estimate"] == HEADLINE_ESTIMATES[-1]:
+            say(
+                f"\n{row['model']}, {row['split']}, coefficient {coefficient(row['coeff'])}: over "
+                f"{row['num_runs']} seeds the ratio of\nanti-stereotypical answers changed by "
+                f"{row['mean']:+.1f} % on average (sd {row['sd']:.1f},\nfrom "
+                f"{row['smallest']:+.1f} to {row['largest']:+.1f})"
+            )
 
 
 def _by_key(rows: list[_Row]) -> dict[tuple[Any, ...], _Row]:

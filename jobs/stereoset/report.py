@@ -16,7 +16,7 @@ from cluster.ledger import Ledger
 from cluster.storage import Storage
 from jobs.console import detail, link, say, warn
 from jobs.stereoset.certificate_file import CERTIFICATE_KEY, write_certificate
-from jobs.stereoset.comparison import COMPARED_SCHEMA, compare
+from jobs.stereoset.comparison import COMPARED_SCHEMA, compare, of_seeds, print_comparisons
 from jobs.stereoset.examples import store_missing_examples
 from jobs.stereoset.inventory import Inventory, take_inventory
 from jobs.stereoset.non_finite import described
@@ -34,7 +34,7 @@ def report(
     set_aside: Sequence[Mapping[str, Any]] | None = None,
     *,
     figures: bool = True,
-    beside: Storage | None = None,
+    beside: Sequence[Storage] = (),
     by: frozenset[str] | None = None,
 ) -> Summary:
     """Write ``summary/`` (Parquet, CSV), ``figures/``, ``certificate.json`` and ``report.html``.
@@ -44,7 +44,7 @@ def report(
     Args:
         set_aside: what failed in the session under way; None: what the last session wrote down.
         figures: whether to draw them.
-        beside: another run, to compare with this one.
+        beside: other runs, to compare with this one.
         by: columns that the printed result separates; None: its short form.
 
     Raises:
@@ -53,14 +53,16 @@ def report(
     record = Ledger(storage).read_record() or {}
     inventory = take_inventory(storage)
     summary = summarise(storage, inventory)
-    comparison = None if beside is None else compare(storage, summary, beside)
+    comparisons = [compare(storage, summary, other) for other in beside]
+    seeds = of_seeds([storage, *beside], summary)
     for name in ("cells", "pooled", "headline", "findings", "geometry", "baseline"):
         _write(storage, name, getattr(summary, name))
     _write(storage, "nulls", summary.nulls, only_with_rows=True)
-    differences = [summary.differences, *([] if comparison is None else [comparison.differences])]
+    differences = [summary.differences, *(c.differences for c in comparisons)]
     _write(storage, "differences", pa.concat_tables(differences), only_with_rows=True)
-    compared = COMPARED_SCHEMA.empty_table() if comparison is None else comparison.rows
-    _write(storage, "compared", compared, only_with_rows=True)
+    _write(storage, "seeds", seeds, only_with_rows=True)
+    compared = [COMPARED_SCHEMA.empty_table(), *(c.rows for c in comparisons)]
+    _write(storage, "compared", pa.concat_tables(compared), only_with_rows=True)
     if summary.num_missing:
         warn(
             f"{summary.num_missing} of {summary.num_missing + summary.cells.num_rows} cells are "
@@ -72,10 +74,11 @@ def report(
             "`steersweep run` with the same spec recomputes it"
         )
     print_result(summary.cells, summary.pooled, summary.headline, by)
+    print_comparisons(comparisons, seeds)
     for line in described(inventory):
         warn(line)
     certificate = write_certificate(storage, inventory)
-    facts = gather(inventory, summary, record, certificate, set_aside, comparison)
+    facts = gather(inventory, summary, record, certificate, set_aside, comparisons)
     write_page(storage, facts)
     write_checked(storage, inventory.parts)
     store_missing_examples(storage, inventory, record)

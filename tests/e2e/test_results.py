@@ -131,9 +131,45 @@ def test_another_run_is_shown_beside_this_one(output: Path, tmp_path: Path) -> N
             stored.sort_values(keys, ignore_index=True),
             check_dtype=False,
         )
-    assert "Compared with another run" in (own / "report.html").read_text()
+    differences = pd.read_parquet(own / "summary" / "differences.parquet").query("kind == 'runs'")
+    cells = rows.set_index(["run", *GROUP, "layer", "coeff"])["s2a"]
+    for of in differences.query("estimate == 's2a'").to_dict("records"):
+        key = (*(of[name] for name in GROUP), of["layer"], of["coeff"])
+        wanted = cells[of["a"], *key] - cells[of["b"], *key]
+        assert of["difference"] == pytest.approx(wanted)
+        assert of["low"] <= of["difference"] <= of["high"]
+    assert "vectors.folds 2 minus vectors.folds 1 (paired by target term)" in made.out
+    page = (own / "report.html").read_text()
+    assert "Compared with another run" in page
+    assert "Differences: vectors.folds 2 minus vectors.folds 1" in page
     assert steersweep("report", str(own)).code == 0
     assert not list((own / "summary").glob("compared.*"))
+
+
+def test_runs_that_differ_only_in_their_seed_are_summarized_together(tmp_path: Path) -> None:
+    uris = []
+    for seed in range(3):
+        spec = write_spec(
+            tmp_path / "sweep.yaml",
+            data={"path": "embedded:examples.json", "splits": ["intersentence"]}
+            | {"limit": 2, "seed": seed},
+            steering={"layers": [4], "coeffs": [400]},
+            output=str(tmp_path / f"seed{seed}"),
+        )
+        assert steersweep("run", str(spec), "--no-figures").code == 0
+        uris.append(str(tmp_path / f"seed{seed}"))
+    made = steersweep("report", uris[0], "--compare", *uris[1:], "--no-figures")
+    assert made.code == 0, made
+    (seeds,) = [pd.read_parquet(Path(uris[0]) / "summary" / "seeds.parquet")]
+    headlines = pd.concat(pd.read_parquet(Path(u) / "summary" / "headline.parquet") for u in uris)
+    s2a = seeds.query("estimate == 's2a'").iloc[0]
+    assert s2a["num_runs"] == 3
+    assert s2a["mean"] == pytest.approx(headlines["s2a"].mean())
+    assert s2a["sd"] == pytest.approx(headlines["s2a"].std())
+    assert (s2a["smallest"], s2a["largest"]) == (headlines["s2a"].min(), headlines["s2a"].max())
+    twice = steersweep("report", uris[0], uris[1])
+    assert twice.code == 2
+    assert "write `report URI --compare URI ...`" in twice.err
 
 
 def test_runs_without_a_common_cell_are_not_compared(output: Path, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ class Facts:
         without_baseline: groups that have steered rows and lack some of their baseline.
         non_finite: a line for each group that has scores which are not finite.
         set_aside: tasks that failed, as ``run.json`` describes them.
-        comparison: another run to compare with.
+        comparisons: this run with each of others.
     """
 
     summary: Summary
@@ -50,7 +50,7 @@ class Facts:
     non_finite: tuple[str, ...]
     set_aside: tuple[Mapping[str, Any], ...]
     made: datetime
-    comparison: Comparison | None = None
+    comparisons: tuple[Comparison, ...] = ()
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -70,14 +70,14 @@ def gather(
     record: Mapping[str, Any],
     certificate: Mapping[str, Any],
     set_aside: Sequence[Mapping[str, Any]] | None,
-    comparison: Comparison | None = None,
+    comparisons: Sequence[Comparison] = (),
 ) -> Facts:
     """The facts of an output.
 
     Args:
         record: what ``run.json`` holds; empty if it is lost.
         certificate: what ``certificate.json`` holds.
-        comparison: another run to compare with.
+        comparisons: this run with each of others.
         set_aside: tasks that failed in the current session; None: those the last session recorded.
     """
     if set_aside is None:
@@ -95,7 +95,7 @@ def gather(
         non_finite=tuple(non_finite.described(inventory)),
         set_aside=tuple(redact_all(entry) for entry in set_aside),
         made=datetime.now(UTC),
-        comparison=comparison,
+        comparisons=tuple(comparisons),
     )
 
 

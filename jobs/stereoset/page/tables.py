@@ -103,17 +103,80 @@ def nulls(summary: Summary) -> Table:
     )
 
 
-def compared(comparison: Comparison | None) -> Table:
+def compared(comparison: Comparison, number: int = 0) -> Table:
     """This run compared with another, over the cells that both have."""
-    rows = [] if comparison is None else comparison.rows.to_pylist()
-    names = () if comparison is None else (comparison.name, comparison.other)
+    rows = comparison.rows.to_pylist()
+    names = (comparison.name, comparison.other)
     return _beside(
-        "compared",
+        "compared" if not number else f"compared-{number + 1}",
         "Compared with another run",
         "run",
         {name: _where(rows, "run", name) for name in names},
         "Over the cells that both runs have. The single cells are in summary/compared.csv.",
     )
+
+
+def differences(comparison: Comparison, number: int = 0) -> Table:
+    """Paired differences between two runs."""
+    return _differences(
+        f"differences-{number + 1}",
+        f"Differences: {comparison.name} minus {comparison.other}",
+        comparison.differences.to_pylist(),
+    )
+
+
+def model_differences(summary: Summary) -> Table:
+    """Paired differences between the models of the run."""
+    rows = summary.differences.to_pylist()
+    return _differences(
+        "model-differences",
+        "Differences between models",
+        [
+            row | {"model": f"{row['a']} minus {row['b']}"}
+            for row in rows
+            if row["kind"] == "models"
+        ],
+    )
+
+
+def _differences(name: str, caption: str, rows: Sequence[_Row]) -> Table:
+    """Differences of the widest rows; all others are in summary/differences.csv."""
+    by_key: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in rows:
+        key = tuple(row[k] for k in ("model", "split", "bias_type", "layer", "coeff"))
+        shared = dict(zip(("model", "split", "bias_type", "layer", "coeff"), key, strict=True))
+        of_key = by_key.setdefault(key, shared)
+        ends = (("", "difference"), ("_low", "low"), ("_high", "high"))
+        of_key |= {f"{row['estimate']}{end}": row[column] for end, column in ends}
+        of_key[f"{row['estimate']}_q"] = row["p"]
+    chosen = [row for of_model in widest(by_key.values()).values() for row in of_model]
+    return Table(
+        name,
+        caption,
+        (
+            Column("model", is_number=False),
+            Column("where", is_number=False),
+            Column("coefficient"),
+            *(Column(f"{_DELTA} {LABELS[name]}", "nats") for name in CHANGES),
+            *_flow_columns(),
+            Column("changed", _SHARE),
+            Column("LMS change", _POINTS),
+        ),
+        tuple(
+            (
+                _word(row["model"]),
+                _word(_place(row)),
+                _coeff(row["coeff"]),
+                *(_estimate(row, name, digits=3, q=row[f"{name}_q"]) for name in CHANGES),
+                *_flow_cells(row),
+                _estimate(row, "changed", times=100),
+                _estimate(row, "lms_change"),
+            )
+            for row in chosen[:_MOST_ROWS]
+        ),
+        f"Paired by target term: what both have in common cancels. *: p < {SIGNIFICANT}, for each "
+        "number alone. summary/differences.csv has every row.",
+    ).condensed()
 
 
 def _where(rows: Sequence[_Row], key: str, value: str) -> list[_Row]:

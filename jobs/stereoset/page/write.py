@@ -28,7 +28,10 @@ def write_page(storage: Storage, facts: Facts) -> None:
 
 
 def _tables(facts: Facts) -> Iterator[Table]:
-    yield tables.compared(facts.comparison)
+    for number, comparison in enumerate(facts.comparisons):
+        yield tables.compared(comparison, number)
+        yield tables.differences(comparison, number)
+    yield tables.model_differences(facts.summary)
     for made in (tables.nulls, tables.baseline, tables.cells):
         yield made(facts.summary)
 
