@@ -82,13 +82,22 @@ def _add(digest: _Hash, array: pa.Array) -> None:
     elif _is_bytes(kind):
         values = valid.cast(pa.large_binary())
         _add_numbers(digest, pc.binary_length(values))
-        digest.update(b"".join(values.to_pylist()))
+        digest.update(_bytes_of(values))
     elif pat.is_date32(kind):
         _add_numbers(digest, valid.cast(pa.int32()))
     elif pat.is_timestamp(kind):
         _add_numbers(digest, valid.cast(pa.int64()))
     else:
         _add_numbers(digest, valid)
+
+
+def _bytes_of(values: pa.LargeBinaryArray) -> Any:
+    """The bytes of all values one after the other, where they lie: none of them is null."""
+    _, offsets, data = values.buffers()
+    if data is None or not len(values):
+        return b""
+    ends = np.frombuffer(offsets, np.int64)[values.offset : values.offset + len(values) + 1]
+    return memoryview(data)[ends[0] : ends[-1]]
 
 
 def _add_numbers(digest: _Hash, values: pa.Array) -> None:
