@@ -126,6 +126,7 @@ def _draw(storage: Storage, inventory: Inventory, summary: Summary) -> None:
         cells,
         summary.pooled.to_pandas(),
         vectors_frame(inventory.vectors),
+        headline=summary.headline.to_pandas(),
         of_nulls=summary.nulls.to_pandas(),
         geometry=summary.geometry.to_pandas(),
     )

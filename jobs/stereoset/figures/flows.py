@@ -55,34 +55,59 @@ _KINDS = (
 )
 
 
-def flows(cells: pd.DataFrame, pooled: pd.DataFrame) -> Iterator[tuple[str, Drawing]]:
-    """A figure per split and coefficient, pooled over bias types."""
+def flows(
+    cells: pd.DataFrame, pooled: pd.DataFrame, headline: pd.DataFrame | None = None
+) -> Iterator[tuple[str, Drawing]]:
+    """A figure per split and coefficient, over bias types.
+
+    Single layers are means over examples. All layers together are the paper's headline, as in its
+    own flow diagrams, where that is there: every layer and bias type has the same weight.
+    """
     by_layer = over_bias_types(cells, pooled)
     whole = over_bias_types_and_layers(cells, pooled)
+    has_headline = headline is not None and not headline.empty
+    if headline is not None and has_headline:
+        whole = headline
     for split, coeff, of in by_split_and_coeff(by_layer):
         over_layers = whole[(whole["split"] == split) & (whole["coeff"] == coeff)]
         yield (
             f"flows-{split}-coeff={float_text(coeff)}",
-            partial(_figure, of, over_layers, split, coeff),
+            partial(_figure, of, over_layers, split, coeff, has_headline=has_headline),
         )
 
 
-def _figure(by_layer: pd.DataFrame, over_layers: pd.DataFrame, split: str, coeff: float) -> Figure:
+def _figure(
+    by_layer: pd.DataFrame,
+    over_layers: pd.DataFrame,
+    split: str,
+    coeff: float,
+    *,
+    has_headline: bool,
+) -> Figure:
     models, layers = ordered(by_layer["model"]), ordered(by_layer["layer"])
     columns = {
         f"layer {layer}": by_layer[by_layer["layer"] == layer].set_index("model")
         for layer in spread(layers, _MOST_LAYERS)
     }
-    if len(layers) > 1:
+    if has_headline:
+        name = "all layers" if len(layers) > 1 else "all"
+        columns[f"{name}, headline"] = over_layers.set_index("model")
+    elif len(layers) > 1:
         columns["all layers"] = over_layers.set_index("model")
+    average = (
+        " Layers: mean over examples. Headline: the paper's, all layers and bias types with equal "
+        "weight."
+        if has_headline
+        else " Mean over examples."
+    )
     every = pd.concat(columns.values())
     width, height = _STEP * len(columns), 1.5
     figure, axes = page(
         (len(models) * len(_KINDS), 1),
         Layout(width * _UNIT, height * _UNIT, left=0.15, right=0.15, bottom=0.15, over=0.48),
         f"Net flows, {split}, coefficient {coefficient(coeff)}",
-        f"Over all bias types. {LEGEND_OF_LABELS}. Arrow width: size, on one scale for choices and "
-        "one for log-likelihood. Gray: the 95 % interval contains 0 or is missing.",
+        f"Over all bias types.{average} {LEGEND_OF_LABELS}. Arrow width: size, on one scale for "
+        "choices and one for log-likelihood. Gray: the 95 % interval contains 0 or is missing.",
     )
     for number, model in enumerate(models):
         for index, kind in enumerate(_KINDS):

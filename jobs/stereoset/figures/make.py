@@ -30,13 +30,14 @@ def planned_figures(
     pooled: pd.DataFrame,
     vectors: pd.DataFrame,
     *,
+    headline: pd.DataFrame | None = None,
     of_nulls: pd.DataFrame | None = None,
     geometry: pd.DataFrame | None = None,
 ) -> Mapping[str, Drawing]:
     """Figures by name, still to be drawn; a kind without data is left out.
 
     Args:
-        cells, pooled, of_nulls, geometry: tables of the summary.
+        cells, pooled, headline, of_nulls, geometry: tables of the summary.
         vectors: columns model, split, bias_type, layer, fold (null: of all examples), vector.
     """
     of_cells = (
@@ -44,7 +45,7 @@ def planned_figures(
         if cells.empty
         else chain(
             bars(cells),
-            flows(cells, pooled),
+            flows(cells, pooled, headline),
             heat_maps(cells, pooled),
             curves(cells, pooled),
             models(cells, pooled),
@@ -61,6 +62,7 @@ def make_figures(
     pooled: pd.DataFrame,
     vectors: pd.DataFrame,
     *,
+    headline: pd.DataFrame | None = None,
     of_nulls: pd.DataFrame | None = None,
     geometry: pd.DataFrame | None = None,
 ) -> Mapping[str, Figure]:
@@ -68,7 +70,9 @@ def make_figures(
 
     They belong to no pyplot session; ``figure.savefig`` writes one, a notebook displays it.
     """
-    planned = planned_figures(cells, pooled, vectors, of_nulls=of_nulls, geometry=geometry)
+    planned = planned_figures(
+        cells, pooled, vectors, headline=headline, of_nulls=of_nulls, geometry=geometry
+    )
     with styled():
         return {name: draw() for name, draw in planned.items()}
 

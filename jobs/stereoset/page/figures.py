@@ -189,7 +189,8 @@ def _figures(found: Mapping[str, list[Any]], *, has_geometry: bool) -> Iterable[
     yield Figure(
         "flows",
         "Intended and side effects",
-        "S: stereotype, A: anti-stereotype, U: unrelated. Whiskers: 95 % intervals.",
+        "S: stereotype, A: anti-stereotype, U: unrelated. Every example has the same weight (the "
+        "paper's headline weighs bias types equally). Whiskers: 95 % intervals.",
         "bars",
         "coeff",
         "measure",

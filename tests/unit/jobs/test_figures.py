@@ -109,6 +109,26 @@ def test_an_arrow_points_the_way_that_its_flow_has(sign: float) -> None:
     assert {"40.0 %", "10.0 %", "20.0 %", "0.400"} <= texts(drawn)
 
 
+def test_flows_over_all_layers_are_the_headline_where_there_is_one() -> None:
+    names = [f"{prefix}{name}" for prefix in ("", "flow_") for name in ("s2a", "u2a", "s2u")]
+    headline = pd.DataFrame(
+        [
+            {"model": model, "split": "inter", "coeff": coeff}
+            | {f"{name}{end}": 0.123 for name in names for end in ("", "_low", "_high")}
+            for model in ("base", "tuned")
+            for coeff in (-2.0, 20.0)
+        ]
+    )
+    planned = planned_figures(CELLS, POOLED, NO_VECTORS, headline=headline)
+    with styled():
+        drawn = planned["flows-inter-coeff=20"]()
+    assert {"12.3 %", "0.123", "all layers, headline"} <= texts(drawn)
+    assert any("Headline: the paper's, all layers and" in text for text in texts(drawn))
+    without = texts(figure("flows-inter-coeff=20"))
+    assert "all layers" in without
+    assert not any("headline" in text.lower() for text in without)
+
+
 def test_a_heat_map_is_the_table_centred_at_zero() -> None:
     (axes,) = panels(figure("heat-map-tuned-inter"), "ICAT")
     (image,) = axes.images
