@@ -194,6 +194,9 @@ def cell_estimates(
     low, high = together.interval()
     found = {name: together[..., index] for index, name in enumerate(names)}
     intervals = {name: (low[..., i], high[..., i]) for i, name in enumerate(names)}
+    for name in (*NET_FLOWS, *_SHARES):
+        least = -1.0 if name in NET_FLOWS else 0.0
+        intervals[name] = tuple(np.clip(end, least, 1.0) for end in intervals[name])
     if len(counts) == 1:
         intervals |= counts[0].intervals()
     values = {name: estimate.value for name, estimate in found.items()}

@@ -200,7 +200,8 @@ def _interval(rows: pd.DataFrame, name: str) -> tuple[float, float]:
     questions, question_of_row = np.unique(scored["question_index"], return_inverse=True)
     clusters = [Cluster("questions", str(question)) for question in questions]
     (low,), (high,) = means(scored[[name]].to_numpy(float), question_of_row, clusters).interval()
-    return float(low), float(high)
+    # Scores lie between 0 and 100, and so do their means.
+    return float(np.clip(low, 0, 100)), float(np.clip(high, 0, 100))
 
 
 def _projections(

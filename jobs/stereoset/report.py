@@ -25,7 +25,7 @@ from jobs.stereoset.page.write import PAGE_KEY, write_page
 from jobs.stereoset.result import as_json as result_as_json
 from jobs.stereoset.result import print_result, select
 from jobs.stereoset.summary import Summary, summarise
-from jobs.stereoset.summary_tables import stored_table
+from jobs.stereoset.summary_tables import HEADLINE_SCHEMA, stored_table
 from jobs.words import count
 
 
@@ -139,10 +139,14 @@ def show(storage: Storage) -> bool:
     if next(iter(storage.list(PAGE_KEY)), None) is None:
         return False
     try:
-        tables = [stored_table(storage, name) for name in ("cells", "pooled", "headline")]
+        cells, pooled = (stored_table(storage, name) for name in ("cells", "pooled"))
     except ObjectNotFoundError:
         return False
-    print_result(*tables)
+    try:
+        headline = stored_table(storage, "headline")
+    except ObjectNotFoundError:  # a report of an earlier version has none
+        headline = HEADLINE_SCHEMA.empty_table()
+    print_result(cells, pooled, headline)
     _say_where(storage)
     return True
 

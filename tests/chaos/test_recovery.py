@@ -23,4 +23,4 @@ def test_a_finished_run_is_taken_up_in_seconds(tmp_path: Path) -> None:
     (tmp_path / "out" / "checked.parquet").unlink()  # as if no run had looked before
     before = cpu_s_of_children()
     resume_s(spec, str(tmp_path / "out"))
-    assert cpu_s_of_children() - before < 15.0  # most of it is importing torch
+    assert cpu_s_of_children() - before < 30.0  # most of it is importing torch

@@ -123,10 +123,11 @@ def finding(summary: Summary) -> Finding:
                 s["p"],
             )
             for s in statements
-            if s["model"] == model and s["value"] is not None
+            if s["model"] == model and s["low"] is not None and s["high"] is not None
         ]
         chosen = _chosen(made, has_intent=summary.has_intent)
-        of_model[model] = _sentences(made, chosen, summary)
+        has_scores = any(row["s2a"] is not None for row in of_rows)
+        of_model[model] = _sentences(made, chosen, summary, has_scores=has_scores)
         most = max(most, len(made))
         if coeff is None and chosen is not None:
             coeff = chosen["coeff"]
@@ -161,8 +162,13 @@ def _chosen(statements: Sequence[_Statement], *, has_intent: bool) -> Row | None
 
 
 def _sentences(
-    statements: Sequence[_Statement], row: Row | None, summary: Summary
+    statements: Sequence[_Statement], row: Row | None, summary: Summary, *, has_scores: bool
 ) -> tuple[str, ...]:
+    if row is None and has_scores:
+        return (
+            "A bias type has only one target term, so no interval can be made, and nothing can be "
+            "called clear. The tables have the numbers.",
+        )
     if row is None:
         return ("No score is finite, so nothing can be said of it.",)
     here = {s.name: s for s in statements if s.row is row}

@@ -138,3 +138,11 @@ def test_what_is_clear_in_the_text_is_clear_in_the_figures() -> None:
 def test_rows_without_a_finite_score_are_said_as_they_are() -> None:
     nothing = cell(**dict.fromkeys(("s2a", "flow_s2a", "changed"), None))
     assert "No score is finite" in said(summary_of(pooled=[nothing]))
+
+
+def test_one_target_term_makes_no_interval_and_no_finding() -> None:
+    (row,) = known_sweep(lambda c: (0.0, 0.3, 0.0)).pooled.to_pylist()
+    statement = {key: row[key] for key in ("model", "split", "bias_type", "layer", "coeff")}
+    statement |= {"estimate": "s2a", "value": 0.3, "low": None, "high": None, "p": 1.0}
+    text = said(summary_of(pooled=[row], findings=[statement]))
+    assert "only one target term" in text
