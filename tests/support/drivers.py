@@ -35,7 +35,7 @@ def stop_half_way(process: subprocess.Popen[str], output: Path, number: int) -> 
 
     A replica commits what it has ready until it sees that its driver is gone.
     """
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 270
     while len(part_keys(str(output))) < 6:
         assert process.poll() is None, process.stdout and process.stdout.read()
         assert time.monotonic() < deadline
