@@ -250,7 +250,10 @@ def _macro_average(groups: Sequence[tuple[Pooled, CellEstimates]], coeff: float)
         of_layers = side_by_side([column[:, None] for column in columns])
         means.append(combine([1 / len(at)] * len(at), [of_layers[i] for i in range(len(at))]))
     whole = combine([1 / len(means)] * len(means), means)
-    low, high = whole.interval()
+    # Where no term moved, nothing shows how far an average could have been from what it is.
+    low, high = (np.where(whole.standard_error > 0, end, np.nan) for end in whole.interval())
+    for end in (low, high):
+        end[: len(NET_FLOWS)] = np.clip(end[: len(NET_FLOWS)], -1.0, 1.0)
     row: Row = {
         "num_bias_types": len(groups),
         "num_layers": len(layers),

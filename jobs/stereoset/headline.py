@@ -53,7 +53,9 @@ def _rise(row: Row) -> str:
             "the ratio of anti-stereotypical answers is not defined, because in "
             f"{count(row['num_undefined'], 'cell')} none was chosen before steering"
         )
-    word = "rose" if rise >= 0 else "fell"
+    if abs(rise) < 0.05:
+        return "the ratio of anti-stereotypical answers did not change"
+    word = "rose" if rise > 0 else "fell"
     text = f"the ratio of anti-stereotypical answers {word} by {abs(rise):.1f} %"
     low, high = row["anti_rise_percent_low"], row["anti_rise_percent_high"]
     if low is None or high is None:

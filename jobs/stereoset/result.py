@@ -83,7 +83,15 @@ def _print_headline(rows: Sequence[Row]) -> None:
         return
     say("\n" + textwrap.fill(f"The paper's headline. {averages(rows)}", 80))
     for sentence in sentences(rows[:_MOST_SENTENCES]):
-        say(textwrap.fill(sentence, 78, initial_indent="  ", subsequent_indent="    "))
+        say(
+            textwrap.fill(
+                sentence,
+                78,
+                initial_indent="  ",
+                subsequent_indent="    ",
+                break_on_hyphens=False,
+            )
+        )
     if len(rows) > _MOST_SENTENCES:
         say(f"  ({len(rows) - _MOST_SENTENCES:,} more in summary/headline.csv)")
 

@@ -232,7 +232,10 @@ def _churn(row: Row, here: Mapping[str, _Statement]) -> str:
     )
     flows = [here[name] for name in FLOWS if name in here]
     if flows and not any(flow.is_clear for flow in flows):
-        return f"{text}; moves there and back cancel, so that no net flow is clear."
+        net = max(abs(100 * flow.estimate.value) for flow in flows)
+        if net <= changed.value / 4:
+            return f"{text}; moves there and back cancel, so that no net flow is clear."
+        return f"{text}; no net flow is clear."
     return f"{text}."
 
 

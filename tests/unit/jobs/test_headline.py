@@ -130,5 +130,7 @@ def test_the_sentence_is_the_notebooks_and_says_which_average_it_is() -> None:
     )
     (fell,) = sentences([row | {"anti_rise_percent": -5.0}])
     assert "fell by 5.0 %" in fell
+    (same,) = sentences([row | {"anti_rise_percent": 0.0}])
+    assert same.endswith("the ratio of anti-stereotypical answers did not change.")
     (undefined,) = sentences([row | {"anti_rise_percent": None, "num_undefined": 2}])
     assert "not defined, because in 2 cells none was chosen before steering" in undefined
