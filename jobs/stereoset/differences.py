@@ -32,12 +32,17 @@ DIFFERENCES_SCHEMA = pa.schema(
 
 Planned = Mapping[SummaryKey, int]
 
+_MOST_IN_ALL_PAIRS = 4
+"""Models up to which all pairs are compared: pairs grow with the square."""
 _DESCRIBED = ("changed", "lms_change", "ss_change")
 
 
 def between_models(models: Mapping[str, tuple[Stacks, Planned]]) -> Iterator[Row]:
-    """Differences of each two models of a run."""
-    for a, b in combinations(models, 2):
+    """Differences of each two models of a run; of many, of each from the first one."""
+    pairs = list(combinations(models, 2))
+    if len(models) > _MOST_IN_ALL_PAIRS:
+        pairs = pairs[: len(models) - 1]
+    for a, b in pairs:
         yield from differences("models", (a, *models[a]), (b, *models[b]), model=None)
 
 

@@ -85,3 +85,9 @@ def test_rows_of_a_summary_are_made_of_the_same_sums() -> None:
     other = stacks(0, 5).get(("inter", "race", False))
     assert other is not None
     assert s2a["difference"] == pytest.approx(row["s2a"] - other[1].value("s2a")[0])
+
+
+def test_many_models_are_each_compared_with_the_first() -> None:
+    models = {f"m{n}": (stacks(0.1 * n, n), PLANNED) for n in range(5)}
+    pairs = {(row["a"], row["b"]) for row in between_models(models)}
+    assert pairs == {("m0", f"m{n}") for n in range(1, 5)}
