@@ -194,14 +194,12 @@ def combine(
     Args:
         weights: one number for each part, or [E] numbers.
     """
-    clusters = tuple(dict.fromkeys(cluster for part in parts for cluster in part.clusters))
-    row = {cluster: index for index, cluster in enumerate(clusters)}
+    clusters, rows_of_parts = _united(parts)
     value = np.asarray(sum(w * part.value for w, part in zip(weights, parts, strict=True)))
     are_means = all(part.total is not None for part in parts)
     influence, total, share = (np.zeros((len(clusters), *value.shape)) for _ in range(3))
     example_sd: dict[str, np.ndarray] = {}
-    for w, part in zip(weights, parts, strict=True):
-        rows = [row[cluster] for cluster in part.clusters]
+    for w, part, rows in zip(weights, parts, rows_of_parts, strict=True):
         influence[rows] += w * part.influence
         if are_means:
             total[rows] += w * part.total  # type: ignore[operator]
@@ -223,14 +221,13 @@ def side_by_side(parts: Sequence[ClusterEstimate]) -> ClusterEstimate:
 
     Clusters that several parts have are one cluster; on the others a part has no influence.
     """
-    clusters = tuple(dict.fromkeys(cluster for part in parts for cluster in part.clusters))
-    row = {cluster: index for index, cluster in enumerate(clusters)}
+    clusters, rows_of_parts = _united(parts)
 
     def joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
         spread = []
-        for part, array in zip(parts, arrays, strict=True):
+        for rows, array in zip(rows_of_parts, arrays, strict=True):
             of_all = np.zeros((len(clusters), *array.shape[1:]))
-            of_all[[row[cluster] for cluster in part.clusters]] = array
+            of_all[rows] = array
             spread.append(of_all)
         return np.concatenate(spread, axis=-1)
 
@@ -251,6 +248,13 @@ def side_by_side(parts: Sequence[ClusterEstimate]) -> ClusterEstimate:
             for name in names
         },
     )
+
+
+def _united(parts: Sequence[ClusterEstimate]) -> tuple[tuple[Cluster, ...], list[list[int]]]:
+    """The clusters of all parts, each once, and which of them are those of each part."""
+    clusters = tuple(dict.fromkeys(cluster for part in parts for cluster in part.clusters))
+    row = {cluster: index for index, cluster in enumerate(clusters)}
+    return clusters, [[row[cluster] for cluster in part.clusters] for part in parts]
 
 
 def log_ratio(above: ClusterEstimate, below: ClusterEstimate) -> ClusterEstimate:

@@ -12,8 +12,6 @@ Shapes: E estimates.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 from scipy.stats import norm
 
@@ -44,7 +42,7 @@ def interval(
 
     Args: as ``example_sd``; the estimate is of one stratum.
     """
-    low, high = replace(estimate, example_sd={}).interval(level)
+    low, high = estimate.without_examples().interval(level)
     center, sd = _center_and_sd(num_there_E, num_back_E, num_E)
     half = norm.ppf(0.5 + level / 2) * sd
     least = 0.0 if num_back_E is None else -1.0

@@ -143,11 +143,11 @@ def _differences(name: str, caption: str, rows: Sequence[_Row]) -> Table:
     """Differences of the widest rows; all others are in summary/differences.csv."""
     by_key: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in rows:
-        key = tuple(row[k] for k in ("model", "split", "bias_type", "layer", "coeff"))
-        shared = dict(zip(("model", "split", "bias_type", "layer", "coeff"), key, strict=True))
-        of_key = by_key.setdefault(key, shared)
+        shared = {k: row[k] for k in ("model", "split", "bias_type", "layer", "coeff")}
+        of_key = by_key.setdefault(tuple(shared.values()), shared)
         ends = (("", "difference"), ("_low", "low"), ("_high", "high"))
         of_key |= {f"{row['estimate']}{end}": row[column] for end, column in ends}
+        # Cells of a table mark a number by its q; a difference has its own p in that place.
         of_key[f"{row['estimate']}_q"] = row["p"]
     chosen = [row for of_model in widest(by_key.values()).values() for row in of_model]
     return Table(
