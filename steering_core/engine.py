@@ -27,7 +27,14 @@ from steering_core.pooled import PooledStates
 from steering_core.pooling import pool, store
 from steering_core.prefix_reuse import fork_behind_prefix, run_prefix_trunk
 from steering_core.protocol import Protocol
-from steering_core.scoring import mean_scores, scored_log_probs
+from steering_core.scoring import (
+    Measure,
+    mean_divergences,
+    mean_scores,
+    read_hidden,
+    scored_log_probs,
+    scored_with_divergence,
+)
 from steering_core.trunk import fork, fork_point, run_trunk
 from steering_core.vectors import SteeringVectors
 from steering_core.xla import forward_only, is_xla, launch
@@ -43,21 +50,30 @@ class Cell:
 
 @dataclass(frozen=True)
 class Scores:
-    """Mean nats per scored token [N, 3] float64 and counts [N, 3] int64, in file order."""
+    """Mean nats per scored token [N, 3] float64 and counts [N, 3] int64, in file order.
+
+    Attributes:
+        kl: [N] float64, mean nats over each row's scored tokens of D_KL(P_steered ||
+            P_unsteered); None where it was not measured.
+    """
 
     scores: np.ndarray
     num_scored: np.ndarray
+    kl: np.ndarray | None = None
 
     @classmethod
-    def empty(cls, num_rows: int) -> Scores:
+    def empty(cls, num_rows: int, measures: Collection[Measure] = ()) -> Scores:
         """Scores that are filled batch by batch."""
         shape = (num_rows, NUM_CANDIDATES)
-        return cls(np.full(shape, np.nan), np.zeros(shape, np.int64))
+        kl = np.full(num_rows, np.nan) if "kl" in measures else None
+        return cls(np.full(shape, np.nan), np.zeros(shape, np.int64), kl)
 
-    def fill(self, batch: Batch, log_probs_T: np.ndarray) -> None:
-        """Take in the log-probabilities of a batch's scored tokens."""
+    def fill(self, batch: Batch, log_probs_T: np.ndarray, kl_T: np.ndarray | None = None) -> None:
+        """Take in the log-probabilities of a batch's scored tokens, and divergences if measured."""
         self.scores[batch.rows] = mean_scores(log_probs_T, batch)
         self.num_scored[batch.rows] = batch.num_scored
+        if self.kl is not None and kl_T is not None:
+            self.kl[batch.rows] = mean_divergences(kl_T, batch)
 
 
 Finish = Callable[[], None]
@@ -78,6 +94,8 @@ class Engine:
             padding; None: where the device compiles a program for each shape.
         kernels: Triton kernels that replace the model's own code in these passes, by name
             (``steering_core.kernels.KERNELS``); nothing else runs with them.
+        measures: what ``steered`` measures beside scores; for ``kl`` the trunk runs to the top, and
+            the head multiplies the unsteered side as well.
 
     Raises:
         InputError: a kernel that this model, device or dtype cannot use.
@@ -92,9 +110,11 @@ class Engine:
         reuses_prefix: bool = False,
         is_static: bool | None = None,
         kernels: Collection[str] = (),
+        measures: Collection[Measure] = (),
     ) -> None:
         self._model = model
         self._protocol = protocol
+        self.measures = tuple(measures)
         self.is_packed = is_packed
         self.reuses_prefix = reuses_prefix and is_packed and protocol.leaves_prefix_alone
         self.is_static = is_xla(model.device) if is_static is None else is_static
@@ -115,6 +135,7 @@ class Engine:
             reuses_prefix=self.reuses_prefix,
             is_static=self.is_static,
             kernels=self.kernels if kernels is None else kernels,
+            measures=self.measures,
         )
 
     @property
@@ -181,32 +202,37 @@ class Engine:
         The trunk runs once for a batch; each cell runs the blocks above its hook point only.
         """
         folds = folds or [0] * len(rows)
-        scores = [Scores.empty(len(rows)) for _ in cells]
+        scores = [Scores.empty(len(rows), self.measures) for _ in cells]
         points = {self._protocol.apply_at(cell.layer) for cell in cells}
         keep = {fork_point(point, self._num_blocks) for point in points}
+        if "kl" in self.measures:
+            keep.add(HookPoint(self._num_blocks - 1, "resid_pre"))
 
         def run(batch: PlacedBatch) -> Finish:
             forked = self._forked(batch, keep)
+            unsteered_MD = None
+            if "kl" in self.measures:
+                unsteered_MD = read_hidden(self._model.layout, forked(()), batch)
             launch(self._model.device)
 
-            def log_probs(cell: Cell) -> Tensor:
+            def scored(cell: Cell) -> Tensor:
                 own = [
                     self._protocol.intervention(
                         cell.layer, cell.coeff, vectors.for_fold(cell.layer, folds[n])
                     )
                     for n in batch.host.rows
                 ]
-                of_cell_T = self._log_probs(forked(own), batch)
+                of_cell = self._scored(forked(own), unsteered_MD, batch)
                 # A program for each layer, and not one for all the cells that a task has.
                 launch(self._model.device)
-                return of_cell_T
+                return of_cell
 
-            cells_CT = fetch(torch.stack([log_probs(cell) for cell in cells]))
+            of_cells = fetch(torch.stack([scored(cell) for cell in cells]))
             launch(self._model.device)
 
             def finish() -> None:
-                for into, log_probs_T in zip(scores, cells_CT(), strict=True):
-                    into.fill(batch.host, log_probs_T)
+                for into, of_cell in zip(scores, of_cells(), strict=True):
+                    into.fill(batch.host, *of_cell)
 
             return finish
 
@@ -242,20 +268,36 @@ class Engine:
     def _forked(
         self, batch: PlacedBatch, keep: set[HookPoint]
     ) -> Callable[[Sequence[Intervention]], Tensor]:
-        """Run the trunk; gives what the last block leaves [R, S, D] under interventions by row."""
+        """Run the trunk; gives what the last block leaves [R, S, D] under interventions by row.
+
+        Under none, what it leaves without steering: by the same way through the last block, so that
+        a coefficient of 0 gives the same bits.
+        """
         model = self._model
 
         def changes(own: Sequence[Intervention]) -> dict[HookPoint, BatchSteering]:
+            if not own:
+                return {}
             return steering_of(_of_sequences(own, batch.host), batch.host, model.device)
 
         if self.reuses_prefix:
             behind = run_prefix_trunk(model, batch, keep, self._protocol.positions)
-            return lambda own: fork_behind_prefix(model, behind, batch, changes(own))
+            return lambda own: (
+                fork_behind_prefix(model, behind, batch, changes(own)) if own else behind.left
+            )
         trunk = run_trunk(model, batch, keep)
         return lambda own: fork(model, trunk, batch, changes(own))
 
     def _log_probs(self, resid_RSD: Tensor, batch: PlacedBatch) -> Tensor:
         return scored_log_probs(self._model.layout, resid_RSD, batch, self._kernels.add_log_sum_exp)
+
+    def _scored(self, resid_RSD: Tensor, unsteered_MD: Tensor | None, batch: PlacedBatch) -> Tensor:
+        """Log-probabilities [1, T], and divergences behind them [2, T] if they are measured."""
+        if unsteered_MD is None:
+            return self._log_probs(resid_RSD, batch)[None]
+        return scored_with_divergence(
+            self._model.layout, resid_RSD, unsteered_MD, batch, self._kernels.add_log_sum_exp
+        )
 
     def _for_each_batch(
         self,

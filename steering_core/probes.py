@@ -18,6 +18,7 @@ from steering_core.packing import lay_out
 from steering_core.placing import place
 from steering_core.prefix_reuse import fork_behind_prefix, run_prefix_trunk
 from steering_core.protocol import Protocol
+from steering_core.scoring import Measure
 from steering_core.stereoset import LABELS, Example
 from steering_core.trunk import fork, run_trunk
 from steering_core.xla import forward_only
@@ -25,7 +26,12 @@ from steering_core.xla import forward_only
 _PREFIX, _BRANCHES = 280, (9, 7, 8)
 
 
-def engine_for(model: LoadedModel, protocol: Protocol, kernels: Collection[str] = ()) -> Engine:
+def engine_for(
+    model: LoadedModel,
+    protocol: Protocol,
+    kernels: Collection[str] = (),
+    measures: Collection[Measure] = (),
+) -> Engine:
     """The engine with everything that the model's architecture allows, and these kernels."""
     max_tokens = getattr(model.layout.config, "max_position_embeddings", None)
     is_packed = can_pack(model, max_tokens)
@@ -33,7 +39,12 @@ def engine_for(model: LoadedModel, protocol: Protocol, kernels: Collection[str] 
         is_packed and protocol.leaves_prefix_alone and can_reuse_prefix(model, max_tokens)
     )
     return Engine(
-        model, protocol, is_packed=is_packed, reuses_prefix=reuses_prefix, kernels=kernels
+        model,
+        protocol,
+        is_packed=is_packed,
+        reuses_prefix=reuses_prefix,
+        kernels=kernels,
+        measures=measures,
     )
 
 

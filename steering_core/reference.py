@@ -10,6 +10,7 @@ sequence is padded on the right, where nothing before sees it, up to one of the 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -30,17 +31,43 @@ def reference_scores(
     model: LoadedModel, row: EncodedExample, intervention: Intervention | None = None
 ) -> np.ndarray:
     """Mean nats per scored token [3] float64 of one example, steered where asked."""
-    if intervention is None:
-        with forward_only(model.device):
-            return np.asarray([_mean_log_prob(model, c) for c in row.candidates])
     scores = []
     for candidate in row.candidates:
-        at_S = np.zeros(_width(model, candidate.token_ids), bool)
-        at_S[positions_slice(intervention.positions, candidate.num_question)] = True
-        action = _changed_at(at_S, intervention, model.device)
-        with forward_only(model.device), change(model.layout, [(intervention.point, action)]):
-            scores.append(_mean_log_prob(model, candidate))
+        with forward_only(model.device), _steered(model, candidate, intervention):
+            scores.append(_mean_log_prob(_log_probs(model, candidate), model, candidate))
     return np.asarray(scores)
+
+
+def reference_scores_and_kl(
+    model: LoadedModel, row: EncodedExample, intervention: Intervention
+) -> tuple[np.ndarray, float]:
+    """``reference_scores`` of one example, and its mean D_KL(P_steered || P_unsteered) in nats.
+
+    The divergence is that of whole next-token distributions, in float64; each scored token of each
+    candidate counts the position that it is read at.
+    """
+    scores, divergences = [], []
+    for candidate in row.candidates:
+        log_probs = []
+        for one in (None, intervention):
+            with forward_only(model.device), _steered(model, candidate, one):
+                log_probs.append(_log_probs(model, candidate))
+        unsteered_TV, steered_TV = (_read(of, model, candidate).double() for of in log_probs)
+        divergences.append((steered_TV.exp() * (steered_TV - unsteered_TV)).sum(dim=-1))
+        scores.append(_mean_log_prob(log_probs[1], model, candidate))
+    return np.asarray(scores), float(torch.cat(divergences).mean())
+
+
+def _steered(
+    model: LoadedModel, candidate: EncodedCandidate, intervention: Intervention | None
+) -> AbstractContextManager[None]:
+    """While open, the model is steered as asked, with a candidate's positions."""
+    if intervention is None:
+        return nullcontext()
+    at_S = np.zeros(_width(model, candidate.token_ids), bool)
+    at_S[positions_slice(intervention.positions, candidate.num_question)] = True
+    action = _changed_at(at_S, intervention, model.device)
+    return change(model.layout, [(intervention.point, action)])
 
 
 def _changed_at(
@@ -107,8 +134,18 @@ def _forward(model: LoadedModel, token_ids: Sequence[int]) -> Tensor:
     return logits
 
 
-def _mean_log_prob(model: LoadedModel, candidate: EncodedCandidate) -> float:
-    log_probs_SV = torch.log_softmax(_forward(model, candidate.token_ids).float(), dim=-1)
+def _log_probs(model: LoadedModel, candidate: EncodedCandidate) -> Tensor:
+    """Log-probabilities [S, V] float32 of the next token at each position."""
+    return torch.log_softmax(_forward(model, candidate.token_ids).float(), dim=-1)
+
+
+def _read(log_probs_SV: Tensor, model: LoadedModel, candidate: EncodedCandidate) -> Tensor:
+    """Those of the positions at which tokens are scored [T, V], on the host."""
+    at_T = _padded(candidate.scored_positions, len(log_probs_SV), model)
+    return log_probs_SV[at_T].cpu()[: len(candidate.scored_ids)]
+
+
+def _mean_log_prob(log_probs_SV: Tensor, model: LoadedModel, candidate: EncodedCandidate) -> float:
     at_T = _padded(candidate.scored_positions, len(log_probs_SV), model)
     ids_T = _padded(candidate.scored_ids, len(log_probs_SV), model)
     picked = log_probs_SV[at_T, ids_T].cpu()[: len(candidate.scored_ids)]

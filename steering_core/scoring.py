@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from steering_core.divergence import Divergence
 from steering_core.layout import ModelLayout
 from steering_core.packing import NUM_CANDIDATES, Batch
 from steering_core.placing import PlacedBatch
@@ -21,6 +23,10 @@ _FEWEST_COLUMNS = 1024
 """Of the head's matrix in one product; fewer would make it slow. On accelerators also what a number
 of columns is a multiple of: rows of logits that do not begin at 16 bytes get slow products."""
 
+
+Measure = Literal["kl"]
+"""What can be measured of steered rows beside scores, at a price. ``kl``: the mean divergence
+D_KL(P_steered || P_unsteered) of next-token distributions over a row's scored tokens, in nats."""
 
 AddLogSumExp = Callable[[Tensor, Tensor], None]
 """Adds the head's products [M, C] of some columns to log-sum-exps [M] float32, in place."""
@@ -41,11 +47,46 @@ def scored_log_probs(
     Args:
         add_log_sum_exp: a kernel that does this for a slice (``kernels.log_sum_exp``).
     """
+    hidden_MD = read_hidden(layout, resid_RSD, batch)
+    return _scored(layout, hidden_MD, None, batch, add_log_sum_exp)[0]
+
+
+def scored_with_divergence(
+    layout: ModelLayout,
+    resid_RSD: Tensor,
+    unsteered_MD: Tensor,
+    batch: PlacedBatch,
+    add_log_sum_exp: AddLogSumExp | None = None,
+) -> Tensor:
+    """Of a batch's scored tokens [2, T] float32: ``scored_log_probs``, with the same bits, and the
+    divergence of the next-token distribution that each is read from, in nats.
+
+    The head multiplies both sides, a slice of the vocabulary at a time.
+
+    Args:
+        unsteered_MD: ``read_hidden`` of the unsteered pass.
+    """
+    hidden_MD = read_hidden(layout, resid_RSD, batch)
+    return _scored(layout, hidden_MD, unsteered_MD, batch, add_log_sum_exp)
+
+
+def read_hidden(layout: ModelLayout, resid_RSD: Tensor, batch: PlacedBatch) -> Tensor:
+    """What the head reads [M, D] of what the last block leaves, at the positions that are read."""
     read_at = batch.read_at.to(resid_RSD.device)
-    hidden_MD = layout.final_hidden(resid_RSD.reshape(-1, resid_RSD.shape[-1])[read_at])
+    return layout.final_hidden(resid_RSD.reshape(-1, resid_RSD.shape[-1])[read_at])
+
+
+def _scored(
+    layout: ModelLayout,
+    hidden_MD: Tensor,
+    unsteered_MD: Tensor | None,
+    batch: PlacedBatch,
+    add_log_sum_exp: AddLogSumExp | None,
+) -> Tensor:
+    """Log-probabilities [1, T]; with an unsteered side [2, T], divergences behind them."""
     head = layout.head
     if type(head) is not nn.Linear:
-        return _by_positions(layout, hidden_MD, batch.host)
+        return _by_positions(layout, hidden_MD, unsteered_MD, batch.host)
     # A model that is spread over devices has its head elsewhere than its last block.
     hidden_MD = hidden_MD.to(head.weight)
     slot_T = batch.token_slot.to(hidden_MD.device)
@@ -53,28 +94,50 @@ def scored_log_probs(
     picked_T = torch.linalg.vecdot(hidden_MD[slot_T].float(), head.weight[token_T].float())
     if head.bias is not None:
         picked_T += head.bias[token_T]
-    log_norm_M = _log_norms(layout, head, hidden_MD, add_log_sum_exp)
-    return layout.scaled_and_capped(picked_T) - log_norm_M[slot_T]
+    divergence = None
+    if unsteered_MD is not None:
+        unsteered_MD = unsteered_MD.to(head.weight)
+        divergence = Divergence(len(hidden_MD), hidden_MD.device)
+    log_norm_M = _log_norms(layout, head, hidden_MD, unsteered_MD, divergence, add_log_sum_exp)
+    log_probs_T = layout.scaled_and_capped(picked_T) - log_norm_M[slot_T]
+    if divergence is None:
+        return log_probs_T[None]
+    return torch.stack([log_probs_T, divergence.value()[slot_T]])
 
 
 def _log_norms(
     layout: ModelLayout,
     head: nn.Linear,
     hidden_MD: Tensor,
-    add_log_sum_exp: AddLogSumExp | None = None,
+    unsteered_MD: Tensor | None,
+    divergence: Divergence | None,
+    add_log_sum_exp: AddLogSumExp | None,
 ) -> Tensor:
-    """Float32 log-sum-exp [M] over the vocabulary, a slice of it at a time."""
+    """Float32 log-sum-exp [M] over the vocabulary, a slice of it at a time.
+
+    Each slice goes to the divergence as well, where there is one.
+    """
     log_norm_M = hidden_MD.new_full((len(hidden_MD),), -torch.inf, dtype=torch.float32)
     columns = columns_at_once(len(hidden_MD), hidden_MD.device.type)
     for low in range(0, head.out_features, columns):
-        bias = None if head.bias is None else head.bias[low : low + columns]
-        products = nn.functional.linear(hidden_MD, head.weight[low : low + columns], bias)
+        products = _products(head, hidden_MD, low, columns)
         if add_log_sum_exp is not None:
             add_log_sum_exp(log_norm_M, products)
-            continue
+            if divergence is None:
+                continue
         logits_MC = layout.scaled_and_capped(products)
-        log_norm_M = _log_add_exp(log_norm_M, torch.logsumexp(logits_MC, dim=-1))
+        if add_log_sum_exp is None:
+            log_norm_M = _log_add_exp(log_norm_M, torch.logsumexp(logits_MC, dim=-1))
+        if divergence is not None and unsteered_MD is not None:
+            unsteered = _products(head, unsteered_MD, low, columns)
+            divergence.add(logits_MC, layout.scaled_and_capped(unsteered))
     return log_norm_M
+
+
+def _products(head: nn.Linear, hidden_MD: Tensor, low: int, columns: int) -> Tensor:
+    """The head's products [M, C] of some columns."""
+    bias = None if head.bias is None else head.bias[low : low + columns]
+    return nn.functional.linear(hidden_MD, head.weight[low : low + columns], bias)
 
 
 def _log_add_exp(a: Tensor, b: Tensor) -> Tensor:
@@ -84,8 +147,10 @@ def _log_add_exp(a: Tensor, b: Tensor) -> Tensor:
     return torch.maximum(a, b) + torch.log1p(torch.exp(-(a - b).abs()))
 
 
-def _by_positions(layout: ModelLayout, hidden_MD: Tensor, batch: Batch) -> Tensor:
-    """As ``scored_log_probs``, for a head that only computes whole rows of logits."""
+def _by_positions(
+    layout: ModelLayout, hidden_MD: Tensor, unsteered_MD: Tensor | None, batch: Batch
+) -> Tensor:
+    """As ``_scored``, for a head that only computes whole rows of logits."""
     rows = max(1, logits_at_once(hidden_MD.device.type) // int(layout.config.vocab_size))
     parts = []
     for low in range(0, len(hidden_MD), rows):
@@ -93,8 +158,14 @@ def _by_positions(layout: ModelLayout, hidden_MD: Tensor, batch: Batch) -> Tenso
         logits_MV = layout.scaled_and_capped(layout.head(hidden_MD[low : low + rows]))
         slot_T = torch.as_tensor(batch.token_slot[first:last] - low, device=logits_MV.device)
         token_T = torch.as_tensor(batch.token_ids[first:last], device=logits_MV.device)
-        parts.append(logits_MV[slot_T, token_T] - torch.logsumexp(logits_MV, dim=-1)[slot_T])
-    return torch.cat(parts)
+        found = [logits_MV[slot_T, token_T] - torch.logsumexp(logits_MV, dim=-1)[slot_T]]
+        if unsteered_MD is not None:
+            divergence = Divergence(len(logits_MV), logits_MV.device)
+            unsteered_MV = layout.head(unsteered_MD[low : low + rows])
+            divergence.add(logits_MV, layout.scaled_and_capped(unsteered_MV))
+            found.append(divergence.value()[slot_T])
+        parts.append(torch.stack(found))
+    return torch.cat(parts, dim=1)
 
 
 def columns_at_once(num_positions: int, device_type: str) -> int:
@@ -121,6 +192,17 @@ def mean_scores(log_probs_T: np.ndarray, batch: Batch) -> np.ndarray:
     )
     scores: np.ndarray = sums.reshape(-1, NUM_CANDIDATES) / batch.num_scored
     return scores
+
+
+def mean_divergences(kl_T: np.ndarray, batch: Batch) -> np.ndarray:
+    """Mean nats [B] float64 over the scored tokens of each row, of all its candidates together."""
+    sums = np.bincount(
+        batch.token_owner // NUM_CANDIDATES,
+        weights=kl_T[: len(batch.token_owner)].astype(np.float64),
+        minlength=len(batch.num_scored),
+    )
+    means: np.ndarray = sums / batch.num_scored.sum(axis=1)
+    return means
 
 
 def choose(scores_N3: np.ndarray) -> np.ndarray:

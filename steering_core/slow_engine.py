@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -11,16 +11,28 @@ from steering_core.engine import Cell, Scores
 from steering_core.models import LoadedModel
 from steering_core.pooled import PooledStates
 from steering_core.protocol import Protocol
-from steering_core.reference import reference_scores, reference_states
+from steering_core.reference import (
+    reference_scores,
+    reference_scores_and_kl,
+    reference_states,
+)
+from steering_core.scoring import Measure
 from steering_core.vectors import SteeringVectors
 
 
 class SlowEngine:
-    """Scores rows one candidate at a time (``steering_core.reference``)."""
+    """Scores rows one candidate at a time (``steering_core.reference``).
 
-    def __init__(self, model: LoadedModel, protocol: Protocol) -> None:
+    Args:
+        measures: as ``Engine``'s.
+    """
+
+    def __init__(
+        self, model: LoadedModel, protocol: Protocol, measures: Collection[Measure] = ()
+    ) -> None:
         self._model = model
         self._protocol = protocol
+        self.measures = tuple(measures)
 
     def baseline(
         self, rows: Sequence[EncodedExample], layers: Sequence[int]
@@ -42,18 +54,33 @@ class SlowEngine:
         folds: Sequence[int],
     ) -> list[Scores]:
         """As ``Engine.steered``: scores of the rows under each cell, in the order of ``cells``."""
-        return [
-            Scores(
-                np.stack(
-                    [
-                        self.row_scores(row, cell, vectors.for_fold(cell.layer, fold))
-                        for row, fold in zip(rows, folds, strict=True)
-                    ]
-                ),
-                _num_scored(rows),
-            )
-            for cell in cells
+        return [self._of_cell(rows, cell, vectors, folds) for cell in cells]
+
+    def _of_cell(
+        self,
+        rows: Sequence[EncodedExample],
+        cell: Cell,
+        vectors: SteeringVectors,
+        folds: Sequence[int],
+    ) -> Scores:
+        found = [
+            self.row_measured(row, cell, vectors.for_fold(cell.layer, fold))
+            for row, fold in zip(rows, folds, strict=True)
         ]
+        return Scores(
+            np.stack([scores for scores, _ in found]),
+            _num_scored(rows),
+            np.asarray([kl for _, kl in found]) if "kl" in self.measures else None,
+        )
+
+    def row_measured(
+        self, row: EncodedExample, cell: Cell, vector: np.ndarray
+    ) -> tuple[np.ndarray, float | None]:
+        """``row_scores`` of a steered row, and its mean divergence in nats if it is measured."""
+        if "kl" not in self.measures:
+            return self.row_scores(row, cell, vector), None
+        intervention = self._protocol.intervention(cell.layer, cell.coeff, vector)
+        return reference_scores_and_kl(self._model, row, intervention)
 
     def row_scores(
         self, row: EncodedExample, cell: Cell | None = None, vector: np.ndarray | None = None

@@ -73,6 +73,7 @@ def test_everything_up_to_the_read_runs_on_the_device(
             is_packed=how != "separate",
             reuses_prefix=how == "kept prefix",
             is_static=how == "static",
+            measures=["kl"],
         )
         engine.baseline(rows, 1024, (2, 4))
         engine.steered(rows, 1024, [Cell(2, 1.0), Cell(4, -1.0)], VECTORS)

@@ -12,9 +12,18 @@ import torch
 from torch import nn
 
 from steering_core import scoring
+from steering_core.divergence import Divergence
 from steering_core.layout import find_layout
 from steering_core.memory import peak_memory
-from steering_core.scoring import choose, columns_at_once, mean_scores, scored_log_probs
+from steering_core.scoring import (
+    choose,
+    columns_at_once,
+    mean_divergences,
+    mean_scores,
+    read_hidden,
+    scored_log_probs,
+    scored_with_divergence,
+)
 from tests.support.tiny_models import random_model
 
 INF, NAN = float("inf"), float("nan")
@@ -78,7 +87,9 @@ def test_log_probs_do_not_depend_on_the_slice(
     known = head(64, 300, bias=has_bias)
     known.requires_grad_(False).weight.copy_(layout.head.weight)
     layout = replace(layout, head=known)
-    resid = torch.randn(2, 6, 64, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    resid = torch.randn(2, 6, 64, generator=generator)
+    unsteered = resid + torch.randn(2, 6, 64, generator=generator)
     arrays = {
         "read_at": np.array([1, 2, 5, 7, 11]),
         "token_slot": np.array([0, 0, 1, 2, 2, 2, 3, 4]),
@@ -86,14 +97,65 @@ def test_log_probs_do_not_depend_on_the_slice(
     }
     batch = batch_of([], [], **arrays)
     placed: Any = SimpleNamespace(host=batch, **{k: torch.tensor(v) for k, v in arrays.items()})
-    logits = layout.logits(resid.reshape(12, 64)).double()
     at = batch.read_at[batch.token_slot]
-    wanted = torch.log_softmax(logits, dim=-1)[at, batch.token_ids]
+    whole, before = (
+        torch.log_softmax(layout.logits(of.reshape(12, 64)).double(), dim=-1)[at]
+        for of in (resid, unsteered)
+    )
+    wanted = whole[range(len(at)), batch.token_ids]
     monkeypatch.setattr(scoring, "_LOGITS_AT_ONCE", {"cpu": at_once})
     monkeypatch.setattr(scoring, "_FEWEST_COLUMNS", 1)
     found = scored_log_probs(layout, resid, placed)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.double(), wanted, rtol=0, atol=1e-5)
+
+    hidden = read_hidden(layout, unsteered, placed)
+    log_probs, kl = scored_with_divergence(layout, resid, hidden, placed)
+    assert torch.equal(log_probs, found)
+    assert kl.dtype == torch.float32
+    wanted_kl = (whole.exp() * (whole - before)).sum(dim=-1)
+    assert wanted_kl.min() > 0.1
+    torch.testing.assert_close(kl.double(), wanted_kl, rtol=0, atol=1e-5)
+    _, none = scored_with_divergence(layout, unsteered, hidden, placed)
+    assert none.tolist() == [0.0] * len(at)
+
+
+@pytest.mark.parametrize("size", [1e-4, 1e-2, 1.0, 100.0])
+def test_a_divergence_of_many_slices_is_that_of_whole_logits(size: float) -> None:
+    """A large vocabulary, logits far from 0, and differences from tiny to overwhelming."""
+    generator = torch.Generator().manual_seed(1)
+    unsteered = 4 * torch.randn(3, 50_000, generator=generator) + torch.tensor(
+        [[0.0], [900], [-70]]
+    )
+    logits = unsteered + size * torch.randn(3, 50_000, generator=generator) + 5 * size
+    divergence = Divergence(3, torch.device("cpu"))
+    for low in range(0, 50_000, 512):
+        part = slice(low, low + 512)
+        divergence.add(logits[:, part].clone(), unsteered[:, part].clone())
+    after, before = (torch.log_softmax(of.double(), dim=-1) for of in (logits, unsteered))
+    wanted = (after.exp() * (after - before)).sum(dim=-1)
+    torch.testing.assert_close(divergence.value().double(), wanted, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [INF, NAN])
+def test_a_logit_that_is_not_finite_leaves_its_own_position_without_a_divergence(
+    bad: float,
+) -> None:
+    logits = torch.randn(3, 8, generator=torch.Generator().manual_seed(2))
+    logits[1, 6] = bad
+    divergence = Divergence(3, logits.device)
+    for low in (0, 4):
+        divergence.add(logits[:, low : low + 4].clone(), torch.zeros(3, 4))
+    assert divergence.value().isnan().tolist() == [False, True, False]
+
+
+def test_a_row_counts_the_position_of_each_scored_token_once() -> None:
+    """Two tokens of different candidates are read at one position where rows are packed."""
+    batch = batch_of([5, 0, 1, 0, 2, 3, 4, 5, 5], [[2, 1, 1], [1, 1, 3]])
+    kl = np.array([9, 1, 2, 3, 4, 5, 6, 7, 8, 1000], np.float32)
+    found = mean_divergences(kl, batch)  # the last one has no owner: it fills a static batch
+    assert found.dtype == np.float64
+    assert found.tolist() == [2.5, 7.0]
 
 
 @pytest.mark.parametrize("num_positions", [1, 148, 3079, 5749, 40_000])
