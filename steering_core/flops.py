@@ -18,6 +18,9 @@ logits are scored), N blocks, and for a token at position id p the p + 1 keys th
                    only what lies behind an unsteered prefix
     needed       = mean over cells of cell at s, plus trunk / cells
 
+Where the divergence from the unsteered distribution is measured (``kl``), the trunk is all blocks,
+the last one as in a cell, and each cell needs M head once more, for the unsteered side.
+
 This is the least that gives exact scores once the three candidates share their prefix: attention
 over the keys that are seen (a dense product over a mask computes more), the last block's queries,
 output and MLP only where a score reads it, and no token behind the last one scored. A sliding
@@ -26,7 +29,7 @@ window shorter than a sequence would need less still; mixtures of experts are no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +37,7 @@ from torch import nn
 
 from steering_core.encoding import EncodedExample
 from steering_core.layout import ModelLayout
+from steering_core.scoring import Measure
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,25 +111,28 @@ def needed_flops(
     needs: RowNeeds,
     streams: Sequence[int],
     behind: RowNeeds | None = None,
+    measures: Collection[Measure] = (),
 ) -> float:
     """Operations that the rows need per cell, the trunk shared by all cells.
 
     Args:
         streams: for each cell, the stream (0..N) that its vector is added to.
         behind: what a cell computes of the rows, where it leaves their prefix to the trunk.
+        measures: what is measured beside scores.
     """
     of_cell = behind or needs
-    block = _block(costs, of_cell)
-    last = (
-        of_cell.num_tokens * costs.keys_values
-        + needs.num_read * (costs.linear - costs.keys_values)
-        + needs.num_keys_read * costs.attention
-    )
-    cells = needs.num_read * costs.head * len(streams)
+    block, last = _block(costs, of_cell), _last_block(costs, of_cell, needs)
+    num_heads = 2 if "kl" in measures else 1
+    cells = num_heads * needs.num_read * costs.head * len(streams)
     for stream in streams:
         if stream < costs.num_blocks:
             cells += (costs.num_blocks - stream - 1) * block + last
-    trunk = (max(streams) if behind is None else costs.num_blocks) * _block(costs, needs)
+    if behind is not None:
+        trunk = costs.num_blocks * _block(costs, needs)
+    elif "kl" in measures:
+        trunk = (costs.num_blocks - 1) * block + last
+    else:
+        trunk = max(streams) * block
     return (cells + trunk) / len(streams)
 
 
@@ -158,6 +165,15 @@ def needs_of_row(row: EncodedExample, since: int = 0) -> RowNeeds:
         num_keys=_up_to(shared) - _up_to(since) + sum(n * shared + _up_to(n) for n in branches),
         num_read=len(read_shared) + sum(len(own) for own in read),
         num_keys_read=sum(p + 1 for own in (read_shared, *read) for p in own),
+    )
+
+
+def _last_block(costs: Costs, needs: RowNeeds, read: RowNeeds) -> int:
+    """Keys and values of every token, the rest only where a score reads it."""
+    return (
+        needs.num_tokens * costs.keys_values
+        + read.num_read * (costs.linear - costs.keys_values)
+        + read.num_keys_read * costs.attention
     )
 
 

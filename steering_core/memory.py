@@ -14,7 +14,9 @@ positions read, C columns of the head at a time, and k kept states::
                                                      (2 e + 4) H S^2 for the rows at a time
                12 P D                                pooling in float64, norms in float32
                e M D + (e + 8) M C                   logits in float32, and their exponentials
+               2 e M D + (2 e + 12) M C              instead, of both sides, if kl is measured
                (e + 8) L V                           one sequence of L tokens on the slow path
+               (e + 12) L V                          instead, if kl is measured
 
 Not in it: what the framework takes for itself (on CUDA several hundred MB, and what its allocator
 keeps), attention that forms all scores where logits are not capped, on the CPU the process.
@@ -26,13 +28,13 @@ MiB, measured 76 / 195; steered at 2 layers 67 / 142 MiB, measured 58 / 137. Not
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from steering_core.attention import rows_at_once
-from steering_core.scoring import columns_at_once
+from steering_core.scoring import Measure, columns_at_once
 from steering_core.skeleton import Skeleton
 from steering_core.work import BatchShape
 
@@ -64,19 +66,22 @@ def peak_memory(
     num_kept: int,
     longest: int,
     reuses_prefix: bool = False,
+    measures: Collection[Measure] = (),
 ) -> Memory:
     """What a replica holds with the fullest of these batches.
 
     Args:
         num_kept: states of a batch that are kept at a time: k.
         longest: tokens of the longest single sequence: L.
+        measures: what is measured of steered rows beside scores.
     """
     size, weights = _bytes_of(dtype), weights_bytes(skeleton, dtype)
-    slow = (size + 8) * longest * skeleton.vocab_size
+    has_kl = "kl" in measures
+    slow = (size + (12 if has_kl else 8)) * longest * skeleton.vocab_size
     held = [
         (
             _streams(skeleton, batch, size, num_kept, reuses_prefix),
-            max(slow, _scratch(skeleton, batch, size, device_type)),
+            max(slow, _scratch(skeleton, batch, size, device_type, has_kl)),
         )
         for batch in batches
     ]
@@ -92,15 +97,16 @@ def _streams(s: Skeleton, batch: BatchShape, size: int, num_kept: int, reuses_pr
     return kept + masks + (cache if reuses_prefix else 0)
 
 
-def _scratch(s: Skeleton, batch: BatchShape, size: int, device_type: str) -> int:
+def _scratch(s: Skeleton, batch: BatchShape, size: int, device_type: str, has_kl: bool) -> int:
     positions, read = batch.num_tokens, batch.num_read
     heads = 4 * s.num_heads * s.head_width + 4 * s.num_kv_heads * s.head_width
     columns = min(s.vocab_size, columns_at_once(max(1, read), device_type))
+    sides, per_logit = (2, 2 * size + 12) if has_kl else (1, size + 8)
     return max(
         size * positions * (2 * s.width + 3 * s.widest),
         size * positions * (2 * s.width + heads) + _scores(s, batch, size, device_type),
         12 * positions * s.width,
-        size * read * s.width + (size + 8) * read * columns,
+        sides * size * read * s.width + per_logit * read * columns,
     )
 
 

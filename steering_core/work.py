@@ -16,6 +16,7 @@ from steering_core.hook_points import HookPoint
 from steering_core.packing import group_by_size, lay_out, room_behind, sequences_per_row
 from steering_core.prefix_reuse import steered_and_behind
 from steering_core.protocol import Protocol
+from steering_core.scoring import Measure
 from steering_core.trunk import fork_point, num_trunk_blocks
 
 
@@ -137,15 +138,18 @@ def steered_work(
     points: Sequence[HookPoint],
     *,
     reuses_prefix: bool = False,
+    measures: Collection[Measure] = (),
 ) -> Work:
     """Of ``Engine.steered``: a trunk, and a fork of it for each cell.
 
     Args:
         points: the steered hook point of each cell.
+        measures: as ``Engine``'s; with ``kl`` the trunk runs all blocks.
     """
     starts = [fork_point(point, num_blocks) for point in points]
     forked = sum(num_blocks - start.block for start in starts)
-    trunk = num_blocks if reuses_prefix else num_trunk_blocks(set(starts))
+    is_whole = reuses_prefix or "kl" in measures
+    trunk = num_blocks if is_whole else num_trunk_blocks(set(starts))
     block_tokens = sum(
         trunk * b.num_tokens + forked * b.num_sequences * b.num_behind for b in batches
     )

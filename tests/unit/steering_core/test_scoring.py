@@ -180,3 +180,8 @@ def test_memory_of_the_head_follows_the_slices() -> None:
     batch: Any = SimpleNamespace(num_tokens=1, num_sequences=1, num_positions=1, num_read=5749)
     held = peak_memory(skeleton, [batch], "bfloat16", "cuda", num_kept=0, longest=0)
     assert held.scratch_bytes == 2 * 5749 + (2 + 8) * 5749 * 2048
+    # Of kl, the slices of both sides.
+    held = peak_memory(
+        skeleton, [batch], "bfloat16", "cuda", num_kept=0, longest=0, measures=["kl"]
+    )
+    assert held.scratch_bytes == 2 * 2 * 5749 + (2 * 2 + 12) * 5749 * 2048

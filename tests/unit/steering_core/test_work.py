@@ -22,6 +22,7 @@ from steering_core.models import ModelSource, load_model
 from steering_core.packing import batches
 from steering_core.prefix_reuse import steered_and_behind
 from steering_core.protocol import PROTOCOLS, Protocol
+from steering_core.scoring import Measure
 from steering_core.skeleton import read_skeleton
 from steering_core.vectors import fit_mean_difference
 from steering_core.work import (
@@ -56,12 +57,18 @@ def through_attention(model: nn.Module) -> Iterator[list[int]]:
         yield seen
 
 
-def _ran(protocol: Protocol, batching: Batching) -> tuple[Work, Work]:
+def _ran(
+    protocol: Protocol, batching: Batching, measures: tuple[Measure, ...]
+) -> tuple[Work, Work]:
     """Baseline and steered work of an engine, and its trunks, as they were run."""
     model = golden_model("gemma2-tiny")
     rows = encode_group("gemma2-tiny", "intersentence", "race", protocol)
     engine = Engine(
-        model, protocol, is_packed=batching.is_packed, reuses_prefix=batching.reuses_prefix
+        model,
+        protocol,
+        is_packed=batching.is_packed,
+        reuses_prefix=batching.reuses_prefix,
+        measures=measures,
     )
     works = []
     pooled = engine.baseline(rows, TOKENS, [2, 6])[1]
@@ -91,7 +98,10 @@ def _ran(protocol: Protocol, batching: Batching) -> tuple[Work, Work]:
         ("aligned", "last", True),
     ],
 )
-def test_work_is_what_an_engine_runs(protocol: str, positions: Positions, is_packed: bool) -> None:
+@pytest.mark.parametrize("measures", [(), ("kl",)])
+def test_work_is_what_an_engine_runs(
+    measures: tuple[Measure, ...], protocol: str, positions: Positions, is_packed: bool
+) -> None:
     chosen = replace(PROTOCOLS[protocol], positions=positions)  # type: ignore[index]
     batching = Batching(TOKENS, is_packed, chosen.leaves_prefix_alone)
     rows = encode_group("gemma2-tiny", "intersentence", "race", chosen)
@@ -102,8 +112,10 @@ def test_work_is_what_an_engine_runs(protocol: str, positions: Positions, is_pac
     assert [(s.num_sequences, s.num_positions) for s in shapes] == [b.input_ids.shape for b in made]
     baseline = baseline_work(shapes, NUM_BLOCKS, {chosen.read_at(2), chosen.read_at(6)})
     points = [chosen.apply_at(cell.layer) for cell in CELLS]
-    steered = steered_work(shapes, NUM_BLOCKS, points, reuses_prefix=batching.reuses_prefix)
-    assert (baseline, steered) == _ran(chosen, batching)
+    steered = steered_work(
+        shapes, NUM_BLOCKS, points, reuses_prefix=batching.reuses_prefix, measures=measures
+    )
+    assert (baseline, steered) == _ran(chosen, batching, measures)
     whole = sum(len(c.token_ids) for row in rows for c in row.candidates)
     assert plain_block_tokens(counts, NUM_BLOCKS) == NUM_BLOCKS * whole
 
@@ -174,3 +186,18 @@ def test_memory_grows_with_the_batch_the_states_and_the_dtype() -> None:
     assert total(500) > total(120)
     assert total(500, num_kept=6) > total(500)
     assert total(500, "bfloat16") < total(500)
+
+
+def test_kl_needs_the_head_twice_and_the_trunk_to_the_top() -> None:
+    costs = costs_of(golden_model("gemma2-tiny").layout)
+    protocol = PROTOCOLS["as_published"]
+    needs = needs_of(encode_group("gemma2-tiny", "intersentence", "race", protocol))
+    head = needs.num_read * costs.head
+    # Behind the last block nothing else is computed of a cell, and its trunk is whole already.
+    last = [costs.num_blocks]
+    plain, measured = (needed_flops(costs, needs, last, measures=m) for m in ((), ("kl",)))
+    blocks = needed_flops(costs, needs, [0]) - head
+    assert measured == blocks + 2 * head
+    assert plain > blocks + head  # a trunk's last block is computed at every position
+    # A cell that runs every block shares nothing with its trunk, which would not run without kl.
+    assert needed_flops(costs, needs, [0], measures=("kl",)) == 2 * (blocks + head)
