@@ -17,6 +17,7 @@ _REASONS = (
     (r"steering\.(apply|positions|operation)", "it decides what steering does to every row"),
     (r"steering\.(rollouts|questions)", "it decides which answers a cell consists of"),
     (r"scoring", "it decides what a score is, so every number would change"),
+    (r"measures", "it decides which columns every steered row has"),
     (r"contrast\..*", "it decides which answers the vectors are made of"),
     (r"filter\..*", "it decides which answers the vectors are made of"),
     (r"generation\..*", "it decides the text of every answer"),

@@ -21,7 +21,12 @@ from steering_core.scoring import choose
 Path = Literal["engine", "reference"]
 """Which path the rows in storage come from."""
 
-Quantity = Literal["score", "pooled"]
+Quantity = Literal["score", "pooled", "kl"]
+_WORDS: Mapping[Quantity, str] = {
+    "score": "score",
+    "pooled": "pooled state",
+    "kl": "divergence from the unsteered distribution",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +154,10 @@ class Worst:
         return math.inf if self.difference > 0 else 0.0
 
     def __str__(self) -> str:
-        what = "score" if self.quantity == "score" else "pooled state"
+        what = _WORDS[self.quantity]
         if self.difference is None:
             return f"{self.row}: a {what} is finite in only one of the two passes"
-        unit = " nats" if self.quantity == "score" else " (relative)"
+        unit = " (relative)" if self.quantity == "pooled" else " nats"
         return (
             f"{self.row}: {what} differs by {self.difference:.2g}{unit} from the plain forward "
             f"pass (tolerance: {self.tolerance:g})"
@@ -168,6 +173,7 @@ class Certificate:
             by itself: a tie within the tolerance may fall either way.
         num_non_finite, num_one_sided: see ``Deviation``.
         largest_pooled_difference: None where no pooled difference was compared.
+        largest_kl_difference: in nats; None where no divergence was compared.
     """
 
     num_rows_checked: int = 0
@@ -177,6 +183,7 @@ class Certificate:
     num_one_sided: int = 0
     largest_pooled_difference: float | None = None
     worst: Worst | None = None
+    largest_kl_difference: float | None = None
 
     @property
     def holds(self) -> bool:
@@ -237,10 +244,44 @@ class Certificate:
         )
 
     @classmethod
+    def of_kl(
+        cls,
+        rows: Sequence[RowName],
+        found_N: np.ndarray,
+        wanted_N: np.ndarray,
+        tolerance: Tolerance,
+    ) -> Certificate:
+        """The certificate of the rows' mean divergences in nats; it adds no row to the count.
+
+        The tolerance is that of scores for divergences up to 1 nat, and as many times that for
+        larger ones: what rounding does to logits moves a divergence in proportion to its size.
+        """
+        return cls.joined(
+            cls._of_kl(row, Deviation.between(found, wanted), tolerance.score * max(1.0, size))
+            for row, found, wanted in zip(rows, found_N, wanted_N, strict=True)
+            for size in [float(wanted) if np.isfinite(wanted) else 1.0]
+        )
+
+    @classmethod
+    def _of_kl(cls, row: RowName, deviation: Deviation, tolerance: float) -> Certificate:
+        return cls(
+            num_non_finite=deviation.num_non_finite,
+            num_one_sided=deviation.num_one_sided,
+            largest_kl_difference=deviation.largest,
+            worst=Worst(row, "kl", _reported(deviation), tolerance),
+        )
+
+    @classmethod
     def joined(cls, certificates: Iterable[Certificate]) -> Certificate:
         """All of them as one."""
         all_of = list(certificates)
-        pooled = [c.largest_pooled_difference for c in all_of]
+        pooled, kl = (
+            [d for d in differences if d is not None]
+            for differences in (
+                [c.largest_pooled_difference for c in all_of],
+                [c.largest_kl_difference for c in all_of],
+            )
+        )
         worst = [c.worst for c in all_of if c.worst is not None]
         return cls(
             num_rows_checked=sum(c.num_rows_checked for c in all_of),
@@ -248,7 +289,8 @@ class Certificate:
             num_changed_choices=sum(c.num_changed_choices for c in all_of),
             num_non_finite=sum(c.num_non_finite for c in all_of),
             num_one_sided=sum(c.num_one_sided for c in all_of),
-            largest_pooled_difference=max((p for p in pooled if p is not None), default=None),
+            largest_pooled_difference=max(pooled, default=None),
+            largest_kl_difference=max(kl, default=None),
             worst=max(worst, key=lambda w: w.severity, default=None),
         )
 

@@ -56,9 +56,12 @@ SUMS = (
     *FLOW_PAIRS,
     *_TERM_COUNTS,
     *(f"{name}_before" for name in _TERM_COUNTS),
+    "kl",
+    "kl_tokens",
 )
 """Sums over examples: rows that are finite on both sides, their changes, and how many of them went
-down and up; choices before and after; what ``term_counts`` counts, after and before."""
+down and up; choices before and after; what ``term_counts`` counts, after and before; divergences
+over scored tokens, and how many these are, 0 where they were not measured."""
 _AT = {name: index for index, name in enumerate(SUMS)}
 
 
@@ -90,8 +93,21 @@ def example_values(
     values_CNE[cell, example, _AT[FLOW_PAIRS[0]] + pair] = 1.0
     first = _AT["num"]
     values_CNE[..., first : first + 3] = term_counts(after_CN3)
-    values_CNE[..., first + 3 :] = term_counts(before_N3)
+    values_CNE[..., first + 3 : first + 6] = term_counts(before_N3)
     return values_CNE
+
+
+def add_divergences(values_CNE: np.ndarray, kl_CN: np.ndarray, num_tokens_CN: np.ndarray) -> None:
+    """Put measured divergences into ``example_values``, in place.
+
+    Args:
+        kl_CN: mean nats over each row's scored tokens; a row whose mean is not finite adds nothing.
+        num_tokens_CN: scored tokens of each row, by which its mean is weighted.
+    """
+    finite_CN = np.isfinite(kl_CN)
+    weights_CN = np.where(finite_CN, num_tokens_CN, 0)
+    values_CNE[..., _AT["kl"]] = np.where(finite_CN, kl_CN, 0.0) * weights_CN
+    values_CNE[..., _AT["kl_tokens"]] = weights_CN
 
 
 def term_counts(scores_N3: np.ndarray) -> np.ndarray:
@@ -164,7 +180,8 @@ class CellEstimates:
         that way minus the share that moved back. ``changed``: share whose choice is another one.
         ``anti_steered``: share whose gap between anti-stereotype and stereotype moved against the
         coefficient's sign. ``anti_ratio``: anti-stereotypical choices after steering over before.
-        ``lms``, ``ss``, ``icat`` and their changes: percent, see ``stereoset_estimates``.
+        ``lms``, ``ss``, ``icat`` and their changes: percent, see ``stereoset_estimates``. ``kl``:
+        mean D_KL(P_steered || P_unsteered) over all scored tokens, in nats, if it was measured.
         """
         return self._values[name]
 
@@ -199,6 +216,9 @@ def cell_estimates(
         intervals[name] = tuple(np.clip(end, least, 1.0) for end in intervals[name])
     if len(counts) == 1:
         intervals |= counts[0].intervals()
+    found["kl"] = _pooled([c.kl for c in counts], [c.num_kl for c in counts])
+    low, high = found["kl"].interval()
+    intervals["kl"] = np.maximum(low, 0.0), high
     values = {name: estimate.value for name, estimate in found.items()}
     # Where no term moved, nothing shows how far the ratio could have been from what it is.
     moved = (found["anti_ratio"].influence != 0).any(axis=0)
@@ -281,6 +301,10 @@ class _Counts:
         self.anti_steered = self._plain_against.of_examples(
             name, discrete.example_sd(self._against, None, self._num_against)
         )
+        # A ratio of sums: rows with more scored tokens weigh more.
+        tokens_KC = sums.column("kl_tokens")
+        self.num_kl = tokens_KC.sum(axis=0)
+        self.kl = means_of_sums(sums.column("kl"), tokens_KC, clusters)
         self.anti_after = means_of_sums(sums.column("s_a", "a_a", "u_a"), defined_KC, clusters)
         self.anti_before = means_of_sums(sums.column("a_s", "a_a", "a_u"), defined_KC, clusters)
 

@@ -58,7 +58,7 @@ class TaskCertificate:
 
 def _as_json(found: Certificate) -> dict[str, Any]:
     # Seven digits are more than a difference has.
-    pooled = found.largest_pooled_difference
+    pooled, kl = found.largest_pooled_difference, found.largest_kl_difference
     worst = found.worst
     if worst is not None and worst.difference is not None:
         worst = replace(worst, difference=_rounded(worst.difference))
@@ -66,9 +66,13 @@ def _as_json(found: Certificate) -> dict[str, Any]:
         found,
         largest_difference=_rounded(found.largest_difference),
         largest_pooled_difference=None if pooled is None else _rounded(pooled),
+        largest_kl_difference=None if kl is None else _rounded(kl),
         worst=worst,
     )
-    return asdict(rounded)
+    content = asdict(rounded)
+    if kl is None:  # earlier versions, which do not know the key, read the footers of most sweeps
+        del content["largest_kl_difference"]
+    return content
 
 
 def _rounded(value: float) -> float:

@@ -82,6 +82,7 @@ def _summary(tasks: list[TaskCertificate | None]) -> dict[str, Any]:
         "num_non_finite": whole.num_non_finite,
         "num_one_sided": whole.num_one_sided,
         "largest_pooled_difference": kept.largest_pooled_difference,
+        "largest_kl_difference": kept.largest_kl_difference,
         "worst_row": None if whole.worst is None else _worst_row(whole.worst),
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from steering_core.engine import Cell, Scores
 from steering_core.models import LoadedModel
 from steering_core.pooled import PooledStates
 from steering_core.protocol import Protocol
+from steering_core.scoring import Measure
 from steering_core.slow_engine import SlowEngine
 from steering_core.vectors import SteeringVectors
 
@@ -37,6 +38,7 @@ class Certifier:
 
     Args:
         name: the model's, for messages.
+        measures: what the engine measures of steered rows beside scores.
     """
 
     def __init__(
@@ -45,8 +47,9 @@ class Certifier:
         protocol: Protocol,
         spec: CertificateSpec,
         name: str,
+        measures: Collection[Measure] = (),
     ) -> None:
-        self._slow = SlowEngine(model, protocol)
+        self._slow = SlowEngine(model, protocol, measures)
         self._spec, self._name = spec, name
         self._dtype = str(model.dtype).removeprefix("torch.")
         self._tolerance = tolerance_for(
@@ -111,19 +114,26 @@ class Certifier:
         if not chosen:
             return scores, None
         pairs = [divmod(number, len(rows.encoded)) for number in chosen]
-        found = np.stack([scores[cell].scores[row] for cell, row in pairs])
-        wanted = np.stack(
-            [
-                self._slow.row_scores(
+        wanted, wanted_kl = zip(
+            *(
+                self._slow.row_measured(
                     rows.encoded[row],
                     cells[cell],
                     vectors.for_fold(cells[cell].layer, rows.folds[row]),
                 )
                 for cell, row in pairs
-            ]
+            ),
+            strict=True,
         )
         names = [_name(rows.encoded[r], cells[c].layer, cells[c].coeff) for c, r in pairs]
-        certificate = self._judged(Certificate.of_scores(names, found, wanted, self._tolerance))
+        found = np.stack([scores[cell].scores[row] for cell, row in pairs])
+        certificates = [Certificate.of_scores(names, found, np.stack(wanted), self._tolerance)]
+        kl = [of.kl[row] for cell, row in pairs if (of := scores[cell]).kl is not None]
+        if kl:
+            certificates.append(
+                Certificate.of_kl(names, np.asarray(kl), np.asarray(wanted_kl), self._tolerance)
+            )
+        certificate = self._judged(Certificate.joined(certificates))
         if certificate.path == "reference":
             scores = self._slow.steered(rows.encoded, cells, vectors, rows.folds)
         return scores, certificate

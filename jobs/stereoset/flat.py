@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import pyarrow as pa
 
@@ -11,8 +11,9 @@ from cluster.storage import Storage
 from jobs.stereoset.examples import EXAMPLES_SCHEMA
 from jobs.stereoset.inventory import Inventory
 from jobs.stereoset.plan import Group
-from jobs.stereoset.tables import ROWS_SCHEMA, steered_table
+from jobs.stereoset.tables import KL_FIELD, ROWS_SCHEMA, steered_table
 from steering_core.nulls import NULLS, Null
+from steering_core.scoring import Measure
 
 _GROUP = ("model", "split", "bias_type")
 _TEXTS = ("context", "candidates", "labels")
@@ -30,10 +31,18 @@ FLAT_SCHEMA = pa.schema(
 """``table`` is ``baseline``, ``steered`` or ``nulls``; ``null`` is set in ``nulls`` alone."""
 
 
+def flat_schema(measures: Collection[Measure]) -> pa.Schema:
+    """``FLAT_SCHEMA``, with a column for each measure, null in ``baseline``."""
+    return FLAT_SCHEMA.append(KL_FIELD) if "kl" in measures else FLAT_SCHEMA
+
+
 def flat_tables(
-    storage: Storage, inventory: Inventory, examples: pa.Table | None
+    storage: Storage,
+    inventory: Inventory,
+    examples: pa.Table | None,
+    measures: Collection[Measure] = (),
 ) -> Iterator[pa.Table]:
-    """Every row of every finished part (``FLAT_SCHEMA``), one part at a time.
+    """Every row of every finished part (``flat_schema``), one part at a time.
 
     The order is that of the tables, then of groups, then of the plan.
 
@@ -43,7 +52,7 @@ def flat_tables(
     Raises:
         CorruptPartError: a damaged part.
     """
-    texts = _Texts(examples)
+    texts = _Texts(examples, flat_schema(measures))
     groups = sorted({task.group for task in inventory.planned})
     kinds: list[tuple[str, str, Null | None]] = [("baseline", "baseline", None)]
     kinds += [("steered", steered_table(), None)]
@@ -57,13 +66,14 @@ def flat_tables(
 class _Texts:
     """Texts by split and example id."""
 
-    def __init__(self, examples: pa.Table | None) -> None:
+    def __init__(self, examples: pa.Table | None, schema: pa.Schema) -> None:
+        self._schema = schema
         self._examples = EXAMPLES_SCHEMA.empty_table() if examples is None else examples
         keys = (self._examples[name].to_pylist() for name in ("split", "example_id"))
         self._place = {key: place for place, key in enumerate(zip(*keys, strict=True))}
 
     def joined(self, rows: pa.Table, table: str, group: Group, null: Null | None) -> pa.Table:
-        """Rows of a group's part with all columns of ``FLAT_SCHEMA``."""
+        """Rows of a group's part with all columns of the schema."""
         ids = rows["example_id"].to_pylist()
         places = pa.array([self._place.get((group.split, x)) for x in ids], pa.int64())
         texts = self._examples.select(list(_TEXTS)).take(places)
@@ -72,4 +82,6 @@ class _Texts:
             rows = rows.append_column(name, pa.array([value] * len(ids), pa.string()))
         for name in _TEXTS:
             rows = rows.append_column(name, texts[name])
-        return rows.select(FLAT_SCHEMA.names).cast(FLAT_SCHEMA)
+        for name in set(self._schema.names) - set(rows.column_names):
+            rows = rows.append_column(name, pa.nulls(len(ids), self._schema.field(name).type))
+        return rows.select(self._schema.names).cast(self._schema)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import chain
 
 import numpy as np
@@ -14,20 +14,26 @@ from cluster.parts import read_part
 from cluster.storage import Storage
 from jobs.stereoset.inventory import Inventory
 from jobs.stereoset.plan import VectorSet
-from jobs.stereoset.tables import ROWS_SCHEMA
+from jobs.stereoset.tables import rows_schema
+from steering_core.scoring import Measure
 from steering_core.vectors import SteeringVectors
 
 _GROUP = ("model", "split", "bias_type")
 
 
-def rows_frame(storage: Storage, inventory: Inventory, table: str) -> pd.DataFrame:
+def rows_frame(
+    storage: Storage, inventory: Inventory, table: str, measures: Collection[Measure] = ()
+) -> pd.DataFrame:
     """Rows of every finished part of ``baseline`` or ``steered``, partition columns last.
+
+    Args:
+        measures: what was measured of the rows beside scores.
 
     Raises:
         UserActionError: a part that holds other examples than planned.
         CorruptPartError: a damaged part.
     """
-    schema = pa.schema([*ROWS_SCHEMA, *((name, pa.string()) for name in _GROUP)])
+    schema = pa.schema([*rows_schema(measures), *((name, pa.string()) for name in _GROUP)])
     tables = [schema.empty_table()]
     for task, task_id, key in inventory.parts_done(table):
         rows = read_part(storage, key, task_id)

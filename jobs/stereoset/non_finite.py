@@ -16,11 +16,14 @@ from steering_core.stereoset import LABELS, Example
 
 FOOTER_KEY = "num_non_finite"
 _SCORES = [f"score_{label.replace('-', '_')}" for label in LABELS]
+_MEASURED = ("kl",)
+"""What may be measured beside scores, and is counted as they are."""
 
 
 def counted(rows: pa.Table) -> pa.Table:
     """The rows with their count in the schema's metadata, which a part keeps in its footer."""
-    scores = np.column_stack([rows[name].to_numpy() for name in _SCORES])
+    names = [*_SCORES, *(name for name in _MEASURED if name in rows.column_names)]
+    scores = np.column_stack([rows[name].to_numpy() for name in names])
     number = int((~np.isfinite(scores)).any(axis=1).sum())
     metadata = rows.schema.metadata or {}
     return rows.replace_schema_metadata({**metadata, FOOTER_KEY: str(number)})

@@ -371,6 +371,8 @@ def _task(
                 # Absent where it is the default, which is older than the key.
                 **({} if protocol.operation == "add" else {"operation": protocol.operation}),
             },
+            # As above; and nothing is measured of rows that are not steered.
+            **({"measures": sweep.spec.measures} if cells and sweep.spec.measures else {}),
             "group": str(group),
             "tables": tables,
             "examples": examples_digest(examples),

@@ -134,6 +134,7 @@ class Sweep:
             "steering.positions": protocol.positions,
             "steering.operation": protocol.operation,
             "scoring": protocol.scoring,
+            "measures": list(spec.measures),
         }
         for name, model in self.models.items():
             description |= {
@@ -149,7 +150,12 @@ class Sweep:
 
 def recorded_identity(record: Mapping[str, Any]) -> dict[str, Any]:
     """The identity in a run's record, with what keys meant before they were there."""
-    before = {"vectors.method": "mean_difference", "steering.operation": "add", _FILE_DIGEST: None}
+    before: dict[str, Any] = {
+        "vectors.method": "mean_difference",
+        "steering.operation": "add",
+        "measures": [],
+        _FILE_DIGEST: None,
+    }
     return {**before, **record["identity"]}
 
 

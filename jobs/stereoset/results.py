@@ -13,7 +13,7 @@ from cluster.storage import Storage
 from jobs.data_source import DataSource
 from jobs.results import FlatRows, Results
 from jobs.stereoset.examples import stored_examples
-from jobs.stereoset.flat import FLAT_SCHEMA, flat_tables
+from jobs.stereoset.flat import flat_schema, flat_tables
 from jobs.stereoset.frames import rows_frame, vectors_frame
 from jobs.stereoset.inventory import take_inventory
 from jobs.stereoset.summary import summarise
@@ -39,6 +39,7 @@ class StereoSetResults(Results):
     def __init__(self, storage: Storage, record: Mapping[str, Any]) -> None:
         super().__init__(storage, record)
         self._inventory = take_inventory(storage)
+        self._measures = tuple(record.get("identity", {}).get("measures", ()))
 
     @cached_property
     def baseline(self) -> pd.DataFrame:
@@ -54,9 +55,10 @@ class StereoSetResults(Results):
     def steered(self) -> pd.DataFrame:
         """Scores after steering: a row per example, layer and coefficient.
 
-        The columns of ``baseline``, and ``layer`` (1-based), ``coeff``, ``read``, ``apply``.
+        The columns of ``baseline``, and ``layer`` (1-based), ``coeff``, ``read``, ``apply``; and
+        ``kl`` (nats per scored token) of a sweep with ``measures: [kl]``.
         """
-        return rows_frame(self._storage, self._inventory, "steered")
+        return rows_frame(self._storage, self._inventory, "steered", self._measures)
 
     @cached_property
     def cells(self) -> pd.DataFrame:
@@ -133,9 +135,9 @@ class StereoSetResults(Results):
         except UserActionError as error:
             reason = str(error)
         return FlatRows(
-            schema=FLAT_SCHEMA,
+            schema=flat_schema(self._measures),
             num_rows=self._inventory.num_rows_done,
-            tables=flat_tables(self._storage, self._inventory, examples),
+            tables=flat_tables(self._storage, self._inventory, examples, self._measures),
             source=source,
             without_texts=reason,
         )

@@ -205,6 +205,7 @@ class _Session:
                         "source": model.source,
                         "protocol": sweep.protocol,
                         "layers": sweep.spec.steering.layers,
+                        "measures": sweep.spec.measures,
                         "device": sweep.device,
                         "dtype": model.dtype,
                         "num_threads": compute.num_threads,

@@ -23,6 +23,9 @@ from steering_core.nulls import Null
 from steering_core.stereoset import LABELS
 
 SCORE_COLUMNS = [f"score_{label.replace('-', '_')}" for label in LABELS]
+TOKEN_COLUMNS = [f"num_tokens_{label.replace('-', '_')}" for label in LABELS]
+KL_COLUMN = "kl"
+"""Only in rows whose sweep measured it."""
 CellKey = tuple[int, float]
 """A layer and a coefficient."""
 _READERS = 8
@@ -53,16 +56,28 @@ class ScoredRows:
 
 
 @dataclass(frozen=True)
+class Divergences:
+    """Mean D_KL(P_steered || P_unsteered) of rows in nats, and the scored tokens of each."""
+
+    nats: np.ndarray
+    num_tokens: np.ndarray
+
+
+@dataclass(frozen=True)
 class SteeredRows:
     """The rows of one shard under several cells: scores [C, N, 3], choices [C, N].
 
     Their examples are those of ``before``, in its order.
+
+    Attributes:
+        kl: [C, N], None where it was not measured.
     """
 
     before: ScoredRows
     cells: tuple[CellKey, ...]
     scores: np.ndarray
     choices: np.ndarray
+    kl: Divergences | None = None
 
 
 def baseline_shards(
@@ -115,7 +130,16 @@ def steered_rows(
             tuple((int(layer), float(c)) for layer, c in zip(layers, coeffs, strict=True)),
             rows.scores.reshape(num_cells, num, 3),
             rows.choices.reshape(num_cells, num),
+            _divergences(table, num_cells, num),
         )
+
+
+def _divergences(table: pa.Table, num_cells: int, num: int) -> Divergences | None:
+    if KL_COLUMN not in table.column_names:
+        return None
+    num_tokens = np.sum([table[name].to_numpy() for name in TOKEN_COLUMNS], axis=0)
+    nats = table[KL_COLUMN].to_numpy()
+    return Divergences(nats.reshape(num_cells, num), num_tokens.reshape(num_cells, num))
 
 
 def _tables(

@@ -21,6 +21,7 @@ from steering_core.hook_points import Site
 from steering_core.interventions import Operation, Positions
 from steering_core.nulls import Null
 from steering_core.protocol import PROTOCOLS, Pooling, Protocol, ProtocolName, Scoring
+from steering_core.scoring import Measure
 from steering_core.stereoset import BIAS_TYPES, SPLITS
 from steering_core.vectors import Method
 
@@ -168,6 +169,15 @@ class StereoSetSpec(SpecModel):
         description="Also steer with meaningless vectors of the same norm, as a control: random "
         "directions, or mean differences with shuffled labels",
         json_schema_extra=role("grid"),
+    )
+    measures: Annotated[tuple[Measure, ...], AfterValidator(distinct)] = Field(
+        (),
+        description="What else to measure of steered rows, at a price. kl: how far the next-token "
+        "distribution moves from the unsteered one; the unsteered pass then runs all blocks, and "
+        "the head multiplies twice as much",
+        # Absent unless set, so that records and digests of other sweeps stay what they were.
+        exclude_if=lambda value: not value,
+        json_schema_extra=role("identity"),
     )
     compute: ComputeSpec = ComputeSpec()  # type: ignore[call-arg]
     certificate: CertificateSpec = CertificateSpec()  # type: ignore[call-arg]

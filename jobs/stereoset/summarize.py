@@ -10,7 +10,14 @@ import pandas as pd
 import pyarrow as pa
 
 from jobs.stereoset.estimates import model_estimates
-from jobs.stereoset.scored_rows import SCORE_COLUMNS, ScoredRows, SteeredRows
+from jobs.stereoset.scored_rows import (
+    KL_COLUMN,
+    SCORE_COLUMNS,
+    TOKEN_COLUMNS,
+    Divergences,
+    ScoredRows,
+    SteeredRows,
+)
 from jobs.stereoset.summary_keys import SummaryKey, with_pooled
 from jobs.stereoset.summary_sums import GroupSums
 from jobs.stereoset.summary_tables import CELLS_SCHEMA, HEADLINE_SCHEMA
@@ -98,8 +105,18 @@ def _cell(
             f"the frame steered has {len(rows)} of {len(unsteered)} examples of {place}; keep the "
             "same examples in every cell, so that cells can be compared and pooled"
         )
-    same = _scored(rows.loc[unsteered.index])
-    return SteeredRows(scored, ((layer, coeff),), same.scores[None], same.choices[None])
+    rows = rows.loc[unsteered.index]
+    same = _scored(rows)
+    return SteeredRows(
+        scored, ((layer, coeff),), same.scores[None], same.choices[None], _divergences(rows)
+    )
+
+
+def _divergences(rows: pd.DataFrame) -> Divergences | None:
+    if not {KL_COLUMN, *TOKEN_COLUMNS} <= {*rows.columns}:
+        return None
+    num_tokens = rows[TOKEN_COLUMNS].to_numpy(float).sum(axis=1)
+    return Divergences(rows[KL_COLUMN].to_numpy(float)[None], num_tokens[None])
 
 
 def _scored(rows: pd.DataFrame) -> ScoredRows:

@@ -12,7 +12,13 @@ import numpy as np
 
 from jobs.stereoset.scored_rows import CellKey, ScoredRows, SteeredRows
 from jobs.stereoset.summary_keys import POOLED, SummaryKey
-from steering_core.metrics import SUMS, TermSums, example_values, sums_by_term
+from steering_core.metrics import (
+    SUMS,
+    TermSums,
+    add_divergences,
+    example_values,
+    sums_by_term,
+)
 
 
 @dataclass(frozen=True)
@@ -23,7 +29,7 @@ class GroupSums:
         terms: target terms [K], sorted.
         cells: the cells [C] whose rows are complete, sorted.
         sums: [K, C, E].
-        num_non_finite: [C] rows with a score that is not finite.
+        num_non_finite: [C] rows with a score, or a divergence, that is not finite.
         baseline: [K, 1, E], of the unsteered rows beside themselves.
         num_non_finite_before: of the unsteered rows.
     """
@@ -62,8 +68,12 @@ class GroupSums:
             before = rows.before
             term_N = np.asarray([number[target] for target in before.targets])
             values_CNE = example_values(before.scores, rows.scores, before.choices, rows.choices)
+            measured = rows.scores
+            if rows.kl is not None:
+                add_divergences(values_CNE, rows.kl.nats, rows.kl.num_tokens)
+                measured = np.concatenate([measured, rows.kl.nats[..., None]], axis=-1)
             sums_KCE = sums_by_term(values_CNE, term_N, len(terms))
-            lost_C = _num_non_finite(rows.scores)
+            lost_C = _num_non_finite(measured)
             for index, cell in enumerate(rows.cells):
                 held = sums.setdefault(cell, np.zeros((len(terms), len(SUMS))))
                 held += sums_KCE[:, index]
@@ -90,7 +100,7 @@ class GroupSums:
 
 
 def _num_non_finite(scores: np.ndarray) -> np.ndarray:
-    """Rows [...] with a score that is not finite, of scores [..., N, 3]."""
+    """Rows [...] with a number that is not finite, of scores [..., N, 3], or more numbers."""
     num: np.ndarray = (~np.isfinite(scores)).any(axis=-1).sum(axis=-1)
     return num
 

@@ -13,6 +13,7 @@ CELL_ESTIMATES = (
     *ESTIMATES,
     *STEREOSET_ESTIMATES,
     *(f"{name}_change" for name in STEREOSET_ESTIMATES),
+    "kl",
 )
 """Each with ``_low`` and ``_high``; those of ``TESTED`` also with ``_p`` and ``_q``."""
 SHARES = tuple(f"share_{label.replace('-', '_')}" for label in LABELS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from steering_core.anisotropy import StateSums
 from steering_core.engine import Scores
 from steering_core.pairs import StateChunk
 from steering_core.pooled import PooledStates
-from steering_core.scoring import choose
+from steering_core.scoring import Measure, choose
 from steering_core.stereoset import LABELS, Example
 from steering_core.vectors import FoldSums
 
@@ -37,6 +37,16 @@ ROWS_SCHEMA = pa.schema(
     ]
 )
 """Columns of ``baseline`` and ``steered``; layer, coeff, read and apply are null in baseline."""
+
+KL_FIELD = pa.field("kl", pa.float64())
+"""A last column of steered rows, if the sweep measures it: a row's mean D_KL(P_steered ||
+P_unsteered) over its scored tokens, in nats."""
+
+
+def rows_schema(measures: Collection[Measure]) -> pa.Schema:
+    """Columns of steered rows of which these measures were taken."""
+    return ROWS_SCHEMA.append(KL_FIELD) if "kl" in measures else ROWS_SCHEMA
+
 
 SUMS_SCHEMA = pa.schema(
     [
@@ -111,7 +121,8 @@ def rows_table(
         name = label.replace("-", "_")
         columns[f"score_{name}"] = ordered[:, column]
         columns[f"num_tokens_{name}"] = counted[:, column]
-    return pa.table({name: columns[name] for name in ROWS_SCHEMA.names}, schema=ROWS_SCHEMA)
+    table = pa.table({name: columns[name] for name in ROWS_SCHEMA.names}, schema=ROWS_SCHEMA)
+    return table if scores.kl is None else table.append_column(KL_FIELD, pa.array(scores.kl))
 
 
 def stored_scores(rows: pa.Table, examples: Sequence[Example]) -> np.ndarray:

@@ -84,6 +84,7 @@ def verified(storage: Storage, num_rows: int, seed: int) -> dict[str, Any]:
                 "verdict": _verdict(v.found),
                 "num_rows": v.found.num_rows_checked,
                 "largest_difference": v.found.largest_difference,
+                "largest_kl_difference": v.found.largest_kl_difference,
                 "tolerance": v.tolerance.score,
                 "num_changed_choices": v.found.num_changed_choices,
                 "num_non_finite": v.found.num_non_finite,
@@ -109,7 +110,7 @@ def _verify_model(
         return _Verified(model.name, tolerance, Certificate())
     transformers.logging.disable_progress_bar()
     loaded = load_model(model.source, device=sweep.device, dtype=model.dtype)
-    slow = SlowEngine(loaded, sweep.protocol)
+    slow = SlowEngine(loaded, sweep.protocol, sweep.spec.measures)
     found = [
         _verify_row(sweep, model, inventory, slow, tolerance, task, row)
         for task, rows in drawn.items()
@@ -167,15 +168,21 @@ def _verify_row(
     name = RowName(
         stored["example_id"], group.split, group.bias_type, stored["layer"], stored["coeff"]
     )
-    cell, vector = None, None
+    (encoded,) = model.encode((examples[at],))
     if task.is_steered:
         cell = Cell(stored["layer"], stored["coeff"])
         vector = inventory.vectors[task.vector_set].for_fold(cell.layer, folds[at])
-    wanted = slow.row_scores(model.encode((examples[at],))[0], cell, vector)
+        wanted, wanted_kl = slow.row_measured(encoded, cell, vector)
+    else:
+        wanted, wanted_kl = slow.row_scores(encoded), None
     choice = -1 if stored["choice_index"] is None else stored["choice_index"]
-    return Certificate.of_scores(
-        [name], stored_scores(row, [examples[at]]), wanted[None], tolerance, np.asarray([choice])
-    )
+    scores = stored_scores(row, [examples[at]])
+    found = Certificate.of_scores([name], scores, wanted[None], tolerance, np.asarray([choice]))
+    if wanted_kl is None:
+        return found
+    stored_kl = np.asarray([np.nan if stored.get("kl") is None else stored["kl"]])
+    of_kl = Certificate.of_kl([name], stored_kl, np.asarray([wanted_kl]), tolerance)
+    return Certificate.joined([found, of_kl])
 
 
 def _print(verified: list[_Verified]) -> None:
@@ -196,6 +203,9 @@ def _print(verified: list[_Verified]) -> None:
     )
     largest = max(v.found.largest_difference for v in verified)
     say(f"largest difference: {largest:.2g} nats")
+    of_kl = [d for v in verified if (d := v.found.largest_kl_difference) is not None]
+    if of_kl:
+        say(f"largest difference of kl: {max(of_kl):.2g} nats")
     num_non_finite = sum(v.found.num_non_finite for v in verified)
     if num_non_finite:
         say(f"{num_non_finite:,} scores are not finite, neither stored nor recomputed")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -31,6 +31,7 @@ from steering_core.models import ModelSource, load_model, load_tokenizer
 from steering_core.nulls import label_signs
 from steering_core.probes import engine_for
 from steering_core.protocol import Protocol
+from steering_core.scoring import Measure
 from steering_core.stereoset import Example
 from steering_core.tuning import Tuning, tune
 from steering_core.vectors import SteeringVectors, from_safetensors
@@ -69,6 +70,7 @@ class StereoSetWorker:
 
     Args:
         accelerate: whether kernels may be chosen, if the output holds no choice yet.
+        measures: what is measured of steered rows beside scores.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class StereoSetWorker:
         certificate: CertificateSpec,
         tuning_key: str,
         accelerate: bool = False,
+        measures: Collection[Measure] = (),
     ) -> None:
         self._source, self._protocol, self._layers = source, protocol, layers
         self._device, self._dtype = device, dtype
@@ -94,6 +97,7 @@ class StereoSetWorker:
         self._certificate_spec = certificate
         self._tuning_key = tuning_key
         self._accelerate = accelerate
+        self._measures = measures
         self._tuning: ModelTuning | None = None
         self._facts: Mapping[str, str] | None = None
         self._vectors: dict[str, SteeringVectors] = {}
@@ -128,9 +132,12 @@ class StereoSetWorker:
         for layer in self._layers:
             model.layout.module_at(self._protocol.read_at(layer))
             model.layout.module_at(self._protocol.apply_at(layer))
-        self._model, self._engine = model, engine_for(model, self._protocol)
+        self._model, self._engine = (
+            model,
+            engine_for(model, self._protocol, measures=self._measures),
+        )
         self._certifier = Certifier(
-            model, self._protocol, self._certificate_spec, self._source.path
+            model, self._protocol, self._certificate_spec, self._source.path, self._measures
         )
         return {
             "host": platform.node(),

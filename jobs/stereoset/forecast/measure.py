@@ -92,7 +92,7 @@ def measure(
     torch.set_num_threads(sweep.spec.compute.num_threads)
     try:
         loaded = load_model(model.source, device=sweep.device, dtype=model.dtype)
-        engine = engine_for(loaded, sweep.protocol)
+        engine = engine_for(loaded, sweep.protocol, measures=sweep.spec.measures)
         if sweep.spec.compute.accelerate == "auto":
             engine = engine.anew(choose_kernels(loaded, is_packed=engine.is_packed).names)
         timer = _Timer(sweep, skeleton, loaded, engine)
@@ -189,7 +189,11 @@ class _Timer:
         took.num_rows += len(rows)
         took.baseline_flops += needed_flops(costs, needs, [0])
         took.steered_flops += len(streams) * needed_flops(
-            costs, needs, streams, behind if self._engine.reuses_prefix else None
+            costs,
+            needs,
+            streams,
+            behind if self._engine.reuses_prefix else None,
+            self._engine.measures,
         )
         took.checked_flops += plain_flops(costs, counts[0].lengths)
 

@@ -27,10 +27,11 @@ _VECTORS_FILE_BYTES, _LAYER_BYTES, _TENSOR_BYTES = 540, 130, 72
 """Of the header of a file of vectors: provenance; a layer's digest and hook point; a tensor."""
 
 
-def rows_part_bytes(num_examples: int, num_cells: int) -> int:
-    """A part of ``baseline`` (one cell), ``steered`` or a null."""
+def rows_part_bytes(num_examples: int, num_cells: int, num_measures: int = 0) -> int:
+    """A part of ``baseline`` (one cell), ``steered`` or a null, with a float64 for each measure."""
     names = num_examples * _BYTES_PER_EXAMPLE + num_cells * _BYTES_PER_CELL
-    return int(_ROWS_PART_BYTES + names + num_examples * num_cells * _BYTES_PER_ROW)
+    per_row = _BYTES_PER_ROW + num_measures * _BYTES_PER_VALUE[8]
+    return int(_ROWS_PART_BYTES + names + num_examples * num_cells * per_row)
 
 
 def sums_part_bytes(num_layers: int, num_folds: int, width: int) -> int:

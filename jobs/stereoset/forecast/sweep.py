@@ -132,15 +132,17 @@ def _memory(
             if task.is_steered
             else {protocol.read_at(layer) for layer in task.layers}
         )
+        measures = sweep.spec.measures if task.is_steered else ()
         checks = sweep.spec.certificate.rows_per_task > 0
         memory = peak_memory(
             skeleton,
             batch_shapes(rows, batching),
             dtype,
             device_kind,
-            num_kept=len(kept) + (not task.is_steered),
+            num_kept=len(kept) + (not task.is_steered or "kl" in measures),
             longest=max(row.longest for row in rows) if checks else 0,
             reuses_prefix=batching.reuses_prefix and task.is_steered,
+            measures=measures,
         )
         most = max(most, memory, key=lambda m: m.total_bytes)
     return most

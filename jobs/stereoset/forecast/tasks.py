@@ -129,6 +129,7 @@ class Forecaster:
         points = [self._sweep.protocol.apply_at(layer) for layer, _ in task.cells]
         behind = total_needs_behind(rows) if batching.reuses_prefix else None
         streams = [point.stream for point in points]
+        measures, needs = self._sweep.spec.measures, total_needs(rows)
         return self._with_plain(
             Forecast(
                 num_tasks=1,
@@ -138,13 +139,15 @@ class Forecaster:
                     costs.num_blocks,
                     points,
                     reuses_prefix=batching.reuses_prefix,
+                    measures=measures,
                 ),
-                needed_flops=len(points) * needed_flops(costs, total_needs(rows), streams, behind),
-                written_bytes=rows_part_bytes(len(rows), len(points)),
+                needed_flops=len(points) * needed_flops(costs, needs, streams, behind, measures),
+                written_bytes=rows_part_bytes(len(rows), len(points), len(measures)),
             ),
             rows,
             num_cells=len(points),
-            passes_checked=NUM_CANDIDATES,
+            # With kl, the slow path runs the unsteered sequences as well.
+            passes_checked=NUM_CANDIDATES * (2 if "kl" in measures else 1),
         )
 
     def _with_plain(
