@@ -24,6 +24,11 @@ _Row = Mapping[str, Any]
 
 
 _MISSING = Cell(DASH, None)
+_KL = Column("KL", "nats per token")
+_KL_NOTE = (
+    "KL: how far steering moved the next-token distribution from the unsteered one, the mean over "
+    "all scored tokens. It counts every change, wanted or not."
+)
 _SHARE = "% of examples"
 _POINTS = "points"
 
@@ -32,6 +37,7 @@ def glance(summary: Summary) -> Table:
     """Net flows and LMS of each model at each coefficient, from the widest pooled rows."""
     all_rows = [*summary.pooled.to_pylist(), *summary.cells.to_pylist()]
     rows = [row for of_model in widest(all_rows).values() for row in of_model]
+    has_kl = _has_kl(rows)
     return Table(
         "glance",
         "Net flows of choices and LMS",
@@ -42,6 +48,7 @@ def glance(summary: Summary) -> Table:
             *_flow_columns(),
             Column("LMS change", _POINTS),
             Column("LMS", "%"),
+            *([_KL] if has_kl else []),
         ),
         tuple(
             (
@@ -51,9 +58,11 @@ def glance(summary: Summary) -> Table:
                 *_flow_cells(row),
                 _estimate(row, "lms_change"),
                 _estimate(row, "lms"),
+                *([_estimate(row, "kl", digits=3)] if has_kl else []),
             )
             for row in rows[:_MOST_ROWS]
         ),
+        _KL_NOTE if has_kl else "",
     ).condensed()
 
 
@@ -264,6 +273,8 @@ def cells(summary: Summary) -> Table:
     """The complete cells, up to the number that a page holds."""
     num_rows = summary.cells.num_rows
     is_whole = num_rows <= _MOST_ROWS
+    rows = summary.cells.slice(0, _MOST_ROWS).to_pylist()
+    has_kl = _has_kl(rows)
     return Table(
         "cells",
         "Every cell" if is_whole else f"The first {_MOST_ROWS:,} of {num_rows:,} cells",
@@ -277,6 +288,7 @@ def cells(summary: Summary) -> Table:
             Column("LMS change", _POINTS),
             Column("SS change", _POINTS),
             Column("ICAT change", _POINTS),
+            *([_KL] if has_kl else []),
         ),
         tuple(
             (
@@ -287,8 +299,9 @@ def cells(summary: Summary) -> Table:
                 *(_estimate(row, name, digits=3, q=row[f"{name}_q"]) for name in CHANGES),
                 *_flow_cells(row),
                 *(_estimate(row, f"{name}_change") for name in ("lms", "ss", "icat")),
+                *([_estimate(row, "kl", digits=3)] if has_kl else []),
             )
-            for row in summary.cells.slice(0, _MOST_ROWS).to_pylist()
+            for row in rows
         ),
         f"{_DELTA}: change in log-likelihood. *: q < {SIGNIFICANT}. "
         "summary/cells.csv and summary/pooled.csv have all columns.",
@@ -359,6 +372,11 @@ def _flow_columns() -> tuple[Column, ...]:
 
 def _flow_cells(row: Mapping[str, Any]) -> tuple[Cell, ...]:
     return tuple(_estimate(row, name, times=100, q=row[f"{name}_q"]) for name in FLOWS)
+
+
+def _has_kl(rows: Sequence[_Row]) -> bool:
+    """Whether the sweep measured the divergence, which it does if it is asked to."""
+    return any(row["kl"] is not None for row in rows)
 
 
 def _word(text: str) -> Cell:
