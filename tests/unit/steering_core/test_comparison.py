@@ -110,6 +110,33 @@ def test_a_pooled_difference_of_zero_is_compared_as_it_is() -> None:
     assert Deviation.of_pooled(zero + 1e-9, zero).largest < 1e-8
 
 
+@pytest.mark.parametrize(
+    ("found", "wanted", "holds"),
+    [
+        (0.5 + 0.9e-4, 0.5, True),
+        (0.5 + 1.1e-4, 0.5, False),
+        (8.0 + 7e-4, 8.0, True),
+        (8.0 + 9e-4, 8.0, False),
+        (NAN, NAN, True),
+        (NAN, 2.0, False),
+        (2.0, NAN, False),
+    ],
+)
+def test_a_divergence_is_held_to_the_tolerance_of_scores_in_proportion_to_its_size(
+    found: float, wanted: float, holds: bool
+) -> None:
+    of_kl = Certificate.of_kl([named(1)], np.array([found]), np.array([wanted]), TOLERANCE)
+    assert of_kl.holds == holds
+    joined = Certificate.joined([compare([[-1.0] * 3], [[-1.0] * 3]), of_kl])
+    assert joined.holds == holds
+    assert joined.num_rows_checked == 1
+    assert joined.largest_difference == 0.0
+    gap = 0.0 if np.isnan(found + wanted) else found - wanted
+    assert joined.largest_kl_difference == pytest.approx(gap)
+    if not holds:
+        assert "divergence from the unsteered distribution" in str(joined.worst)
+
+
 def test_joined_certificates_add_up_and_keep_the_worst_row_measured_in_its_tolerance() -> None:
     small = compare([[-1.0, -2.0, -3.0]], [[-1.0, -2.0, -3.0 + 5e-5]])
     pooled = Certificate.of_pooled(named(7), np.array([1.0 + 9e-4]), np.array([1.0]), TOLERANCE)

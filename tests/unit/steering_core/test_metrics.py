@@ -12,6 +12,7 @@ from steering_core.metrics import (
     ESTIMATES,
     CellEstimates,
     TermSums,
+    add_divergences,
     cell_estimates,
     example_values,
     stereoset_estimates,
@@ -187,3 +188,31 @@ def test_stereoset_scores_leave_out_rows_that_are_not_finite(bad: float) -> None
     empty = stereoset_scores(table[:1], ["z"])
     assert list(empty) == ["lms", "ss", "icat"]
     assert np.isnan(list(empty.values())).all()
+
+
+def test_kl_is_the_mean_over_tokens_and_leaves_out_what_is_not_finite() -> None:
+    """Influences by the definition: how far each term's sum is from what the mean expects of it."""
+    scores, chosen = np.zeros((5, 3)), np.zeros(5, int)
+    values = example_values(scores, scores[None], chosen, chosen[None])
+    kl = np.array([[1.0, 4.0, NAN, 6.0, INF]])
+    add_divergences(values, kl, np.array([[3, 1, 9, 2, 9]]))
+    sums = TermSums(("nurse", "smith"), sums_by_term(values, np.array([0, 0, 0, 1, 1]), 2))
+    found = cell_estimates({"gender": sums}, np.array([1.0]))
+    mean = (3 + 4 + 12) / 6
+    assert found.value("kl").tolist() == pytest.approx([mean])
+    influence = found.estimates["kl"].influence[:, 0]
+    assert influence.tolist() == pytest.approx([(7 - 4 * mean) / 6, (12 - 2 * mean) / 6])
+    low, high = found.intervals["kl"]
+    assert low.tolist() == [0.0]  # of two terms, it would go below, where no divergence is
+    assert high[0] > mean
+
+
+def test_kl_of_bias_types_is_weighted_by_tokens_and_undefined_where_it_was_not_measured() -> None:
+    scores, chosen = np.zeros((1, 3)), np.zeros(1, int)
+    by_bias_type = {}
+    for name, kl, num_tokens in (("gender", 1.0, 1), ("race", 4.0, 2)):
+        values = example_values(scores, scores[None], chosen, chosen[None])
+        add_divergences(values, np.array([[kl]]), np.array([[num_tokens]]))
+        by_bias_type[name] = TermSums(("term",), sums_by_term(values, np.zeros(1, int), 1))
+    assert cell_estimates(by_bias_type, np.array([1.0])).value("kl").tolist() == [3.0]
+    assert np.isnan(cell_of(scores, scores, chosen, chosen).value("kl")).all()
