@@ -6,11 +6,13 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from steering_core.engine import Cell, Engine
 from steering_core.hook_points import SITES, HookPoint
@@ -88,6 +90,49 @@ def test_the_last_mlp_and_the_head_see_only_positions_that_are_read() -> None:
     assert counts["head"][0] == 2 * len(batch.read_at)
     assert len(batch.read_at) < batch.input_ids.size / 2
     assert counts["mlp"][NUM_BLOCKS - 2] == 2 * batch.input_ids.size
+
+
+class HeadProducts(TorchFunctionMode):
+    """While open, counts positions that the head's matrix, or a slice of it, is multiplied with."""
+
+    def __init__(self, head: nn.Linear) -> None:
+        super().__init__()
+        self._head, self._num_entries = head, 0
+
+    @property
+    def num_positions(self) -> float:
+        return self._num_entries / self._head.out_features
+
+    def __torch_function__(
+        self, func: Any, _types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if func is nn.functional.linear:
+            storage = self._head.weight.untyped_storage().data_ptr()
+            if args[1].untyped_storage().data_ptr() == storage:
+                self._num_entries += output.numel()
+        return output
+
+
+@pytest.mark.parametrize("num_cells", [1, 3])
+def test_kl_multiplies_the_head_twice_for_each_cell_and_runs_the_trunk_to_the_top(
+    num_cells: int,
+) -> None:
+    model, rows = golden_model("gemma2-tiny"), _rows()
+    _, pooled = Engine(model, PUBLISHED).baseline(rows, ALL_IN_ONE_BATCH, [3])
+    vectors = fit_mean_difference(pooled.sums(), 1)
+    cells = [Cell(3, float(coeff)) for coeff in range(num_cells)]
+    (batch,) = batches(rows, ALL_IN_ONE_BATCH)
+    attention, head = [], []
+    for measures in ((), ("kl",)):
+        engine = Engine(model, PUBLISHED, measures=measures)  # type: ignore[arg-type]
+        with counted(model.module) as counts, HeadProducts(model.layout.head) as products:
+            engine.steered(rows, ALL_IN_ONE_BATCH, cells, vectors)
+        attention.append([counts["attention"][block] for block in range(NUM_BLOCKS)])
+        head.append(products.num_positions)
+    # Layer 3 is added before block 2: without kl, that is where the trunk ends.
+    assert attention == [[1, 1, *[num_cells] * 4], [1, 1, *[num_cells + 1] * 4]]
+    assert head == [num_cells * len(batch.read_at), 2 * num_cells * len(batch.read_at)]
 
 
 @pytest.mark.parametrize("positions", ["candidate", "last"])
