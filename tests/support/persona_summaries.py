@@ -46,11 +46,13 @@ def summary_of(traits: tuple[str, ...] = ("kind", "sly"), model: str = "chat") -
 
 
 def _change(value: float | None) -> dict[str, float | None]:
-    """A change of the trait score that is clear if it is there."""
-    ends = (("", 0.0), ("_low", -4.0), ("_high", 4.0))
-    return {
-        f"trait_score_change{end}": None if value is None else value + step for end, step in ends
-    } | {"trait_score_change_p": None if value is None else 0.01}
+    """A change of both scores that is clear if it is there."""
+    steps = {"": 0.0, "_low": -4.0, "_high": 4.0}
+    found: dict[str, float | None] = {}
+    for name in ("trait_score_change", "coherence_change"):
+        found |= {f"{name}{end}": None if value is None else value + s for end, s in steps.items()}
+        found[f"{name}_p"] = None if value is None else 0.01
+    return found
 
 
 def answers_of(

@@ -42,7 +42,8 @@ def _sentences(rows: pd.DataFrame) -> str:
         score = number(highest["trait_score"], 1)
         text = f"All {len(whole):,} cells have the same trait score: {score}."
     else:
-        text = " ".join((_extremes(highest, lowest, len(whole)), *_unsteered(rows, highest)))
+        text = _extremes(highest, lowest, len(whole))
+    text = " ".join((text, *_unsteered(rows, whole)))
     broken = rows[rows["coherence"] < BROKEN_DOWN]
     return " ".join((text, *_broken_down(broken, len(rows))))
 
@@ -72,26 +73,28 @@ def _extremes(highest: pd.Series, lowest: pd.Series, num_cells: int) -> str:
     )
 
 
-def _unsteered(rows: pd.DataFrame, highest: pd.Series) -> Iterator[str]:
-    """What the highest score compares with; nothing if it is the unsteered one itself."""
+def _unsteered(rows: pd.DataFrame, whole: pd.DataFrame) -> Iterator[str]:
+    """How the score without steering compares with that of the cell that differs most from it."""
     before = rows[rows["coeff"] == 0]
     if before.empty:
         yield "The grid has no coefficient 0, so it does not show what steering changed."
         return
-    if highest["coeff"] == 0:
+    changed = whole[whole["trait_score_change"].notna()]
+    if changed.empty:
         return
-    yield f"At coefficient 0 it is {_estimate(before.iloc[0], 'trait_score')}."
-    if pd.isna(highest["trait_score_change"]):
-        return
+    is_clear = changed["trait_score_change_p"] <= SIGNIFICANT
+    changed = changed[is_clear] if is_clear.any() else changed
+    most = changed.iloc[int(changed["trait_score_change"].abs().argmax())]
     change = (
-        f"{number(highest['trait_score_change'], 1)} (95{PERCENT} interval "
-        f"{number(highest['trait_score_change_low'], 1)} to "
-        f"{number(highest['trait_score_change_high'], 1)}, which holds for all cells together)"
+        f"{number(most['trait_score_change'], 1)} (95{PERCENT} interval "
+        f"{number(most['trait_score_change_low'], 1)} to "
+        f"{number(most['trait_score_change_high'], 1)}, which holds for all cells together)"
     )
-    if highest["trait_score_change_p"] <= SIGNIFICANT:
-        yield f"Steering changed it by {change}."
+    yield f"At coefficient 0 it is {_estimate(before.iloc[0], 'trait_score')}."
+    if is_clear.any():
+        yield f"The largest clear change from that is at {_place(most)}: {change}."
     else:
-        yield f"The change of {change} is not clear."
+        yield f"No change from that is clear; the largest is at {_place(most)}: {change}."
 
 
 def _place(row: pd.Series) -> str:

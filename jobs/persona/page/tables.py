@@ -10,6 +10,7 @@ import pandas as pd
 from jobs.page.table import Cell, Column, Table
 from jobs.page.words import DASH, coefficient, number
 from jobs.persona.figures import on_own_vectors
+from jobs.persona.page.finding import SIGNIFICANT
 from jobs.persona.summary import PersonaSummary
 
 _MISSING = Cell(DASH, None)
@@ -29,6 +30,8 @@ def steered(summary: PersonaSummary) -> Table:
             Column("n", "answers"),
             Column("trait score", "0 to 100"),
             Column("coherence", "0 to 100"),
+            Column("trait score change", "from coefficient 0"),
+            Column("coherence change", "from coefficient 0"),
         ),
         tuple(
             (
@@ -38,9 +41,13 @@ def steered(summary: PersonaSummary) -> Table:
                 _count(row["num_answers"]),
                 _estimate(row, "trait_score"),
                 _estimate(row, "coherence"),
+                _estimate(row, "trait_score_change"),
+                _estimate(row, "coherence_change"),
             )
             for row in summary.steered.to_dict("records")
         ),
+        "Changes are paired by question and rollout. Their intervals, and *: p < "
+        f"{SIGNIFICANT}, hold for all of them together.",
     ).condensed()
 
 
@@ -155,7 +162,8 @@ def _estimate(row: _Row, name: str) -> Cell:
     if pd.isna(row[name]):
         return _MISSING
     low, high = (number(row[f"{name}{end}"], 1) for end in ("_low", "_high"))
-    return Cell(number(row[name], 1), row[name], f"{low} to {high}")
+    mark = "*" if row.get(f"{name}_p", 1.0) <= SIGNIFICANT else ""
+    return Cell(number(row[name], 1), row[name], f"{low} to {high}", mark)
 
 
 def _number(value: float | None, digits: int = 1) -> Cell:

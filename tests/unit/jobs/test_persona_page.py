@@ -6,11 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 import pandas as pd
+import pytest
 
 from jobs.persona.page.answers import compared
 from jobs.persona.page.cautions import cautions
 from jobs.persona.page.finding import finding
-from jobs.persona.page.tables import projections
+from jobs.persona.page.tables import projections, steered
 from jobs.persona.page.write import page_of
 from jobs.persona.summary import PersonaSummary
 from tests.support.persona_summaries import answers_of, summary_of
@@ -137,6 +138,34 @@ def test_the_highest_score_is_named_as_the_largest_of_its_cells() -> None:
     same.steered["trait_score"] = 7.0
     ((_, text),) = finding(same)
     assert text.startswith("All 4 cells have the same trait score: 7.0.")
+
+
+def test_what_steering_changed_is_told_from_coefficient_0() -> None:
+    """Also where the highest score is the unsteered one, or there is a single cell."""
+    ((_, text),) = finding(summary())
+    assert "At coefficient 0 it is 52.0" in text
+    assert "The largest clear change from that is at coefficient \N{MINUS SIGN}3 of layer 2" in text
+    assert "\N{MINUS SIGN}15.0 (95\N{NO-BREAK SPACE}% interval" in text
+    unclear = summary()
+    unclear.steered["trait_score_change_p"] = 0.3
+    ((_, text),) = finding(unclear)
+    assert "No change from that is clear; the largest is at coefficient" in text
+    table = steered(summary())
+    titles = [column.title for column in table.columns]
+    at = titles.index("trait score change"), titles.index("coherence change")
+    for row in table.rows:
+        if row[titles.index("coefficient")].sort == 0:
+            assert {row[index].text for index in at} == {"\N{EN DASH}"}
+        else:
+            assert all(row[index].mark == "*" and " to " in row[index].detail for index in at)
+
+
+@pytest.mark.parametrize("num_cells", [1, 2])
+def test_a_grid_without_coefficient_0_says_that_nothing_can_be_compared(num_cells: int) -> None:
+    whole = summary()
+    rows = whole.steered.query("coeff == -3").head(num_cells)
+    ((_, text),) = finding(replace(whole, steered=rows))
+    assert "has no coefficient 0, so it does not show what steering changed" in text
 
 
 def test_what_was_run_and_how_to_verify_it_are_on_the_page() -> None:
