@@ -8,6 +8,7 @@ from typing import Literal, get_args
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from pandas.api.types import is_numeric_dtype
 
 from jobs.stereoset.estimates import model_estimates
 from jobs.stereoset.scored_rows import (
@@ -36,15 +37,8 @@ def summarize_frames(
     """``cells``, ``pooled`` and ``headline`` of these rows; see ``steersweep.summarize``."""
     if vectors not in get_args(Vectors):
         raise InputError(f"vectors must be one of {', '.join(get_args(Vectors))}, got {vectors!r}")
-    for name, frame, needed in (
-        ("baseline", baseline, _ROWS),
-        ("steered", steered, [*_ROWS, *_CELL]),
-    ):
-        if missing := [column for column in needed if column not in frame.columns]:
-            raise InputError(
-                f"the frame {name} lacks {', '.join(missing)}; its columns must be those of "
-                f"steersweep.load(...).{name}"
-            )
+    _check("baseline", baseline, _ROWS)
+    _check("steered", steered, [*_ROWS, *_CELL])
     models: dict[str, list[GroupSums]] = {}
     for model, sums in _groups(baseline, steered):
         models.setdefault(model, []).append(sums)
@@ -63,6 +57,30 @@ def summarize_frames(
         name: pa.Table.from_pylist(rows, schema=schemas[name]).to_pandas()
         for name, rows in tables.items()
     }
+
+
+def _check(name: str, frame: pd.DataFrame, needed: list[str]) -> None:
+    """Refuse a frame that lacks a column, or a value that rows are grouped by."""
+    like = f"steersweep.load(...).{name}"
+    if missing := [column for column in needed if column not in frame.columns]:
+        raise InputError(
+            f"the frame {name} lacks {', '.join(missing)}; its columns must be those of {like}"
+        )
+    keys = [column for column in (*_GROUP, "example_id", "target", *_CELL) if column in needed]
+    if empty := [column for column in keys if frame[column].isna().any()]:
+        raise InputError(
+            f"the frame {name} has rows without {', '.join(empty)}; its rows must be those of "
+            f"{like}"
+        )
+    unknown = set(frame["choice"].dropna()) - set(LABELS)
+    if unknown:
+        raise InputError(
+            f"the frame {name} has the choice {min(map(str, unknown))!r}; choices are "
+            f"{', '.join(LABELS)}"
+        )
+    for column in SCORE_COLUMNS:
+        if not is_numeric_dtype(frame[column]):
+            raise InputError(f"the column {column} of the frame {name} does not hold numbers")
 
 
 def _groups(baseline: pd.DataFrame, steered: pd.DataFrame) -> Iterator[tuple[str, GroupSums]]:

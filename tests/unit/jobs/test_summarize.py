@@ -58,5 +58,11 @@ def test_what_cannot_be_compared_is_refused(results: steersweep.StereoSetResults
         steersweep.summarize(baseline, pd.concat([steered, steered.iloc[:1]]), vectors="file")
     with pytest.raises(InputError, match="baseline lacks 1 examples"):
         steersweep.summarize(baseline.iloc[1:], steered, vectors="file")
+    with pytest.raises(InputError, match="steered has rows without layer, coeff"):
+        steersweep.summarize(baseline, steered.assign(layer=None, coeff=None), vectors="file")
+    with pytest.raises(InputError, match="baseline has the choice 'A'; choices are stereotype"):
+        steersweep.summarize(baseline.assign(choice="A"), steered, vectors="file")
+    with pytest.raises(InputError, match="score_unrelated of the frame steered does not hold"):
+        steersweep.summarize(baseline, steered.assign(score_unrelated="a"), vectors="file")
     with pytest.raises(InputError, match="vectors must be one of in_sample, held_out, file"):
         steersweep.summarize(baseline, steered, vectors="in sample")  # type: ignore[arg-type]
