@@ -250,6 +250,12 @@ def cell_estimates(
     intervals["icat_change"] = tuple(  # type: ignore[assignment]
         np.where(undefined, np.nan, end) for end in intervals["icat_change"]
     )
+    # Terms that all agree do not show how far others could be from them.
+    for name in (*STEREOSET_ESTIMATES, *(f"{name}_change" for name in STEREOSET_ESTIMATES)):
+        varies = (found[name].influence != 0).any(axis=0)
+        intervals[name] = tuple(  # type: ignore[assignment]
+            np.where(varies, end, np.nan) for end in intervals[name]
+        )
     return CellEstimates(
         estimates=found,
         intervals=intervals,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,6 +36,11 @@ def enumerated(texts: Sequence[Any]) -> str:
     """``a, b and c``."""
     *most, last = map(str, texts)
     return f"{', '.join(most)} and {last}" if most else last
+
+
+def typeset(text: str) -> str:
+    """A console's text as a page has it: real minus signs, and no line break before a %."""
+    return re.sub(r"(?<!\S)-(?=\d)", MINUS, text.replace(" %", PERCENT))
 
 
 def largest_of(num: int, noun: str = "cell") -> str:

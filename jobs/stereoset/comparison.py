@@ -15,6 +15,7 @@ from cluster.storage import Storage
 from jobs.console import print_tables, say
 from jobs.stereoset.differences import DIFFERENCES_SCHEMA, differences
 from jobs.stereoset.estimates import Row
+from jobs.stereoset.headline import VECTORS
 from jobs.stereoset.inventory import take_inventory
 from jobs.stereoset.labels import CHANGES, LABELS
 from jobs.stereoset.summary import Summary, stacks_of, summarise
@@ -26,6 +27,7 @@ COMPARED_SCHEMA = pa.schema([("run", pa.string()), *CELLS_SCHEMA])
 _KEYS = ("model", "split", "bias_type", "layer", "coeff")
 _MOST_KEYS_NAMED = 3
 _MOST_ROWS = 20
+_SMALLEST_P = 0.001
 
 _Row = Mapping[str, Any]
 
@@ -143,21 +145,34 @@ def print_comparisons(comparisons: Sequence[Comparison], seeds: pa.Table) -> Non
                 "all" if row["layer"] is None else str(row["layer"]),
                 coefficient(row["coeff"]),
                 f"{signed(row['difference'])} ({signed(row['low'])}, {signed(row['high'])})",
-                f"{row['p']:.3f}",
+                f"{row['p']:.3f}" if row["p"] >= _SMALLEST_P else f"<{_SMALLEST_P}",
             ]
             for of_model in widest(rows).values()
             for row in of_model
         ]
         columns = ("", "layer", "coeff", f"{LABELS[CHANGES[0]]} (95 % interval)", "p")
         print_tables(columns, [("", shown[:_MOST_ROWS])])
-    for row in seeds.to_pylist():
-        if row["estimate"] == HEADLINE_ESTIMATES[-1]:
-            say(
-                f"\n{row['model']}, {row['split']}, coefficient {coefficient(row['coeff'])}: over "
-                f"{row['num_runs']} seeds the ratio of\nanti-stereotypical answers changed by "
-                f"{row['mean']:+.1f} % on average (sd {row['sd']:.1f},\nfrom "
-                f"{row['smallest']:+.1f} to {row['largest']:+.1f})"
-            )
+    _print_seeds([row for row in seeds.to_pylist() if row["estimate"] == HEADLINE_ESTIMATES[-1]])
+
+
+def _print_seeds(rises: Sequence[_Row]) -> None:
+    if not rises:
+        return
+    say(
+        f"\nThe paper's headline over {rises[0]['num_runs']} seeds: change in % of the ratio of\n"
+        "anti-stereotypical answers"
+    )
+    shown = [
+        [
+            f"{row['model']}, {row['split']}, {VECTORS[row['vectors']]}",
+            coefficient(row["coeff"]),
+            *(f"{row[name]:+.1f}" for name in ("mean", "smallest", "largest")),
+            f"{row['sd']:.1f}",
+        ]
+        for row in rises
+    ]
+    columns = ("", "coeff", "mean", "smallest", "largest", "sd")
+    print_tables(columns, [("", shown[:_MOST_ROWS])])
 
 
 def _by_key(rows: list[_Row]) -> dict[tuple[Any, ...], _Row]:

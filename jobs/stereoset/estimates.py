@@ -152,6 +152,11 @@ def _defined(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
+def _finite(value: float) -> float | None:
+    """None, too, where hardly any term moved, so that an interval has no end."""
+    return float(value) if np.isfinite(value) else None
+
+
 def tested_p(estimate: ClusterEstimate) -> np.ndarray:
     """p-values [C, 6] of sign flips over clusters."""
     num = len(estimate.clusters)
@@ -199,7 +204,7 @@ def _findings(stacks: Stacks, cells: Sequence[Row], pooled_rows: Sequence[Row]) 
         {
             **{key: rows[index // len(TESTED)][key] for key in _KEYS},
             "estimate": TESTED[index % len(TESTED)],
-            **dict(zip(("value", "low", "high", "p"), map(_defined, numbers), strict=True)),
+            **dict(zip(("value", "low", "high", "p"), map(_finite, numbers), strict=True)),
         }
         for index, numbers in enumerate(zip(*columns, strict=True))
     ]
@@ -254,6 +259,7 @@ def _macro_average(groups: Sequence[tuple[Pooled, CellEstimates]], coeff: float)
     low, high = (np.where(whole.standard_error > 0, end, np.nan) for end in whole.interval())
     for end in (low, high):
         end[: len(NET_FLOWS)] = np.clip(end[: len(NET_FLOWS)], -1.0, 1.0)
+        end[-1] = max(end[-1], -100.0)  # no ratio is negative
     row: Row = {
         "num_bias_types": len(groups),
         "num_layers": len(layers),

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from jobs.figures.palette import BLUE, GREEN, INK, PINK, SKY, VERMILION, Color
 
 ARROW = "\N{RIGHTWARDS ARROW}"
+DELTA = "\N{GREEK CAPITAL LETTER DELTA}"
 ROLES = {"s": "stereotype", "a": "anti-stereotype", "u": "unrelated"}
 CHANGES = ("s2a", "u2a", "s2u")
 FLOWS = tuple(f"flow_{change}" for change in CHANGES)
@@ -23,15 +24,20 @@ LABELS: Mapping[str, str] = {
 }
 """As short as a heading of a column or a panel: ``S→A``."""
 
-NAMES: Mapping[str, str] = {
-    name: f"{label} (intended)"
-    if name.endswith("s2a")
-    else f"{label} (side effect)"
-    if ARROW in label
-    else label
-    for name, label in LABELS.items()
-}
-"""As a legend has them: ``S→A (intended)``."""
+
+def legend(*, has_intent: bool) -> Mapping[str, str]:
+    """By estimate, its name in a legend: ``S→A (intended)``, or ``S→A`` if nothing is intended."""
+    if not has_intent:
+        return LABELS
+    return {
+        name: f"{label} (intended)"
+        if name.endswith("s2a")
+        else f"{label} (side effect)"
+        if ARROW in label
+        else label
+        for name, label in LABELS.items()
+    }
+
 
 COLORS: Mapping[str, Color] = {
     "s2a": BLUE,

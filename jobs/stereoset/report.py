@@ -78,7 +78,9 @@ def report(
     for line in described(inventory):
         warn(line)
     certificate = write_certificate(storage, inventory)
-    facts = gather(inventory, summary, record, certificate, set_aside, comparisons)
+    facts = gather(
+        inventory, summary, record, certificate, set_aside, comparisons, seeds.to_pylist()
+    )
     write_page(storage, facts)
     write_checked(storage, inventory.parts)
     store_missing_examples(storage, inventory, record)
@@ -129,6 +131,7 @@ def _draw(storage: Storage, inventory: Inventory, summary: Summary) -> None:
         headline=summary.headline.to_pandas(),
         of_nulls=summary.nulls.to_pandas(),
         geometry=summary.geometry.to_pandas(),
+        has_intent=summary.has_intent,
     )
     write_figures(storage, figures, NAMES)
     say(f"figures: {storage.uri_of(FIGURES)} ({what_is_drawn(figures, cells)})")

@@ -96,7 +96,8 @@ def simultaneous(
         quantile[columns] = np.repeat(
             np.quantile(most_BG, level, axis=0, method="inverted_cdf"), size
         )
-    half = quantile.reshape(shape) * estimate.standard_error
+    with np.errstate(invalid="ignore"):  # in most flips nothing varies, and here nothing moved
+        half = quantile.reshape(shape) * estimate.standard_error
     p = np.where(np.isnan(estimate.value), np.nan, p.reshape(shape))
     return Simultaneous(p, estimate.value - half, estimate.value + half)
 

@@ -167,6 +167,10 @@ def test_runs_that_differ_only_in_their_seed_are_summarized_together(tmp_path: P
     assert s2a["mean"] == pytest.approx(headlines["s2a"].mean())
     assert s2a["sd"] == pytest.approx(headlines["s2a"].std())
     assert (s2a["smallest"], s2a["largest"]) == (headlines["s2a"].min(), headlines["s2a"].max())
+    assert "The paper's headline over 3 seeds" in made.out
+    assert all(len(line) <= 80 for line in made.out.splitlines() if "tmp" not in line[:60])
+    page = (Path(uris[0]) / "report.html").read_text()
+    assert "The headline over 3 runs with other examples" in page
     twice = steersweep("report", uris[0], uris[1])
     assert twice.code == 2
     assert "write `report URI --compare URI ...`" in twice.err

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 import numpy as np
@@ -18,7 +18,7 @@ from jobs.figures.style import GREY
 from jobs.identity import float_text
 from jobs.page.words import coefficient
 from jobs.stereoset.figures.selection import by_split_and_coeff, ordered
-from jobs.stereoset.labels import CHANGES, COLORS, LEGEND_OF_LABELS, NAMES
+from jobs.stereoset.labels import CHANGES, COLORS, LEGEND_OF_LABELS, legend
 
 _BAR = 0.27
 _WHISKER_PT = {False: 0.5, True: 0.25}
@@ -27,13 +27,18 @@ _FEW, _MANY = 8, 30
 """Layers that a quarter, and a half, of a page's width has room for."""
 
 
-def bars(cells: pd.DataFrame) -> Iterator[tuple[str, Drawing]]:
-    """A figure per split and coefficient."""
+def bars(cells: pd.DataFrame, *, has_intent: bool) -> Iterator[tuple[str, Drawing]]:
+    """A figure per split and coefficient.
+
+    Args:
+        has_intent: whether the legend calls one change intended and the others side effects.
+    """
+    names = legend(has_intent=has_intent)
     for split, coeff, of in by_split_and_coeff(cells):
-        yield f"bars-{split}-coeff={float_text(coeff)}", partial(_figure, of, split, coeff)
+        yield f"bars-{split}-coeff={float_text(coeff)}", partial(_figure, of, split, coeff, names)
 
 
-def _figure(cells: pd.DataFrame, split: str, coeff: float) -> Figure:
+def _figure(cells: pd.DataFrame, split: str, coeff: float, names: Mapping[str, str]) -> Figure:
     models, bias_types = ordered(cells["model"]), ordered(cells["bias_type"])
     layers = ordered(cells["layer"])
     most = 4 if len(layers) <= _FEW else 2 if len(layers) <= _MANY else 1
@@ -44,7 +49,7 @@ def _figure(cells: pd.DataFrame, split: str, coeff: float) -> Figure:
         Layout(width=(6.4 - 0.15 * (columns - 1)) / columns, height=1.2, gap_x=0.15),
         f"Change in log-likelihood by layer, {split}, coefficient {coefficient(coeff)}",
         f"Steered minus baseline, mean over examples, with 95 % intervals. {LEGEND_OF_LABELS}.",
-        [(Patch(color=COLORS[name].light), NAMES[name]) for name in CHANGES],
+        [(Patch(color=COLORS[name].light), names[name]) for name in CHANGES],
     )
     for number, model in enumerate(models):
         of_model = axes[number * rows_each : (number + 1) * rows_each]

@@ -33,18 +33,20 @@ def planned_figures(
     headline: pd.DataFrame | None = None,
     of_nulls: pd.DataFrame | None = None,
     geometry: pd.DataFrame | None = None,
+    has_intent: bool = True,
 ) -> Mapping[str, Drawing]:
     """Figures by name, still to be drawn; a kind without data is left out.
 
     Args:
         cells, pooled, headline, of_nulls, geometry: tables of the summary.
         vectors: columns model, split, bias_type, layer, fold (null: of all examples), vector.
+        has_intent: whether steering is meant to push from stereotype to anti-stereotype.
     """
     of_cells = (
         ()
         if cells.empty
         else chain(
-            bars(cells),
+            bars(cells, has_intent=has_intent),
             flows(cells, pooled, headline),
             heat_maps(cells, pooled),
             curves(cells, pooled),

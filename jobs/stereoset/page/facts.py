@@ -37,6 +37,7 @@ class Facts:
         non_finite: a line for each group that has scores which are not finite.
         set_aside: tasks that failed, as ``run.json`` describes them.
         comparisons: this run with each of others.
+        seeds: rows of ``summary/seeds``: how far the headline moves with ``data.seed``.
     """
 
     summary: Summary
@@ -51,6 +52,7 @@ class Facts:
     set_aside: tuple[Mapping[str, Any], ...]
     made: datetime
     comparisons: tuple[Comparison, ...] = ()
+    seeds: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -71,13 +73,14 @@ def gather(
     certificate: Mapping[str, Any],
     set_aside: Sequence[Mapping[str, Any]] | None,
     comparisons: Sequence[Comparison] = (),
+    seeds: Sequence[Mapping[str, Any]] = (),
 ) -> Facts:
     """The facts of an output.
 
     Args:
         record: what ``run.json`` holds; empty if it is lost.
         certificate: what ``certificate.json`` holds.
-        comparisons: this run with each of others.
+        comparisons, seeds: this run with each of others.
         set_aside: tasks that failed in the current session; None: those the last session recorded.
     """
     if set_aside is None:
@@ -96,6 +99,7 @@ def gather(
         set_aside=tuple(redact_all(entry) for entry in set_aside),
         made=datetime.now(UTC),
         comparisons=tuple(comparisons),
+        seeds=tuple(seeds),
     )
 
 

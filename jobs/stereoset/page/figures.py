@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from jobs.page.words import coefficient
-from jobs.stereoset.labels import CHANGES, FLOWS, NAMES
+from jobs.page.words import PERCENT, coefficient
+from jobs.stereoset.labels import CHANGES, FLOWS, legend
 from jobs.stereoset.page.words import name_of
 from jobs.stereoset.summary import Summary
 from jobs.stereoset.summary_keys import POOLED
@@ -93,6 +93,7 @@ MEASURES = (
     Measure("net flow of choices", "% of examples", FLOWS),
     Measure("change of StereoSet scores", "points", _SCORES),
 )
+_INTERVALS = f"95{PERCENT} intervals, each for one number alone"
 _IN_PERCENT = (*MEASURES[1].columns, *(f"flow_{pair}" for pair in FLOW_PAIRS))
 
 
@@ -122,9 +123,9 @@ def drawn(summary: Summary, coeff: float | None) -> Drawn:
     for pair in FLOW_PAIRS:
         columns[f"flow_{pair}"] = [_number(row[f"flow_{pair}"], 100) for row in rows]
     return Drawn(
-        figures=_in_pairs(list(_figures(found, has_geometry=bool(anisotropy)))),
+        figures=_in_pairs(list(_figures(found, summary, has_geometry=bool(anisotropy)))),
         measures=MEASURES,
-        names=NAMES,
+        names=legend(has_intent=summary.has_intent),
         values={axis: tuple(_label(axis, v) for v in values) for axis, values in found.items()},
         numeric=tuple(found["layer"]),
         start={axis: number_of[axis].get(coeff, 0) if axis == "coeff" else 0 for axis in AXES},
@@ -159,7 +160,9 @@ def _in_pairs(figures: list[Figure]) -> tuple[Figure, ...]:
     return tuple(figures)
 
 
-def _figures(found: Mapping[str, list[Any]], *, has_geometry: bool) -> Iterable[Figure]:
+def _figures(
+    found: Mapping[str, list[Any]], summary: Summary, *, has_geometry: bool
+) -> Iterable[Figure]:
     num_layers = sum(layer is not None for layer in found["layer"])
     num_coeffs = len(found["coeff"])
     if not num_coeffs:
@@ -168,7 +171,7 @@ def _figures(found: Mapping[str, list[Any]], *, has_geometry: bool) -> Iterable[
         yield Figure(
             "by-layer",
             "By layer",
-            "What steering changed at each layer. Bands: 95 % intervals.",
+            f"What steering changed at each layer. Bands: {_INTERVALS}.",
             "lines",
             "layer",
             "measure",
@@ -188,9 +191,9 @@ def _figures(found: Mapping[str, list[Any]], *, has_geometry: bool) -> Iterable[
         )
     yield Figure(
         "flows",
-        "Intended and side effects",
+        "Intended and side effects" if summary.has_intent else "Changes and net flows",
         "S: stereotype, A: anti-stereotype, U: unrelated. Every example has the same weight (the "
-        "paper's headline weighs bias types equally). Whiskers: 95 % intervals.",
+        f"paper's headline weighs bias types equally). Whiskers: {_INTERVALS}.",
         "bars",
         "coeff",
         "measure",
@@ -210,7 +213,7 @@ def _figures(found: Mapping[str, list[Any]], *, has_geometry: bool) -> Iterable[
         yield Figure(
             "by-coeff",
             "By coefficient",
-            "Coefficients are spaced evenly, not to scale. Bands: 95 % intervals.",
+            f"Coefficients are spaced evenly, not to scale. Bands: {_INTERVALS}.",
             "lines",
             "coeff",
             "measure",

@@ -29,6 +29,8 @@ _VECTORS = {
     "held_out": "With held-out vectors",
     "file": "With vectors from a file",
 }
+_INTENDED = (CHANGES[0], INTENDED)
+"""What steering is meant to move, in both measures; everything else is a side effect."""
 
 Row = Mapping[str, Any]
 
@@ -103,8 +105,8 @@ class _Statement:
         """What is not clear, in words, with the interval."""
         lost, gained = self.ends
         if self.is_flow:
-            return f"net flow of choices from {lost} to {gained}: {self.measured}"
-        return f"gain of {gained} on {lost}: {self.measured}"
+            return f"the net flow of choices from {lost} to {gained} is {self.measured}"
+        return f"the gain of {gained} on {lost} is {self.measured}"
 
 
 def finding(summary: Summary) -> Finding:
@@ -133,8 +135,10 @@ def finding(summary: Summary) -> Finding:
             coeff = chosen["coeff"]
     note = (
         f"The 95{PERCENT} intervals of gains and net flows hold together for all {most:,} of them "
-        "that these sentences choose from, so they are wider than those in tables and figures. "
-        "They hold for these steering vectors, not for vectors fitted to other examples."
+        "that these sentences choose from. So they are wider than those in the headline, tables "
+        "and figures, which are each for one number alone: a number whose own interval excludes 0 "
+        "need not be clear. All intervals are for these steering vectors, not for vectors fitted "
+        "to other examples."
         if most
         else None
     )
@@ -149,7 +153,7 @@ def _chosen(statements: Sequence[_Statement], *, has_intent: bool) -> Row | None
     """The row with the largest clear effect, an intended one if there is any."""
 
     def strength(statement: _Statement) -> tuple[bool, bool, bool, float]:
-        is_intended = has_intent and f"flow_{statement.name}".endswith(INTENDED)
+        is_intended = has_intent and statement.name in _INTENDED
         return (
             statement.is_clear and is_intended and statement.is_intended,
             statement.is_clear,
@@ -166,42 +170,60 @@ def _sentences(
 ) -> tuple[str, ...]:
     if row is None and has_scores:
         return (
-            "A bias type has only one target term, so no interval can be made, and nothing can be "
-            "called clear. The tables have the numbers.",
+            "A bias type has only one target term, or too few terms moved, so no interval can be "
+            "made, and nothing can be called clear. The tables have the numbers.",
         )
     if row is None:
         return ("No score is finite, so nothing can be said of it.",)
+    vectors, in_sample = _VECTORS[summary.vectors], summary.vectors == "in_sample"
+    describe = _of_intent if summary.has_intent else _of_all
     here = {s.name: s for s in statements if s.row is row}
-    opening = (
-        f"{_VECTORS[summary.vectors]}, at coefficient {coefficient(row['coeff'])} {_place(row)}"
+    return (
+        *describe(vectors, row, statements, "In-sample side" if in_sample else "Side"),
+        _churn(row, here, "In-sample, steering" if in_sample else "Steering"),
+        _lms(row, "In-sample, LMS" if in_sample else "LMS"),
+        *_missed(statements),
     )
-    sentences = _of_intent(opening, here) if summary.has_intent else [_of_all(opening, here)]
-    return (*sentences, _churn(row, here), _lms(row), *_missed(statements))
 
 
-def _of_intent(opening: str, here: Mapping[str, _Statement]) -> list[str]:
-    both = [here[name] for name in (CHANGES[0], INTENDED) if name in here]
-    sides = [s for s in here.values() if s not in both]
+def _at(vectors: str, row: Row) -> str:
+    return f"{vectors}, at coefficient {coefficient(row['coeff'])} {_place(row)}"
+
+
+def _of_intent(vectors: str, row: Row, statements: Sequence[_Statement], side: str) -> list[str]:
+    both = [s for s in statements if s.row is row and s.name in _INTENDED]
+    sides = [s for s in statements if s.name not in _INTENDED]
     clear = [s for s in both if s.is_clear]
     if not clear:
-        unclear = "; ".join(s.unclear() for s in both)
-        sentences = [f"{opening}, no intended effect is clear ({unclear})."]
+        opening = _nowhere(vectors, "no intended effect is clear", row, statements)
+        sentences = [f"{opening} {enumerated([s.unclear() for s in both])}."]
     else:
         texts = [s.text() for s in clear]
-        texts += [f"there is no clear {s.unclear()}" for s in both if not s.is_clear]
+        texts += [f"{s.unclear()}, which is not clear" for s in both if not s.is_clear]
         judged = "One of them goes in the intended direction, the other one against it."
         if all(s.is_intended for s in clear):
             judged = "This is the intended direction."
         elif not any(s.is_intended for s in clear):
             judged = "This is the opposite of the intended direction."
-        sentences = [f"{opening}, {enumerated(texts)}. {judged}"]
-    clear_sides = [s for s in sides if s.is_clear]
-    if not clear_sides:
-        sentences.append("No side effect is clear.")
-        return sentences
-    texts = [s.text() + _compared(s, both) for s in clear_sides]
-    sentences.append(f"Side effects: {'; '.join(texts)}.")
-    return sentences
+        sentences = [f"{_at(vectors, row)}, {enumerated(texts)}. {judged}"]
+    if here := [s for s in sides if s.row is row and s.is_clear]:
+        texts = [s.text() + _compared(s, both) for s in here]
+        return [*sentences, f"{side} effects: {'; '.join(texts)}."]
+    if elsewhere := sorted({s.row["coeff"] for s in sides if s.is_clear}):
+        others = enumerated([coefficient(coeff) for coeff in elsewhere])
+        return [*sentences, f"No side effect is clear here, but there is one at {others}."]
+    return [*sentences, "No side effect is clear."]
+
+
+def _nowhere(vectors: str, what: str, row: Row, statements: Sequence[_Statement]) -> str:
+    """That nothing is clear at any coefficient, and where the numbers are from that follow."""
+    num = len({s.row["coeff"] for s in statements})
+    if num == 1:
+        return f"{_at(vectors, row)}, {what}:"
+    return (
+        f"{vectors}, {_place(row)}, {what} at any of {num:,} coefficients; at coefficient "
+        f"{coefficient(row['coeff'])},"
+    )
 
 
 def _compared(side: _Statement, both: Sequence[_Statement]) -> str:
@@ -213,21 +235,23 @@ def _compared(side: _Statement, both: Sequence[_Statement]) -> str:
     return f", {number(ratio, 1)} times the intended effect" if ratio >= 0.5 else ""
 
 
-def _of_all(opening: str, here: Mapping[str, _Statement]) -> str:
-    clear = [s.text() for s in here.values() if s.is_clear]
-    if clear:
-        return f"{opening}: {'; '.join(clear)}."
-    return f"{opening}, no change in log-likelihood and no net flow of choices is clear."
+def _of_all(vectors: str, row: Row, statements: Sequence[_Statement], _side: str) -> list[str]:
+    here = [s for s in statements if s.row is row]
+    if clear := [s.text() for s in here if s.is_clear]:
+        return [f"{_at(vectors, row)}: {'; '.join(clear)}."]
+    what = "no change in log-likelihood and no net flow of choices is clear"
+    largest = [s.unclear() for s in here if s.name in _INTENDED]
+    return [f"{_nowhere(vectors, what, row, statements)} {enumerated(largest)}."]
 
 
-def _churn(row: Row, here: Mapping[str, _Statement]) -> str:
+def _churn(row: Row, here: Mapping[str, _Statement], steering: str) -> str:
     changed = Estimate.of(row, "changed", times=100)
     if changed is None:
         return "No choice is defined on both sides."
     if changed.value == 0:
         return "No choice changed."
     text = (
-        f"Steering changed {changed.text()}{PERCENT} of choices (95{PERCENT} interval "
+        f"{steering} changed {changed.text()}{PERCENT} of choices (95{PERCENT} interval "
         f"{changed.range()})"
     )
     flows = [here[name] for name in FLOWS if name in here]
@@ -239,14 +263,15 @@ def _churn(row: Row, here: Mapping[str, _Statement]) -> str:
     return f"{text}."
 
 
-def _lms(row: Row) -> str:
-    after, change = Estimate.of(row, "lms"), Estimate.of(row, "lms_change")
+def _lms(row: Row, lms: str) -> str:
+    after, change = row["lms"], row["lms_change"]
     if after is None or change is None:
         return "LMS is not defined."
-    before = number(after.value - change.value, 1)
+    interval = Estimate.of(row, "lms_change")
+    range_ = "" if interval is None else f", 95{PERCENT} interval {interval.range()}"
     return (
-        f"LMS was {before} before and {after.text()} after steering (change {change.text()}, "
-        f"95{PERCENT} interval {change.range()})."
+        f"{lms} was {number(after - change, 1)} before and {number(after, 1)} after steering "
+        f"(change {number(change, 1)}{range_})."
     )
 
 

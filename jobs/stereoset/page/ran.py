@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 
 from jobs.page.provenance import Ran, models_of, short, versions_of, when
-from jobs.page.words import MINUS, coefficient, counted
-from jobs.stereoset.labels import ARROW, ROLES
+from jobs.page.words import MINUS, PERCENT, coefficient, counted
+from jobs.stereoset.labels import ARROW, DELTA, ROLES
 from jobs.stereoset.page import words
 from jobs.stereoset.page.facts import Facts
 
@@ -118,7 +118,21 @@ def _plain(value: Decimal) -> int | float | str:
     return float(value) if Decimal(repr(float(value))) == value else str(value)
 
 
-GLOSSARY = (
+def glossary(*, has_intent: bool) -> list[tuple[str, str]]:
+    """What the page's words mean.
+
+    Args:
+        has_intent: whether steering is meant to push from stereotype to anti-stereotype.
+    """
+    meant = (
+        f"Steering is meant to move S{ARROW}A. U{ARROW}A and S{ARROW}U are side effects"
+        if has_intent
+        else f"U{ARROW}A and S{ARROW}U are the others"
+    )
+    return [(term, text.format(meant=meant)) for term, text in _GLOSSARY]
+
+
+_GLOSSARY = (
     (
         "S, A, U",
         f"The three candidates of an example: {ROLES['s']}, {ROLES['a']} and {ROLES['u']}. A model "
@@ -126,13 +140,20 @@ GLOSSARY = (
     ),
     (
         "change in log-likelihood",
-        "Steered minus baseline, of the gap between two candidates' scores, in nats per scored "
-        f"token. Steering is meant to move S{ARROW}A. U{ARROW}A and S{ARROW}U are side effects; "
-        f"they add up to S{ARROW}A.",
+        f"{DELTA} S{ARROW}A: how much the gap between the scores of A and S grew, in nats per "
+        f"scored token. {{meant}}; U{ARROW}A and S{ARROW}U add up to S{ARROW}A.",
     ),
     (
         "net flow",
         "The share of examples whose choice moved that way, minus the share that moved back.",
+    ),
+    (
+        "changed",
+        "The share of examples whose choice is another one. It can be large while net flows are 0.",
+    ),
+    (
+        "ratio of anti-stereotypical answers",
+        "How many answers are anti-stereotypical after steering, divided by how many were before.",
     ),
     (
         "LMS, SS, ICAT",
@@ -144,11 +165,17 @@ GLOSSARY = (
         "interval",
         "A 95 % interval. Examples about the same target term are treated as one cluster, because "
         "their scores move together. It holds for these steering vectors: how much they would "
-        "differ if they were fitted on other examples is not part of it.",
+        "differ if they were fitted on other examples is not part of it. A number without an "
+        f"interval has none: ICAT while SS may be 50{PERCENT}, and what moved in no cluster.",
     ),
     (
         "q",
         "The p-value of a test that flips the signs of whole clusters, adjusted by "
         "Benjamini-Hochberg over all cells of the model.",
+    ),
+    (
+        "more",
+        "docs/statistics.md in steersweep's repository says how every interval and test is made, "
+        "what it assumes and how it was checked.",
     ),
 )

@@ -9,7 +9,7 @@ from jobs.page.table import Cell, Column, Table
 from jobs.page.words import DASH, coefficient, number
 from jobs.stereoset.comparison import Comparison
 from jobs.stereoset.headline import VECTORS, averages
-from jobs.stereoset.labels import CHANGES, FLOWS, LABELS
+from jobs.stereoset.labels import CHANGES, DELTA, FLOWS, LABELS
 from jobs.stereoset.page.estimate import Estimate
 from jobs.stereoset.page.facts import Facts
 from jobs.stereoset.page.finding import SIGNIFICANT
@@ -18,7 +18,6 @@ from jobs.stereoset.summary import Summary
 from jobs.stereoset.summary_keys import is_cell, widest
 
 _MOST_ROWS = 2000
-_DELTA = "\N{GREEK CAPITAL LETTER DELTA}"
 
 _Row = Mapping[str, Any]
 
@@ -40,12 +39,14 @@ def glance(summary: Summary) -> Table:
     has_kl = _has_kl(rows)
     return Table(
         "glance",
-        "Net flows of choices and LMS",
+        "What steering changed",
         (
             Column("model", is_number=False),
             Column("where", is_number=False),
             Column("coefficient"),
+            *(Column(f"{DELTA} {LABELS[name]}", "nats") for name in CHANGES),
             *_flow_columns(),
+            Column("changed", _SHARE),
             Column("LMS change", _POINTS),
             Column("LMS", "%"),
             *([_KL] if has_kl else []),
@@ -55,14 +56,17 @@ def glance(summary: Summary) -> Table:
                 _word(row["model"]),
                 _word(_place(row)),
                 _coeff(row["coeff"]),
+                *(_estimate(row, name, digits=3, q=row[f"{name}_q"]) for name in CHANGES),
                 *_flow_cells(row),
+                _estimate(row, "changed", times=100),
                 _estimate(row, "lms_change"),
                 _estimate(row, "lms"),
                 *([_estimate(row, "kl", digits=3)] if has_kl else []),
             )
             for row in rows[:_MOST_ROWS]
         ),
-        _KL_NOTE if has_kl else "",
+        "Every example has the same weight here. Intervals are each for one number alone. "
+        f"*: q < {SIGNIFICANT}.{f' {_KL_NOTE}' if has_kl else ''}",
     ).condensed()
 
 
@@ -79,7 +83,7 @@ def headline(summary: Summary) -> Table:
             Column("vectors", is_number=False),
             Column("anti-stereotypical answers", "change in %"),
             *_flow_columns(),
-            *(Column(f"{_DELTA} {LABELS[name]}", "nats") for name in FLOWS),
+            *(Column(f"{DELTA} {LABELS[name]}", "nats") for name in FLOWS),
         ),
         tuple(
             (
@@ -93,7 +97,8 @@ def headline(summary: Summary) -> Table:
             )
             for row in rows[:_MOST_ROWS]
         ),
-        averages(rows),
+        f"{averages(rows)} Intervals are each for one number alone; the finding below allows for "
+        "having several numbers to choose from.",
     ).condensed()
 
 
@@ -134,6 +139,51 @@ def differences(comparison: Comparison, number: int = 0) -> Table:
     )
 
 
+def seeds(rows: Sequence[_Row]) -> Table:
+    """How far the headline moves with the examples that ``data.seed`` draws."""
+    num_runs = max((row["num_runs"] for row in rows), default=0)
+    return Table(
+        "seeds",
+        f"The headline over {num_runs:,} runs with other examples",
+        (
+            Column("model", is_number=False),
+            Column("split", is_number=False),
+            Column("vectors", is_number=False),
+            Column("estimate", is_number=False),
+            Column("coefficient"),
+            *(Column(name) for name in ("mean", "sd", "smallest", "largest")),
+        ),
+        tuple(
+            (
+                *(_word(row[name]) for name in ("model", "split")),
+                _word(VECTORS[row["vectors"]]),
+                _word(_headline_name(row["estimate"])),
+                _coeff(row["coeff"]),
+                *(
+                    _seed_number(row["estimate"], row[name])
+                    for name in ("mean", "sd", "smallest", "largest")
+                ),
+            )
+            for row in rows[:_MOST_ROWS]
+        ),
+        "Runs that differ only in data.seed. sd: standard deviation over runs, which fit their "
+        "vectors to their own examples.",
+    ).condensed()
+
+
+def _headline_name(estimate: str) -> str:
+    if estimate in CHANGES:
+        return f"{DELTA} {LABELS[estimate]}, nats"
+    if estimate in FLOWS:
+        return f"flow {LABELS[estimate]}, {_SHARE}"
+    return "anti-stereotypical answers, change in %"
+
+
+def _seed_number(estimate: str, value: float) -> Cell:
+    digits, times = (3, 1.0) if estimate in CHANGES else (1, 100.0 if estimate in FLOWS else 1.0)
+    return Cell(number(times * value, digits), times * value)
+
+
 def model_differences(summary: Summary) -> Table:
     """Paired differences between the models of the run."""
     rows = summary.differences.to_pylist()
@@ -166,7 +216,7 @@ def _differences(name: str, caption: str, rows: Sequence[_Row]) -> Table:
             Column("model", is_number=False),
             Column("where", is_number=False),
             Column("coefficient"),
-            *(Column(f"{_DELTA} {LABELS[name]}", "nats") for name in CHANGES),
+            *(Column(f"{DELTA} {LABELS[name]}", "nats") for name in CHANGES),
             *_flow_columns(),
             Column("changed", _SHARE),
             Column("LMS change", _POINTS),
@@ -283,7 +333,7 @@ def cells(summary: Summary) -> Table:
             Column("layer"),
             Column("coefficient"),
             Column("n", "examples"),
-            *(Column(f"{_DELTA} {LABELS[name]}", "nats") for name in FLOWS),
+            *(Column(f"{DELTA} {LABELS[name]}", "nats") for name in FLOWS),
             *_flow_columns(),
             Column("LMS change", _POINTS),
             Column("SS change", _POINTS),
@@ -303,7 +353,7 @@ def cells(summary: Summary) -> Table:
             )
             for row in rows
         ),
-        f"{_DELTA}: change in log-likelihood. *: q < {SIGNIFICANT}. "
+        f"{DELTA}: change in log-likelihood. *: q < {SIGNIFICANT}. "
         "summary/cells.csv and summary/pooled.csv have all columns.",
     ).condensed()
 
@@ -399,9 +449,11 @@ def _estimate(
     times: float = 1.0,
     q: float | None = None,
 ) -> Cell:
-    found = Estimate.of(row, name, times)
-    if found is None:
+    found, value = Estimate.of(row, name, times), row[name]
+    if value is None or value != value:
         return _MISSING
+    if found is None:  # defined, without an interval
+        return Cell(number(times * value, digits), times * value)
     detail = f"{number(found.low, digits)} to {number(found.high, digits)}"
     mark = "*" if q is not None and q < SIGNIFICANT else ""
     return Cell(found.text(digits), found.value, detail, mark)

@@ -8,6 +8,7 @@ from cluster.storage import Storage
 from jobs.page.cautions import random_models
 from jobs.page.render import render
 from jobs.page.table import Table
+from jobs.page.words import typeset
 from jobs.stereoset.headline import PAPER, sentences
 from jobs.stereoset.labels import COLORS
 from jobs.stereoset.page import tables
@@ -15,7 +16,7 @@ from jobs.stereoset.page.cautions import cautions
 from jobs.stereoset.page.facts import Facts
 from jobs.stereoset.page.figures import drawn
 from jobs.stereoset.page.finding import finding
-from jobs.stereoset.page.ran import GLOSSARY, ran
+from jobs.stereoset.page.ran import glossary, ran
 
 PAGE_KEY = "report.html"
 _MOST_SENTENCES = 6
@@ -31,6 +32,7 @@ def _tables(facts: Facts) -> Iterator[Table]:
     for number, comparison in enumerate(facts.comparisons):
         yield tables.compared(comparison, number)
         yield tables.differences(comparison, number)
+    yield tables.seeds(facts.seeds)
     yield tables.model_differences(facts.summary)
     for made in (tables.nulls, tables.baseline, tables.cells):
         yield made(facts.summary)
@@ -49,13 +51,16 @@ def page_of(facts: Facts) -> str:
             "finding": found,
             "cautions": cautions(facts),
             "headline": tables.headline(facts.summary),
-            "headline_sentences": sentences(facts.summary.headline.to_pylist()[:_MOST_SENTENCES]),
+            "headline_sentences": [
+                typeset(text)
+                for text in sentences(facts.summary.headline.to_pylist()[:_MOST_SENTENCES])
+            ],
             "paper": PAPER,
             "glance": tables.glance(facts.summary),
             "tables": [table for table in _tables(facts) if table.rows],
             "certificate": tables.certificate(facts),
             "drawn": drawn(facts.summary, found.coeff).plain(),
-            "glossary": GLOSSARY,
+            "glossary": glossary(has_intent=facts.summary.has_intent),
         },
         COLORS,
     )

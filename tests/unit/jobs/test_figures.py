@@ -27,8 +27,7 @@ from jobs.stereoset.figures.make import NAMES, make_figures, planned_figures, wh
 from jobs.stereoset.figures.pooling import over_bias_types, over_bias_types_and_layers
 from jobs.stereoset.figures.selection import MOST_BY_COEFF
 from jobs.stereoset.geometry import GEOMETRY_SCHEMA
-from jobs.stereoset.labels import COLORS
-from jobs.stereoset.labels import NAMES as NAMES_OF_ESTIMATES
+from jobs.stereoset.labels import COLORS, legend
 from tests.support.summaries import cells_frame, pooled_frame, vectors_frame_of
 
 NO_VECTORS = vectors_frame_of({})
@@ -82,7 +81,7 @@ def test_bars_have_the_colors_and_the_spelling_of_the_page() -> None:
     for name in ("s2a", "u2a", "s2u"):
         (bars,) = (c for c in axes.collections if c.get_gid() == name)
         assert mpl.colors.to_hex(bars.get_facecolor()[0]) == COLORS[name].light
-        assert NAMES_OF_ESTIMATES[name] in texts(drawn)
+        assert legend(has_intent=True)[name] in texts(drawn)
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])

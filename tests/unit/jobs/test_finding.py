@@ -8,9 +8,10 @@ import pytest
 
 from jobs.page.words import MINUS
 from jobs.stereoset.page.finding import finding
+from jobs.stereoset.page.write import page_of
 from jobs.stereoset.summary import Summary
 from tests.support.known_sweeps import known_sweep
-from tests.support.pages import cell, summary_of
+from tests.support.pages import cell, facts_of, summary_of
 
 
 def said(summary: Summary) -> str:
@@ -67,8 +68,8 @@ def test_an_effect_in_the_wrong_direction_is_said_to_be() -> None:
 def test_a_side_effect_as_large_as_the_intended_one_is_measured_beside_it() -> None:
     text = said(known_sweep(lambda c: (0.0, 0.2, 0.0)))
     side = re.search(
-        r"Side effects: the anti-stereotype gained [^;]* on the unrelated, (\d\.\d) times the "
-        r"intended effect",
+        r"In-sample side effects: the anti-stereotype gained [^;]* on the unrelated, (\d\.\d) "
+        r"times the intended effect",
         text,
     )
     assert side is not None
@@ -80,7 +81,7 @@ def test_a_side_effect_as_large_as_the_intended_one_is_measured_beside_it() -> N
 def test_choices_that_churn_without_a_net_flow_are_told() -> None:
     summary = known_sweep(lambda c: (0.0, 0.0, 0.0), noise=0.15)
     text = said(summary)
-    share = float(re.search(r"Steering changed (\d+\.\d) % of choices", text)[1])  # type: ignore[index]
+    share = float(re.search(r"In-sample, steering changed (\d+\.\d) % of choices", text)[1])  # type: ignore[index]
     assert 2 < share < 10
     assert "moves there and back cancel, so that no net flow is clear" in text
 
@@ -117,6 +118,40 @@ def test_without_an_intended_direction_the_text_speaks_of_none(vectors: str) -> 
     )
     assert "no change in log-likelihood and no net flow of choices is clear" in none
     assert "intended" not in none
+    summary = known_sweep(lambda c: (0.0, 0.3, 0.0), vectors=vectors, has_intent=False)
+    page = re.sub(r"<script>.*?</script>", "", page_of(facts_of(summary, {})), flags=re.DOTALL)
+    shown = page.replace("Unintended Side Effects", "").lower()  # the paper's title
+    assert "intended" not in shown
+    assert "side effect" not in shown
+
+
+def test_a_side_effect_at_another_coefficient_is_not_passed_over() -> None:
+    """At 5 the intended effect, at 20 a side effect that is as large."""
+    effects = {5.0: (-0.2, 0.2, 0.2), 20.0: (0.1, 0.1, -0.1)}
+    text = said(known_sweep(lambda c: effects[c], coeffs=(5.0, 20.0), vectors="held_out"))
+    assert text.startswith("With held-out vectors, at coefficient 5 in inter")
+    assert "This is the intended direction." in text
+    clear = known_sweep(lambda c: effects[c], coeffs=(5.0, 20.0)).findings.to_pylist()
+    sides = {(s["coeff"], s["estimate"]) for s in clear if s["p"] <= 0.05}
+    assert (20.0, "u2a") in sides
+
+
+def test_if_no_coefficient_has_an_effect_the_text_says_it_of_all_of_them() -> None:
+    summary = known_sweep(lambda c: (0.0, 0.0, 0.0), coeffs=(-3.0, 3.0), noise=0.05)
+    text = said(summary)
+    first = text.split(". ")[0]
+    assert "no intended effect is clear at any of 2 coefficients; at coefficient" in first
+    assert re.search(
+        r"the gain of the (anti-)?stereotype on the (anti-)?stereotype is 0\.00\d nats per token "
+        r"\(-0\.0\d\d to 0\.0\d\d\) and the net flow of choices from",
+        first,
+    )
+
+
+def test_in_sample_numbers_are_called_so_in_every_sentence_that_has_one() -> None:
+    text = said(known_sweep(lambda c: (0.0, 0.2, 0.0)))
+    for sentence in re.split(r"(?<=[a-z)])\. (?=[A-Z])", text):
+        assert not re.search(r"\d", sentence) or "in-sample" in sentence.lower(), sentence
 
 
 def test_the_note_says_what_the_intervals_hold_for() -> None:

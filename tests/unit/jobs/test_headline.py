@@ -114,6 +114,24 @@ def test_the_headline_is_the_notebooks(model: str, is_unequal: bool) -> None:
                     assert row["anti_rise_percent"] == pytest.approx(rise, rel=0, abs=1e-9)
 
 
+def test_the_interval_of_the_rise_never_goes_below_a_fall_to_nothing() -> None:
+    rng = np.random.default_rng(0)
+    before = rng.normal(size=(12, 3))
+    rows = ScoredRows(
+        pa.array([str(n) for n in range(12)]),
+        np.repeat(["x", "y", "z"], 4),
+        before,
+        np.asarray([A, S, S, U] * 3),
+    )
+    after = np.asarray([[A, S, A, A, S, S, U, S, S, A, S, U]])
+    steered = SteeredRows(rows, ((1, 20.0),), before[None], after)
+    groups = [GroupSums.of_rows("inter", "race", [rows], [steered])]
+    planned = Counter({SummaryKey("inter", "race", 1, 20.0): 1})
+    (row,) = model_estimates(groups, planned, vectors="in_sample").headline
+    assert row["anti_rise_percent_low"] == -100.0
+    assert row["anti_rise_percent_high"] > row["anti_rise_percent"] > 0
+
+
 def test_the_sentence_is_the_notebooks_and_says_which_average_it_is() -> None:
     row = {
         "model": "base", "split": "inter", "coeff": 20.0, "vectors": "in_sample",

@@ -16,7 +16,7 @@ from jobs.stereoset.page.estimate import Estimate
 from jobs.stereoset.page.facts import Facts, Incomplete
 from jobs.stereoset.page.figures import drawn
 from jobs.stereoset.page.ran import ran
-from jobs.stereoset.page.tables import cells, glance, nulls
+from jobs.stereoset.page.tables import cells, glance, nulls, seeds
 from jobs.stereoset.page.write import page_of
 from jobs.stereoset.summary import Summary
 from tests.support.known_sweeps import known_sweep
@@ -183,7 +183,7 @@ def test_figures_hold_each_number_once() -> None:
 
 def test_tables_leave_out_columns_that_say_the_same_in_every_row() -> None:
     summary = synthetic(["base"], [1, 3], [20.0, 400.0])
-    assert [c.title for c in glance(summary).columns][:2] == ["coefficient", "flow S→A"]
+    assert [c.title for c in glance(summary).columns][:2] == ["coefficient", "Δ S→A"]
     assert glance(summary).caption.endswith("base, all splits, all bias types, all layers")
     table = cells(summary)
     assert [c.title for c in table.columns][:3] == ["split", "bias type", "layer"]
@@ -303,3 +303,24 @@ def test_few_target_terms_are_warned_of_only_if_the_finding_rests_on_them() -> N
     assert "fewer than 5 target terms" in titles(summary_of(cells=cells[:1]))
     pooled = [cell(split="x", bias_type="all", layer=1)]
     assert "fewer than 5 target terms" not in titles(summary_of(cells=cells, pooled=pooled))
+
+
+def test_an_estimate_without_an_interval_is_shown_without_one() -> None:
+    row = cell(split="x", bias_type="y", layer=1, icat_change=(-4.0, None, None))
+    (shown,) = cells(summary_of(cells=[row])).rows
+    titles = [column.title for column in cells(summary_of(cells=[row])).columns]
+    found = shown[titles.index("ICAT change")]
+    assert (found.text, found.detail, found.sort) == (f"{MINUS}4.0", "", -4.0)
+
+
+def test_runs_with_other_examples_are_in_a_table() -> None:
+    spread = {"mean": 0.05, "sd": 0.02, "smallest": -0.03, "largest": 0.1, "num_runs": 3}
+    row = {"model": "base", "split": "x", "coeff": 20.0, "vectors": "in_sample", **spread}
+    rows = [row | {"estimate": name} for name in ("flow_s2a", "s2a")]
+    made = seeds(rows)
+    assert made.caption.startswith("The headline over 3 runs with other examples, base, x")
+    assert [[cell.text for cell in shown][2:] for shown in made.rows] == [
+        ["5.0", "2.0", f"{MINUS}3.0", "10.0"],
+        ["0.050", "0.020", f"{MINUS}0.030", "0.100"],
+    ]
+    assert made.caption in page_of(facts_of(summary_of(), record(), seeds=tuple(rows)))

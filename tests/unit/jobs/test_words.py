@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from jobs.page.words import MINUS, PERCENT, typeset
 from jobs.words import coefficient, count, duration, percent, rate, signed
 
 
@@ -77,6 +78,12 @@ def test_an_estimate_keeps_its_width(value: float, wanted: str) -> None:
 def test_coefficients_that_differ_read_differently() -> None:
     shown = [coefficient(value) for value in (1.0, 1.0000001, 1.0000002, -3.0, 0.5, 400.0)]
     assert shown == ["1", "1.0000001", "1.0000002", "-3", "0.5", "400"]
+
+
+def test_a_page_has_minus_signs_where_a_console_has_hyphens() -> None:
+    text = "gemma-2, coefficient -3: 95 % interval -1.5 to +2.0"
+    wanted = f"gemma-2, coefficient {MINUS}3: 95{PERCENT} interval {MINUS}1.5 to +2.0"
+    assert typeset(text) == wanted
 
 
 def test_nouns_agree_with_their_number() -> None:

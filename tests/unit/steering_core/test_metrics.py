@@ -147,6 +147,21 @@ def test_icat_has_an_interval_only_if_that_of_ss_excludes_fifty() -> None:
             assert low < found.value("icat")[0] < high
 
 
+def test_terms_that_all_agree_make_no_interval_of_stereoset_scores() -> None:
+    scores = np.tile([0.0, -1.0, -2.0], (40, 1))
+    targets = [f"t{n // 10}" for n in range(40)]
+    nobody = np.full(40, -1)
+    found = cell_of(scores, scores, nobody, nobody, targets)
+    for name in ("lms", "ss", "lms_change", "ss_change", "icat_change"):
+        assert np.isfinite(found.value(name)).all()
+        assert np.isnan(found.intervals[name]).all(), name
+    moved = scores.copy()
+    moved[:10, 2] = 1.0  # the unrelated candidate is preferred, in one term
+    found = cell_of(scores, moved, nobody, nobody, targets)
+    assert np.isfinite(found.intervals["lms_change"]).all()
+    assert np.isnan(found.intervals["ss_change"]).all()
+
+
 TABLE = np.array(
     [
         [-1.0, -2.0, -3.0],  # term x: stereotype wins, both above unrelated
