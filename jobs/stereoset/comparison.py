@@ -152,27 +152,35 @@ def print_comparisons(comparisons: Sequence[Comparison], seeds: pa.Table) -> Non
         ]
         columns = ("", "layer", "coeff", f"{LABELS[CHANGES[0]]} (95 % interval)", "p")
         print_tables(columns, [("", shown[:_MOST_ROWS])])
-    _print_seeds([row for row in seeds.to_pylist() if row["estimate"] == HEADLINE_ESTIMATES[-1]])
+    _print_seeds(seeds.to_pylist())
 
 
-def _print_seeds(rises: Sequence[_Row]) -> None:
-    if not rises:
+def _print_seeds(rows: Sequence[_Row]) -> None:
+    if not rows:
         return
-    say(
-        f"\nThe paper's headline over {rises[0]['num_runs']} seeds: change in % of the ratio of\n"
-        "anti-stereotypical answers"
-    )
-    shown = [
-        [
-            f"{row['model']}, {row['split']}, {VECTORS[row['vectors']]}",
-            coefficient(row["coeff"]),
-            *(f"{row[name]:+.1f}" for name in ("mean", "smallest", "largest")),
-            f"{row['sd']:.1f}",
-        ]
-        for row in rises
+    say(f"\nThe paper's headline over {rows[0]['num_runs']} seeds")
+    shown = {
+        "anti-stereotypical answers, change in %": ("anti_rise_percent", 1),
+        f"{LABELS[CHANGES[0]]}, nats per token": (CHANGES[0], 3),
+    }
+    tables = [
+        (
+            f"\n{title}",
+            [
+                [
+                    f"{row['model']}, {row['split']}, {VECTORS[row['vectors']]}",
+                    coefficient(row["coeff"]),
+                    *(f"{row[name]:+.{digits}f}" for name in ("mean", "smallest", "largest")),
+                    f"{row['sd']:.{digits}f}",
+                ]
+                for row in rows
+                if row["estimate"] == estimate
+            ][:_MOST_ROWS],
+        )
+        for title, (estimate, digits) in shown.items()
     ]
     columns = ("", "coeff", "mean", "smallest", "largest", "sd")
-    print_tables(columns, [("", shown[:_MOST_ROWS])])
+    print_tables(columns, [(title, of_title) for title, of_title in tables if of_title])
 
 
 def _by_key(rows: list[_Row]) -> dict[tuple[Any, ...], _Row]:

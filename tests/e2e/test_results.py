@@ -167,8 +167,10 @@ def test_runs_that_differ_only_in_their_seed_are_summarized_together(tmp_path: P
     assert s2a["mean"] == pytest.approx(headlines["s2a"].mean())
     assert s2a["sd"] == pytest.approx(headlines["s2a"].std())
     assert (s2a["smallest"], s2a["largest"]) == (headlines["s2a"].min(), headlines["s2a"].max())
-    assert "The paper's headline over 3 seeds" in made.out
-    assert all(len(line) <= 80 for line in made.out.splitlines() if "tmp" not in line[:60])
+    _, printed = made.out.split("The paper's headline over 3 seeds\n")
+    printed = printed.split("certificate:")[0]
+    assert f"{s2a['mean']:+.3f}" in printed
+    assert max(len(line) for line in printed.splitlines()) < 80
     page = (Path(uris[0]) / "report.html").read_text()
     assert "The headline over 3 runs with other examples" in page
     twice = steersweep("report", uris[0], uris[1])
