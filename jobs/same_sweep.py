@@ -14,7 +14,7 @@ _REASONS = (
     (r"data( \(content\)|\.limit)", "it decides which examples are scored and fitted on"),
     (r"data\.seed", "it decides which examples are drawn and which fold each is in"),
     (r"vectors\..*", "it decides the steering vectors, and so every steered row"),
-    (r"steering\.(apply|positions|operation)", "it decides what steering does to every row"),
+    (r"steering\.(apply|positions|operation|unit)", "it decides what steering does to every row"),
     (r"steering\.(rollouts|questions)", "it decides which answers a cell consists of"),
     (r"scoring", "it decides what a score is, so every number would change"),
     (r"measures", "it decides which columns every steered row has"),

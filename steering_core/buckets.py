@@ -85,6 +85,8 @@ def filled(batch: Batch, num_rows: int, width: int) -> Batch:
 
     weights = np.stack([wider(of_label) for of_label in batch.pooling_weights])
     weights[:, is_copy_R] = 0.0
+    has_norm = wider(batch.has_norm)
+    has_norm[is_copy_R] = False
     read_M = batch.read_at // narrow * width + batch.read_at % narrow
     positions = len(index_R) * width
     num_read = room_to_read(len(read_M), positions)
@@ -105,6 +107,7 @@ def filled(batch: Batch, num_rows: int, width: int) -> Batch:
             np.searchsorted(read_at, read_M)[batch.token_slot], more, constant_values=num_read - 1
         ),
         pooling_weights=weights,
+        has_norm=has_norm,
         is_static=True,
     )
 

@@ -21,10 +21,11 @@ from steering_core.scoring import choose
 Path = Literal["engine", "reference"]
 """Which path the rows in storage come from."""
 
-Quantity = Literal["score", "pooled", "kl"]
+Quantity = Literal["score", "pooled", "stream_norm", "kl"]
 _WORDS: Mapping[Quantity, str] = {
     "score": "score",
     "pooled": "pooled state",
+    "stream_norm": "mean norm of the stream",
     "kl": "divergence from the unsteered distribution",
 }
 
@@ -233,14 +234,18 @@ class Certificate:
         found_D: np.ndarray,
         wanted_D: np.ndarray,
         tolerance: Tolerance,
+        quantity: Quantity = "pooled",
     ) -> Certificate:
-        """The certificate of one row's pooled difference; it adds no row to the count."""
+        """The certificate of one row's pooled difference; it adds no row to the count.
+
+        The same for another vector that vectors are made with, named by ``quantity``.
+        """
         deviation = Deviation.of_pooled(found_D, wanted_D)
         return cls(
             num_non_finite=deviation.num_non_finite,
             num_one_sided=deviation.num_one_sided,
             largest_pooled_difference=deviation.largest,
-            worst=Worst(row, "pooled", _reported(deviation), tolerance.pooled),
+            worst=Worst(row, quantity, _reported(deviation), tolerance.pooled),
         )
 
     @classmethod

@@ -23,6 +23,7 @@ class EncodedCandidate:
         scored_ids: the token ids whose log-probability is read there.
         pooled: half-open span of positions whose states are averaged.
         num_question: leading tokens that are the question's; its own tokens and pads follow.
+        num_real: leading tokens that are no pads.
     """
 
     token_ids: tuple[int, ...]
@@ -30,6 +31,7 @@ class EncodedCandidate:
     scored_ids: tuple[int, ...]
     pooled: tuple[int, int]
     num_question: int
+    num_real: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,11 @@ class EncodedExample:
     def num_tokens(self) -> int:
         """Length of the longest of the three sequences."""
         return max(len(c.token_ids) for c in self.candidates)
+
+    @property
+    def num_real_positions(self) -> int:
+        """Positions without pads: those that the candidates share once, then each one's own."""
+        return self.num_shared + sum(c.num_real - self.num_shared for c in self.candidates)
 
 
 def question_text(example: Example) -> str:
@@ -159,6 +166,7 @@ class ExampleEncoder:
                     scored_ids=tuple(ids),
                     pooled=(0, len(token_ids)) if whole else (start, len(sequence)),
                     num_question=start,
+                    num_real=len(sequence),
                 )
             )
         a, b, c = candidates

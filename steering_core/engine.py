@@ -24,7 +24,7 @@ from steering_core.out_of_memory import is_out_of_memory
 from steering_core.packing import NUM_CANDIDATES, Batch, batches, lay_out
 from steering_core.placing import PlacedBatch, fetch, place
 from steering_core.pooled import PooledStates
-from steering_core.pooling import pool, store
+from steering_core.pooling import pool, position_norms, store, store_norms
 from steering_core.prefix_reuse import fork_behind_prefix, run_prefix_trunk
 from steering_core.protocol import Protocol
 from steering_core.scoring import (
@@ -35,7 +35,7 @@ from steering_core.scoring import (
     scored_log_probs,
     scored_with_divergence,
 )
-from steering_core.trunk import fork, fork_point, run_trunk
+from steering_core.trunk import Reader, fork, fork_point, run_trunk
 from steering_core.vectors import SteeringVectors
 from steering_core.xla import forward_only, is_xla, launch
 
@@ -159,22 +159,35 @@ class Engine:
     ) -> tuple[Scores, PooledStates]:
         """Unsteered scores and, at each layer, what is pooled of the rows' states.
 
+        The norms of the stream are taken as the pass comes to where a layer is steered, so that no
+        state is held for them.
+
         Args:
             rows: encoded examples of a task.
             tokens_per_batch: positions of one forward pass, padding included.
-            layers: 1-based layers whose states are pooled.
+            layers: 1-based layers whose states are pooled, and whose stream is measured.
 
         Returns:
             Scores and pooled states, in the order of ``rows``.
         """
         read = [self._protocol.read_at(layer) for layer in layers]
+        apply = [self._protocol.apply_at(layer) for layer in layers]
         below_last = HookPoint(self._num_blocks - 1, "resid_pre")
         scores = Scores.empty(len(rows))
         width = self._model.layout.config.hidden_size
-        pooled = PooledStates.empty(layers, len(rows), width)
+        pooled = PooledStates.empty(layers, rows, width)
 
         def run(batch: PlacedBatch) -> Finish:
-            trunk = run_trunk(self._model, batch, {below_last, *read})
+            norms_RS: dict[HookPoint, Callable[[], np.ndarray]] = {}
+
+            def measured_at(point: HookPoint) -> Reader:
+                def measure(state_RSD: Tensor) -> None:
+                    norms_RS[point] = fetch(position_norms(state_RSD))
+
+                return point, measure
+
+            readers = [measured_at(point) for point in apply]
+            trunk = run_trunk(self._model, batch, {below_last, *read}, readers)
             log_probs_T = fetch(self._log_probs(fork(self._model, trunk, batch, {}), batch))
             sums = [pool(trunk.states[point], batch.host) for point in read]
             launch(self._model.device)
@@ -183,6 +196,8 @@ class Engine:
                 scores.fill(batch.host, log_probs_T())
                 for index, of_layer in enumerate(sums):
                     store(of_layer(), batch.host, pooled, index)
+                for index, point in enumerate(apply):
+                    store_norms(norms_RS[point](), batch.host, pooled, index)
 
             return finish
 
@@ -218,7 +233,9 @@ class Engine:
             def scored(cell: Cell) -> Tensor:
                 own = [
                     self._protocol.intervention(
-                        cell.layer, cell.coeff, vectors.for_fold(cell.layer, folds[n])
+                        cell.layer,
+                        vectors.multiplier(cell.layer, folds[n], cell.coeff),
+                        vectors.for_fold(cell.layer, folds[n]),
                     )
                     for n in batch.host.rows
                 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -19,15 +20,19 @@ NULLS: tuple[Null, ...] = get_args(Null)
 
 
 def random_vectors(like: SteeringVectors, seed: str) -> SteeringVectors:
-    """Vectors in directions drawn evenly, each with the norm of the one that it stands for."""
+    """Vectors in directions drawn evenly, each with the norm of the one that it stands for.
+
+    They steer the same stream in the same unit.
+    """
 
     def drawn(vector_D: np.ndarray, name: str) -> np.ndarray:
         number = int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big")
         return with_norm(np.random.default_rng(number).standard_normal(len(vector_D)), vector_D)
 
-    return SteeringVectors(
-        {layer: drawn(vector, f"{layer}") for layer, vector in like.whole.items()},
-        {
+    return replace(
+        like,
+        whole={layer: drawn(vector, f"{layer}") for layer, vector in like.whole.items()},
+        folds={
             layer: tuple(drawn(vector, f"{layer}/{fold}") for fold, vector in enumerate(folds))
             for layer, folds in like.folds.items()
         },
@@ -36,9 +41,12 @@ def random_vectors(like: SteeringVectors, seed: str) -> SteeringVectors:
 
 def with_norms_of(vectors: SteeringVectors, like: SteeringVectors) -> SteeringVectors:
     """The same directions, each with the norm of the vector that it stands for."""
-    return SteeringVectors(
-        {layer: with_norm(vector, like.whole[layer]) for layer, vector in vectors.whole.items()},
-        {
+    return replace(
+        like,
+        whole={
+            layer: with_norm(vector, like.whole[layer]) for layer, vector in vectors.whole.items()
+        },
+        folds={
             layer: tuple(
                 with_norm(vector, its) for vector, its in zip(folds, like.folds[layer], strict=True)
             )

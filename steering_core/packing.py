@@ -45,6 +45,8 @@ class Batch:
         num_scored: [N, 3] scored tokens of each candidate.
         pooling_weights: [2, R, S] float64, by ``POOLED_LABELS``; summed over a row's sequences,
             states times these are its pooled stereotype and anti-stereotype states.
+        has_norm: [R, S] bool; positions whose state counts in the norm of a row's stream: its
+            tokens without pads, and what its candidates share once.
         is_static: whether it was filled up to a shape that others share (``buckets.filled``). R
             and M then count copies of the last row and positions that no token is read at; behind
             the scored tokens that have an owner stand others, which have none.
@@ -63,6 +65,7 @@ class Batch:
     token_owner: np.ndarray
     num_scored: np.ndarray
     pooling_weights: np.ndarray
+    has_norm: np.ndarray
     is_static: bool = False
 
     @property
@@ -151,6 +154,7 @@ def lay_out(
     input_ids, position_ids = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     num_question = np.zeros(shape, np.int64)
     branch, weights = np.full(shape, -1, np.int64), np.zeros((len(POOLED_LABELS), *shape))
+    has_norm = np.zeros(shape, bool)
     num_scored = np.zeros((len(chosen), NUM_CANDIDATES), np.int64)
     read, tokens, owners = [], [], []
     for n, example in enumerate(chosen):
@@ -167,6 +171,7 @@ def lay_out(
             position_ids[r, at] = np.arange(len(ids))
             num_question[r, at] = candidate.num_question
             branch[r, :shared], branch[r, start:end] = 0, c + 1
+            has_norm[r, at[0 if c == 0 else example.num_shared : candidate.num_real]] = True
             low, high = candidate.pooled
             if label in POOLED_LABELS:
                 weights[POOLED_LABELS.index(label), r, at[low:high]] = 1.0 / (high - low)
@@ -190,6 +195,7 @@ def lay_out(
         token_owner=np.concatenate(owners)[order],
         num_scored=num_scored,
         pooling_weights=weights,
+        has_norm=has_norm,
     )
 
 

@@ -1,4 +1,4 @@
-"""Pooling a batch's states: weighted sums on the device, stored by row once they are fetched.
+"""Pooling a batch's states: sums on the device, stored by row once they are fetched.
 
 Shapes: N rows, R sequences and S positions of a batch, D width.
 """
@@ -44,6 +44,19 @@ def store(sums: Sequence[np.ndarray], batch: Batch, into: PooledStates, layer_in
     into.differences[layer_index, batch.rows] = differences_ND
     for label, states_ND in enumerate(states):
         into.states[label, layer_index, batch.rows] = states_ND
+
+
+def position_norms(state_RSD: Tensor) -> Tensor:
+    """Norms [R, S] float32 of a batch's states, on their device."""
+    norms_RS: Tensor = torch.linalg.vector_norm(state_RSD, dim=-1, dtype=torch.float32)
+    return norms_RS
+
+
+def store_norms(norms_RS: np.ndarray, batch: Batch, into: PooledStates, layer_index: int) -> None:
+    """Add up the norms of a batch's real positions in float64, and store the sums by row."""
+    counted_RS = np.where(batch.has_norm, norms_RS, 0.0)
+    summed_R1 = counted_RS.sum(axis=1, dtype=np.float64, keepdims=True)
+    into.stream_norms[layer_index, batch.rows] = _of_rows(summed_R1, batch)[:, 0]
 
 
 def _of_rows(summed_RD: np.ndarray, batch: Batch) -> np.ndarray:

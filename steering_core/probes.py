@@ -113,6 +113,7 @@ def random_row(
             scored_ids=(0,) * len(own),
             pooled=(0, prefix),
             num_question=prefix,
+            num_real=prefix + len(own),
         )
         for own in own_ids
     )

@@ -113,6 +113,22 @@ def reference_states(
     return np.stack(pooled)
 
 
+def reference_norms(
+    model: LoadedModel, row: EncodedExample, points: Sequence[HookPoint]
+) -> np.ndarray:
+    """Norms of the stream [L] float64 at hook points, summed over an example's real positions.
+
+    The positions that the three candidates share count once.
+    """
+    totals = np.zeros(len(points))
+    for index, candidate in enumerate(row.candidates):
+        with forward_only(model.device), capture(model.layout, points) as states:
+            _forward(model, candidate.token_ids)
+        counted = slice(row.num_shared if index else 0, candidate.num_real)
+        totals += [states[p].cpu()[0, counted].double().norm(dim=-1).sum().item() for p in points]
+    return totals
+
+
 def _width(model: LoadedModel, token_ids: Sequence[int]) -> int:
     """Positions that a sequence is computed with."""
     if not is_xla(model.device):

@@ -8,10 +8,12 @@ import numpy as np
 
 from steering_core.encoding import EncodedExample
 from steering_core.engine import Cell, Scores
+from steering_core.interventions import Intervention
 from steering_core.models import LoadedModel
 from steering_core.pooled import PooledStates
 from steering_core.protocol import Protocol
 from steering_core.reference import (
+    reference_norms,
     reference_scores,
     reference_scores_and_kl,
     reference_states,
@@ -42,7 +44,11 @@ class SlowEngine:
         states_2LND = np.stack([self.row_states(row, layers) for row in rows], axis=2)
         stereotype_LND, anti_LND = states_2LND
         pooled = PooledStates(
-            tuple(layers), anti_LND - stereotype_LND, states_2LND.astype(np.float32)
+            layers=tuple(layers),
+            differences=anti_LND - stereotype_LND,
+            states=states_2LND.astype(np.float32),
+            stream_norms=np.stack([self.row_norms(row, layers) for row in rows], axis=1),
+            num_positions=np.asarray([row.num_real_positions for row in rows], np.int64),
         )
         return Scores(scores, _num_scored(rows)), pooled
 
@@ -64,7 +70,7 @@ class SlowEngine:
         folds: Sequence[int],
     ) -> Scores:
         found = [
-            self.row_measured(row, cell, vectors.for_fold(cell.layer, fold))
+            self.row_measured(row, cell, vectors, fold)
             for row, fold in zip(rows, folds, strict=True)
         ]
         return Scores(
@@ -74,32 +80,56 @@ class SlowEngine:
         )
 
     def row_measured(
-        self, row: EncodedExample, cell: Cell, vector: np.ndarray
+        self, row: EncodedExample, cell: Cell, vectors: SteeringVectors, fold: int
     ) -> tuple[np.ndarray, float | None]:
         """``row_scores`` of a steered row, and its mean divergence in nats if it is measured."""
         if "kl" not in self.measures:
-            return self.row_scores(row, cell, vector), None
-        intervention = self._protocol.intervention(cell.layer, cell.coeff, vector)
-        return reference_scores_and_kl(self._model, row, intervention)
+            return self.row_scores(row, cell, vectors, fold), None
+        return reference_scores_and_kl(self._model, row, self._steering(cell, vectors, fold))
 
     def row_scores(
-        self, row: EncodedExample, cell: Cell | None = None, vector: np.ndarray | None = None
+        self,
+        row: EncodedExample,
+        cell: Cell | None = None,
+        vectors: SteeringVectors | None = None,
+        fold: int = 0,
     ) -> np.ndarray:
         """Mean nats per scored token [3] float64 of one row, steered where a cell is given.
 
         Args:
-            vector: [D] float32; needed with a cell.
+            vectors: needed with a cell.
+            fold: the row's.
         """
         if cell is None:
             return reference_scores(self._model, row)
-        assert vector is not None, f"{cell} has no vector"
-        intervention = self._protocol.intervention(cell.layer, cell.coeff, vector)
-        return reference_scores(self._model, row, intervention)
+        assert vectors is not None, f"{cell} has no vectors"
+        return reference_scores(self._model, row, self._steering(cell, vectors, fold))
+
+    def _steering(self, cell: Cell, vectors: SteeringVectors, fold: int) -> Intervention:
+        coeff, vector_D = cell.coeff, vectors.for_fold(cell.layer, fold)
+        if vectors.unit == "stream":
+            # The formula as it is written, and not the multiplier that the engine takes.
+            coeff, vector_D = 1.0, _stream_step(coeff, vectors.stream_norms[cell.layer], vector_D)
+        return self._protocol.intervention(cell.layer, coeff, vector_D)
 
     def row_states(self, row: EncodedExample, layers: Sequence[int]) -> np.ndarray:
         """Pooled states [2, L, D] float64 of one row, by ``POOLED_LABELS``."""
         points = [self._protocol.read_at(layer) for layer in layers]
         return reference_states(self._model, row, points)
+
+    def row_norms(self, row: EncodedExample, layers: Sequence[int]) -> np.ndarray:
+        """Norms of the stream [L] where layers are steered, summed over a row's real positions."""
+        points = [self._protocol.apply_at(layer) for layer in layers]
+        return reference_norms(self._model, row, points)
+
+
+def _stream_step(coeff: float, stream_norm: float, vector_D: np.ndarray) -> np.ndarray:
+    """c m v / |v| [D] float32; 0 for a vector of zero."""
+    vector_D = vector_D.astype(np.float64)
+    norm = np.linalg.norm(vector_D)
+    unit_D = vector_D / norm if norm > 0 else vector_D
+    step_D: np.ndarray = (coeff * stream_norm * unit_D).astype(np.float32)
+    return step_D
 
 
 def _num_scored(rows: Sequence[EncodedExample]) -> np.ndarray:

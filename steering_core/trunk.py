@@ -14,7 +14,7 @@ from torch import Tensor
 
 from steering_core.attention import capped_attention
 from steering_core.hook_points import HookPoint
-from steering_core.hooks import capture, change
+from steering_core.hooks import capture, change, observe
 from steering_core.layout import ModelLayout
 from steering_core.models import LoadedModel
 from steering_core.packing import tree_mask
@@ -23,6 +23,9 @@ from steering_core.replay import BlockCall, only_at, recorded_calls, replay
 
 Change = Callable[[Tensor], Tensor]
 """What becomes of a state [R, S, D]."""
+
+Reader = tuple[HookPoint, Callable[[Tensor], None]]
+"""What is called with the state [R, S, D] of a hook point when a pass comes to it."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ def fork_point(point: HookPoint, num_blocks: int) -> HookPoint:
 
 
 def num_trunk_blocks(keep: Collection[HookPoint]) -> int:
-    """Blocks that a trunk runs to get to the last state that is to be kept."""
+    """Blocks that a trunk runs to get to the last of these states."""
     return 1 + max(p.block - (p.site == "resid_pre") for p in keep)
 
 
@@ -50,19 +53,22 @@ def run_trunk(
     model: LoadedModel,
     batch: PlacedBatch,
     keep: Collection[HookPoint],
+    readers: Sequence[Reader] = (),
     **inputs: object,
 ) -> Trunk:
-    """Run the blocks without steering up to the last state that is to be kept.
+    """Run the blocks without steering up to the last state that is to be kept or read.
 
     Args:
+        readers: for states that need not be held until the pass is over.
         inputs: more for the decoder, for instance a cache of keys and values.
     """
     layout = model.layout
-    num_run = num_trunk_blocks(keep)
+    num_run = num_trunk_blocks({*keep, *(point for point, _ in readers)})
     with (
         our_attention(layout, batch),
         recorded_calls(layout, num_run) as calls,
         capture(layout, keep) as states,
+        observe(layout, readers),
     ):
         layout.decoder(**_decoder_inputs(model, batch), **inputs, use_cache=False)
     return Trunk(states, calls)

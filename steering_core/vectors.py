@@ -7,8 +7,8 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args
 
 import numpy as np
 from safetensors import SafetensorError
@@ -21,6 +21,25 @@ from steering_core.errors import InputError
 Method = Literal["mean_difference", "pca", "logistic", "whitened"]
 """How vectors are made: ``fit_mean_difference``, or one of ``steering_core.vector_fits``."""
 
+Unit = Literal["vector", "stream"]
+"""What a coefficient c multiplies. ``vector``: stream + c v; ``stream``: stream + c m v / |v|, with
+the mean norm m of the unsteered stream at the place that is steered."""
+UNITS: tuple[Unit, ...] = get_args(Unit)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSums:
+    """Norms of the unsteered stream where a layer is steered, of all examples of one task.
+
+    Attributes:
+        norm_total: float64 sum of the norms over real positions; those that an example's candidates
+            share count once.
+        num_positions: positions in the sum.
+    """
+
+    norm_total: float
+    num_positions: int
+
 
 @dataclass(frozen=True)
 class FoldSums:
@@ -32,6 +51,8 @@ class FoldSums:
         shuffled: [D] float64, the same with labels shuffled (``nulls.label_signs``); None where
             it was not summed.
         states: sums of both pooled states of each example; None where they were not summed.
+        stream: of the layer's stream, over the examples of all folds of the task, so that it does
+            not depend on how they are split; None where it was not measured.
     """
 
     layer: int
@@ -40,6 +61,7 @@ class FoldSums:
     num_examples: int
     shuffled: np.ndarray | None = None
     states: StateSums | None = None
+    stream: StreamSums | None = None
 
 
 def sums_by_fold(
@@ -48,12 +70,14 @@ def sums_by_fold(
     states_2LND: np.ndarray,
     folds: Sequence[int],
     signs: np.ndarray | None = None,
+    streams: Sequence[StreamSums] | None = None,
 ) -> list[FoldSums]:
     """Float64 sums of pooled differences and states, ordered by layer, then fold.
 
     Args:
         folds: [N] fold of each row.
         signs: [N] of shuffled labels, where those are to be summed, too.
+        streams: [L] of all rows, where they were measured.
     """
     fold_N = np.asarray(folds)
     width = differences_LND.shape[-1]
@@ -68,6 +92,7 @@ def sums_by_fold(
             num_examples=len(difference_ND),
             shuffled=None if signs is None else signs[there] @ difference_ND,
             states=StateSums.of(states_2LND[:, index, there].reshape(-1, width)),
+            stream=None if streams is None else streams[index],
         )
 
     return [
@@ -79,24 +104,89 @@ def sums_by_fold(
 
 @dataclass(frozen=True)
 class SteeringVectors:
-    """Vectors [D] float32 of one group: ``whole[layer]`` and, cross-fitted, ``folds[layer][k]``."""
+    """Vectors [D] float32 of one group: ``whole[layer]`` and, cross-fitted, ``folds[layer][k]``.
+
+    Attributes:
+        stream_norms: by layer, the mean norm of the unsteered stream where it is steered: m. A
+            layer whose stream was not measured is absent.
+        fold_sizes: examples of each fold, for ``dose``; empty where it is not known.
+        unit: what coefficients are multiples of.
+    """
 
     whole: Mapping[int, np.ndarray]
     folds: Mapping[int, tuple[np.ndarray, ...]]
+    stream_norms: Mapping[int, float] = field(default_factory=dict)
+    fold_sizes: tuple[int, ...] = ()
+    unit: Unit = "vector"
     _digests: dict[int, str] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _norms: dict[tuple[int, int], float] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def for_fold(self, layer: int, fold: int) -> np.ndarray:
         """The vector that steers examples of a fold: fitted without them where cross-fitted."""
         return self.folds[layer][fold] if layer in self.folds else self.whole[layer]
 
+    def multiplier(self, layer: int, fold: int, coeff: float) -> float:
+        """What the vector of a fold is multiplied with before it is added, in float64.
+
+        A vector of zero has no direction: in unit ``stream`` its multiplier is 0.
+        """
+        if self.unit == "vector":
+            return coeff
+        norm = self._norm(layer, fold)
+        return coeff * self.stream_norms[layer] / norm if norm > 0 else 0.0
+
+    def dose(self, layer: int, coeff: float) -> float | None:
+        """Norm of what is added, relative to the stream's mean norm: a mean over the examples.
+
+        Cross-fitted, each example counts with the vector of its own fold. In unit ``stream`` it is
+        the size of the coefficient. None where the stream was not measured.
+        """
+        stream_norm = self.stream_norms.get(layer, 0.0)
+        sizes = self.fold_sizes if layer in self.folds else (1,)
+        if not (sizes and stream_norm > 0):
+            return None
+        norms_K = np.asarray([self._norm(layer, fold) for fold in range(len(sizes))])
+        steps_K = norms_K / stream_norm if self.unit == "vector" else np.sign(norms_K)
+        return abs(coeff) * float(np.average(steps_K, weights=sizes))
+
+    def _norm(self, layer: int, fold: int) -> float:
+        """Norm of the vector of a fold in float64; asked for by each row of a task."""
+        if (layer, fold) not in self._norms:
+            vector_D = self.for_fold(layer, fold).astype(np.float64)
+            self._norms[layer, fold] = float(np.linalg.norm(vector_D))
+        return self._norms[layer, fold]
+
     def digest(self, layer: int) -> str:
-        """SHA-256 over every tensor of a layer."""
+        """SHA-256 over every tensor of a layer, and the stream's norm if it decides the step."""
         if layer not in self._digests:  # asked for by each of a sweep's tasks
             sha = hashlib.sha256()
             for vector in (self.whole[layer], *self.folds.get(layer, ())):
                 sha.update(np.ascontiguousarray(vector, dtype="<f4").tobytes())
+            if self.unit == "stream":  # ids of the other unit are older than the norm
+                sha.update(np.float64(self.stream_norms[layer]).astype("<f8").tobytes())
             self._digests[layer] = sha.hexdigest()
         return self._digests[layer]
+
+    def of_layers(self, layers: Iterable[int]) -> SteeringVectors:
+        """Those of some layers, all of which must be there."""
+        chosen = tuple(layers)
+        return replace(
+            self,
+            whole={layer: self.whole[layer] for layer in chosen},
+            folds={layer: self.folds[layer] for layer in chosen if layer in self.folds},
+            stream_norms={n: self.stream_norms[n] for n in chosen if n in self.stream_norms},
+        )
+
+    def with_layers_of(self, other: SteeringVectors) -> SteeringVectors:
+        """The layers of both; ``other`` has what is not a layer's own."""
+        return replace(
+            other,
+            whole={**self.whole, **other.whole},
+            folds={**self.folds, **other.folds},
+            stream_norms={**self.stream_norms, **other.stream_norms},
+        )
 
 
 def assign_folds(targets: Sequence[str], num_folds: int, seed: int, group: str) -> tuple[int, ...]:
@@ -168,13 +258,49 @@ def _mean(total: np.ndarray, count: int, what: str) -> np.ndarray:
     return (total / count).astype(np.float32)
 
 
+def mean_stream_norms(tasks: Iterable[Sequence[FoldSums]]) -> dict[int, float]:
+    """The stream's mean norm by layer, from the sums of each task of a group.
+
+    Added in the order given, so equal input gives equal bits. Layers that a task did not measure
+    are left out, as are those whose mean is not a positive number.
+    """
+    totals: dict[int, list[StreamSums | None]] = {}
+    for sums in tasks:
+        # One entry for each layer: those of other folds say the same.
+        for layer, stream in {entry.layer: entry.stream for entry in sums}.items():
+            totals.setdefault(layer, []).append(stream)
+    means = {}
+    for layer, streams in totals.items():
+        measured = [stream for stream in streams if stream is not None]
+        if len(measured) == len(streams):
+            num_positions = sum(stream.num_positions for stream in measured)
+            mean = sum(stream.norm_total for stream in measured) / num_positions
+            if np.isfinite(mean) and mean > 0:
+                means[layer] = mean
+    return means
+
+
+STREAM_NORM_KEY = "stream_norm.layer."
+"""Of a file's metadata, before a layer's number: its stream's mean norm."""
+FOLD_SIZES_KEY = "fold_sizes"
+UNIT_KEY = "unit"
+
+
 def to_safetensors(vectors: SteeringVectors, provenance: Mapping[str, str]) -> bytes:
-    """File content: tensors ``layer.<L>`` and ``layer.<L>.fold.<k>``, provenance in metadata."""
+    """File content: tensors ``layer.<L>`` and ``layer.<L>.fold.<k>``, all else in metadata.
+
+    A norm of the stream is written so that it reads as the same float64.
+    """
     tensors = {f"layer.{layer}": v for layer, v in vectors.whole.items()}
     for layer, folds in vectors.folds.items():
         tensors |= {f"layer.{layer}.fold.{k}": v for k, v in enumerate(folds)}
     digests = {f"digest.layer.{layer}": vectors.digest(layer) for layer in vectors.whole}
-    data: bytes = save_tensors(tensors, metadata={**provenance, **digests})
+    measured = {f"{STREAM_NORM_KEY}{n}": repr(float(m)) for n, m in vectors.stream_norms.items()}
+    if vectors.fold_sizes:
+        measured[FOLD_SIZES_KEY] = json.dumps(vectors.fold_sizes)
+    if vectors.unit != "vector":
+        measured[UNIT_KEY] = vectors.unit
+    data: bytes = save_tensors(tensors, metadata={**provenance, **measured, **digests})
     return data
 
 
@@ -195,13 +321,34 @@ def from_safetensors(data: bytes, where: str) -> SteeringVectors:
             )
             for layer in whole
         }
+        vectors = SteeringVectors(
+            whole, {layer: f for layer, f in folds.items() if f}, **_measured(metadata)
+        )
+        digests = {layer: vectors.digest(layer) for layer in whole}
     except (SafetensorError, KeyError, ValueError) as error:
         raise InputError(f"{where}: not a file of steering vectors: {error}") from None
-    vectors = SteeringVectors(whole, {layer: f for layer, f in folds.items() if f})
     for layer in whole:
-        if metadata.get(f"digest.layer.{layer}") != vectors.digest(layer):
+        if metadata.get(f"digest.layer.{layer}") != digests[layer]:
             raise InputError(f"{where}: tensors of layer {layer} do not match their digest")
     return vectors
+
+
+def _measured(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """What metadata says of the stream, of which files of earlier versions say nothing.
+
+    Raises:
+        ValueError: no such unit.
+    """
+    unit = metadata.get(UNIT_KEY, "vector")
+    if unit not in UNITS:
+        raise ValueError(f"the unit is {unit!r}, not one of {', '.join(UNITS)}")
+    norms = {
+        int(key.removeprefix(STREAM_NORM_KEY)): float(text)
+        for key, text in metadata.items()
+        if key.startswith(STREAM_NORM_KEY)
+    }
+    sizes = tuple(json.loads(metadata.get(FOLD_SIZES_KEY, "[]")))
+    return {"stream_norms": norms, "fold_sizes": sizes, "unit": unit}
 
 
 def safetensors_metadata(data: bytes) -> dict[str, str]:

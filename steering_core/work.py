@@ -126,7 +126,11 @@ def batch_shapes(rows: Sequence[RowCounts], batching: Batching) -> list[BatchSha
 def baseline_work(
     batches: Sequence[BatchShape], num_blocks: int, read: Collection[HookPoint]
 ) -> Work:
-    """Of ``Engine.baseline``: a trunk, pooled at hook points, and the last block at its end."""
+    """Of ``Engine.baseline``: a trunk, and the last block at its end.
+
+    Args:
+        read: hook points whose states are pooled, or whose norms are measured.
+    """
     keep = {HookPoint(num_blocks - 1, "resid_pre"), *read}
     blocks = num_trunk_blocks(keep) + 1
     return Work(len(batches), 0, blocks * sum(batch.num_tokens for batch in batches))

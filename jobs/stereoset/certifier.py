@@ -86,16 +86,24 @@ class Certifier:
     def _pooled(
         self, encoded: EncodedExample, pooled: PooledStates, index: int, row: int
     ) -> list[Certificate]:
-        """The row's difference and both of its states at one layer."""
-        layer = pooled.layers[index]
+        """The row's difference, both of its states and its stream's mean norm at one layer."""
+        layer, num_positions = pooled.layers[index], encoded.num_real_positions
         states = self._slow.row_states(encoded, [layer])[:, 0]
         pairs = [
             (pooled.differences[index, row], states[1] - states[0]),
             (pooled.states[:, index, row].ravel(), states.ravel()),
         ]
+        norm_1, wanted_1 = (
+            totals / num_positions
+            for totals in (
+                pooled.stream_norms[index, [row]],
+                self._slow.row_norms(encoded, [layer]),
+            )
+        )
+        name = _name(encoded, layer)
         return [
-            Certificate.of_pooled(_name(encoded, layer), found, wanted, self._tolerance)
-            for found, wanted in pairs
+            *(Certificate.of_pooled(name, *pair, self._tolerance) for pair in pairs),
+            Certificate.of_pooled(name, norm_1, wanted_1, self._tolerance, "stream_norm"),
         ]
 
     def steered(
@@ -116,11 +124,7 @@ class Certifier:
         pairs = [divmod(number, len(rows.encoded)) for number in chosen]
         wanted, wanted_kl = zip(
             *(
-                self._slow.row_measured(
-                    rows.encoded[row],
-                    cells[cell],
-                    vectors.for_fold(cells[cell].layer, rows.folds[row]),
-                )
+                self._slow.row_measured(rows.encoded[row], cells[cell], vectors, rows.folds[row])
                 for cell, row in pairs
             ),
             strict=True,

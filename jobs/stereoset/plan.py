@@ -353,7 +353,7 @@ def _task(
 ) -> PlannedTask:
     by_id = sweep.by_id[group.split, group.bias_type]
     examples, folds = zip(*(by_id[i] for i in example_ids), strict=True)
-    protocol = sweep.protocol
+    protocol, unit = sweep.protocol, sweep.spec.steering.unit
     plan_id = digest(
         {
             "model": model.facts.digest,
@@ -370,6 +370,7 @@ def _task(
                 "folds": protocol.folds,
                 # Absent where it is the default, which is older than the key.
                 **({} if protocol.operation == "add" else {"operation": protocol.operation}),
+                **({} if unit == "vector" else {"unit": unit}),
             },
             # As above; and nothing is measured of rows that are not steered.
             **({"measures": sweep.spec.measures} if cells and sweep.spec.measures else {}),

@@ -133,6 +133,7 @@ class Sweep:
             "steering.apply": protocol.apply,
             "steering.positions": protocol.positions,
             "steering.operation": protocol.operation,
+            "steering.unit": spec.steering.unit,
             "scoring": protocol.scoring,
             "measures": list(spec.measures),
         }
@@ -153,6 +154,7 @@ def recorded_identity(record: Mapping[str, Any]) -> dict[str, Any]:
     before: dict[str, Any] = {
         "vectors.method": "mean_difference",
         "steering.operation": "add",
+        "steering.unit": "vector",
         "measures": [],
         _FILE_DIGEST: None,
     }

@@ -23,7 +23,7 @@ from steering_core.nulls import Null
 from steering_core.protocol import PROTOCOLS, Pooling, Protocol, ProtocolName, Scoring
 from steering_core.scoring import Measure
 from steering_core.stereoset import BIAS_TYPES, SPLITS
-from steering_core.vectors import Method
+from steering_core.vectors import Method, Unit
 
 
 def _one_of(values: Sequence[str]) -> Any:
@@ -109,6 +109,13 @@ class SteeringSpec(SpecModel):
         description="Multipliers of the vector, or what the operation takes; one or a list",
         json_schema_extra=role("grid"),
     )
+    unit: Unit = Field(
+        "vector",
+        description="vector: add coeff times the vector; stream: add coeff times the mean norm of "
+        "the residual stream, in the vector's direction, so that 0.1 is a push by a tenth of the "
+        "stream at any layer of any model",
+        json_schema_extra=role("identity"),
+    )
     apply: Site | None = Field(
         None, description="Site of block layer - 1", json_schema_extra=role("identity")
     )
@@ -123,6 +130,15 @@ class SteeringSpec(SpecModel):
         "projection; cap_above, cap_below: keep the projection at most, at least coeff",
         json_schema_extra=role("identity"),
     )
+
+    @model_validator(mode="after")
+    def _unit_of_what_is_added(self) -> Self:
+        if self.unit == "stream" and self.operation != "add":
+            raise ValueError(
+                f"must not set unit: stream together with operation: {self.operation}, whose "
+                "coefficient is no multiple of a vector; leave unit out, or set operation: add"
+            )
+        return self
 
 
 Tolerance = Annotated[float, Field(gt=0, allow_inf_nan=False)]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from cluster.storage import Storage
 from cluster.tasks import Task
 from jobs import __version__
-from jobs.stereoset.fitting import fit_shuffled, fit_vectors
+from jobs.stereoset.fitting import fit_shuffled, fit_vectors, given_vectors
 from jobs.stereoset.inventory import Inventory, task_id_with
 from jobs.stereoset.plan import Group, PlannedTask, VectorSet
 from jobs.stereoset.resolve import Sweep
 from jobs.stereoset.worker import Payload
+from steering_core.errors import InputError
 from steering_core.nulls import random_vectors, with_norms_of
 from steering_core.vector_fits import METHODS
 from steering_core.vectors import SteeringVectors, to_safetensors
@@ -78,13 +80,21 @@ class Stages:
 
     def _vectors(self, of: VectorSet) -> SteeringVectors:
         """The vectors of a set; those of a planned layer that lacks them are made first."""
+        unit = self._sweep.spec.steering.unit
         held = self._known.get(of) or SteeringVectors({}, {})
         phase_1 = [task for task in self._by_group[of.group] if not task.is_steered]
         layers = {layer for task in phase_1 for layer in task.layers} - set(held.whole)
         if not layers:
             return held
-        made = self._make(of, phase_1, sorted(layers))
-        vectors = SteeringVectors({**held.whole, **made.whole}, {**held.folds, **made.folds})
+        made = replace(self._make(of, phase_1, sorted(layers)), unit=unit)
+        unmeasured = sorted(layers - set(made.stream_norms))
+        if unit == "stream" and unmeasured:
+            raise InputError(
+                f"{of.group}: the stream where layer {unmeasured[0]} is steered has no finite "
+                "mean norm above 0, so steering.unit: stream has no meaning there; leave the layer "
+                "out, or use a models.<name>.dtype with a larger range"
+            )
+        vectors = held.with_layers_of(made)
         self._storage.replace(of.key, to_safetensors(vectors, self._provenance(of, vectors)))
         self._known[of] = vectors
         return vectors
@@ -96,14 +106,10 @@ class Stages:
         num_folds = self._sweep.num_folds((of.group.split, of.group.bias_type))
         if of.null is None and self._sweep.vectors is not None:
             given = self._sweep.vectors.vectors.whole
-            return SteeringVectors({layer: given[layer] for layer in layers}, {})
+            return given_vectors(self._storage, phase_1, {n: given[n] for n in layers})
         if of.null is None:
             return fit_vectors(self._storage, phase_1, layers, method, num_folds)
-        whole = self._vectors(VectorSet(of.group))
-        like = SteeringVectors(
-            {layer: whole.whole[layer] for layer in layers},
-            {layer: whole.folds[layer] for layer in layers if layer in whole.folds},
-        )
+        like = self._vectors(VectorSet(of.group)).of_layers(layers)
         if of.null == "random":
             return random_vectors(like, str(of.group))
         return with_norms_of(fit_shuffled(self._storage, phase_1, layers, num_folds), like)

@@ -15,7 +15,7 @@ from steering_core.pairs import StateChunk
 from steering_core.pooled import PooledStates
 from steering_core.scoring import Measure, choose
 from steering_core.stereoset import LABELS, Example
-from steering_core.vectors import FoldSums
+from steering_core.vectors import FoldSums, StreamSums
 
 ROWS_SCHEMA = pa.schema(
     [
@@ -59,10 +59,14 @@ SUMS_SCHEMA = pa.schema(
         ("norm_total", pa.float64()),
         ("state_total", pa.list_(pa.float64())),
         ("unit_state_total", pa.list_(pa.float64())),
+        ("stream_norm_total", pa.float64()),
+        ("num_positions", pa.int64()),
     ]
 )
 """Columns of ``sums``: float64 sums [d_model] of one task: of pooled differences, with labels as
-they are and shuffled; of pooled states, and of these divided by their norms."""
+they are and shuffled; of pooled states, and of these divided by their norms. The last two are of
+the stream where a layer is steered, over the examples of all folds, so they are the same in each
+row of a layer."""
 
 STATES_SCHEMA = pa.schema(
     [
@@ -154,6 +158,11 @@ def _sums_row(entry: FoldSums) -> dict[str, object]:
             "state_total": entry.states.total,
             "unit_state_total": entry.states.unit_total,
         }
+    if entry.stream is not None:
+        row |= {
+            "stream_norm_total": entry.stream.norm_total,
+            "num_positions": entry.stream.num_positions,
+        }
     return row
 
 
@@ -168,6 +177,7 @@ def fold_sums(table: pa.Table) -> list[FoldSums]:
             # Absent from outputs that are older than these columns.
             None if row.get("shuffled") is None else np.asarray(row["shuffled"]),
             _state_sums(row),
+            _stream_sums(row),
         )
         for row in table.to_pylist()
     ]
@@ -182,6 +192,12 @@ def _state_sums(row: Mapping[str, Any]) -> StateSums | None:
         row["norm_total"],
         row["num_states"],
     )
+
+
+def _stream_sums(row: Mapping[str, Any]) -> StreamSums | None:
+    if row.get("num_positions") is None:  # older outputs have none
+        return None
+    return StreamSums(row["stream_norm_total"], row["num_positions"])
 
 
 def states_table(

@@ -171,8 +171,8 @@ def _verify_row(
     (encoded,) = model.encode((examples[at],))
     if task.is_steered:
         cell = Cell(stored["layer"], stored["coeff"])
-        vector = inventory.vectors[task.vector_set].for_fold(cell.layer, folds[at])
-        wanted, wanted_kl = slow.row_measured(encoded, cell, vector)
+        vectors = inventory.vectors[task.vector_set]
+        wanted, wanted_kl = slow.row_measured(encoded, cell, vectors, folds[at])
     else:
         wanted, wanted_kl = slow.row_scores(encoded), None
     choice = -1 if stored["choice_index"] is None else stored["choice_index"]

@@ -39,7 +39,8 @@ def _read(data: bytes, where: str) -> tuple[Format, VectorFile]:
         from steering_core.exchange import repeng
 
         return "repeng", repeng.read(data, where)
-    if not data.startswith((_ZIP, _PICKLE)):
+    # A safetensors file begins with the length of its JSON header, whose first byte may be any.
+    if data[8:9] == b"{" or not data.startswith((_ZIP, _PICKLE)):
         return "safetensors", read_native(data, where)
     import torch
 

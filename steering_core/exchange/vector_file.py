@@ -25,6 +25,9 @@ from safetensors.numpy import save as save_tensors
 from steering_core.errors import InputError
 from steering_core.hook_points import HookPoint, hook_point_of_layer
 from steering_core.vectors import (
+    FOLD_SIZES_KEY,
+    STREAM_NORM_KEY,
+    UNIT_KEY,
     SteeringVectors,
     from_safetensors,
     safetensors_metadata,
@@ -90,7 +93,7 @@ class VectorFile:
         left_out = {
             f"{prefix}{layer}"
             for layer in set(self.layers) - set(layers)
-            for prefix in (_READ, "digest.layer.")
+            for prefix in (_READ, "digest.layer.", STREAM_NORM_KEY)
         }
         return VectorFile(
             SteeringVectors(
@@ -161,15 +164,22 @@ def check_stream(file: VectorFile, tool: str) -> None:
 
 
 def read_native(data: bytes, where: str) -> VectorFile:
-    """This project's safetensors file; see ``to_safetensors``."""
-    vectors = from_safetensors(data, where)
+    """This project's safetensors file; see ``to_safetensors``.
+
+    The unit of the coefficients that a sweep steered with is no part of its vectors.
+    """
+    stored = from_safetensors(data, where)
+    vectors = SteeringVectors(stored.whole, stored.folds)
     if not vectors.whole:
         raise InputError(f"{where}: the file holds no steering vector")
     metadata = safetensors_metadata(data)
     embeddings = load_tensors(data).get(EMBEDDINGS)
     if embeddings is not None and metadata.get(f"digest.{EMBEDDINGS}") != _digest(embeddings):
         raise InputError(f"{where}: the tensor {EMBEDDINGS} does not match its digest")
-    provenance = {k: v for k, v in metadata.items() if not k.startswith("digest.")}
+    sweeps_own = (UNIT_KEY, FOLD_SIZES_KEY)
+    provenance = {
+        k: v for k, v in metadata.items() if not k.startswith("digest.") and k not in sweeps_own
+    }
     return VectorFile(vectors, provenance, embeddings)
 
 

@@ -172,6 +172,21 @@ def _hook_one_block_off(monkeypatch: pytest.MonkeyPatch) -> None:
     _patch_engine(monkeypatch, lambda m, p: (m, _AppliesOneBlockOff(**asdict(p))))
 
 
+def _steered_one_block_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stream is measured where it should be steered."""
+
+    class Off(Engine):
+        def steered(self, *arguments: Any, **options: Any) -> Any:
+            right = self._protocol
+            self._protocol = _AppliesOneBlockOff(**asdict(right))
+            try:
+                return super().steered(*arguments, **options)
+            finally:
+                self._protocol = right
+
+    monkeypatch.setattr(probes, "Engine", Off)
+
+
 def _states_read_one_block_off(monkeypatch: pytest.MonkeyPatch) -> None:
     _patch_engine(monkeypatch, lambda m, p: (m, _ReadsOneBlockOff(**asdict(p))))
 
@@ -225,7 +240,8 @@ def _stale_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
 
 FAULTS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], int]] = {
     "branches see each other": (_branches_see_each_other, 8),
-    "hook one block off": (_hook_one_block_off, 4),
+    "hook one block off": (_hook_one_block_off, 8),
+    "steered one block off": (_steered_one_block_off, 4),
     "states read one block off": (_states_read_one_block_off, 4),
     "attention soft-cap ignored": (_attention_cap_ignored, 8),
     "final soft-cap ignored": (_final_cap_ignored, 8),
@@ -265,7 +281,7 @@ def _limit(footer: dict[str, Any]) -> float:
     return float(footer["found"]["worst"]["tolerance"])
 
 
-@pytest.mark.parametrize("fault", ["hook one block off", "attention soft-cap ignored"])
+@pytest.mark.parametrize("fault", ["steered one block off", "attention soft-cap ignored"])
 def test_fall_back_leaves_the_right_rows_and_says_so(
     fault: str, undisturbed: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,7 +306,7 @@ def test_fall_back_leaves_the_right_rows_and_says_so(
 def test_stop_ends_the_run_with_one_line_that_says_where(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    finished = _run_with("hook one block off", tmp_path, model, monkeypatch, "stop")
+    finished = _run_with("steered one block off", tmp_path, model, monkeypatch, "stop")
     assert finished.code == 2, finished
     assert finished.err.startswith("error: ")
     assert finished.err.count("\n") == 1

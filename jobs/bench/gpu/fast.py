@@ -430,7 +430,7 @@ class _Bench:
         for n in spread(len(rows), _ROWS_CHECKED):
             index = n % len(subject.cells)
             cell = subject.cells[index]
-            wanted = slow.row_scores(rows[n], cell, vectors.for_fold(cell.layer, 0))
+            wanted = slow.row_scores(rows[n], cell, vectors)
             largest = max(largest, float(np.abs(scores[index].scores[n] - wanted).max()))
         engine_s = sum(took.values())
         values = {

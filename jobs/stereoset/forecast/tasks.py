@@ -101,7 +101,8 @@ class Forecaster:
 
     def _baseline(self, task: PlannedTask, rows: Sequence[RowCounts]) -> Forecast:
         costs, layers = self._skeleton.costs, task.layers
-        read = {self._sweep.protocol.read_at(layer) for layer in layers}
+        protocol = self._sweep.protocol
+        read = {at(layer) for at in (protocol.read_at, protocol.apply_at) for layer in layers}
         fold_of = self._folds[task.group.split, task.group.bias_type]
         num_folds = len({fold_of[example_id] for example_id in task.example_ids})
         width, num = self._skeleton.width, len(rows)
@@ -110,7 +111,8 @@ class Forecaster:
             "states": states_part_bytes(len(layers), num, width),
             "baseline": rows_part_bytes(num, 1),
         }
-        pooled_again = len(POOLED_LABELS) if layers else 0
+        # Both pooled states, and the stream's norms, which take all candidates.
+        pooled_again = len(POOLED_LABELS) + NUM_CANDIDATES if layers else 0
         return self._with_plain(
             Forecast(
                 num_tasks=1,

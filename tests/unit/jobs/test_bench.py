@@ -60,6 +60,7 @@ def row_of(shared: int, branches: Sequence[int], scored: Sequence[Sequence[int]]
             scored_ids=tuple(7 + i for i in range(len(at))),
             pooled=(0, shared + own),
             num_question=shared,
+            num_real=shared + own,
         )
         for k, (own, at) in enumerate(zip(branches, scored, strict=True), start=1)
     )

@@ -342,5 +342,6 @@ def test_the_console_lists_the_mistakes(folder: Path) -> None:
         "  --set data.limit=0: data.limit: must be at least 1, got 0",
         "  steering.coeffs: needs at least 1 entry",
         "  steering.layers: needs at least 1 entry",
-        "  unknown key 'steering.x\\x1b'; known keys: layers, coeffs, apply, positions, operation",
+        "  unknown key 'steering.x\\x1b'; known keys: layers, coeffs, unit, apply, positions, "
+        "operation",
     ]

@@ -24,7 +24,8 @@ def part(examples: tuple[Example, ...], folds: list[int], seed: int) -> tuple[pa
     """A part, and its states [2, L, N, D]."""
     shape = (len(LAYERS), len(examples), WIDTH)
     states = np.random.default_rng(seed).normal(size=(2, *shape)).astype(np.float32)
-    pooled = PooledStates(LAYERS, np.zeros(shape), states)
+    counts = np.ones(len(examples), np.int64)
+    pooled = PooledStates(LAYERS, np.zeros(shape), states, np.zeros(shape[:2]), counts)
     return states_table(examples, folds, pooled), states
 
 

@@ -85,6 +85,8 @@ def test_what_was_there_is_there_still_and_the_rest_belongs_to_nobody(
     weights = batch.pooling_weights
     np.testing.assert_array_equal(weights[:, :num_sequences, :width], plain.pooling_weights)
     assert np.count_nonzero(weights) == np.count_nonzero(plain.pooling_weights)
+    np.testing.assert_array_equal(batch.has_norm[:num_sequences, :width], plain.has_norm)
+    assert batch.has_norm.sum() == plain.has_norm.sum()
 
 
 def test_a_batch_that_reads_more_than_half_has_twice_the_room() -> None:

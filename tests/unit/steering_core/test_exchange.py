@@ -132,6 +132,16 @@ def test_a_control_vector_has_the_keys_that_repeng_reads() -> None:
     assert list(count) == [2]
 
 
+def test_our_own_file_is_recognized_whatever_the_length_of_its_header() -> None:
+    """A header of 1,152 bytes begins with the byte that a pickle begins with."""
+    first_bytes = set()
+    for length in range(256):
+        data = write_vectors("safetensors", file_of(1, note="y" * length)).data
+        first_bytes.add(data[0])
+        assert read_vectors(data, "x")[0] == "safetensors"
+    assert 0x80 in first_bytes
+
+
 # Files as the other tools write them.
 
 

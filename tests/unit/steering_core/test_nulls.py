@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from steering_core.nulls import label_signs, random_vectors, with_norms_of
@@ -67,6 +69,15 @@ def test_shuffled_labels_take_away_what_labels_share() -> None:
     _assert_norms(found, fitted)
     cosine = found.whole[3] @ fitted.whole[3] / np.linalg.norm(fitted.whole[3]) ** 2
     assert abs(cosine) < 0.4
+
+
+def test_nulls_steer_the_same_stream_in_the_same_unit() -> None:
+    like = replace(_vectors(0), stream_norms={2: 3.0, 5: 4.0}, fold_sizes=(7, 9), unit="stream")
+    for null in (random_vectors(like, "s"), with_norms_of(_vectors(1), like)):
+        assert (null.stream_norms, null.fold_sizes) == (like.stream_norms, like.fold_sizes)
+        assert null.unit == "stream"
+        assert null.dose(5, -0.2) == 0.2
+        assert null.digest(2) != like.digest(2)
 
 
 def test_a_vector_of_zero_stays_zero() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -36,6 +37,7 @@ def random_rows(num_rows: int, seed: int) -> list[EncodedExample]:
                     tuple(rng.integers(1, 99, len(scored)).tolist()),
                     (low, int(rng.integers(low + 1, len(ids) + 1))),
                     num_shared,
+                    len(ids),
                 )
             )
         labels = [LABELS[i] for i in rng.permutation(3)]
@@ -109,6 +111,25 @@ def test_scored_tokens_are_read_where_their_candidate_reads_them(
     assert batch.num_scored.tolist() == counts
     if is_packed:
         assert len(batch.read_at) < len(batch.token_ids)
+
+
+@layouts
+def test_norms_count_real_positions_and_what_candidates_share_once(is_packed: bool) -> None:
+    rows = random_rows(4, seed=3)
+    # As rows are padded for the published protocol: two pads behind the first candidate.
+    first, *others = rows[2].candidates
+    padded = replace(first, token_ids=(*first.token_ids, 0, 0))
+    rows[2] = replace(rows[2], candidates=(padded, *others))
+    batch = lay_out(rows, [2, 0], is_packed=is_packed)
+    wanted = np.zeros(batch.input_ids.shape, bool)
+    for n, index in enumerate([2, 0]):
+        row = rows[index]
+        for c, candidate in enumerate(row.candidates):
+            for position in range(row.num_shared if c else 0, candidate.num_real):
+                wanted[place(row, n, c, position, is_packed)] = True
+    np.testing.assert_array_equal(batch.has_norm, wanted)
+    assert wanted.sum() == rows[2].num_real_positions + rows[0].num_real_positions
+    assert rows[2].num_real_positions == rows[2].num_packed_tokens - 2
 
 
 @layouts

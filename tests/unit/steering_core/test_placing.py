@@ -97,7 +97,8 @@ def test_a_batch_is_on_its_way_to_the_host_before_the_next_one_begins(
             engine.steered(rows, tokens, [Cell(2, 1.0)], vectors)
     finally:
         hook.remove()
-    copies = ["copy"] * (4 if what == "baseline" else 1)  # scores, and three sums of the layer
+    # Scores, three sums of the layer, and the norms of its stream.
+    copies = ["copy"] * (5 if what == "baseline" else 1)
     reads = ["read"] * len(copies)
     batch = ["batch", *copies]
     assert steps == [*batch, *batch, *reads, *batch, *reads, *reads]

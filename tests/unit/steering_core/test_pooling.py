@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from steering_core.buckets import filled
+from steering_core.encoding import EncodedExample
 from steering_core.packing import Batch, lay_out
 from steering_core.pooled import PooledStates
 from steering_core.pooling import pool, store
@@ -16,10 +17,13 @@ from tests.support.golden import encode_group
 WIDTH = 32
 
 
+def rows_of_task() -> tuple[EncodedExample, ...]:
+    return encode_group("gemma2-tiny", "intersentence", "race", PROTOCOLS["as_published"])[:3]
+
+
 def batch_of(*, is_packed: bool, is_static: bool) -> Batch:
-    rows = encode_group("gemma2-tiny", "intersentence", "race", PROTOCOLS["as_published"])
     # Not in the order of the task, so that a sum in the wrong row shows.
-    batch = lay_out(rows, [2, 0, 1], is_packed=is_packed)
+    batch = lay_out(rows_of_task(), [2, 0, 1], is_packed=is_packed)
     return filled(batch, 5, batch.input_ids.shape[1] + 7) if is_static else batch
 
 
@@ -31,7 +35,7 @@ def test_rows_get_the_bits_of_a_sum_over_their_sequences(is_packed: bool, is_sta
     state_RSD = torch.randn(*batch.input_ids.shape, WIDTH)
     state_RSD[:, :, 0] = -0.0
     sums = pool(state_RSD, batch)()
-    found = PooledStates.empty([1, 2], 3, WIDTH)
+    found = PooledStates.empty([1, 2], rows_of_task(), WIDTH)
     store(sums, batch, found, 1)
 
     wanted = []

@@ -90,7 +90,7 @@ def test_scores_and_states_are_those_of_one_device(
                 baseline.scores,
                 pooled.differences,
                 *(scores.scores for scores in steered),
-                slow.row_scores(rows[0], cells[-1], VECTORS.whole[4]),
+                slow.row_scores(rows[0], cells[-1], VECTORS),
                 slow.row_states(rows[0], LAYERS),
             ]
         )

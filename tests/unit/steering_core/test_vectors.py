@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,9 +15,12 @@ from steering_core.errors import InputError
 from steering_core.vectors import (
     FoldSums,
     SteeringVectors,
+    StreamSums,
+    Unit,
     assign_folds,
     fit_mean_difference,
     from_safetensors,
+    mean_stream_norms,
     safetensors_metadata,
     to_safetensors,
 )
@@ -193,6 +197,112 @@ def test_digest_sees_the_folds_and_their_order() -> None:
         SteeringVectors({1: first}, {1: (first, second)}),
     ]
     assert len({v.digest(1) for v in variants}) == len(variants)
+
+
+STREAM_NORMS = {1: 7.0, 11: 1 / 3}
+
+
+def in_streams(vectors: SteeringVectors) -> SteeringVectors:
+    return replace(vectors, unit="stream", stream_norms=STREAM_NORMS, fold_sizes=(20, 4))
+
+
+def test_a_step_of_unit_stream_is_a_share_of_the_streams_norm() -> None:
+    vectors = in_streams(fitted(2))
+    for layer, stream_norm in STREAM_NORMS.items():
+        for fold in (0, 1):
+            vector = vectors.for_fold(layer, fold).astype(np.float64)
+            step = vectors.multiplier(layer, fold, -0.1) * vector
+            np.testing.assert_allclose(np.linalg.norm(step), 0.1 * stream_norm, rtol=1e-12)
+            assert step @ vector < 0
+        assert vectors.dose(layer, -0.1) == 0.1
+        assert replace(vectors, unit="vector").multiplier(layer, 0, -0.1) == -0.1
+
+
+def test_a_dose_is_the_mean_over_examples_each_with_the_vector_of_its_own_fold() -> None:
+    vectors = replace(in_streams(fitted(2)), unit="vector")
+    for layer, stream_norm in STREAM_NORMS.items():
+        norms = [np.linalg.norm(vectors.for_fold(layer, fold)) for fold in [0] * 20 + [1] * 4]
+        assert vectors.dose(layer, -3.0) == pytest.approx(3 * np.mean(norms) / stream_norm)
+    alone = replace(vectors, folds={})
+    norm = np.linalg.norm(vectors.whole[1])
+    assert alone.dose(1, 2.0) == pytest.approx(2 * norm / STREAM_NORMS[1])
+    assert alone.dose(1, 0.0) == 0.0
+
+
+def test_there_is_no_dose_without_a_measured_stream() -> None:
+    assert fitted(2).dose(1, 3.0) is None
+    assert replace(fitted(1), stream_norms={11: 1.0}).dose(1, 3.0) is None
+    assert replace(fitted(2), stream_norms={1: 1.0}).dose(1, 3.0) is None  # whose vectors?
+
+
+def test_a_vector_of_zero_steers_nothing_in_any_unit() -> None:
+    vectors = SteeringVectors({1: np.zeros(WIDTH, np.float32)}, {}, {1: 5.0}, unit="stream")
+    assert vectors.multiplier(1, 0, 0.3) == 0.0
+    assert vectors.dose(1, 0.3) == 0.0
+
+
+def test_a_digest_covers_the_streams_norm_only_where_it_decides_the_step() -> None:
+    plain = fitted(2)
+    measured = replace(plain, stream_norms=STREAM_NORMS, fold_sizes=(20, 4))
+    assert measured.digest(11) == plain.digest(11)
+    assert in_streams(plain).digest(11) != plain.digest(11)
+    other = {11: float(np.nextafter(STREAM_NORMS[11], 1))}
+    assert replace(in_streams(plain), stream_norms=other).digest(11) != in_streams(plain).digest(11)
+
+
+@pytest.mark.parametrize("unit", ["vector", "stream"])
+def test_a_file_keeps_the_norms_of_the_stream_and_the_same_tensors(unit: Unit) -> None:
+    plain = fitted(2)
+    vectors = replace(in_streams(plain), unit=unit)
+    data = to_safetensors(vectors, {})
+    assert load_tensors(data).keys() == load_tensors(to_safetensors(plain, {})).keys()
+    again = from_safetensors(data, "here")
+    assert again.stream_norms == STREAM_NORMS
+    assert (again.unit, again.fold_sizes) == (unit, (20, 4))
+    assert again.dose(11, 0.7) == vectors.dose(11, 0.7)
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("stream_norm.layer.11", "0.5"),
+        ("stream_norm.layer.11", None),
+        ("unit", None),
+        ("unit", "inches"),
+    ],
+)
+def test_a_changed_norm_or_unit_is_refused(key: str, text: str | None) -> None:
+    data = to_safetensors(in_streams(fitted(2)), {})
+    metadata = {**safetensors_metadata(data), key: text}
+    kept = {k: v for k, v in metadata.items() if v is not None}
+    with pytest.raises(InputError, match=r"^here: "):
+        from_safetensors(save_tensors(load_tensors(data), metadata=kept), "here")
+
+
+def test_layers_are_taken_out_and_put_together() -> None:
+    vectors = in_streams(fitted(2))
+    first, second = vectors.of_layers([1]), vectors.of_layers([11])
+    assert (set(first.whole), set(first.folds)) == ({1}, {1})
+    assert (set(first.stream_norms), first.unit) == ({1}, "stream")
+    both = SteeringVectors({}, {}).with_layers_of(first).with_layers_of(second)
+    written, wanted = (to_safetensors(each, {}) for each in (both, vectors))
+    assert safetensors_metadata(written) == safetensors_metadata(wanted)
+    assert load_tensors(written).keys() == load_tensors(wanted).keys()
+
+
+def test_the_mean_norm_is_over_all_tasks_once_whatever_their_folds() -> None:
+    totals = {1: (3.0, 4), 2: (10.0, 1)}
+
+    def task(number: int, num_folds: int) -> list[FoldSums]:
+        stream = StreamSums(*totals[number])
+        return [FoldSums(5, k, np.ones(WIDTH), 1, stream=stream) for k in range(num_folds)]
+
+    assert mean_stream_norms([task(1, 1), task(2, 1)]) == {5: 13 / 5}
+    assert mean_stream_norms([task(1, 3), task(2, 2)]) == {5: 13 / 5}
+    unmeasured = [FoldSums(5, 0, np.ones(WIDTH), 1)]
+    assert mean_stream_norms([task(1, 1), unmeasured]) == {}
+    infinite = [FoldSums(5, 0, np.ones(WIDTH), 1, stream=StreamSums(np.inf, 3))]
+    assert mean_stream_norms([infinite]) == {}
 
 
 def header_only(header: object) -> bytes:
