@@ -38,3 +38,7 @@ class CorruptPartError(ClusterError):
 
 class NewerPartError(CorruptPartError):
     """A newer version wrote the part: it is not to be made again by this one."""
+
+
+class LostCallError(ClusterError):
+    """A call that another process or node was making brought no result, for no fault of its own."""

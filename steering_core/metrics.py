@@ -127,9 +127,19 @@ def term_counts(scores_N3: np.ndarray) -> np.ndarray:
 
 
 def sums_by_term(values_CNE: np.ndarray, term_N: np.ndarray, num_terms: int) -> np.ndarray:
-    """Sums [K, C, E] over the examples of each term."""
-    is_of_KN = (np.arange(num_terms)[:, None] == term_N).astype(float)
-    return np.tensordot(is_of_KN, values_CNE, axes=(1, 1))
+    """Sums [K, C, E] over the examples of each term.
+
+    They are added in the order of the examples. A product of matrices would add them in an order
+    that depends on the number of threads, and so would the last bit of every number of a summary.
+    """
+    sums_KCE = np.zeros((num_terms, values_CNE.shape[0], values_CNE.shape[2]))
+    if not len(term_N):
+        return sums_KCE
+    order_N = np.argsort(term_N, kind="stable")
+    present, first = np.unique(term_N[order_N], return_index=True)
+    sums_CKE = np.add.reduceat(values_CNE[:, order_N], first, axis=1)
+    sums_KCE[present] = sums_CKE.transpose(1, 0, 2)
+    return sums_KCE
 
 
 @dataclass(frozen=True)

@@ -1,26 +1,16 @@
-"""Figures drawn by several processes.
-
-The processes are started afresh instead of forked, since a fork of a process that has threads of
-torch or Ray may hang. They do not go through ``multiprocessing``, which would import the caller's
-main module in each of them: a script that calls ``run`` without a ``__main__`` guard would run
-again. They import matplotlib and pandas, but not torch.
-"""
+"""Figures drawn by several processes, which import matplotlib and pandas, but not torch."""
 
 from __future__ import annotations
 
-import os
-import pickle
 import selectors
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
-from typing import IO, NoReturn, cast
+from contextlib import ExitStack, contextmanager
+from functools import partial
 
 from jobs.cores import num_cores
 from jobs.figures.drawing import Drawing, files_of
-from jobs.figures.worker import Reply
+from jobs.processes.process import Process
 
 _FEWEST_EACH = 4
 """Figures for which a process pays off: it takes as long to start as to draw two."""
@@ -42,7 +32,7 @@ def drawn(drawings: Mapping[str, Drawing], processes: int) -> Iterator[Iterator[
 
     Raises:
         Exception: what a drawing raised, with the traceback of the other process as a note.
-        RuntimeError: a process ended before its figure was finished.
+        ProcessEndedError: a process ended before its figure was finished.
     """
     if processes < 2 or not sys.executable:
         yield ((name, files_of(drawing)) for name, drawing in drawings.items())
@@ -55,61 +45,15 @@ def drawn(drawings: Mapping[str, Drawing], processes: int) -> Iterator[Iterator[
         yield _as_finished(drawings, workers)
 
 
-class _Worker:
+class _Worker(Process):
     """A process, and the figure that it is drawing."""
 
-    def __init__(self) -> None:
-        environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
-            # As many processes as cores: more threads would only be in each other's way.
-            "OMP_NUM_THREADS": "1",
-            "OPENBLAS_NUM_THREADS": "1",
-        }
-        # A group of its own: a terminal's Ctrl-C comes to the parent, which ends its processes.
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", "from jobs.figures.worker import main; main()"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-            process_group=0,
-        )
-        self.replies = cast("IO[bytes]", self._process.stdout)
-        self.name = ""
+    name = ""
 
     def draw(self, name: str, drawing: Drawing) -> None:
         """Begin with a figure; the worker must have none."""
         self.name = name
-        requests = cast("IO[bytes]", self._process.stdin)
-        try:
-            pickle.dump(drawing, requests)
-            requests.flush()
-        except BrokenPipeError:
-            self._is_gone()
-
-    def files(self) -> Files:
-        """Wait for the figure."""
-        try:
-            reply: Reply = pickle.load(self.replies)  # noqa: S301 - from a process of ours
-        except (EOFError, pickle.UnpicklingError):
-            self._is_gone()
-        if reply.error is not None:
-            reply.error.add_note(f"raised while drawing the figure {self.name}:\n{reply.traceback}")
-            raise reply.error
-        return reply.files
-
-    def _is_gone(self) -> NoReturn:
-        code = self._process.wait()
-        raise RuntimeError(f"the process that drew the figure {self.name} ended with {code}")
-
-    def end(self) -> None:
-        """End the process, whatever it is doing."""
-        self._process.kill()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                with suppress(OSError):  # what was left to be written to it
-                    pipe.close()
-        self._process.wait()
+        self.begin(f"drawing the figure {name}", partial(files_of, drawing))
 
 
 def _as_finished(
@@ -123,7 +67,7 @@ def _as_finished(
         while selector.get_map():
             for key, _ in selector.select():
                 worker = key.data
-                finished = worker.name, worker.files()
+                finished = worker.name, worker.result()
                 if following := next(left, None):
                     worker.draw(*following)
                 else:

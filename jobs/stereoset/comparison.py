@@ -19,7 +19,7 @@ from jobs.stereoset.headline import VECTORS
 from jobs.stereoset.inventory import take_inventory
 from jobs.stereoset.labels import CHANGES, LABELS
 from jobs.stereoset.summary import Summary, stacks_of, summarise
-from jobs.stereoset.summary_keys import widest
+from jobs.stereoset.summary_keys import planned_keys, widest
 from jobs.stereoset.summary_tables import CELLS_SCHEMA, HEADLINE_ESTIMATES, stored_table
 from jobs.words import coefficient, signed
 
@@ -76,10 +76,15 @@ def compare(storage: Storage, summary: Summary, with_run: Storage) -> Comparison
 
 
 def _differences(storage: Storage, with_run: Storage, name: str, other: str) -> Iterator[Row]:
-    mine, theirs = (stacks_of(run, take_inventory(run)) for run in (storage, with_run))
-    for model in sorted(mine.keys() & theirs.keys()):
-        sides = (name, *mine[model]), (other, *theirs[model])
-        yield from differences("runs", *sides, model=model)
+    inventories = [take_inventory(run) for run in (storage, with_run)]
+    mine, theirs = (planned_keys(inventory.planned).keys() for inventory in inventories)
+    models = sorted(mine & theirs)
+    sides = (
+        stacks_of(run, inventory, models)
+        for run, inventory in zip((storage, with_run), inventories, strict=True)
+    )
+    for model, one, another in zip(models, *sides, strict=True):
+        yield from differences("runs", (name, *one), (other, *another), model=model)
 
 
 SEEDS_SCHEMA = pa.schema(

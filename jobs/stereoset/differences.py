@@ -8,7 +8,6 @@ is what remains.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from itertools import combinations
 
 import numpy as np
 import pyarrow as pa
@@ -37,13 +36,23 @@ _MOST_IN_ALL_PAIRS = 4
 _DESCRIBED = ("changed", "lms_change", "ss_change")
 
 
-def between_models(models: Mapping[str, tuple[Stacks, Planned]]) -> Iterator[Row]:
-    """Differences of each two models of a run; of many, of each from the first one."""
-    pairs = list(combinations(models, 2))
-    if len(models) > _MOST_IN_ALL_PAIRS:
-        pairs = pairs[: len(models) - 1]
-    for a, b in pairs:
-        yield from differences("models", (a, *models[a]), (b, *models[b]), model=None)
+class BetweenModels:
+    """Differences of each two models of a run; of many, of each from the first one.
+
+    Models are added one after the other, and no more of them are kept than the next ones need.
+    """
+
+    def __init__(self, num_models: int) -> None:
+        self._all_pairs = num_models <= _MOST_IN_ALL_PAIRS
+        self._kept: list[tuple[str, Stacks, Planned]] = []
+
+    def add(self, model: str, stacks: Stacks, planned: Planned) -> Iterator[tuple[int, list[Row]]]:
+        """(Place, rows) of each model before this one, in the order they were added, minus it."""
+        this = model, stacks, planned
+        for place, other in enumerate(self._kept):
+            yield place, list(differences("models", other, this, model=None))
+        if self._all_pairs or not self._kept:
+            self._kept.append(this)
 
 
 def differences(

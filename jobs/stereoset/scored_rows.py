@@ -1,11 +1,12 @@
 """Rows of an output as arrays: a shard's baseline, and its steered cells beside it.
 
 Nothing here holds more than a few parts at a time: a sweep may have more rows than fit in memory.
+Processes that only add up rows import this, so it loads no torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,10 +17,6 @@ from cluster.errors import UserActionError
 from cluster.parts import read_part
 from cluster.storage import Storage
 from cluster.threads import thread_pool
-from jobs.stereoset.inventory import Inventory
-from jobs.stereoset.plan import Group
-from jobs.stereoset.tables import steered_table
-from steering_core.nulls import Null
 from steering_core.stereoset import LABELS
 
 SCORE_COLUMNS = [f"score_{label.replace('-', '_')}" for label in LABELS]
@@ -28,7 +25,8 @@ KL_COLUMN = "kl"
 """Only in rows whose sweep measured it."""
 CellKey = tuple[int, float]
 """A layer and a coefficient."""
-_READERS = 8
+READERS = 8
+"""Parts that are read at a time, unless several processes share the machine."""
 
 
 @dataclass(frozen=True)
@@ -80,49 +78,76 @@ class SteeredRows:
     kl: Divergences | None = None
 
 
+@dataclass(frozen=True)
+class Part:
+    """A part of the rows of one shard that is done."""
+
+    shard: int
+    task_id: str
+    key: str
+    num_rows: int
+
+
+@dataclass(frozen=True)
+class GroupParts:
+    """Where the rows of a group are: all that another process needs to add them up.
+
+    Attributes:
+        baseline: parts of all unsteered rows.
+        steered: the parts of one set of vectors that are there.
+    """
+
+    split: str
+    bias_type: str
+    baseline: tuple[Part, ...]
+    steered: tuple[Part, ...]
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that have to be read."""
+        return sum(part.num_rows for part in (*self.baseline, *self.steered))
+
+
 def baseline_shards(
-    storage: Storage, inventory: Inventory, group: Group
-) -> dict[int, ScoredRows] | None:
-    """The unsteered rows of a group by shard; None if some are not there yet.
+    storage: Storage, parts: GroupParts, readers: int = READERS
+) -> dict[int, ScoredRows]:
+    """The unsteered rows of a group by shard, in order.
 
     Raises:
         CorruptPartError: a damaged part.
     """
-    num_shards = sum("baseline" in task.tables for task in inventory.planned if task.group == group)
-    shards = {
-        shard: ScoredRows.of(table)
-        for shard, _, table in _tables(storage, inventory, group, "baseline")
+    found = {
+        part.shard: ScoredRows.of(table)
+        for part, table in _tables(storage, parts.baseline, readers)
     }
-    return shards if len(shards) == num_shards else None
+    return dict(sorted(found.items()))
 
 
 def steered_rows(
     storage: Storage,
-    inventory: Inventory,
-    group: Group,
-    shards: dict[int, ScoredRows],
-    null: Null | None = None,
+    parts: GroupParts,
+    shards: Mapping[int, ScoredRows],
+    readers: int = READERS,
 ) -> Iterator[SteeredRows]:
     """The steered rows of a group, part by part.
 
     Args:
         shards: the group's baseline.
-        null: take the rows steered with a null's vectors instead.
 
     Raises:
         UserActionError: a part that holds other examples than its baseline.
         CorruptPartError: a damaged part.
     """
-    for shard, key, table in _tables(storage, inventory, group, steered_table(null)):
-        before = shards[shard]
+    for part, table in _tables(storage, parts.steered, readers):
+        before = shards[part.shard]
         num = len(before.example_ids)
         rows = ScoredRows.of(table)
         num_cells = table.num_rows // num
         repeated = pa.concat_arrays([before.example_ids] * num_cells)
         if num_cells * num != table.num_rows or not rows.example_ids.equals(repeated):
             raise UserActionError(
-                f"{storage.uri_of(key)} holds other examples than its baseline; delete it to have "
-                "it recomputed"
+                f"{storage.uri_of(part.key)} holds other examples than its baseline; delete it to "
+                "have it recomputed"
             )
         layers, coeffs = table["layer"].to_numpy()[::num], table["coeff"].to_numpy()[::num]
         yield SteeredRows(
@@ -143,13 +168,10 @@ def _divergences(table: pa.Table, num_cells: int, num: int) -> Divergences | Non
 
 
 def _tables(
-    storage: Storage, inventory: Inventory, group: Group, table: str
-) -> Iterator[tuple[int, str, pa.Table]]:
-    """(shard, storage key, table) of each part of a group that is done."""
-    parts = inventory.parts_done(table, group)
-    with thread_pool(_READERS) as pool:
-        for low in range(0, len(parts), _READERS):  # a pool would read all of them ahead
-            some = parts[low : low + _READERS]
-            tables = pool.imap(lambda part: read_part(storage, part[2], part[1]), some)
-            for (task, _, key), found in zip(some, tables, strict=True):
-                yield task.shard, key, found
+    storage: Storage, parts: Sequence[Part], readers: int
+) -> Iterator[tuple[Part, pa.Table]]:
+    with thread_pool(readers) as pool:
+        for low in range(0, len(parts), readers):  # a pool would read all of them ahead
+            some = parts[low : low + readers]
+            tables = pool.imap(lambda part: read_part(storage, part.key, part.task_id), some)
+            yield from zip(some, tables, strict=True)

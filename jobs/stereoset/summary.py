@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from operator import itemgetter
 
 import pyarrow as pa
 
@@ -11,17 +13,16 @@ from cluster.ledger import Ledger
 from cluster.storage import Storage
 from jobs.stereoset.differences import (
     DIFFERENCES_SCHEMA,
+    BetweenModels,
     Planned,
-    between_models,
     differences,
 )
 from jobs.stereoset.estimates import Row, Stacks, baseline_row, model_estimates
 from jobs.stereoset.geometry import geometry
+from jobs.stereoset.group_parts import PartsOfGroups
+from jobs.stereoset.group_sums import added_up
 from jobs.stereoset.inventory import Inventory
-from jobs.stereoset.plan import Group
-from jobs.stereoset.scored_rows import baseline_shards, steered_rows
 from jobs.stereoset.summary_keys import planned_keys
-from jobs.stereoset.summary_sums import GroupSums
 from jobs.stereoset.summary_tables import (
     BASELINE_SCHEMA,
     CELLS_SCHEMA,
@@ -29,7 +30,8 @@ from jobs.stereoset.summary_tables import (
     HEADLINE_SCHEMA,
     NULLS_SCHEMA,
 )
-from steering_core.nulls import NULLS, Null
+from jobs.stereoset.tables import steered_table
+from steering_core.nulls import NULLS
 
 
 @dataclass(frozen=True)
@@ -67,56 +69,94 @@ class Summary:
 
 
 _OF_A_MODEL = ("cells", "pooled", "headline", "findings")
+_SCHEMAS = {
+    "cells": CELLS_SCHEMA,
+    "pooled": CELLS_SCHEMA,
+    "headline": HEADLINE_SCHEMA,
+    "findings": FINDINGS_SCHEMA,
+    "differences": DIFFERENCES_SCHEMA,
+    "nulls": NULLS_SCHEMA,
+    "baseline": BASELINE_SCHEMA,
+}
 
 
 def summarise(storage: Storage, inventory: Inventory) -> Summary:
-    """Estimates of every cell whose rows are complete (``steering_core.metrics`` defines them)."""
+    """Estimates of every cell whose rows are complete (``steering_core.metrics`` defines them).
+
+    One model at a time: only what is compared with the next ones is kept.
+    """
     identity = (Ledger(storage).read_record() or {}).get("identity", {})
-    sums = {null: _sums(storage, inventory, null) for null in (None, *NULLS)}
-    tables: dict[str, list[Row]] = {n: [] for n in (*_OF_A_MODEL, "nulls", "differences")}
-    sides: dict[Null | None, dict[str, tuple[Stacks, Planned]]] = {}
+    sets = (None, *NULLS)
+    planned = {null: planned_keys(inventory.planned, null) for null in sets}
+    models = sorted({task.group.model for task in inventory.planned})
+    index = PartsOfGroups(inventory)
+    parts = {(m, null): index.of(m, steered_table(null)) for m in models for null in sets}
+    tables = _Tables()
+    between = BetweenModels(len(planned[None]))
     num_missing = 0
-    for null, of_models in sums.items():
-        planned = planned_keys(inventory.planned, null)
-        for model, keys in planned.items():
-            found = model_estimates(
-                of_models.get(model, []),
-                keys,
-                vectors=vectors_of(identity),
-                has_direction=adds_vector(identity),
-            )
-            sides.setdefault(null, {})[model] = found.stacks, keys
-            num_missing += sum(key.is_cell for key in keys) - len(found.cells)
-            if null is not None:
+    with added_up(storage, [group for of_set in parts.values() for group in of_set]) as sums:
+        for place, model in enumerate(models):
+            fitted: tuple[Stacks, Planned] | None = None
+            for rank, null in enumerate(sets):
+                groups = list(islice(sums, len(parts[model, null])))
+                if null is None:
+                    rows = [{"model": model, **baseline_row(group)} for group in groups]
+                    tables.add("baseline", rows, place)
+                if (keys := planned[null].get(model)) is None:
+                    continue
+                found = model_estimates(
+                    groups, keys, vectors=vectors_of(identity), has_direction=adds_vector(identity)
+                )
+                num_missing += sum(key.is_cell for key in keys) - len(found.cells)
+                if null is None:
+                    for name in _OF_A_MODEL:
+                        rows = [{"model": model, **row} for row in getattr(found, name)]
+                        tables.add(name, rows, place)
+                    for first, rows in between.add(model, found.stacks, keys):
+                        tables.add("differences", rows, 0, first, place)
+                    fitted = found.stacks, keys
+                    continue
                 rows = [*found.cells, *found.pooled]
-                tables["nulls"] += [{"null": null, "model": model, **row} for row in rows]
-                continue
-            for name in _OF_A_MODEL:
-                tables[name] += [{"model": model, **row} for row in getattr(found, name)]
-    fitted = sides.get(None, {})
-    tables["differences"] += between_models(fitted)
-    for null in NULLS:
-        for model, of_null in sides.get(null, {}).items():
-            one, other = ("fitted", *fitted[model]), (null, *of_null)
-            tables["differences"] += differences("null", one, other, model=model)
-    baseline = [
-        {"model": model, **baseline_row(group)}
-        for model, groups in sums[None].items()
-        for group in groups
-    ]
+                rows = [{"null": null, "model": model, **row} for row in rows]
+                tables.add("nulls", rows, rank, place)
+                if fitted is not None:
+                    one, other = ("fitted", *fitted), (null, found.stacks, keys)
+                    rows = list(differences("null", one, other, model=model))
+                    tables.add("differences", rows, rank, place)
     return Summary(
-        cells=pa.Table.from_pylist(tables["cells"], schema=CELLS_SCHEMA),
-        pooled=pa.Table.from_pylist(tables["pooled"], schema=CELLS_SCHEMA),
-        headline=pa.Table.from_pylist(tables["headline"], schema=HEADLINE_SCHEMA),
-        findings=pa.Table.from_pylist(tables["findings"], schema=FINDINGS_SCHEMA),
-        differences=pa.Table.from_pylist(tables["differences"], schema=DIFFERENCES_SCHEMA),
-        nulls=pa.Table.from_pylist(tables["nulls"], schema=NULLS_SCHEMA),
+        cells=tables.get("cells"),
+        pooled=tables.get("pooled"),
+        headline=tables.get("headline"),
+        findings=tables.get("findings"),
+        differences=tables.get("differences"),
+        nulls=tables.get("nulls"),
         geometry=geometry(storage, inventory),
-        baseline=pa.Table.from_pylist(baseline, schema=BASELINE_SCHEMA),
+        baseline=tables.get("baseline"),
         num_missing=num_missing,
         vectors=vectors_of(identity),
         has_intent=adds_vector(identity) and vectors_of(identity) != "file",
     )
+
+
+class _Tables:
+    """Tables that grow by the rows of one model at a time.
+
+    Rows become columns at once: as dicts, those of all models would take most of the memory.
+    """
+
+    def __init__(self) -> None:
+        self._pieces: dict[str, dict[tuple[int, ...], pa.Table]] = {name: {} for name in _SCHEMAS}
+
+    def add(self, name: str, rows: list[Row], *order: int) -> None:
+        """Add rows to a table, before those of a higher ``order``."""
+        if rows:
+            self._pieces[name][order] = pa.Table.from_pylist(rows, schema=_SCHEMAS[name])
+
+    def get(self, name: str) -> pa.Table:
+        """A table, all of it."""
+        pieces = [piece for _, piece in sorted(self._pieces[name].items(), key=itemgetter(0))]
+        whole = pa.concat_tables([_SCHEMAS[name].empty_table(), *pieces])
+        return whole.combine_chunks()
 
 
 def vectors_of(identity: Mapping[str, object]) -> str:
@@ -131,25 +171,13 @@ def adds_vector(identity: Mapping[str, object]) -> bool:
     return identity.get("steering.operation", "add") == "add"
 
 
-def _sums(storage: Storage, inventory: Inventory, null: Null | None) -> dict[str, list[GroupSums]]:
-    """Sums of each group whose baseline is complete, by model."""
-    planned: set[Group] = {
-        task.group for task in inventory.planned if null is None or task.vector_set.null == null
-    }
-    sums: dict[str, list[GroupSums]] = {}
-    for group in sorted(planned):
-        shards = baseline_shards(storage, inventory, group)
-        if shards is None:
-            continue
-        steered = steered_rows(storage, inventory, group, shards, null)
-        rows = [shards[shard] for shard in sorted(shards)]
-        of_group = GroupSums.of_rows(group.split, group.bias_type, rows, steered)
-        sums.setdefault(group.model, []).append(of_group)
-    return sums
-
-
-def stacks_of(storage: Storage, inventory: Inventory) -> dict[str, tuple[Stacks, Planned]]:
-    """By model, the sums of the fitted vectors' rows and the plan, to compare with another run."""
-    sums = _sums(storage, inventory, None)
+def stacks_of(
+    storage: Storage, inventory: Inventory, models: Sequence[str]
+) -> Iterator[tuple[Stacks, Planned]]:
+    """The sums of the fitted vectors' rows and the plan of each model, to compare runs by."""
     planned = planned_keys(inventory.planned)
-    return {model: (Stacks(sums.get(model, [])), keys) for model, keys in planned.items()}
+    index = PartsOfGroups(inventory)
+    parts = [index.of(model, steered_table()) for model in models]
+    with added_up(storage, [group for of_model in parts for group in of_model]) as sums:
+        for model, of_model in zip(models, parts, strict=True):
+            yield Stacks(list(islice(sums, len(of_model)))), planned[model]

@@ -32,13 +32,19 @@ EXAMPLES_OF_A_PART = 256
 ROWS_OF_A_MODEL = 4229 * (1 + len(LAYERS) * len(COEFFS))
 
 
-def make_output(storage: Storage, num_rows: int) -> list[PlannedTask]:
-    """Lay parts with about so many rows, at least one model's first cells; gives their plan."""
+def make_output(
+    storage: Storage, num_rows: int, num_models: int | None = None
+) -> list[PlannedTask]:
+    """Lay parts with about so many rows, at least each model's first cells; gives their plan.
+
+    Args:
+        num_models: None: as many as the rows need.
+    """
     planned: list[PlannedTask] = []
     rng = np.random.default_rng(0)
     vectors = SteeringVectors({layer: np.ones(4, np.float32) for layer in LAYERS}, {})
-    num_models = max(1, round(num_rows / ROWS_OF_A_MODEL))
-    num_cells = min(len(LAYERS) * len(COEFFS), max(1, num_rows // 4229 - 1))
+    num_models = num_models or max(1, round(num_rows / ROWS_OF_A_MODEL))
+    num_cells = min(len(LAYERS) * len(COEFFS), max(1, num_rows // num_models // 4229 - 1))
     cells = [(layer, str(c)) for layer in LAYERS for c in COEFFS][:num_cells]
     for number in range(num_models):
         for split, counts in OFFICIAL_COUNTS.items():

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from jobs.stereoset.differences import DIFFERENCES_SCHEMA, between_models, differences
+from jobs.stereoset.differences import DIFFERENCES_SCHEMA, BetweenModels, differences
 from jobs.stereoset.estimates import Stacks, model_estimates
 from jobs.stereoset.scored_rows import ScoredRows, SteeredRows
 from jobs.stereoset.summary_keys import SummaryKey
@@ -39,9 +40,16 @@ def stacks(
     return Stacks([GroupSums.of_rows("inter", "race", [rows], [steered])])
 
 
+def between(models: dict[str, tuple[Stacks, Counter[SummaryKey]]]) -> list[dict[str, Any]]:
+    """The rows of all pairs, as models are added one by one."""
+    pairs = BetweenModels(len(models))
+    added = [pairs.add(name, *of) for name, of in models.items()]
+    return [row for of_model in added for _, rows in of_model for row in rows]
+
+
 def test_models_of_the_same_examples_differ_clearly_where_their_intervals_overlap() -> None:
     models = {"base": (stacks(0.0, 2), PLANNED), "tuned": (stacks(0.1, 3), PLANNED)}
-    rows = list(between_models(models))
+    rows = between(models)
     by_name = {row["estimate"]: row for row in rows}
     s2a = by_name["s2a"]
     assert (s2a["kind"], s2a["a"], s2a["b"], s2a["model"]) == ("models", "base", "tuned", None)
@@ -89,5 +97,8 @@ def test_rows_of_a_summary_are_made_of_the_same_sums() -> None:
 
 def test_many_models_are_each_compared_with_the_first() -> None:
     models = {f"m{n}": (stacks(0.1 * n, n), PLANNED) for n in range(5)}
-    pairs = {(row["a"], row["b"]) for row in between_models(models)}
+    pairs = {(row["a"], row["b"]) for row in between(models)}
     assert pairs == {("m0", f"m{n}") for n in range(1, 5)}
+    del models["m4"]
+    pairs = {(row["a"], row["b"]) for row in between(models)}
+    assert pairs == {(f"m{a}", f"m{b}") for b in range(4) for a in range(b)}

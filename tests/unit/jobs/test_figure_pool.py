@@ -15,7 +15,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from cluster.storage import StorageSpec
-from jobs.figures import pool
+from jobs import cores
 from jobs.figures.page import Layout, page
 from jobs.figures.pool import drawn, num_processes
 from jobs.figures.write import write_figures
@@ -124,7 +124,7 @@ def test_a_script_without_a_main_guard_is_not_run_again(tmp_path: Path) -> None:
 
 
 def test_few_figures_are_drawn_by_the_process_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool.os, "sched_getaffinity", lambda _: range(16))
+    monkeypatch.setattr(cores.os, "sched_getaffinity", lambda _: range(16))
     assert [num_processes(num) for num in (0, 1, 7, 8, 20, 999)] == [1, 1, 1, 2, 5, 16]
-    monkeypatch.setattr(pool.os, "sched_getaffinity", lambda _: {0})
+    monkeypatch.setattr(cores.os, "sched_getaffinity", lambda _: {0})
     assert num_processes(999) == 1

@@ -339,7 +339,7 @@ def test_settings_of_the_process_are_left_alone() -> None:
 
 def test_a_process_that_draws_figures_does_not_load_torch() -> None:
     loaded = _loaded(
-        "import jobs.figures.worker, jobs.stereoset.figures.make, jobs.persona.figures"
+        "import jobs.processes.main, jobs.stereoset.figures.make, jobs.persona.figures"
     )
     assert "matplotlib.figure" in loaded
     assert not {"torch", "ray", "transformers"} & loaded

@@ -1,0 +1,54 @@
+"""Where the rows of each group are, from the inventory of an output."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+
+from jobs.stereoset.inventory import Inventory
+from jobs.stereoset.plan import Group
+from jobs.stereoset.scored_rows import GroupParts, Part
+from jobs.stereoset.tables import steered_table
+
+
+class PartsOfGroups:
+    """The parts of an output by table and group, found in one pass over its tasks."""
+
+    def __init__(self, inventory: Inventory) -> None:
+        self._done: dict[tuple[str, Group], list[Part]] = defaultdict(list)
+        self._num_baseline: Counter[Group] = Counter()
+        self._planned: dict[tuple[str, str], set[Group]] = defaultdict(set)
+        for task in inventory.planned:
+            group = task.group
+            self._num_baseline[group] += "baseline" in task.tables
+            for table in task.tables:
+                self._planned[table, group.model].add(group)
+            if task.plan_id not in inventory.done:
+                continue
+            task_id = inventory.task_ids[task.plan_id]
+            keys = task.parts(task_id)
+            for table in task.tables:
+                num_rows = len(task.example_ids) * (1 if table == "baseline" else len(task.cells))
+                part = Part(task.shard, task_id, keys[table], num_rows)
+                self._done[table, group].append(part)
+
+    def of(self, model: str, steered: str) -> list[GroupParts]:
+        """The groups of a model whose baseline is complete, sorted.
+
+        Args:
+            steered: the table with the steered rows, see ``tables.steered_table``. A group without
+                such rows in the plan is left out, unless they are those of the fitted vectors: its
+                baseline is part of the summary, too.
+        """
+        groups = self._planned[steered, model]
+        if steered == steered_table():
+            groups = groups | self._planned["baseline", model]
+        return [
+            GroupParts(
+                group.split,
+                group.bias_type,
+                tuple(self._done["baseline", group]),
+                tuple(self._done[steered, group]),
+            )
+            for group in sorted(groups)
+            if len(self._done["baseline", group]) == self._num_baseline[group]
+        ]
