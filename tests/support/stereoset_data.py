@@ -37,7 +37,7 @@ def save_gemma2_pair(folder: Path, vocab_size: int = 2048, **shape: Any) -> dict
 
 
 if __name__ == "__main__":
-    # python -m tests.support.stereoset_data FOLDER: the pair whose time the README quotes.
+    # python -m tests.support.stereoset_data FOLDER: the pair whose time docs/performance.md quotes.
     import sys
 
     save_gemma2_pair(

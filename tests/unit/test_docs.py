@@ -1,0 +1,92 @@
+"""What documents name is there: linked files, commands and their options, examples, papers."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+
+from jobs import __version__
+from jobs.cli import app
+from jobs.kinds import load_any_spec
+from jobs.stereoset.headline import PAPER
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md")])
+EXAMPLES = sorted(ROOT.glob("examples/*.yaml"))
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def anchors(page: Path) -> set[str]:
+    """Of the headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_to_files_that_are_there(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if re.match(r"https?:", target):
+            continue
+        file, _, anchor = target.partition("#")
+        linked = page.parent / file if file else page
+        assert linked.exists(), target
+        if anchor and linked.suffix == ".md":
+            assert anchor in anchors(linked), target
+
+
+def commands(page: Path) -> list[str]:
+    """Lines of code blocks that call steersweep, without their comments."""
+    blocks = re.findall(r"^```(?:\w*)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    calls = [line.partition(" #")[0].strip() for line in lines if line.startswith("steersweep ")]
+    return [call for call in calls if "..." not in call]
+
+
+def parse(words: Sequence[str]) -> None:
+    """As the command line does, up to the point where the command would be called."""
+    command = typer.main.get_command(app)
+    while commands_below := getattr(command, "commands", None):
+        assert words[0] in commands_below, f"no command {words[0]!r}"
+        command, words = commands_below[words[0]], words[1:]
+    command.make_context(command.name, list(words))
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs/reference.md",
+                                  *ROOT.glob("examples/*.md")], ids=name)  # fmt: skip
+def test_commands_have_the_options_that_documents_give_them(page: Path) -> None:
+    calls = commands(page)
+    assert calls
+    for call in calls:
+        parse(shlex.split(call)[1:])
+
+
+def test_a_command_or_an_option_that_is_not_there_would_be_found() -> None:
+    with pytest.raises(AssertionError, match="no command 'rum'"):
+        parse(["rum", "sweep.yaml"])
+    with pytest.raises(Exception, match="No such option: --no-such-option"):
+        parse(["vectors", "show", "gender.safetensors", "--no-such-option"])
+
+
+@pytest.mark.parametrize("spec", EXAMPLES, ids=name)
+def test_examples_are_valid(spec: Path) -> None:
+    assert load_any_spec(str(spec)).output.startswith("runs/")
+
+
+def test_the_citation_is_of_this_version_and_names_both_papers() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert cited["cff-version"] == "1.2.0"
+    assert cited["version"] == __version__
+    title, authors, url = PAPER
+    (paper,) = [entry for entry in cited["references"] if entry["title"] == title]
+    names = [f"{one['given-names']} {one['family-names']}" for one in paper["authors"]]
+    assert (", ".join(names), paper["url"]) == (authors, url)
+    assert any("2507.21509" in entry["url"] for entry in cited["references"])
