@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from jobs.page.words import PERCENT, coefficient
 from jobs.stereoset.labels import CHANGES, FLOWS, legend
+from jobs.stereoset.page.chosen import shown
 from jobs.stereoset.page.words import name_of
 from jobs.stereoset.summary import Summary
 from jobs.stereoset.summary_keys import POOLED
@@ -68,6 +69,7 @@ class Drawn:
         numeric: layers as numbers, None for rows pooled over them.
         start: by axis, what is chosen at first.
         columns: by name, axes and estimates of every row.
+        note: which rows are shown, if not all.
     """
 
     figures: tuple[Figure, ...]
@@ -77,6 +79,7 @@ class Drawn:
     numeric: tuple[int | None, ...]
     start: Mapping[str, int]
     columns: Mapping[str, list[Any]]
+    note: str = ""
 
     def plain(self) -> dict[str, Any]:
         """As plain data that JSON holds."""
@@ -103,7 +106,7 @@ def drawn(summary: Summary, coeff: float | None) -> Drawn:
     Args:
         coeff: the coefficient that is shown first; None: the first there is.
     """
-    rows = [*summary.pooled.to_pylist(), *summary.cells.to_pylist()]
+    rows, note = shown([*summary.pooled.to_pylist(), *summary.cells.to_pylist()], coeff)
     found: dict[str, list[Any]] = {axis: _values(axis, rows) for axis in AXES}
     number_of = {axis: {v: n for n, v in enumerate(values)} for axis, values in found.items()}
     columns: dict[str, list[Any]] = {
@@ -130,6 +133,7 @@ def drawn(summary: Summary, coeff: float | None) -> Drawn:
         numeric=tuple(found["layer"]),
         start={axis: number_of[axis].get(coeff, 0) if axis == "coeff" else 0 for axis in AXES},
         columns=columns,
+        note=note,
     )
 
 

@@ -179,3 +179,19 @@ _GLOSSARY = (
         "what it assumes and how it was checked.",
     ),
 )
+
+STATISTICS = (
+    "Examples about one target term move together, so intervals and tests take terms as "
+    "independent, not examples. Each estimate is kept with the influence of every term on it; 95 % "
+    "intervals follow from these with Student's t. Shares and net flows, which few examples "
+    "decide, have the union of that interval and one for independent examples with pseudo-counts.",
+    "Tests flip the signs of whole terms at random and ask how often a flip shows as much as the "
+    "data. In tables, q adjusts the p-values of all cells and measures of a model by Benjamini and "
+    "Hochberg. The sentences of the finding choose the most striking coefficient, so they use "
+    "wider intervals, which hold for everything that they may choose from together.",
+    "Intervals are conditional on the steering vectors: they say what other examples would give "
+    "with the same vectors, not what other vectors would do.",
+    "docs/statistics.md of steersweep explains each number, names the sources and shows by "
+    "simulation how often the intervals hold the truth.",
+)
+"""In short, what docs/statistics.md says: a page is read where the project is not."""

@@ -16,7 +16,7 @@ from jobs.stereoset.page.cautions import cautions
 from jobs.stereoset.page.facts import Facts
 from jobs.stereoset.page.figures import drawn
 from jobs.stereoset.page.finding import finding
-from jobs.stereoset.page.ran import glossary, ran
+from jobs.stereoset.page.ran import STATISTICS, glossary, ran
 
 PAGE_KEY = "report.html"
 _MOST_SENTENCES = 6
@@ -60,6 +60,7 @@ def page_of(facts: Facts) -> str:
             "tables": [table for table in _tables(facts) if table.rows],
             "certificate": tables.certificate(facts),
             "drawn": drawn(facts.summary, found.coeff).plain(),
+            "statistics": STATISTICS,
             "glossary": glossary(has_intent=facts.summary.has_intent),
         },
         COLORS,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -324,3 +325,47 @@ def test_runs_with_other_examples_are_in_a_table() -> None:
         ["0.050", "0.020", f"{MINUS}0.030", "0.100"],
     ]
     assert made.caption in page_of(facts_of(summary_of(), record(), seeds=tuple(rows)))
+
+
+@pytest.mark.slow
+def test_of_many_cells_the_figures_show_some_and_say_which() -> None:
+    layers, coeffs = range(1, 51), [float(c) for c in range(1, 26)]
+    summary = synthetic(("base", "tuned"), layers, coeffs)
+    found = drawn(summary, 7.0)
+    num_shown = len(found.columns["layer"])
+    assert 1000 < num_shown <= 2000
+    shown_layers = [layer for layer in found.numeric if layer is not None]
+    assert {1, 50} <= set(shown_layers)
+    steps = {b - a for a, b in pairwise(shown_layers)}
+    assert max(steps) - min(steps) <= 1
+    assert {"1", "7", "25"} <= set(found.values["coeff"])
+    assert found.values["coeff"][found.start["coeff"]] == "7"
+    num_cells = sum(
+        found.numeric[layer] is not None and "all" not in (split, bias_type)
+        for layer, split, bias_type in zip(
+            found.columns["layer"],
+            (found.values["split"][n].split()[0] for n in found.columns["split"]),
+            (found.values["bias_type"][n].split()[0] for n in found.columns["bias_type"]),
+            strict=True,
+        )
+    )
+    assert f"There are 20,000 cells. The figures show {num_cells:,} of them" in found.note
+    assert f"{len(shown_layers)} of 50 layers" in found.note
+    assert "summary/cells.csv" in found.note
+    assert "and the coefficient that the finding is about" in found.note
+    assert "the finding is about" not in drawn(summary, 25.0).note
+    html = page_of(facts_of(summary, record()))
+    assert "There are 20,000 cells. The figures show" in html
+    assert len(html) < 12e6
+
+
+def test_few_cells_are_all_shown_and_nothing_is_said() -> None:
+    found = drawn(synthetic(("base",), (1, 2), (20.0,)), 20.0)
+    assert found.note == ""
+    assert len(found.columns["layer"]) == 3 * 5 * 3
+
+
+def test_the_page_says_how_its_numbers_are_made() -> None:
+    html = page_of(facts_of(synthetic(("base",), (1,), (20.0,)), record()))
+    assert "How these numbers are made" in html
+    assert "docs/statistics.md" in html
