@@ -115,7 +115,7 @@ class Results(ABC):
             told = (getattr(type(self), name).__doc__ or "").partition("\n")[0]
             table = self.__dict__.get(name)
             rows = f"{len(table):,} rows" if isinstance(table, pd.DataFrame) else ""
-            lines.append(f"  .{name:<11} {told.rstrip('.').replace('``', ''):<60} {rows}".rstrip())
+            lines.append(f"  .{name:<13} {told.rstrip('.').replace('``', ''):<60} {rows}".rstrip())
         return "\n".join(lines)
 
 

@@ -27,6 +27,7 @@ from steering_core.stats.clusters import (
     means_of_sums,
     means_over_clusters,
     side_by_side,
+    weighted_mean,
 )
 
 STEREOTYPE, ANTI, UNRELATED = range(3)
@@ -206,12 +207,12 @@ def cell_estimates(
         repeats: how often each example is in the sums: once for each layer that is pooled.
     """
     counts = [_Counts(name, sums, coeff_C, repeats) for name, sums in by_bias_type.items()]
-    changes = _pooled([c.changes for c in counts], [c.num_finite for c in counts])
-    flows = _pooled([c.flows for c in counts], [c.num_defined for c in counts])
-    anti_steered = _pooled([c.anti_steered for c in counts], [c.num_finite for c in counts])
+    changes = weighted_mean([c.changes for c in counts], [c.num_finite for c in counts])
+    flows = weighted_mean([c.flows for c in counts], [c.num_defined for c in counts])
+    anti_steered = weighted_mean([c.anti_steered for c in counts], [c.num_finite for c in counts])
     ratio = log_ratio(
         *(
-            _pooled([getattr(c, side) for c in counts], [c.num_defined for c in counts])
+            weighted_mean([getattr(c, side) for c in counts], [c.num_defined for c in counts])
             for side in ("anti_after", "anti_before")
         )
     )
@@ -226,7 +227,7 @@ def cell_estimates(
         intervals[name] = tuple(np.clip(end, least, 1.0) for end in intervals[name])
     if len(counts) == 1:
         intervals |= counts[0].intervals()
-    found["kl"] = _pooled([c.kl for c in counts], [c.num_kl for c in counts])
+    found["kl"] = weighted_mean([c.kl for c in counts], [c.num_kl for c in counts])
     low, high = found["kl"].interval()
     intervals["kl"] = np.maximum(low, 0.0), high
     values = {name: estimate.value for name, estimate in found.items()}
@@ -374,7 +375,7 @@ def stereoset_estimates(
         of_terms = np.stack([lms_KC, ss_KC], axis=-1)
         parts.append(means_over_clusters(of_terms, sums.clusters(bias_type)))
         num_terms.append((num_KC > 0).sum(axis=0).astype(float))
-    both = _pooled(parts, num_terms)
+    both = weighted_mean(parts, num_terms)
     lms, ss = both[..., 0], both[..., 1]
     nearer = np.where(ss.value <= 50, ss.value, 100 - ss.value)
     icat = ClusterEstimate(
@@ -391,21 +392,6 @@ def stereoset_estimates(
     low, high = intervals["icat"]
     intervals["icat"] = np.where(has_kink, np.nan, low), np.where(has_kink, np.nan, high)
     return StereoSetEstimates(found, intervals)
-
-
-def _pooled(parts: list[ClusterEstimate], weights: list[np.ndarray]) -> ClusterEstimate:
-    """Mean of the parts [C, ...], each with a weight [C]; those of no weight are left out."""
-    whole_C = sum(weights)
-    whole_C = np.where(whole_C > 0, whole_C, np.nan)
-    if len(parts) == 1:
-        return parts[0]
-    shares = [
-        (weight_C / whole_C).reshape(weight_C.shape + (1,) * (part.value.ndim - 1))
-        for weight_C, part in zip(weights, parts, strict=True)
-    ]
-    return combine(
-        shares, [part.where(share > 0) for share, part in zip(shares, parts, strict=True)]
-    )
 
 
 def _icc(counts: list[_Counts]) -> np.ndarray:

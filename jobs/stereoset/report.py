@@ -57,7 +57,8 @@ def report(
     seeds = of_seeds([storage, *beside], summary)
     for name in ("cells", "pooled", "headline", "findings", "geometry", "baseline"):
         _write(storage, name, getattr(summary, name))
-    _write(storage, "nulls", summary.nulls, only_with_rows=True)
+    for name in ("nulls", "dose_response"):
+        _write(storage, name, getattr(summary, name), only_with_rows=True)
     differences = [summary.differences, *(c.differences for c in comparisons)]
     _write(storage, "differences", pa.concat_tables(differences), only_with_rows=True)
     _write(storage, "seeds", seeds, only_with_rows=True)

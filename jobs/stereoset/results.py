@@ -17,7 +17,7 @@ from jobs.stereoset.flat import flat_schema, flat_tables
 from jobs.stereoset.frames import rows_frame, vectors_frame
 from jobs.stereoset.inventory import take_inventory
 from jobs.stereoset.summary import summarise
-from jobs.stereoset.summary_tables import NULLS_SCHEMA
+from jobs.stereoset.summary_tables import DOSE_RESPONSE_SCHEMA, NULLS_SCHEMA
 
 
 class StereoSetResults(Results):
@@ -30,6 +30,7 @@ class StereoSetResults(Results):
         "pooled",
         "headline",
         "nulls",
+        "dose_response",
         "geometry",
         "vectors",
         "examples",
@@ -99,6 +100,18 @@ class StereoSetResults(Results):
         return self.summary.get("nulls", empty)
 
     @cached_property
+    def dose_response(self) -> pd.DataFrame:
+        """Examples that follow the coefficient: a row per layer.
+
+        Of each bias type, and pooled as in ``pooled``.
+        ``monotone``: the gap between anti-stereotype and stereotype rises with every step of the
+        coefficient; ``monotone_against``: it falls with every step. A sweep with one coefficient
+        has no rows here.
+        """
+        empty: pd.DataFrame = DOSE_RESPONSE_SCHEMA.empty_table().to_pandas()
+        return self.summary.get("dose_response", empty)
+
+    @cached_property
     def geometry(self) -> pd.DataFrame:
         """Norms and cosines of the states that vectors are made of."""
         return self.summary["geometry"]
@@ -151,6 +164,7 @@ class StereoSetResults(Results):
             "findings",
             "differences",
             "nulls",
+            "dose_response",
             "geometry",
             "baseline",
         )

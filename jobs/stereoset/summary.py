@@ -17,6 +17,7 @@ from jobs.stereoset.differences import (
     Planned,
     differences,
 )
+from jobs.stereoset.doses import dose_rows
 from jobs.stereoset.estimates import Row, Stacks, baseline_row, model_estimates
 from jobs.stereoset.geometry import geometry
 from jobs.stereoset.group_parts import PartsOfGroups
@@ -26,6 +27,7 @@ from jobs.stereoset.summary_keys import planned_keys
 from jobs.stereoset.summary_tables import (
     BASELINE_SCHEMA,
     CELLS_SCHEMA,
+    DOSE_RESPONSE_SCHEMA,
     FINDINGS_SCHEMA,
     HEADLINE_SCHEMA,
     NULLS_SCHEMA,
@@ -44,6 +46,8 @@ class Summary:
             are complete; ``split`` and ``bias_type`` are then ``all``, ``layer`` is null.
         headline: the averages of the paper's notebook, one row per (model, split, coeff).
         findings: simultaneous statements about the widest rows of each model.
+        dose_response: shares of examples that follow the coefficient, by layer and pooled; empty
+            if there is one coefficient, or if a coefficient is no multiple of a vector.
         differences: paired differences between models, and of fitted vectors from nulls.
         nulls: cells and pooled cells steered with vectors that mean nothing, named by ``null``.
         geometry: anisotropy of the pooled states, one row per (model, split, bias_type, layer)
@@ -63,6 +67,7 @@ class Summary:
     nulls: pa.Table
     geometry: pa.Table
     baseline: pa.Table
+    dose_response: pa.Table
     num_missing: int
     vectors: str
     has_intent: bool
@@ -77,6 +82,7 @@ _SCHEMAS = {
     "differences": DIFFERENCES_SCHEMA,
     "nulls": NULLS_SCHEMA,
     "baseline": BASELINE_SCHEMA,
+    "dose_response": DOSE_RESPONSE_SCHEMA,
 }
 
 
@@ -112,6 +118,9 @@ def summarise(storage: Storage, inventory: Inventory) -> Summary:
                     for name in _OF_A_MODEL:
                         rows = [{"model": model, **row} for row in getattr(found, name)]
                         tables.add(name, rows, place)
+                    if adds_vector(identity):
+                        rows = dose_rows(groups, keys, vectors_of(identity))
+                        tables.add("dose_response", [{"model": model, **r} for r in rows], place)
                     for first, rows in between.add(model, found.stacks, keys):
                         tables.add("differences", rows, 0, first, place)
                     fitted = found.stacks, keys
@@ -132,6 +141,7 @@ def summarise(storage: Storage, inventory: Inventory) -> Summary:
         nulls=tables.get("nulls"),
         geometry=geometry(storage, inventory),
         baseline=tables.get("baseline"),
+        dose_response=tables.get("dose_response"),
         num_missing=num_missing,
         vectors=vectors_of(identity),
         has_intent=adds_vector(identity) and vectors_of(identity) != "file",

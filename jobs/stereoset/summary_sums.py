@@ -6,12 +6,13 @@ Shapes: C cells, N examples, K target terms, E columns of ``metrics.SUMS``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from jobs.stereoset.scored_rows import CellKey, ScoredRows, SteeredRows
 from jobs.stereoset.summary_keys import POOLED, SummaryKey
+from steering_core.dose_response import gaps_of, monotone_examples
 from steering_core.metrics import (
     SUMS,
     TermSums,
@@ -19,6 +20,21 @@ from steering_core.metrics import (
     example_values,
     sums_by_term,
 )
+
+
+@dataclass(frozen=True)
+class LayerDoses:
+    """Whether the examples of a group follow the coefficient at one layer.
+
+    Attributes:
+        coeffs: of the cells that are complete.
+        num_points: coefficients that are compared: 0, without steering, is one of them.
+        sums: [K, E] by ``dose_response.DOSE_SUMS``.
+    """
+
+    coeffs: frozenset[float]
+    num_points: int
+    sums: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -32,6 +48,7 @@ class GroupSums:
         num_non_finite: [C] rows with a score, or a divergence, that is not finite.
         baseline: [K, 1, E], of the unsteered rows beside themselves.
         num_non_finite_before: of the unsteered rows.
+        doses: by layer with two coefficients or more.
     """
 
     split: str
@@ -43,6 +60,7 @@ class GroupSums:
     num_non_finite: np.ndarray
     baseline: np.ndarray
     num_non_finite_before: int
+    doses: Mapping[int, LayerDoses] = field(default_factory=dict)
 
     @classmethod
     def of_rows(
@@ -62,6 +80,7 @@ class GroupSums:
         number = {term: index for index, term in enumerate(terms)}
         num_examples = sum(len(rows.targets) for rows in shards)
         sums: dict[CellKey, np.ndarray] = {}
+        gaps = _Gaps(shards)
         num_seen: dict[CellKey, int] = {}
         non_finite: dict[CellKey, int] = {}
         for rows in steered:
@@ -74,6 +93,7 @@ class GroupSums:
                 measured = np.concatenate([measured, rows.kl.nats[..., None]], axis=-1)
             sums_KCE = sums_by_term(values_CNE, term_N, len(terms))
             lost_C = _num_non_finite(measured)
+            gaps.add(rows)
             for index, cell in enumerate(rows.cells):
                 held = sums.setdefault(cell, np.zeros((len(terms), len(SUMS))))
                 held += sums_KCE[:, index]
@@ -96,7 +116,53 @@ class GroupSums:
             num_non_finite=np.asarray([non_finite[cell] for cell in cells], int),
             baseline=baseline,
             num_non_finite_before=sum(int(_num_non_finite(rows.scores)) for rows in shards),
+            doses=gaps.doses(cells, [number[term] for rows in shards for term in rows.targets]),
         )
+
+
+class _Gaps:
+    """Gaps of a group's examples in each cell: the one thing that is kept by example.
+
+    An example's cells may come in different parts, and whether its gap follows the coefficient is
+    known only when all are there. For one group, that is 8 bytes for each row.
+    """
+
+    def __init__(self, shards: Sequence[ScoredRows]) -> None:
+        self._start, self._num = {}, 0
+        for rows in shards:
+            self._start[id(rows)] = self._num
+            self._num += len(rows.targets)
+        unsteered = [gaps_of(rows.scores) for rows in shards]
+        self._unsteered_N = np.concatenate(unsteered) if unsteered else np.zeros(0)
+        self._of_cells: dict[CellKey, np.ndarray] = {}
+
+    def add(self, rows: SteeredRows) -> None:
+        """Keep the gaps of a part."""
+        start = self._start[id(rows.before)]
+        for cell, gaps in zip(rows.cells, gaps_of(rows.scores), strict=True):
+            of_cell_N = self._of_cells.setdefault(cell, np.full(self._num, np.nan))
+            of_cell_N[start : start + len(gaps)] = gaps
+
+    def doses(self, cells: Sequence[CellKey], term_N: Sequence[int]) -> dict[int, LayerDoses]:
+        """By layer, over its complete cells; none for a layer with a single one."""
+        coeffs: dict[int, list[float]] = {}
+        for layer, coeff in cells:
+            coeffs.setdefault(layer, []).append(coeff)
+        num_terms = max(term_N, default=-1) + 1
+        return {
+            layer: self._of_layer(layer, of_layer, np.asarray(term_N), num_terms)
+            for layer, of_layer in coeffs.items()
+            if len(of_layer) > 1
+        }
+
+    def _of_layer(
+        self, layer: int, coeffs: Sequence[float], term_N: np.ndarray, num_terms: int
+    ) -> LayerDoses:
+        points = {coeff: self._of_cells[layer, coeff] for coeff in coeffs}
+        points.setdefault(0.0, self._unsteered_N)
+        values_NE = monotone_examples(list(points), np.stack(list(points.values())))
+        sums_KE = sums_by_term(values_NE[None], term_N, num_terms)[:, 0]
+        return LayerDoses(frozenset(coeffs), len(points), sums_KE)
 
 
 def _num_non_finite(scores: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.storage import Storage
+from steering_core.dose_response import MONOTONE
 from steering_core.metrics import CHANGES, ESTIMATES, NET_FLOWS, STEREOSET_ESTIMATES, TESTED
 from steering_core.stereoset import LABELS
 
@@ -59,6 +60,18 @@ HEADLINE_SCHEMA = pa.schema(
         *_with_intervals(HEADLINE_ESTIMATES),
     ]
 )
+DOSE_RESPONSE_SCHEMA = pa.schema(
+    [
+        *_GROUP_FIELDS,
+        ("layer", pa.int32()),
+        ("vectors", pa.string()),
+        ("num_points", pa.int64()),
+        *_COUNT_FIELDS,
+        ("few_terms", pa.bool_()),
+        *_with_intervals(MONOTONE),
+    ]
+)
+"""One row for each layer of a group, and pooled; over all coefficients together."""
 FINDINGS_SCHEMA = pa.schema(
     [
         *_GROUP_FIELDS,

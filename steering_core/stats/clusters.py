@@ -216,6 +216,23 @@ def combine(
     return ClusterEstimate(value, influence, clusters, total, share, example_sd)
 
 
+def weighted_mean(
+    parts: Sequence[ClusterEstimate], weights: Sequence[np.ndarray]
+) -> ClusterEstimate:
+    """Mean of the parts [C, ...], each with a weight [C]; those of no weight are left out."""
+    whole_C = sum(weights)
+    whole_C = np.where(whole_C > 0, whole_C, np.nan)
+    if len(parts) == 1:
+        return parts[0]
+    shares = [
+        (weight_C / whole_C).reshape(weight_C.shape + (1,) * (part.value.ndim - 1))
+        for weight_C, part in zip(weights, parts, strict=True)
+    ]
+    return combine(
+        shares, [part.where(share > 0) for share, part in zip(shares, parts, strict=True)]
+    )
+
+
 def side_by_side(parts: Sequence[ClusterEstimate]) -> ClusterEstimate:
     """Several estimates as one, along the last dimension.
 

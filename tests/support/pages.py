@@ -18,6 +18,7 @@ from jobs.stereoset.summary import Summary
 from jobs.stereoset.summary_tables import (
     BASELINE_SCHEMA,
     CELLS_SCHEMA,
+    DOSE_RESPONSE_SCHEMA,
     FINDINGS_SCHEMA,
     HEADLINE_SCHEMA,
     NULLS_SCHEMA,
@@ -61,6 +62,7 @@ def summary_of(
     geometry: Iterable[dict[str, Any]] = (),
     headline: Iterable[dict[str, Any]] = (),
     findings: Iterable[dict[str, Any]] = (),
+    dose_response: Iterable[dict[str, Any]] = (),
     num_missing: int = 0,
     vectors: str = "held_out",
     has_intent: bool = True,
@@ -77,6 +79,7 @@ def summary_of(
         nulls=pa.Table.from_pylist(list(of_nulls), schema=NULLS_SCHEMA),
         geometry=pa.Table.from_pylist(list(geometry), schema=GEOMETRY_SCHEMA),
         baseline=pa.Table.from_pylist(list(baseline), schema=BASELINE_SCHEMA),
+        dose_response=pa.Table.from_pylist(list(dose_response), schema=DOSE_RESPONSE_SCHEMA),
         num_missing=num_missing,
     )
 

@@ -15,7 +15,8 @@ from jobs.stereoset.page.facts import Facts
 from jobs.stereoset.page.finding import SIGNIFICANT
 from jobs.stereoset.page.words import name_of
 from jobs.stereoset.summary import Summary
-from jobs.stereoset.summary_keys import is_cell, widest
+from jobs.stereoset.summary_keys import AXES, is_cell, widest
+from steering_core.dose_response import MONOTONE
 
 _MOST_ROWS = 2000
 
@@ -293,6 +294,50 @@ def _significant(rows: Sequence[Mapping[str, Any]], model: str, coeff: float) ->
         if row[f"{name}_q"] is not None
     ]
     return sum(value < SIGNIFICANT for value in q), len(q)
+
+
+def dose_response(summary: Summary) -> Table:
+    """How many examples follow the coefficient, and how many go against the largest one."""
+    rows = summary.dose_response.to_pylist()[:_MOST_ROWS]
+    at_largest = _at_largest_coeff([*summary.pooled.to_pylist(), *summary.cells.to_pylist()])
+    return Table(
+        "dose-response",
+        "Dose-response of single examples",
+        (
+            Column("model", is_number=False),
+            Column("where", is_number=False),
+            Column("n", "examples"),
+            Column("coefficients", "with 0"),
+            Column("rises at every step", _SHARE),
+            Column("falls at every step", _SHARE),
+            Column("against the largest coefficient", _SHARE),
+        ),
+        tuple(
+            (
+                _word(row["model"]),
+                _word(_place(row)),
+                _count(row["num_examples"]),
+                _count(row["num_points"]),
+                *(_estimate(row, name, times=100) for name in MONOTONE),
+                _estimate(at_largest[_key(row)], "anti_steered", times=100),
+            )
+            for row in rows
+        ),
+        "Rises at every step: examples whose gap between anti-stereotype and stereotype grows from "
+        "each coefficient to the next larger one; without steering counts as coefficient 0. Of n "
+        "coefficients in random order, 1 in n! would. Against the largest coefficient: examples "
+        "whose gap moved the other way there.",
+    ).condensed()
+
+
+def _at_largest_coeff(rows: Sequence[_Row]) -> dict[tuple[Any, ...], _Row]:
+    """By place, the row with the coefficient that is largest in size."""
+    ordered = sorted(rows, key=lambda row: abs(row["coeff"]))
+    return {_key(row): row for row in ordered}
+
+
+def _key(row: _Row) -> tuple[Any, ...]:
+    return tuple(row[name] for name in ("model", *AXES))
 
 
 def baseline(summary: Summary) -> Table:

@@ -34,7 +34,7 @@ def _tables(facts: Facts) -> Iterator[Table]:
         yield tables.differences(comparison, number)
     yield tables.seeds(facts.seeds)
     yield tables.model_differences(facts.summary)
-    for made in (tables.nulls, tables.baseline, tables.cells):
+    for made in (tables.nulls, tables.dose_response, tables.baseline, tables.cells):
         yield made(facts.summary)
 
 
