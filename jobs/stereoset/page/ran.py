@@ -173,11 +173,6 @@ _GLOSSARY = (
         "The p-value of a test that flips the signs of whole clusters, adjusted by "
         "Benjamini-Hochberg over all cells of the model.",
     ),
-    (
-        "more",
-        "docs/statistics.md in steersweep's repository says how every interval and test is made, "
-        "what it assumes and how it was checked.",
-    ),
 )
 
 STATISTICS = (
