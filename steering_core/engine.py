@@ -76,6 +76,19 @@ class Scores:
             self.kl[batch.rows] = mean_divergences(kl_T, batch)
 
 
+@dataclass(frozen=True)
+class Arm:
+    """Cells that are steered with the same vectors.
+
+    Attributes:
+        folds: fold of each row [N], which says whose vector steers it; empty: all are in fold 0.
+    """
+
+    cells: Sequence[Cell]
+    vectors: SteeringVectors
+    folds: Sequence[int] = ()
+
+
 Finish = Callable[[], None]
 """Fetches what a batch's passes have left on the device, and stores it by row."""
 
@@ -212,13 +225,20 @@ class Engine:
         vectors: SteeringVectors,
         folds: Sequence[int] = (),
     ) -> list[Scores]:
-        """Scores of the rows under each cell, in the order of ``cells``.
+        """Scores of the rows under each cell, in the order of ``cells`` (``steered_in_arms``)."""
+        return self.steered_in_arms(rows, tokens_per_batch, [Arm(cells, vectors, folds)])[0]
 
-        The trunk runs once for a batch; each cell runs the blocks above its hook point only.
+    def steered_in_arms(
+        self, rows: Sequence[EncodedExample], tokens_per_batch: int, arms: Sequence[Arm]
+    ) -> list[list[Scores]]:
+        """Scores of the rows under each cell of each arm, in the order of arms, then of cells.
+
+        The trunk runs once for a batch, however many arms there are; each cell of each arm runs the
+        blocks above its hook point only. Scores of a cell do not depend on the other cells.
         """
-        folds = folds or [0] * len(rows)
-        scores = [Scores.empty(len(rows), self.measures) for _ in cells]
-        points = {self._protocol.apply_at(cell.layer) for cell in cells}
+        steps = [(arm, cell) for arm in arms for cell in arm.cells]
+        scores = [Scores.empty(len(rows), self.measures) for _ in steps]
+        points = {self._protocol.apply_at(cell.layer) for _, cell in steps}
         keep = {fork_point(point, self._num_blocks) for point in points}
         if "kl" in self.measures:
             keep.add(HookPoint(self._num_blocks - 1, "resid_pre"))
@@ -230,32 +250,33 @@ class Engine:
                 unsteered_MD = read_hidden(self._model.layout, forked(()), batch)
             launch(self._model.device)
 
-            def scored(cell: Cell) -> Tensor:
+            def scored(arm: Arm, cell: Cell) -> Tensor:
                 own = [
                     self._protocol.intervention(
                         cell.layer,
-                        vectors.multiplier(cell.layer, folds[n], cell.coeff),
-                        vectors.for_fold(cell.layer, folds[n]),
+                        arm.vectors.multiplier(cell.layer, fold, cell.coeff),
+                        arm.vectors.for_fold(cell.layer, fold),
                     )
-                    for n in batch.host.rows
+                    for fold in [arm.folds[n] if arm.folds else 0 for n in batch.host.rows]
                 ]
                 of_cell = self._scored(forked(own), unsteered_MD, batch)
                 # A program for each layer, and not one for all the cells that a task has.
                 launch(self._model.device)
                 return of_cell
 
-            of_cells = fetch(torch.stack([scored(cell) for cell in cells]))
+            of_steps = fetch(torch.stack([scored(arm, cell) for arm, cell in steps]))
             launch(self._model.device)
 
             def finish() -> None:
-                for into, of_cell in zip(scores, of_cells(), strict=True):
-                    into.fill(batch.host, *of_cell)
+                for into, of_step in zip(scores, of_steps(), strict=True):
+                    into.fill(batch.host, *of_step)
 
             return finish
 
-        if cells:
+        if steps:
             self._for_each_batch(run, rows, tokens_per_batch)
-        return scores
+        by_step = iter(scores)
+        return [[next(by_step) for _ in arm.cells] for arm in arms]
 
     def side_by_side(
         self,

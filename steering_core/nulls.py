@@ -19,21 +19,31 @@ Null = Literal["random", "shuffled"]
 NULLS: tuple[Null, ...] = get_args(Null)
 
 
-def random_vectors(like: SteeringVectors, seed: str) -> SteeringVectors:
+def random_vectors(
+    like: SteeringVectors, seed: str, *, one_direction: bool = True
+) -> SteeringVectors:
     """Vectors in directions drawn evenly, each with the norm of the one that it stands for.
 
     They steer the same stream in the same unit.
+
+    Args:
+        one_direction: draw one direction for each layer, which all folds share, since fitted
+            vectors of different folds nearly agree, too. False: another one for each fold, as
+            earlier versions did.
     """
 
     def drawn(vector_D: np.ndarray, name: str) -> np.ndarray:
         number = int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big")
         return with_norm(np.random.default_rng(number).standard_normal(len(vector_D)), vector_D)
 
+    def name(layer: int, fold: int) -> str:
+        return f"{layer}" if one_direction else f"{layer}/{fold}"
+
     return replace(
         like,
         whole={layer: drawn(vector, f"{layer}") for layer, vector in like.whole.items()},
         folds={
-            layer: tuple(drawn(vector, f"{layer}/{fold}") for fold, vector in enumerate(folds))
+            layer: tuple(drawn(vector, name(layer, fold)) for fold, vector in enumerate(folds))
             for layer, folds in like.folds.items()
         },
     )
@@ -64,11 +74,28 @@ def with_norm(vector_D: np.ndarray, like_D: np.ndarray) -> np.ndarray:
     return scaled.astype(np.float32)
 
 
-def label_signs(example_ids: Sequence[str]) -> np.ndarray:
-    """+1 or -1 for each example [N]: -1 where stereotype and anti-stereotype change places.
+OLD_LABEL_SEED = "label"
+"""Of the only draw of shuffled labels that earlier versions made."""
 
-    Depends on the example's id alone, so that a mean difference with shuffled labels can be summed
-    up shard by shard.
+
+def label_signs(example_ids: Sequence[str], seed: str = OLD_LABEL_SEED) -> np.ndarray:
+    """+1 or -1 for each example [N]: -1 if stereotype and anti-stereotype change places.
+
+    A sign depends on the example's id and the seed alone, so a mean difference with shuffled labels
+    can be summed up shard by shard, and a summary knows the labels without storing them.
+
+    Args:
+        seed: of the draw (``draw_seed``); left out: the only draw of earlier versions.
     """
-    bits = [hashlib.sha256(f"label/{i}".encode()).digest()[0] & 1 for i in example_ids]
+    bits = [hashlib.sha256(f"{seed}/{i}".encode()).digest()[0] & 1 for i in example_ids]
     return 1.0 - 2.0 * np.asarray(bits)
+
+
+def draw_seed(null: Null, seed: int, draw: int) -> str:
+    """The text that a draw of a null is seeded with.
+
+    Args:
+        seed: the sweep's.
+        draw: its number, from 0 on.
+    """
+    return f"{null}/{seed}/{draw}"

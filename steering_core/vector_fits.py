@@ -111,6 +111,10 @@ def _shrunk_covariance(pairs: Pairs, means: PairMeans) -> np.ndarray:
     return covariance_DD
 
 
+def _mean_difference(pairs: Pairs, what: str) -> np.ndarray:
+    return PairMeans.of(pairs, what).difference
+
+
 @dataclass(frozen=True)
 class VectorMethod:
     """A way to make steering vectors, as their provenance tells it.
@@ -164,7 +168,7 @@ def fit_layer(
     """Vectors [D] float32 of one layer: of all examples, and of those outside each fold.
 
     Args:
-        method: one that needs states.
+        method: any; the mean difference can be fitted from sums as well (``fit_mean_difference``).
         chunks: the layer's examples; must start anew with each iteration.
         num_folds: 1 for no vectors by fold.
         what: the layer and its group, for messages.
@@ -172,8 +176,7 @@ def fit_layer(
     Raises:
         InputError: what the method cannot be fitted from; see its fit.
     """
-    fit = METHODS[method].fit
-    assert fit is not None, f"{method} is fitted from sums"
+    fit = METHODS[method].fit or _mean_difference
     name = f"the {method} vector of {what}"
     whole = fit(OutsideFold(chunks), name).astype(np.float32)
     folds = range(num_folds if num_folds > 1 else 0)

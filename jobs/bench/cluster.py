@@ -37,7 +37,7 @@ from jobs.identity import digest
 from jobs.stereoset.batch_size import tuning_key
 from jobs.stereoset.spec import CertificateSpec
 from jobs.stereoset.tables import part_key, vectors_key
-from jobs.stereoset.worker import Payload
+from jobs.stereoset.worker import Payload, StoredVectors
 from steering_core.engine import Cell
 from steering_core.errors import InputError
 from steering_core.hook_points import check_layers
@@ -233,15 +233,16 @@ class _Work:
         """A task of its own id, on the same examples as every other of this size."""
         task_id = digest({"bench": number})
         examples = self.examples[:num_examples]
+        folds = (0,) * len(examples)
+        digests = {layer: self.vectors.digest(layer) for layer in self.vectors.whole}
         payload = Payload(
             task_id=task_id,
             tables=("steered",),
             examples=examples,
-            folds=(0,) * len(examples),
+            folds=folds,
             tokens_per_batch=self.options.tokens_per_batch,
             cells=self.cells,
-            vectors_key=vectors_key(*_WHERE),
-            vector_digests={layer: self.vectors.digest(layer) for layer in self.vectors.whole},
+            vectors={"steered": StoredVectors(vectors_key(*_WHERE), digests, folds)},
         )
         parts = {"steered": part_key("steered", *_WHERE, task_id)}
         return Task(task_id, _POOL, float(num_examples), parts, payload)

@@ -13,13 +13,12 @@ from jobs.stereoset.certificate import TaskCertificate
 from jobs.stereoset.spec import CertificateSpec
 from steering_core.certificate import Certificate, RowName, draw, tolerance_for
 from steering_core.encoding import EncodedExample
-from steering_core.engine import Cell, Scores
+from steering_core.engine import Arm, Scores
 from steering_core.models import LoadedModel
 from steering_core.pooled import PooledStates
 from steering_core.protocol import Protocol
 from steering_core.scoring import Measure
 from steering_core.slow_engine import SlowEngine
-from steering_core.vectors import SteeringVectors
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +29,6 @@ class TaskRows:
 
     task_id: str
     encoded: Sequence[EncodedExample]
-    folds: Sequence[int]
 
 
 class Certifier:
@@ -107,39 +105,44 @@ class Certifier:
         ]
 
     def steered(
-        self,
-        rows: TaskRows,
-        cells: Sequence[Cell],
-        scores: list[Scores],
-        vectors: SteeringVectors,
-    ) -> tuple[list[Scores], TaskCertificate | None]:
+        self, rows: TaskRows, arms: Sequence[Arm], scores: list[list[Scores]]
+    ) -> tuple[list[list[Scores]], TaskCertificate | None]:
         """What is to be stored of phase 2, and its certificate; see ``baseline``.
 
         Args:
-            vectors: read anew from storage, so that stale ones in memory show.
+            arms: with vectors that were read anew from storage, so that stale ones in memory show.
+            scores: of each cell of each arm.
         """
-        chosen = draw(rows.task_id, len(rows.encoded) * len(cells), self._spec.rows_per_task)
+        steps = [
+            (arm, cell, of_cell)
+            for arm, of_arm in zip(arms, scores, strict=True)
+            for cell, of_cell in zip(arm.cells, of_arm, strict=True)
+        ]
+        num_rows = len(rows.encoded)
+        chosen = draw(rows.task_id, num_rows * len(steps), self._spec.rows_per_task)
         if not chosen:
             return scores, None
-        pairs = [divmod(number, len(rows.encoded)) for number in chosen]
+        pairs = [(*steps[number // num_rows], number % num_rows) for number in chosen]
         wanted, wanted_kl = zip(
             *(
-                self._slow.row_measured(rows.encoded[row], cells[cell], vectors, rows.folds[row])
-                for cell, row in pairs
+                self._slow.row_measured(rows.encoded[row], cell, arm.vectors, arm.folds[row])
+                for arm, cell, _, row in pairs
             ),
             strict=True,
         )
-        names = [_name(rows.encoded[r], cells[c].layer, cells[c].coeff) for c, r in pairs]
-        found = np.stack([scores[cell].scores[row] for cell, row in pairs])
+        names = [_name(rows.encoded[row], cell.layer, cell.coeff) for _, cell, _, row in pairs]
+        found = np.stack([of_cell.scores[row] for _, _, of_cell, row in pairs])
         certificates = [Certificate.of_scores(names, found, np.stack(wanted), self._tolerance)]
-        kl = [of.kl[row] for cell, row in pairs if (of := scores[cell]).kl is not None]
+        kl = [of_cell.kl[row] for _, _, of_cell, row in pairs if of_cell.kl is not None]
         if kl:
             certificates.append(
                 Certificate.of_kl(names, np.asarray(kl), np.asarray(wanted_kl), self._tolerance)
             )
         certificate = self._judged(Certificate.joined(certificates))
         if certificate.path == "reference":
-            scores = self._slow.steered(rows.encoded, cells, vectors, rows.folds)
+            scores = [
+                self._slow.steered(rows.encoded, arm.cells, arm.vectors, arm.folds) for arm in arms
+            ]
         return scores, certificate
 
     def _judged(self, found: Certificate) -> TaskCertificate:

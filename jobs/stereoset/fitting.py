@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
+from typing import Self
 
-import numpy as np
 import pyarrow as pa
 
 from cluster.errors import UserActionError
@@ -18,8 +19,8 @@ from cluster.parts import read_part
 from cluster.storage import Storage
 from jobs.stereoset.plan import PlannedTask
 from jobs.stereoset.spool import StateSpool
-from jobs.stereoset.tables import fold_sums
-from steering_core.vector_fits import METHODS, fit_layer
+from jobs.stereoset.tables import HELD_OUT_SUMS, fold_sums
+from steering_core.vector_fits import fit_layer
 from steering_core.vectors import (
     FoldSums,
     Method,
@@ -31,115 +32,109 @@ from steering_core.vectors import (
 logger = logging.getLogger(__name__)
 
 
-def fit_vectors(
-    storage: Storage,
-    tasks: Sequence[PlannedTask],
-    layers: Sequence[int],
-    method: Method,
-    num_folds: int,
-) -> SteeringVectors:
-    """Vectors of one group at some layers, and the norms of the stream that they steer.
+class GroupFits:
+    """Fits of one group. A context: what it keeps on local disk is deleted at its end.
 
     Args:
         tasks: the phase 1 tasks of the group, all done.
-        layers: those to fit; the tasks may have pooled more.
-
-    Raises:
-        InputError: the examples do not determine a vector.
-        UserActionError: the states do not fit on the local disk.
     """
-    tasks = [task for task in tasks if set(layers) & set(task.layers)]
-    by_task = _sums(storage, tasks, layers)
-    if METHODS[method].needs_states:
-        fitted = _fit_states(storage, tasks, layers, method, num_folds)
-    else:
-        fitted = fit_mean_difference([entry for sums in by_task for entry in sums], num_folds)
-    return _with_stream(fitted, by_task)
 
+    def __init__(self, storage: Storage, tasks: Sequence[PlannedTask]) -> None:
+        self._storage, self._tasks = storage, tasks
+        self._stack = ExitStack()
 
-def given_vectors(
-    storage: Storage, tasks: Sequence[PlannedTask], whole: Mapping[int, np.ndarray]
-) -> SteeringVectors:
-    """A file's vectors by layer for one group, and the norms of the stream that they steer."""
-    tasks = [task for task in tasks if set(whole) & set(task.layers)]
-    return _with_stream(SteeringVectors(whole, {}), _sums(storage, tasks, list(whole)))
+    def __enter__(self) -> Self:
+        return self
 
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
 
-def _with_stream(
-    vectors: SteeringVectors, by_task: Sequence[Sequence[FoldSums]]
-) -> SteeringVectors:
-    """The vectors with what phase 1 has measured and counted."""
-    sizes: Counter[int] = Counter()
-    for sums in by_task:
-        sizes.update({entry.fold: entry.num_examples for entry in sums})
-    return replace(
-        vectors,
-        stream_norms=mean_stream_norms(by_task),
-        fold_sizes=tuple(sizes[fold] for fold in sorted(sizes)) if vectors.folds else (),
-    )
+    def from_sums(
+        self, layers: Collection[int], num_folds: int, *, held_out: bool = False
+    ) -> SteeringVectors:
+        """Mean differences at some layers.
 
+        Args:
+            held_out: fit from the sums by held-out fold, which stand beside those of all examples.
 
-def _fit_states(
-    storage: Storage,
-    tasks: Sequence[PlannedTask],
-    layers: Sequence[int],
-    method: Method,
-    num_folds: int,
-) -> SteeringVectors:
-    """Vectors of a method that needs the states of each example."""
-    group = tasks[0].group
-    whole, folds = {}, {}
-    with tempfile.TemporaryDirectory(prefix="steersweep-") as folder:
-        spool = StateSpool(Path(folder), layers)
-        for part in _parts(storage, tasks, "states"):
-            spool.add(part)
+        Raises:
+            InputError: the examples do not determine a vector.
+        """
+        tasks = (
+            [fold_sums(p) for p in self._parts(HELD_OUT_SUMS, layers)] if held_out else self._sums
+        )
+        sums = [entry for of_task in tasks for entry in of_task if entry.layer in layers]
+        return fit_mean_difference(sums, num_folds)
+
+    def stream_norms(self, layers: Collection[int]) -> dict[int, float]:
+        """Mean norm of the unsteered stream where layers are steered; of those it is known of."""
+        return mean_stream_norms(
+            [[entry for entry in of_task if entry.layer in layers] for of_task in self._sums]
+        )
+
+    def from_states(
+        self,
+        layers: Collection[int],
+        method: Method,
+        fold_of: Mapping[str, int],
+        num_folds: int,
+        label_seed: str | None = None,
+    ) -> SteeringVectors:
+        """Vectors at some layers from the pooled states of each example.
+
+        Args:
+            fold_of: by example.
+            label_seed: shuffle the labels first (``nulls.label_signs``).
+
+        Raises:
+            InputError: the examples do not determine a vector.
+            UserActionError: the states do not fit on the local disk.
+        """
+        whole, folds = {}, {}
         for layer in layers:
             start = time.monotonic()
-            whole[layer], of_folds = fit_layer(
-                method, spool.chunks(layer), num_folds, f"layer {layer} of {group}"
-            )
+            pairs = self._spool.pairs(layer, fold_of, label_seed)
+            what = f"layer {layer} of {self._tasks[0].group}"
+            whole[layer], of_folds = fit_layer(method, pairs, num_folds, what)
             if of_folds:
                 folds[layer] = of_folds
-            took_s = time.monotonic() - start
-            logger.info("%s: %s vectors of layer %d, %.1f s", group, method, layer, took_s)
-    return SteeringVectors(whole, folds)
+            logger.info("%s vectors of %s, %.1f s", method, what, time.monotonic() - start)
+        return SteeringVectors(whole, folds)
 
+    def shuffled_sums(self, layers: Collection[int], num_folds: int) -> SteeringVectors:
+        """The one draw of shuffled labels of an output that an earlier version began.
 
-def fit_shuffled(
-    storage: Storage, tasks: Sequence[PlannedTask], layers: Sequence[int], num_folds: int
-) -> SteeringVectors:
-    """Mean differences of one group with labels shuffled, whatever the method of its vectors.
+        Raises:
+            UserActionError: phase 1 was computed by a version that did not shuffle.
+        """
+        sums = []
+        for of_task in self._sums:
+            for entry in of_task:
+                if entry.shuffled is None:
+                    raise UserActionError(
+                        f"{self._storage.uri} was started before `nulls: [shuffled]` was added; "
+                        "leave it out, or use --new for a new output"
+                    )
+                if entry.layer in layers:
+                    sums.append(replace(entry, total=entry.shuffled))
+        return fit_mean_difference(sums, num_folds)
 
-    Args:
-        tasks, layers: see ``fit_vectors``.
+    @cached_property
+    def _sums(self) -> list[list[FoldSums]]:
+        """The sums of each task, in the order of shards and layers in which they are added."""
+        return [fold_sums(part) for part in self._parts("sums")]
 
-    Raises:
-        UserActionError: phase 1 was computed by a version that did not shuffle.
-    """
-    tasks = [task for task in tasks if set(layers) & set(task.layers)]
-    sums = []
-    for part in _parts(storage, tasks, "sums"):
-        for entry in fold_sums(part):
-            if entry.shuffled is None:
-                raise UserActionError(
-                    f"{storage.uri} was started before `nulls: [shuffled]` was added; leave it "
-                    "out, or use --new for a new output"
-                )
-            if entry.layer in layers:
-                sums.append(replace(entry, total=entry.shuffled))
-    return fit_mean_difference(sums, num_folds)
+    @cached_property
+    def _spool(self) -> StateSpool:
+        """Every layer's states, which all fits of the group read."""
+        folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="steersweep-"))
+        spool = StateSpool(Path(folder))
+        for part in self._parts("states"):
+            spool.add(part)
+        return spool
 
-
-def _sums(
-    storage: Storage, tasks: Sequence[PlannedTask], layers: Sequence[int]
-) -> list[list[FoldSums]]:
-    """The sums of each task at some layers."""
-    return [
-        [entry for entry in fold_sums(part) if entry.layer in layers]
-        for part in _parts(storage, tasks, "sums")
-    ]
-
-
-def _parts(storage: Storage, tasks: Sequence[PlannedTask], table: str) -> Iterator[pa.Table]:
-    for task in tasks:
-        yield read_part(storage, task.parts(task.plan_id)[table], task.plan_id)
+    def _parts(self, table: str, layers: Collection[int] | None = None) -> Iterator[pa.Table]:
+        """The parts of a table; of tasks that pooled one of the layers, if any are named."""
+        for task in self._tasks:
+            if table in task.tables and (layers is None or set(layers) & set(task.layers)):
+                yield read_part(self._storage, task.parts(task.plan_id)[table], task.plan_id)

@@ -11,8 +11,14 @@ from cluster.storage import Storage
 from jobs.stereoset.examples import EXAMPLES_SCHEMA
 from jobs.stereoset.inventory import Inventory
 from jobs.stereoset.plan import Group
-from jobs.stereoset.tables import KL_FIELD, ROWS_SCHEMA, steered_table
-from steering_core.nulls import NULLS, Null
+from jobs.stereoset.tables import (
+    HELD_OUT,
+    KL_FIELD,
+    ROWS_SCHEMA,
+    STEERED,
+    NullTable,
+    null_table,
+)
 from steering_core.scoring import Measure
 
 _GROUP = ("model", "split", "bias_type")
@@ -23,12 +29,15 @@ FLAT_SCHEMA = pa.schema(
         ("table", pa.string()),
         *((name, pa.string()) for name in _GROUP),
         ("null", pa.string()),
+        ("vectors", pa.string()),
+        ("draw", pa.int32()),
         *(ROWS_SCHEMA.field(name) for name in ("example_id", "target")),
         *(EXAMPLES_SCHEMA.field(name) for name in _TEXTS),
         *(field for field in ROWS_SCHEMA if field.name not in ("example_id", "target")),
     ]
 )
-"""``table`` is ``baseline``, ``steered`` or ``nulls``; ``null`` is set in ``nulls`` alone."""
+"""``table`` is ``baseline``, ``steered``, ``held_out`` or ``nulls``; ``null``, ``vectors`` (those
+that the draw stands for) and ``draw`` are set in ``nulls`` alone."""
 
 
 def flat_schema(measures: Collection[Measure]) -> pa.Schema:
@@ -54,9 +63,12 @@ def flat_tables(
     """
     texts = _Texts(examples, flat_schema(measures))
     groups = sorted({task.group for task in inventory.planned})
-    kinds: list[tuple[str, str, Null | None]] = [("baseline", "baseline", None)]
-    kinds += [("steered", steered_table(), None)]
-    kinds += [("nulls", steered_table(null), null) for null in NULLS]
+    named = dict.fromkeys(table for task in inventory.planned for table in task.tables)
+    nulls = sorted((of, table) for table in named if (of := null_table(table)) is not None)
+    kinds: list[tuple[str, str, NullTable | None]] = [
+        *((table, table, None) for table in ("baseline", STEERED, HELD_OUT)),
+        *(("nulls", table, of) for of, table in nulls),
+    ]
     for name, table, null in kinds:
         for group in groups:
             for _, task_id, key in inventory.parts_done(table, group):
@@ -72,14 +84,20 @@ class _Texts:
         keys = (self._examples[name].to_pylist() for name in ("split", "example_id"))
         self._place = {key: place for place, key in enumerate(zip(*keys, strict=True))}
 
-    def joined(self, rows: pa.Table, table: str, group: Group, null: Null | None) -> pa.Table:
+    def joined(self, rows: pa.Table, table: str, group: Group, null: NullTable | None) -> pa.Table:
         """Rows of a group's part with all columns of the schema."""
         ids = rows["example_id"].to_pylist()
         places = pa.array([self._place.get((group.split, x)) for x in ids], pa.int64())
         texts = self._examples.select(list(_TEXTS)).take(places)
-        constants = {"table": table, "null": null} | {n: getattr(group, n) for n in _GROUP}
+        constants: dict[str, object] = {"table": table} | {n: getattr(group, n) for n in _GROUP}
+        constants |= {
+            "null": null and null.null,
+            "vectors": (null and null.vectors) or None,
+            "draw": null and null.draw,
+        }
         for name, value in constants.items():
-            rows = rows.append_column(name, pa.array([value] * len(ids), pa.string()))
+            kind = FLAT_SCHEMA.field(name).type
+            rows = rows.append_column(name, pa.array([value] * len(ids), kind))
         for name in _TEXTS:
             rows = rows.append_column(name, texts[name])
         for name in set(self._schema.names) - set(rows.column_names):

@@ -14,7 +14,7 @@ from cluster.parts import read_part
 from cluster.storage import Storage
 from jobs.stereoset.inventory import Inventory
 from jobs.stereoset.plan import VectorSet
-from jobs.stereoset.tables import rows_schema
+from jobs.stereoset.tables import STEERED, rows_schema
 from steering_core.scoring import Measure
 from steering_core.vectors import SteeringVectors
 
@@ -53,12 +53,12 @@ def rows_frame(
 def vectors_frame(vectors: Mapping[VectorSet, SteeringVectors]) -> pd.DataFrame:
     """A row per fitted vector: its group, layer, fold (null: of all examples), float32 [D].
 
-    The vectors of nulls, which were not fitted to the labels, are left out.
+    Held-out vectors beside in-sample ones, and those of nulls, are left out.
     """
     rows = [
         (*(getattr(of.group, name) for name in _GROUP), layer, fold, vector)
         for of, of_group in vectors.items()
-        if of.null is None
+        if of.table == STEERED
         for layer in sorted(of_group.whole)
         for fold, vector in chain(
             [(None, of_group.whole[layer])], enumerate(of_group.folds.get(layer, ()))

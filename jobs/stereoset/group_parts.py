@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from jobs.stereoset.inventory import Inventory
 from jobs.stereoset.plan import Group
 from jobs.stereoset.scored_rows import GroupParts, Part
-from jobs.stereoset.tables import steered_table
+from jobs.stereoset.tables import STEERED
 
 
 class PartsOfGroups:
@@ -31,16 +31,16 @@ class PartsOfGroups:
                 part = Part(task.shard, task_id, keys[table], num_rows)
                 self._done[table, group].append(part)
 
-    def of(self, model: str, steered: str) -> list[GroupParts]:
+    def of(self, model: str, steered: str, label_seed: str | None = None) -> list[GroupParts]:
         """The groups of a model whose baseline is complete, sorted.
 
         Args:
-            steered: the table with the steered rows, see ``tables.steered_table``. A group without
-                such rows in the plan is left out, unless they are those of the fitted vectors: its
-                baseline is part of the summary, too.
+            steered: the table with the steered rows. A group without such rows in the plan is left
+                out, unless they are the main ones: its baseline is part of the summary, too.
+            label_seed: of a draw of shuffled labels, which its rows are read under.
         """
         groups = self._planned[steered, model]
-        if steered == steered_table():
+        if steered == STEERED:
             groups = groups | self._planned["baseline", model]
         return [
             GroupParts(
@@ -48,6 +48,7 @@ class PartsOfGroups:
                 group.bias_type,
                 tuple(self._done["baseline", group]),
                 tuple(self._done[steered, group]),
+                label_seed,
             )
             for group in sorted(groups)
             if len(self._done["baseline", group]) == self._num_baseline[group]

@@ -10,10 +10,14 @@ from cluster.checked import CheckedPart, check_listed
 from cluster.errors import CorruptPartError, ObjectNotFoundError, UserActionError
 from cluster.ledger import Ledger
 from cluster.storage import Storage, StoredObject
+from cluster.threads import thread_pool
 from jobs.stereoset.manifest import from_tables
 from jobs.stereoset.plan import Group, PlannedTask, VectorSet
+from jobs.stereoset.tables import HELD_OUT, HELD_OUT_SUMS, STEERED
 from steering_core.errors import InputError
 from steering_core.vectors import SteeringVectors, from_safetensors
+
+_READERS = 16
 
 
 @dataclass(frozen=True)
@@ -82,14 +86,13 @@ def take_inventory(storage: Storage, planned: Sequence[PlannedTask] | None = Non
         planned = from_tables(Ledger(storage).read_manifest())
         if not planned:
             raise UserActionError(f"{storage.uri} holds no run of steersweep")
-    vectors = {
-        of: found
-        for of in dict.fromkeys(task.vector_set for task in planned)
-        if (found := read_vectors(storage, of)) is not None
-    }
+    wanted = list(dict.fromkeys(of for task in planned for of in task.vector_sets))
+    with thread_pool(_READERS) as pool:  # draws of nulls make hundreds of small files
+        read = pool.map(lambda of: read_vectors(storage, of), wanted)
+    vectors = {of: found for of, found in zip(wanted, read, strict=True) if found is not None}
     task_ids = {}
     for task in planned:
-        task_id = task_id_with(task, vectors.get(task.vector_set))
+        task_id = task_id_with(task, vectors)
         if task_id is not None:
             task_ids[task.plan_id] = task_id
     metadata, parts = _done(storage, planned, task_ids)
@@ -106,21 +109,20 @@ def read_vectors(storage: Storage, of: VectorSet) -> SteeringVectors | None:
         raise UserActionError(f"{error}; delete it to have it recomputed") from error
 
 
-def task_id_with(task: PlannedTask, vectors: SteeringVectors | None) -> str | None:
+def task_id_with(task: PlannedTask, vectors: Mapping[VectorSet, SteeringVectors]) -> str | None:
     """The task's id, or None for a steered task whose vectors are not there yet."""
-    if not task.is_steered:
-        return task.task_id()
     layers = {layer for layer, _ in task.cells}
-    if vectors is None or not layers <= set(vectors.whole):
+    sets = [vectors.get(of) for of in task.vector_sets]
+    if any(of is None or not layers <= set(of.whole) for of in sets):
         return None
-    return task.task_id({layer: vectors.digest(layer) for layer in layers})
+    return task.task_id([{layer: of.digest(layer) for layer in layers} for of in sets if of])
 
 
 def _done(
     storage: Storage, planned: Iterable[PlannedTask], task_ids: Mapping[str, str]
 ) -> tuple[dict[str, Mapping[str, str]], dict[str, CheckedPart]]:
     present: dict[str, StoredObject] = {}
-    for table in ("sums", "states", "baseline", "steered", "nulls"):
+    for table in ("sums", HELD_OUT_SUMS, "states", "baseline", STEERED, HELD_OUT, "nulls"):
         present.update((entry.key, entry) for entry in storage.list(f"{table}/"))
     keys_by_plan: dict[str, dict[str, str]] = defaultdict(dict)
     for task in planned:

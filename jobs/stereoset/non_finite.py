@@ -42,7 +42,8 @@ def count_by_group(inventory: Inventory) -> dict[Group, tuple[int, int]]:
     bad: Counter[Group] = Counter()
     rows: Counter[Group] = Counter()
     for task in inventory.tasks_done():
-        bad[task.group] += count_of(inventory.metadata[task.plan_id])
+        for key in task.parts(inventory.task_ids[task.plan_id]).values():
+            bad[task.group] += count_of(inventory.parts[key].metadata)
         rows[task.group] += task.num_rows_cells
     return {group: (bad[group], rows[group]) for group in sorted(bad) if bad[group]}
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -21,8 +22,19 @@ from jobs.stereoset.batch_size import TUNING
 from jobs.stereoset.examples import sweep_examples
 from jobs.stereoset.inventory import Inventory, take_inventory
 from jobs.stereoset.manifest import from_tables, to_table
-from jobs.stereoset.plan import CUTS_CELLS_KEY, PlannedTask, packing_for, plan_missing, would_plan
+from jobs.stereoset.plan import (
+    CUTS_CELLS_KEY,
+    PlannedTask,
+    null_cells,
+    old_nulls,
+    packing_for,
+    plan_missing,
+    would_plan,
+)
 from jobs.stereoset.resolve import Sweep, recorded_identity
+from jobs.stereoset.tables import HELD_OUT
+from steering_core.errors import InputError
+from steering_core.nulls import Null
 
 _OLD_TEMPORARY_S = 3600.0
 
@@ -32,8 +44,10 @@ _OURS = (
     "manifest/",
     "baseline/",
     "sums/",
+    "held_out_sums/",
     "states/",
     "steered/",
+    "held_out/",
     "nulls/",
     "vectors/",
     TUNING,
@@ -52,6 +66,7 @@ class Output:
     """An output that a sweep can be computed in.
 
     Attributes:
+        sweep: the sweep as this output has it: held-out rows may be left out of an earlier one.
         inventory: everything planned, what the sweep adds included, and what is done of it.
         added: tasks that are not in the manifest yet.
         is_settled: nothing is left to compute or to write down.
@@ -59,10 +74,10 @@ class Output:
 
     storage: Storage
     record: Record
+    sweep: Sweep
     inventory: Inventory
     added: tuple[PlannedTask, ...]
     is_settled: bool
-    _sweep: Sweep
     _generation: int
 
     @classmethod
@@ -79,6 +94,7 @@ class Output:
         known = from_tables(generations)
         if before is None and not known:
             _check_unused(storage)
+        sweep = _with_held_out(sweep, before, known)
         _check_same_sweep(storage, before, known, sweep)
         packing = packing_for(sweep, before)
         if known:  # what is there was cut so, and batches are part of a task's identity
@@ -94,10 +110,10 @@ class Output:
                 before,
                 {"folds": sweep.folds_by_group(), CUTS_CELLS_KEY: packing.cuts_cells},
             ),
+            sweep=sweep,
             inventory=inventory,
             added=tuple(added),
             is_settled=is_done and not added and len(inventory.done) == len(inventory.planned),
-            _sweep=sweep,
             _generation=len(generations),
         )
 
@@ -123,7 +139,7 @@ class Output:
         self.record.write("running", rows_before=self.inventory.num_rows_done, **more)
         self.storage.clean_temporaries(_OLD_TEMPORARY_S)
         write_checked(self.storage, self.inventory.parts)
-        write_examples(self.storage, sweep_examples(self._sweep))
+        write_examples(self.storage, sweep_examples(self.sweep))
         if self.added:
             attempt = uuid.uuid4().hex
             Ledger(self.storage).append_manifest(to_table(self.added), self._generation, attempt)
@@ -141,13 +157,37 @@ def _check_same_sweep(
     changes += _lost(sweep, known)
     if record is None and not changes and not all(would_plan(sweep, task) for task in known):
         changes.append("a key that cannot be named, as run.json is lost")
+    if not changes:
+        _check_draws(storage, sweep, known)
     if changes:
         raise different_sweep(
-            storage.uri, changes, "layers, coeffs, bias types, splits, nulls and models"
+            storage.uri,
+            changes,
+            "layers, coeffs, bias types, splits, held-out vectors, nulls and models",
         )
 
 
-def _lost(sweep: Sweep, known: Iterable[PlannedTask]) -> list[str]:
+def _with_held_out(
+    sweep: Sweep, record: Mapping[str, Any] | None, known: Sequence[PlannedTask]
+) -> Sweep:
+    """The sweep with held-out rows or without, which the spec need not say.
+
+    A new output has them wherever its vectors are in-sample. One that was started goes on as it was
+    started, so that a newer version does not make an old run twice as long.
+    """
+    wanted = sweep.spec.vectors.held_out
+    if wanted is None:
+        recorded = (record or {}).get("spec", {}).get("vectors", {}).get("held_out", False)
+        is_new = record is None and not known
+        wanted = is_new or recorded or _has_table(known, HELD_OUT)
+    return replace(sweep, has_held_out=bool(wanted and sweep.held_out_folds))
+
+
+def _has_table(known: Sequence[PlannedTask], table: str) -> bool:
+    return any(table in task.tables for task in known)
+
+
+def _lost(sweep: Sweep, known: Sequence[PlannedTask]) -> list[str]:
     """Values of the grid that the output holds and the spec no longer has."""
     spec = sweep.spec
     wanted: dict[str, set[Any]] = {
@@ -156,17 +196,43 @@ def _lost(sweep: Sweep, known: Iterable[PlannedTask]) -> list[str]:
         "data.bias_types": set(spec.data.bias_types),
         "steering.layers": set(spec.steering.layers),
         "steering.coeffs": {float(c) for c in spec.steering.coeffs},
-        "nulls": set(spec.nulls),
+        "vectors.held_out": {"true"} if sweep.has_held_out else set(),
+        "nulls": set(spec.nulls.num_draws()),
+        "nulls.layers": {layer for layer, _ in null_cells(sweep)},
+        "nulls.coeffs": {float(coeff) for _, coeff in null_cells(sweep)},
     }
     held: dict[str, set[Any]] = {key: set() for key in wanted}
+    num_draws: Counter[Null] = Counter()
     for task in known:
         held["models"].add(task.group.model)
         held["data.splits"].add(task.group.split)
         held["data.bias_types"].add(task.group.bias_type)
-        held["steering.layers"].update(layer for layer, _ in task.cells)
-        held["steering.coeffs"].update(float(coeff) for _, coeff in task.cells)
-        held["nulls"].update({task.vector_set.null} - {None})
-    return removals_of(held, wanted)
+        for of in task.vector_sets:
+            axes = "steering" if of.null is None else "nulls"
+            held[f"{axes}.layers"].update(layer for layer, _ in task.cells)
+            held[f"{axes}.coeffs"].update(float(coeff) for _, coeff in task.cells)
+            if of.table == HELD_OUT:
+                held["vectors.held_out"].add("true")
+            if of.null is not None:
+                num_draws[of.null.null] = max(num_draws[of.null.null], of.null.draw + 1)
+    held["nulls"] = set(num_draws)
+    return removals_of(held, wanted) + [
+        f"nulls.{null}: {num} -> {spec.nulls.num_draws()[null]} (the rows of {num} draws are "
+        "stored, and a grid may only grow)"
+        for null, num in sorted(num_draws.items())
+        if spec.nulls.num_draws().get(null, num) < num
+    ]
+
+
+def _check_draws(storage: Storage, sweep: Sweep, known: Sequence[PlannedTask]) -> None:
+    """Refuse more draws where an earlier version has stored one without its labels' seed."""
+    for null, num in sweep.spec.nulls.num_draws().items():
+        if num > 1 and old_nulls(known, null):
+            raise InputError(
+                f"nulls.{null} is {num}, but {storage.uri} was started by an earlier version and "
+                f"holds its one draw in a form that takes no more; set nulls.{null} to 1, or use "
+                "--new for a new output"
+            )
 
 
 def _check_unused(storage: Storage) -> None:

@@ -20,9 +20,16 @@ from typing import Any, NamedTuple
 
 from jobs.identity import decimal_text, digest
 from jobs.stereoset.resolve import Sweep, SweepModel
-from jobs.stereoset.tables import part_key, steered_table, vectors_key
+from jobs.stereoset.tables import (
+    HELD_OUT,
+    HELD_OUT_SUMS,
+    STEERED,
+    NullTable,
+    null_table,
+    part_key,
+    vectors_key,
+)
 from steering_core.engine import Cell
-from steering_core.nulls import NULLS, Null
 from steering_core.stereoset import examples_digest
 from steering_core.vector_fits import METHODS
 
@@ -40,16 +47,21 @@ class Group:
 
 
 class VectorSet(NamedTuple):
-    """The vectors that a task is steered with: its group's own, or a null's in their place."""
+    """The vectors of a group that steer the rows of one table."""
 
     group: Group
-    null: Null | None = None
+    table: str = STEERED
 
     @property
     def key(self) -> str:
         """Where they are stored."""
         g = self.group
-        return vectors_key(g.model, g.split, g.bias_type, self.null)
+        return vectors_key(g.model, g.split, g.bias_type, self.table)
+
+    @property
+    def null(self) -> NullTable | None:
+        """The draw, if they mean nothing."""
+        return null_table(self.table)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +71,9 @@ class PlannedTask:
     Attributes:
         plan_id: digest of everything that changes the task's numbers and is known beforehand; the
             id of a phase 1 task. A steered task's id also covers its vectors (``steered_id``).
-        tables: ``("sums", "baseline")``, ``("sums",)``, ``("steered",)`` or a null's table; behind
-            ``sums`` also ``states``, where the vectors' method needs them.
+        tables: of a phase 1 task, some of ``sums``, ``states`` (if each example's states are
+            needed), ``held_out_sums`` and ``baseline``. Of a steered task, tables of the same rows
+            and cells, which share one trunk: ``steered``, ``held_out``, draws of nulls.
         layers: layers pooled, of a phase 1 task.
         cells: (layer, coeff as decimal text) pairs, of a steered task.
         cost: number of rows times the share of blocks that runs, over all its passes.
@@ -83,38 +96,44 @@ class PlannedTask:
 
     @property
     def phase(self) -> str:
-        """``baseline``, ``steered``, or a null, in words."""
-        null = self.vector_set.null
-        return f"null: {null}" if null else "steered" if self.is_steered else "baseline"
+        """``baseline``, ``steered``, ``held out``, or nulls, in words."""
+        if not self.is_steered:
+            return "baseline"
+        nulls = (null_table(table) for table in self.tables)
+        names = [
+            f"null: {null.null}" if null else table.replace("_", " ")
+            for table, null in zip(self.tables, nulls, strict=True)
+        ]
+        return " and ".join(dict.fromkeys(names))
 
     @property
-    def vector_set(self) -> VectorSet:
-        """The vectors that a steered task needs."""
-        null = next((n for n in NULLS if self.tables == (steered_table(n),)), None)
-        return VectorSet(self.group, null)
+    def vector_sets(self) -> tuple[VectorSet, ...]:
+        """The vectors that a steered task needs, one set for each of its tables."""
+        return tuple(VectorSet(self.group, table) for table in self.tables if self.is_steered)
 
     @property
     def num_rows_cells(self) -> int:
-        """Rows times cells that it scores; a baseline counts as one cell, sums alone as none."""
-        num_cells = len(self.cells) if self.is_steered else int("baseline" in self.tables)
-        return len(self.example_ids) * num_cells
+        """Rows times cells that it scores, over its tables; a baseline counts as one cell."""
+        if not self.is_steered:
+            return len(self.example_ids) * ("baseline" in self.tables)
+        return len(self.example_ids) * len(self.cells) * len(self.tables)
 
     def typed_cells(self) -> tuple[Cell, ...]:
         """The cells with coefficients as float64."""
         return tuple(Cell(layer, float(coeff)) for layer, coeff in self.cells)
 
-    def task_id(self, vector_digests: Mapping[int, str] | None = None) -> str:
+    def task_id(self, vector_digests: Sequence[Mapping[int, str]] = ()) -> str:
         """The id that names the task's parts.
 
         Args:
-            vector_digests: by layer, needed for a steered task: one steered with other vectors is
-                another task.
+            vector_digests: by layer, of each of ``vector_sets``; needed for a steered task: one
+                steered with other vectors is another task.
         """
         if not self.is_steered:
             return self.plan_id
-        digests = vector_digests or {}
         layers = sorted({layer for layer, _ in self.cells})
-        return digest({"plan_id": self.plan_id, "vectors": [digests[layer] for layer in layers]})
+        of_tables = [of[layer] for of in vector_digests for layer in layers]
+        return digest({"plan_id": self.plan_id, "vectors": of_tables})
 
     def parts(self, task_id: str) -> dict[str, str]:
         """Storage key of each table's part, in the order in which they are committed."""
@@ -215,6 +234,13 @@ def would_plan(sweep: Sweep, task: PlannedTask) -> bool:
     return again.plan_id == task.plan_id
 
 
+def uses_held_out_folds(sweep: Sweep, table: str) -> bool:
+    """Whether what a table holds depends on the folds of the held-out vectors."""
+    null = null_table(table)
+    is_beside = null is not None and null.vectors == "held_out" != sweep.main_vectors
+    return is_beside or table in (HELD_OUT, HELD_OUT_SUMS)
+
+
 def _plan_group(
     sweep: Sweep,
     model: SweepModel,
@@ -222,38 +248,130 @@ def _plan_group(
     known: Sequence[PlannedTask],
     packing: Packing,
 ) -> list[PlannedTask]:
-    grid = sweep.spec.steering
-    cells = [(layer, decimal_text(c)) for layer in sorted(grid.layers) for c in grid.coeffs]
-    have_layers = {layer for task in known for layer in task.layers}
-    layers = tuple(layer for layer in sorted(grid.layers) if layer not in have_layers)
-    missing = {
-        null: tuple(cell for cell in cells if cell not in have)
-        for null in (None, *sweep.spec.nulls)
-        for have in [_cells_of(known, null)]
-    }
-    if not layers and not any(missing.values()):
+    phase_1 = _lacking_layers(sweep, group, known)
+    steered = _lacking_cells(sweep, group, known)
+    if not phase_1 and not steered:
         return []
     shards = {task.shard: task.example_ids for task in known} or dict(
         enumerate(_cut(sweep, model, group, packing))
     )
     made = []
     for shard, example_ids in sorted(shards.items()):
-        if layers:
-            needs_states = METHODS[sweep.spec.vectors.method].needs_states
-            pooled = ("sums", "states") if needs_states else ("sums",)
-            tables = pooled if known else (*pooled, "baseline")
+        for number, (tables, layers) in enumerate(phase_1):
+            with_baseline = not known and number == 0
+            tables = (*tables, "baseline") if with_baseline else tables
             made.append(_task(sweep, model, group, tables, shard, example_ids, layers, (), packing))
-        for null, lacking in missing.items():
-            table = (steered_table(null),)
+        for tables, cells in steered:
             made += [
-                _task(sweep, model, group, table, shard, example_ids, (), some, packing)
-                for some in _cut_cells(sweep, model, group, example_ids, lacking, packing)
+                _task(sweep, model, group, tables, shard, example_ids, (), some, packing)
+                for some in _cut_cells(
+                    sweep, model, group, example_ids, cells, len(tables), packing
+                )
             ]
     return made
 
 
-def _cells_of(tasks: Sequence[PlannedTask], null: Null | None) -> set[tuple[int, str]]:
-    return {cell for task in tasks if task.vector_set.null == null for cell in task.cells}
+def _lacking_layers(
+    sweep: Sweep, group: Group, known: Sequence[PlannedTask]
+) -> list[tuple[tuple[str, ...], tuple[int, ...]]]:
+    """(tables, layers) of the phase 1 tasks that each shard lacks; the first ones pool all."""
+    have: dict[str, set[int]] = {}
+    for task in known:
+        if not task.is_steered:
+            for table in task.tables:
+                have.setdefault(table, set()).update(task.layers)
+    needs_states = METHODS[sweep.spec.vectors.method].needs_states
+    # Held-out vectors of a method that needs states are fitted from the same states.
+    sums_by_fold = sweep.holds_out((group.split, group.bias_type)) and not needs_states
+    wanted = {
+        "sums": True,
+        "states": needs_states,
+        HELD_OUT_SUMS: sums_by_fold,
+    }
+    layers_of: dict[tuple[str, ...], list[int]] = {}
+    for layer in sorted(sweep.spec.steering.layers):
+        lacking = tuple(
+            table
+            for table, is_wanted in wanted.items()
+            if is_wanted and layer not in have.get(table, ())
+        )
+        if lacking:
+            layers_of.setdefault(lacking, []).append(layer)
+    tasks = [(tables, tuple(layers)) for tables, layers in layers_of.items()]
+    if sweep.spec.nulls.shuffled and not needs_states and not old_nulls(known, "shuffled"):
+        # In tasks of their own, which cost one unsteered pass: the other tasks, and so their ids,
+        # are the same whether there are nulls or not.
+        layers = {layer for layer, _ in null_cells(sweep)} - have.get("states", set())
+        tasks += [(("states",), tuple(sorted(layers)))] if layers else []
+    return tasks
+
+
+def _lacking_cells(
+    sweep: Sweep, group: Group, known: Sequence[PlannedTask]
+) -> list[tuple[tuple[str, ...], tuple[tuple[int, str], ...]]]:
+    """(tables, cells) of the steered tasks that each shard lacks.
+
+    Tables that lack the same cells are steered by the same tasks, so that these share the trunk. So
+    many draws of nulls share one that it takes about as long as a task of the main tables.
+    """
+    cells_of: dict[str, set[tuple[int, str]]] = {}
+    for task in known:
+        for table in task.tables if task.is_steered else ():
+            cells_of.setdefault(table, set()).update(task.cells)
+
+    def lacking(
+        tables: Sequence[str], cells: Sequence[tuple[int, str]]
+    ) -> list[tuple[tuple[str, ...], tuple[tuple[int, str], ...]]]:
+        by_cells: dict[tuple[tuple[int, str], ...], list[str]] = {}
+        for table in tables:
+            have = cells_of.get(table, ())
+            by_cells.setdefault(tuple(c for c in cells if c not in have), []).append(table)
+        return [(tuple(of), some) for some, of in by_cells.items() if some]
+
+    main = [STEERED, *([HELD_OUT] if sweep.holds_out((group.split, group.bias_type)) else [])]
+    grid = _cells(sweep)
+    found = lacking(main, grid)
+    for tables, cells in lacking(_null_tables(sweep, group, known), null_cells(sweep)):
+        num_together = max(1, len(grid) * len(main) // len(cells))
+        found += [
+            (tables[low : low + num_together], cells) for low in range(0, len(tables), num_together)
+        ]
+    return found
+
+
+def _cells(sweep: Sweep) -> list[tuple[int, str]]:
+    grid = sweep.spec.steering
+    return [(layer, decimal_text(c)) for layer in sorted(grid.layers) for c in grid.coeffs]
+
+
+def null_cells(sweep: Sweep) -> list[tuple[int, str]]:
+    """The cells that nulls steer."""
+    nulls = sweep.spec.nulls
+    layers = sweep.spec.steering.layers if nulls.layers is None else nulls.layers
+    coeffs = sweep.spec.steering.coeffs if nulls.coeffs is None else nulls.coeffs
+    return [(layer, decimal_text(c)) for layer in sorted(layers) for c in coeffs]
+
+
+def _null_tables(sweep: Sweep, group: Group, known: Sequence[PlannedTask]) -> list[str]:
+    """Tables of every draw, of the main vectors and of held-out ones beside them."""
+    holds_out = sweep.holds_out((group.split, group.bias_type))
+    vectors = [sweep.main_vectors, *(["held_out"] if holds_out else [])]
+    tables = []
+    for null, num_draws in sweep.spec.nulls.num_draws().items():
+        if old := old_nulls(known, null):
+            tables += old
+        else:
+            tables += [
+                str(NullTable(null, of, draw)) for draw in range(num_draws) for of in vectors
+            ]
+    return tables
+
+
+def old_nulls(known: Sequence[PlannedTask], null: str) -> list[str]:
+    """The table of a null's one draw, if an earlier version has begun it."""
+    named = {table for task in known for table in task.tables}
+    found = ((table, null_table(table)) for table in sorted(named))
+    return [table for table, of in found if of and of.null == null and of.is_old]
 
 
 def _cut(sweep: Sweep, model: SweepModel, group: Group, packing: Packing) -> list[tuple[str, ...]]:
@@ -280,6 +398,7 @@ def _cut_cells(
     group: Group,
     example_ids: tuple[str, ...],
     cells: tuple[tuple[int, str], ...],
+    num_tables: int,
     packing: Packing,
 ) -> list[tuple[tuple[int, str], ...]]:
     """The cells of each task of a shard: neighbouring layers, tasks of nearly equal length."""
@@ -288,7 +407,7 @@ def _cut_cells(
     by_id = sweep.by_id[group.split, group.bias_type]
     num_tokens = sum(row.num_packed for row in model.counts([by_id[i][0] for i in example_ids]))
     pass_s = _flops_per_token(model) * num_tokens / _FLOPS_PER_S_CUTTING_CELLS
-    passes = [_share_of_blocks(sweep, model, layer) for layer, _ in cells]
+    passes = [num_tables * _share_of_blocks(sweep, model, layer) for layer, _ in cells]
     num_tasks = min(len(cells), max(1, math.ceil(sum(passes) * pass_s / _TASK_SECONDS)))
     return [cells[low:high] for low, high in _equal_parts(passes, num_tasks)]
 
@@ -354,6 +473,7 @@ def _task(
     by_id = sweep.by_id[group.split, group.bias_type]
     examples, folds = zip(*(by_id[i] for i in example_ids), strict=True)
     protocol, unit = sweep.protocol, sweep.spec.steering.unit
+    held_out_folds = sweep.held_out_by_id.get((group.split, group.bias_type), {})
     plan_id = digest(
         {
             "model": model.facts.digest,
@@ -378,12 +498,18 @@ def _task(
             "tables": tables,
             "examples": examples_digest(examples),
             "folds": folds,
+            # Absent where nothing hangs on them, as in every output that is older than the key.
+            **(
+                {"held_out_folds": [held_out_folds[i] for i in example_ids]}
+                if any(uses_held_out_folds(sweep, table) for table in tables)
+                else {}
+            ),
             "layers": layers,
             "cells": cells,
             "tokens_per_batch": packing.tokens_per_batch or "auto",
         }
     )
-    passes = 1 + sum(_share_of_blocks(sweep, model, layer) for layer, _ in cells)
+    passes = 1 + len(tables) * sum(_share_of_blocks(sweep, model, layer) for layer, _ in cells)
     return PlannedTask(
         plan_id=plan_id,
         group=group,

@@ -57,7 +57,7 @@ def report(
     seeds = of_seeds([storage, *beside], summary)
     for name in ("cells", "pooled", "headline", "findings", "geometry", "baseline"):
         _write(storage, name, getattr(summary, name))
-    for name in ("nulls", "dose_response"):
+    for name in ("held_out", "held_out_pooled", "nulls", "null_tests", "dose_response"):
         _write(storage, name, getattr(summary, name), only_with_rows=True)
     differences = [summary.differences, *(c.differences for c in comparisons)]
     _write(storage, "differences", pa.concat_tables(differences), only_with_rows=True)
@@ -124,12 +124,13 @@ def _draw(storage: Storage, inventory: Inventory, summary: Summary) -> None:
     from jobs.stereoset.figures.make import NAMES, planned_figures, what_is_drawn
     from jobs.stereoset.frames import vectors_frame
 
-    cells = summary.cells.to_pandas()
+    cells = summary.shown_cells.to_pandas()
+    headline = summary.headline.to_pandas()
     figures = planned_figures(
         cells,
-        summary.pooled.to_pandas(),
+        summary.shown_pooled.to_pandas(),
         vectors_frame(inventory.vectors),
-        headline=summary.headline.to_pandas(),
+        headline=headline[headline["vectors"] == summary.shown_vectors],
         of_nulls=summary.nulls.to_pandas(),
         geometry=summary.geometry.to_pandas(),
         has_intent=summary.has_intent,

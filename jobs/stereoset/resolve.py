@@ -11,11 +11,11 @@ from typing import Any
 import torch
 import transformers
 
-from jobs.grid import with_all_layers
+from jobs.grid import ALL_LAYERS, with_all_layers
 from jobs.identity import CODE_KEY
 from jobs.resources import local_path
 from jobs.spec import ModelSpec
-from jobs.stereoset.spec import StereoSetSpec
+from jobs.stereoset.spec import StereoSetSpec, not_in_the_grid
 from jobs.vector_files import content_digest, read_vectors_of_spec
 from steering_core.encoding import EncodedExample, ExampleEncoder, check_lengths
 from steering_core.errors import InputError
@@ -36,6 +36,9 @@ from steering_core.work import RowCounts, counts_of
 
 GroupKey = tuple[str, str]
 """A split and a bias type."""
+
+HELD_OUT_FOLDS = 5
+"""At most so many folds of the held-out vectors, as ``protocol: aligned`` has them."""
 
 _FILE_DIGEST = "vectors.file (content)"
 
@@ -73,6 +76,10 @@ class Sweep:
         device: ``cuda``, ``xla``, ``mps`` or ``cpu``; never ``auto``.
         groups: examples and their folds of each split and bias type.
         vectors: those of the spec's file, None where they are fitted.
+        held_out_folds: of each group that can be cross-fitted beside in-sample vectors, the fold of
+            each example. Empty if the main vectors are cross-fitted themselves, or a file's.
+        has_held_out: whether rows steered with held-out vectors are part of the sweep, which an
+            output may decide (``Output.read``).
     """
 
     spec: StereoSetSpec
@@ -82,6 +89,8 @@ class Sweep:
     models: Mapping[str, SweepModel]
     groups: Mapping[GroupKey, tuple[tuple[Example, ...], tuple[int, ...]]]
     vectors: VectorFile | None = None
+    held_out_folds: Mapping[GroupKey, tuple[int, ...]] = field(default_factory=dict)
+    has_held_out: bool = False
 
     @cached_property
     def by_id(self) -> Mapping[GroupKey, Mapping[str, tuple[Example, int]]]:
@@ -91,9 +100,38 @@ class Sweep:
             for key, (examples, folds) in self.groups.items()
         }
 
-    def num_folds(self, key: GroupKey) -> int:
-        """Folds that a group's vectors are cross-fitted in; fewer than asked if terms are few."""
-        _, folds = self.groups[key]
+    @cached_property
+    def held_out_by_id(self) -> Mapping[GroupKey, Mapping[str, int]]:
+        """The held-out fold of each group's examples by example id."""
+        return {
+            key: {e.example_id: fold for e, fold in zip(self.groups[key][0], folds, strict=True)}
+            for key, folds in self.held_out_folds.items()
+        }
+
+    def holds_out(self, key: GroupKey) -> bool:
+        """Whether a group is steered with held-out vectors beside its in-sample ones."""
+        return self.has_held_out and key in self.held_out_folds
+
+    @property
+    def without_held_out(self) -> list[str]:
+        """Groups that have no held-out vectors, as ``split/bias_type``, if others have them."""
+        lacking = [] if not self.has_held_out else [k for k in self.groups if not self.holds_out(k)]
+        return ["/".join(key) for key in lacking]
+
+    @property
+    def main_vectors(self) -> str:
+        """What the main rows are steered with: ``in_sample``, ``held_out`` or ``file``."""
+        if self.vectors is not None:
+            return "file"
+        return "in_sample" if self.protocol.folds == 1 else "held_out"
+
+    def num_folds(self, key: GroupKey, *, held_out: bool = False) -> int:
+        """Folds that a group's vectors are cross-fitted in; fewer than asked if terms are few.
+
+        Args:
+            held_out: of the held-out vectors beside in-sample ones.
+        """
+        folds = self.held_out_folds[key] if held_out else self.groups[key][1]
         return 1 + max(folds)
 
     def folds_by_group(self) -> dict[str, int]:
@@ -107,6 +145,7 @@ class Sweep:
             "pooling": protocol.pooling,
             "read": protocol.read,
             "folds": protocol.folds,
+            "held_out": self.has_held_out,
         }
         spec["steering"] |= {"apply": protocol.apply, "positions": protocol.positions}
         spec["scoring"] = protocol.scoring
@@ -182,8 +221,44 @@ def resolve(spec: StereoSetSpec, device: str | None = None) -> Sweep:
         for name, model in spec.models.items()
     }
     spec = with_all_layers(spec, {name: model.facts.num_blocks for name, model in models.items()})
+    spec = _with_null_layers(spec)
     vectors = _vectors(spec, protocol, models)
-    return Sweep(spec, protocol, kind, dataset.digest, models, groups, vectors)
+    held_out = _held_out_folds(spec, protocol, groups)
+    return Sweep(
+        spec,
+        protocol,
+        kind,
+        dataset.digest,
+        models,
+        groups,
+        vectors,
+        held_out,
+        has_held_out=bool(spec.vectors.held_out),
+    )
+
+
+def _with_null_layers(spec: StereoSetSpec) -> StereoSetSpec:
+    """``nulls.layers`` held against the grid, now that ``layers: all`` is numbers."""
+    layers = spec.nulls.layers
+    if layers is None or layers == ALL_LAYERS:
+        return spec.model_copy(update={"nulls": spec.nulls.model_copy(update={"layers": None})})
+    if outside := [str(layer) for layer in layers if layer not in spec.steering.layers]:
+        raise InputError(not_in_the_grid("layers", outside))
+    return spec
+
+
+def _held_out_folds(
+    spec: StereoSetSpec, protocol: Protocol, groups: Mapping[GroupKey, tuple[Any, ...]]
+) -> dict[GroupKey, tuple[int, ...]]:
+    """The folds that ``vectors.folds: 5`` would have; none for groups of a single target term."""
+    if protocol.folds > 1 or spec.vectors.file is not None:
+        return {}
+    targets = {key: [e.target for e in examples] for key, (examples, _) in groups.items()}
+    return {
+        key: assign_folds(of_group, HELD_OUT_FOLDS, spec.data.seed, "/".join(key))
+        for key, of_group in targets.items()
+        if len(set(of_group)) > 1
+    }
 
 
 def _vectors(

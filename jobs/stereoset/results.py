@@ -16,6 +16,7 @@ from jobs.stereoset.examples import stored_examples
 from jobs.stereoset.flat import flat_schema, flat_tables
 from jobs.stereoset.frames import rows_frame, vectors_frame
 from jobs.stereoset.inventory import take_inventory
+from jobs.stereoset.null_tests import NULL_TESTS_SCHEMA
 from jobs.stereoset.summary import summarise
 from jobs.stereoset.summary_tables import DOSE_RESPONSE_SCHEMA, NULLS_SCHEMA
 
@@ -28,9 +29,11 @@ class StereoSetResults(Results):
         "steered",
         "cells",
         "pooled",
+        "held_out",
         "headline",
         "nulls",
         "dose_response",
+        "null_tests",
         "geometry",
         "vectors",
         "examples",
@@ -60,6 +63,15 @@ class StereoSetResults(Results):
         ``kl`` (nats per scored token) of a sweep with ``measures: [kl]``.
         """
         return rows_frame(self._storage, self._inventory, "steered", self._measures)
+
+    @cached_property
+    def held_out(self) -> pd.DataFrame:
+        """As ``steered``, with vectors that were fitted to other examples.
+
+        No rows if the sweep has no held-out vectors beside its in-sample ones; what the summary
+        makes of them is in ``summary["held_out"]`` and ``summary["held_out_pooled"]``.
+        """
+        return rows_frame(self._storage, self._inventory, "held_out")
 
     @cached_property
     def cells(self) -> pd.DataFrame:
@@ -93,8 +105,8 @@ class StereoSetResults(Results):
     def nulls(self) -> pd.DataFrame:
         """The columns of cells, for vectors that mean nothing.
 
-        ``null`` says how they were drawn (``random``, ``shuffled``). A sweep without nulls has no
-        rows here.
+        ``null`` says how they were drawn (``random``, ``shuffled``), ``vectors`` which fitted ones
+        they stand for, ``draw`` counts them. A sweep without nulls has no rows here.
         """
         empty: pd.DataFrame = NULLS_SCHEMA.empty_table().to_pandas()
         return self.summary.get("nulls", empty)
@@ -110,6 +122,16 @@ class StereoSetResults(Results):
         """
         empty: pd.DataFrame = DOSE_RESPONSE_SCHEMA.empty_table().to_pandas()
         return self.summary.get("dose_response", empty)
+
+    @cached_property
+    def null_tests(self) -> pd.DataFrame:
+        """Where the fitted vectors' effects stand among those of the draws.
+
+        ``rank`` (1: no draw is at least as large) and ``p`` = ``rank`` / (1 + ``num_draws``) of
+        ``s2a`` and ``flow_s2a``, for each cell and pooled cells.
+        """
+        empty: pd.DataFrame = NULL_TESTS_SCHEMA.empty_table().to_pandas()
+        return self.summary.get("null_tests", empty)
 
     @cached_property
     def geometry(self) -> pd.DataFrame:
@@ -163,8 +185,11 @@ class StereoSetResults(Results):
             "headline",
             "findings",
             "differences",
+            "held_out",
+            "held_out_pooled",
             "nulls",
             "dose_response",
+            "null_tests",
             "geometry",
             "baseline",
         )

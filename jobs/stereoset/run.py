@@ -53,7 +53,13 @@ def _run(spec: StereoSetSpec, opened: Opened, figures: bool) -> int:
     device = executor.device()
     sweep = resolve(spec, device)
     output = Output.read(storage, sweep)
+    sweep = output.sweep
     say(_headline(sweep, output.inventory))
+    for group in sweep.without_held_out:
+        warn(
+            f"{group} has no held-out vectors: all of its examples share one target term, so none "
+            "would be left to fit from"
+        )
     if output.num_left == 0:
         say("nothing left to compute")
         if not output.is_settled:
@@ -235,10 +241,11 @@ def _described(task: PlannedTask, entry: SetAside) -> dict[str, Any]:
 def _headline(sweep: Sweep, inventory: Inventory) -> str:
     num_examples = sum(len(examples) for examples, _ in sweep.groups.values())
     num_cells = len(sweep.spec.steering.layers) * len(sweep.spec.steering.coeffs)
+    twice = ", in-sample and held out" if sweep.has_held_out else ""
     num_rows = sum(task.num_rows_cells for task in inventory.planned)
     kept = f", {len(inventory.done):,} of them done before" if inventory.done else ""
     return (
         f"{count(len(sweep.models), 'model')} x {count(num_examples, 'example')} x "
-        f"{count(num_cells, 'cell')} + baseline = {count(num_rows, 'row')} in "
+        f"{count(num_cells, 'cell')}{twice} + baseline = {count(num_rows, 'row')} in "
         f"{count(len(inventory.planned), 'task')}{kept}"
     )

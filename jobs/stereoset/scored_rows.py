@@ -7,7 +7,7 @@ Processes that only add up rows import this, so it loads no torch.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,7 @@ from cluster.errors import UserActionError
 from cluster.parts import read_part
 from cluster.storage import Storage
 from cluster.threads import thread_pool
+from steering_core.nulls import label_signs
 from steering_core.stereoset import LABELS
 
 SCORE_COLUMNS = [f"score_{label.replace('-', '_')}" for label in LABELS]
@@ -42,14 +43,29 @@ class ScoredRows:
     choices: np.ndarray
 
     @classmethod
-    def of(cls, table: pa.Table) -> ScoredRows:
-        """The rows of a baseline table, or of a steered one."""
+    def of(cls, table: pa.Table, label_seed: str | None = None) -> ScoredRows:
+        """The rows of a baseline table, or of a steered one.
+
+        Args:
+            label_seed: of a draw of shuffled labels, under which the rows are to be read: where
+                stereotype and anti-stereotype change places, so do scores and choices.
+        """
         choices = pc.fill_null(pc.index_in(table["choice"], pa.array(LABELS)), -1)
-        return cls(
+        rows = cls(
             example_ids=table["example_id"].combine_chunks(),
             targets=np.asarray(table["target"].to_pylist()),
             scores=np.column_stack([table[name].to_numpy() for name in SCORE_COLUMNS]),
             choices=choices.to_numpy().astype(np.int64),
+        )
+        return rows if label_seed is None else rows._relabeled(label_seed)
+
+    def _relabeled(self, label_seed: str) -> ScoredRows:
+        is_swapped = label_signs(self.example_ids.to_pylist(), label_seed) < 0
+        other_of = np.asarray([1, 0, 2, -1])  # the last one is no choice
+        return replace(
+            self,
+            scores=np.where(is_swapped[:, None], self.scores[:, [1, 0, 2]], self.scores),
+            choices=np.where(is_swapped, other_of[self.choices], self.choices),
         )
 
 
@@ -95,12 +111,14 @@ class GroupParts:
     Attributes:
         baseline: parts of all unsteered rows.
         steered: the parts of one set of vectors that are there.
+        label_seed: see ``ScoredRows.of``.
     """
 
     split: str
     bias_type: str
     baseline: tuple[Part, ...]
     steered: tuple[Part, ...]
+    label_seed: str | None = None
 
     @property
     def num_rows(self) -> int:
@@ -117,7 +135,7 @@ def baseline_shards(
         CorruptPartError: a damaged part.
     """
     found = {
-        part.shard: ScoredRows.of(table)
+        part.shard: ScoredRows.of(table, parts.label_seed)
         for part, table in _tables(storage, parts.baseline, readers)
     }
     return dict(sorted(found.items()))
@@ -141,7 +159,7 @@ def steered_rows(
     for part, table in _tables(storage, parts.steered, readers):
         before = shards[part.shard]
         num = len(before.example_ids)
-        rows = ScoredRows.of(table)
+        rows = ScoredRows.of(table, parts.label_seed)
         num_cells = table.num_rows // num
         repeated = pa.concat_arrays([before.example_ids] * num_cells)
         if num_cells * num != table.num_rows or not rows.example_ids.equals(repeated):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, StrictInt, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, StrictInt, model_validator
 
-from jobs.grid import Coeffs, Layers
+from jobs.grid import ALL_LAYERS, Coeffs, Layers
 from jobs.spec import (
     ComputeSpec,
     ModelEntry,
@@ -19,11 +19,13 @@ from jobs.spec import (
 )
 from steering_core.hook_points import Site
 from steering_core.interventions import Operation, Positions
-from steering_core.nulls import Null
+from steering_core.nulls import NULLS, Null
 from steering_core.protocol import PROTOCOLS, Pooling, Protocol, ProtocolName, Scoring
 from steering_core.scoring import Measure
 from steering_core.stereoset import BIAS_TYPES, SPLITS
 from steering_core.vectors import Method, Unit
+
+MOST_DRAWS = 1000
 
 
 def _one_of(values: Sequence[str]) -> Any:
@@ -87,9 +89,20 @@ class VectorsSpec(SpecModel):
         "target term (a group with fewer terms uses one fold per term)",
         json_schema_extra=role("identity"),
     )
+    held_out: StrictBool | None = Field(
+        None,
+        description="With folds: 1, steer the same grid also with vectors that were fitted without "
+        "the examples they steer (five folds by target term). On if left out, but an output that "
+        "was started without stays without",
+        json_schema_extra=role("grid"),
+    )
 
     @model_validator(mode="after")
     def _either_file_or_fit(self) -> Self:
+        if self.file is not None and self.held_out:
+            raise ValueError(
+                "must not set held_out together with file, whose vectors are not fitted here"
+            )
         if self.file is not None and (self.method != "mean_difference" or (self.folds or 1) > 1):
             raise ValueError(
                 "must not set method or folds together with file, which already holds the vectors"
@@ -141,6 +154,55 @@ class SteeringSpec(SpecModel):
         return self
 
 
+class NullsSpec(SpecModel):
+    """Draws of vectors that mean nothing, which steer a part of the grid as a control."""
+
+    random: StrictInt = Field(
+        0,
+        ge=0,
+        le=MOST_DRAWS,
+        description="Number of draws of random directions, of the fitted vectors' norms",
+        json_schema_extra=role("grid"),
+    )
+    shuffled: StrictInt = Field(
+        0,
+        ge=0,
+        le=MOST_DRAWS,
+        description="Number of draws of vectors fitted to shuffled labels; each is scored under "
+        "its own labels",
+        json_schema_extra=role("grid"),
+    )
+    layers: Layers | None = Field(
+        None,
+        description="Layers of the grid that they steer; the whole grid if left out",
+        json_schema_extra=role("grid"),
+    )
+    coeffs: Coeffs | None = Field(
+        None,
+        description="Coefficients of the grid that they take; the whole grid if left out",
+        json_schema_extra=role("grid"),
+    )
+
+    def num_draws(self) -> dict[Null, int]:
+        """By null, those that are asked for."""
+        draws: dict[Null, int] = {"random": self.random, "shuffled": self.shuffled}
+        return {null: num for null, num in draws.items() if num}
+
+
+def _draws_of_names(value: Any) -> Any:
+    """A plain list of nulls means one draw of each."""
+    if not isinstance(value, list | tuple):
+        return value
+    for name in distinct(tuple(value)):
+        if name not in NULLS:
+            raise ValueError(f"must be one of {', '.join(NULLS)}, got {name!r}")
+    return dict.fromkeys(value, 1)
+
+
+Nulls = Annotated[
+    NullsSpec, BeforeValidator(_draws_of_names, json_schema_input_type=NullsSpec | list[Null])
+]
+
 Tolerance = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -165,6 +227,14 @@ class CertificateSpec(SpecModel):
     )
 
 
+def not_in_the_grid(name: str, outside: Sequence[str]) -> str:
+    """Why nulls cannot have values of an axis that the grid lacks."""
+    return (
+        f"nulls.{name}: {', '.join(outside)} is not in steering.{name}; nulls are compared with "
+        "the fitted vectors at the same layer and coefficient"
+    )
+
+
 class StereoSetSpec(SpecModel):
     """A sweep over StereoSet."""
 
@@ -180,11 +250,10 @@ class StereoSetSpec(SpecModel):
     vectors: VectorsSpec = VectorsSpec()  # type: ignore[call-arg]
     steering: SteeringSpec
     scoring: Scoring | None = Field(None, json_schema_extra=role("identity"))
-    nulls: Annotated[tuple[Null, ...], AfterValidator(distinct)] = Field(
-        (),
-        description="Also steer with meaningless vectors of the same norm, as a control: random "
-        "directions, or mean differences with shuffled labels",
-        json_schema_extra=role("grid"),
+    nulls: Nulls = Field(
+        NullsSpec(),  # type: ignore[call-arg]
+        description="Also steer with vectors that mean nothing, as a control. A plain list, such "
+        "as [random], means one draw of each",
     )
     measures: Annotated[tuple[Measure, ...], AfterValidator(distinct)] = Field(
         (),
@@ -203,6 +272,28 @@ class StereoSetSpec(SpecModel):
         description="Folder or s3://bucket/prefix",
         json_schema_extra=role("runtime"),
     )
+
+    @model_validator(mode="after")
+    def _held_out_beside_in_sample(self) -> Self:
+        if self.vectors.held_out and (folds := self.resolved_protocol().folds) > 1:
+            raise ValueError(
+                f"vectors.held_out must be left out where folds is {folds}: those vectors are held "
+                "out already"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _nulls_inside_the_grid(self) -> Self:
+        grid: tuple[tuple[str, Collection[Any], Collection[Any] | None], ...] = (
+            ("layers", self.steering.layers, self.nulls.layers),
+            ("coeffs", self.steering.coeffs, self.nulls.coeffs),
+        )
+        for name, steered, of_nulls in grid:
+            if name == "layers" and ALL_LAYERS in (steered, of_nulls):
+                continue  # known once the models are (``resolve``)
+            if outside := [str(value) for value in of_nulls or () if value not in steered]:
+                raise ValueError(not_in_the_grid(name, outside))
+        return self
 
     def resolved_protocol(self) -> Protocol:
         """The protocol with the keys that the spec sets by itself."""

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from cluster.storage import Storage
 from cluster.tasks import Task
 from jobs import __version__
-from jobs.stereoset.fitting import fit_shuffled, fit_vectors, given_vectors
+from jobs.stereoset.fitting import GroupFits
 from jobs.stereoset.inventory import Inventory, task_id_with
-from jobs.stereoset.plan import Group, PlannedTask, VectorSet
+from jobs.stereoset.plan import Group, PlannedTask, VectorSet, uses_held_out_folds
 from jobs.stereoset.resolve import Sweep
-from jobs.stereoset.worker import Payload
+from jobs.stereoset.tables import HELD_OUT, STEERED, NullTable
+from jobs.stereoset.worker import Payload, StoredVectors
 from steering_core.errors import InputError
-from steering_core.nulls import random_vectors, with_norms_of
+from steering_core.nulls import draw_seed, random_vectors, with_norms_of
 from steering_core.vector_fits import METHODS
 from steering_core.vectors import SteeringVectors, to_safetensors
 
@@ -71,23 +73,31 @@ class Stages:
         ]
         if not missing:
             return []
-        vectors = {of: self._vectors(of) for of in {task.vector_set for task in missing}}
+        phase_1 = [task for task in self._by_group[group] if not task.is_steered]
+        with GroupFits(self._storage, phase_1) as fits:
+            for of in {of: None for task in missing for of in task.vector_sets}:
+                self._make_vectors(of, fits)
         return [
-            self._task(task, str(task_id_with(task, own)), own)
+            self._task(task, task_id)
             for task in missing
-            for own in [vectors[task.vector_set]]
+            if (task_id := task_id_with(task, self._known)) is not None
         ]
 
-    def _vectors(self, of: VectorSet) -> SteeringVectors:
+    def _make_vectors(self, of: VectorSet, fits: GroupFits) -> SteeringVectors:
         """The vectors of a set; those of a planned layer that lacks them are made first."""
         unit = self._sweep.spec.steering.unit
         held = self._known.get(of) or SteeringVectors({}, {})
-        phase_1 = [task for task in self._by_group[of.group] if not task.is_steered]
-        layers = {layer for task in phase_1 for layer in task.layers} - set(held.whole)
+        planned = {
+            layer
+            for task in self._by_group[of.group]
+            if of in task.vector_sets
+            for layer, _ in task.cells
+        }
+        layers = sorted(planned - set(held.whole))
         if not layers:
             return held
-        made = replace(self._make(of, phase_1, sorted(layers)), unit=unit)
-        unmeasured = sorted(layers - set(made.stream_norms))
+        made = replace(self._make(of, fits, layers), unit=unit)
+        unmeasured = sorted(set(layers) - set(made.stream_norms))
         if unit == "stream" and unmeasured:
             raise InputError(
                 f"{of.group}: the stream where layer {unmeasured[0]} is steered has no finite "
@@ -99,20 +109,51 @@ class Stages:
         self._known[of] = vectors
         return vectors
 
-    def _make(
-        self, of: VectorSet, phase_1: Sequence[PlannedTask], layers: Sequence[int]
-    ) -> SteeringVectors:
+    def _make(self, of: VectorSet, fits: GroupFits, layers: Sequence[int]) -> SteeringVectors:
+        if of.null is not None:
+            return self._draw(of, of.null, fits, layers)
+        fold_of, num_folds = self._folds(of)
         method = self._sweep.spec.vectors.method
-        num_folds = self._sweep.num_folds((of.group.split, of.group.bias_type))
-        if of.null is None and self._sweep.vectors is not None:
+        if self._sweep.vectors is not None:
             given = self._sweep.vectors.vectors.whole
-            return given_vectors(self._storage, phase_1, {n: given[n] for n in layers})
-        if of.null is None:
-            return fit_vectors(self._storage, phase_1, layers, method, num_folds)
-        like = self._vectors(VectorSet(of.group)).of_layers(layers)
-        if of.null == "random":
-            return random_vectors(like, str(of.group))
-        return with_norms_of(fit_shuffled(self._storage, phase_1, layers, num_folds), like)
+            fitted = SteeringVectors({layer: given[layer] for layer in layers}, {})
+        elif METHODS[method].needs_states:
+            fitted = fits.from_states(layers, method, fold_of, num_folds)
+        else:
+            fitted = fits.from_sums(layers, num_folds, held_out=of.table == HELD_OUT)
+        sizes = Counter(fold_of.values())
+        return replace(
+            fitted,
+            stream_norms=fits.stream_norms(layers),
+            fold_sizes=tuple(sizes[fold] for fold in sorted(sizes)) if fitted.folds else (),
+        )
+
+    def _draw(
+        self, of: VectorSet, null: NullTable, fits: GroupFits, layers: Sequence[int]
+    ) -> SteeringVectors:
+        """Vectors that mean nothing, of the norms of those that they stand for."""
+        is_beside = uses_held_out_folds(self._sweep, of.table)
+        stands_for = VectorSet(of.group, HELD_OUT if is_beside else STEERED)
+        like = self._make_vectors(stands_for, fits).of_layers(layers)
+        fold_of, num_folds = self._folds(of)
+        seed = draw_seed(null.null, self._sweep.spec.data.seed, null.draw)
+        if null.null == "random":
+            name = str(of.group) if null.is_old else f"{of.group}/{seed}"
+            return random_vectors(like, name, one_direction=not null.is_old)
+        if null.is_old:
+            return with_norms_of(fits.shuffled_sums(layers, num_folds), like)
+        # By the method of the fitted vectors: a null that is made in another way is no null.
+        method = self._sweep.spec.vectors.method
+        return with_norms_of(fits.from_states(layers, method, fold_of, num_folds, seed), like)
+
+    def _folds(self, of: VectorSet) -> tuple[dict[str, int], int]:
+        """The fold of each example, by which a set is cross-fitted, and how many there are."""
+        key = of.group.split, of.group.bias_type
+        held_out = uses_held_out_folds(self._sweep, of.table)
+        num_folds = self._sweep.num_folds(key, held_out=held_out)
+        if held_out:
+            return dict(self._sweep.held_out_by_id[key]), num_folds
+        return {i: fold for i, (_, fold) in self._sweep.by_id[key].items()}, num_folds
 
     def _provenance(self, of: VectorSet, vectors: SteeringVectors) -> dict[str, str]:
         group = of.group
@@ -132,37 +173,44 @@ class Stages:
         return {
             "created_by": f"steersweep {__version__}",
             **made,
-            **({} if of.null is None else {"null": of.null}),
+            **({} if of.null is None else _provenance_of_draw(of.null)),
             "model": self._sweep.spec.models[group.model].path,
             "model_digest": model.facts.digest,
             "dtype": model.dtype,
             "split": group.split,
             "bias_type": group.bias_type,
             "pooling": protocol.pooling,
-            "folds": str(self._sweep.num_folds((group.split, group.bias_type))),
+            "folds": str(self._folds(of)[1]),
             "num_examples": str(len(examples)),
             "data_digest": self._sweep.data_digest,
             **read,
         }
 
-    def _task(
-        self, planned: PlannedTask, task_id: str, vectors: SteeringVectors | None = None
-    ) -> Task:
+    def _task(self, planned: PlannedTask, task_id: str) -> Task:
         group = planned.group
-        by_id = self._sweep.by_id[group.split, group.bias_type]
+        key = group.split, group.bias_type
+        by_id = self._sweep.by_id[key]
         examples, folds = zip(*(by_id[i] for i in planned.example_ids), strict=True)
+        held_out = self._sweep.held_out_by_id.get(key, {})
+        held_out_folds = tuple(held_out[i] for i in planned.example_ids if i in held_out)
+        layers = {layer for layer, _ in planned.cells}
         payload = Payload(
             task_id=task_id,
             tables=planned.tables,
             examples=examples,
             folds=folds,
+            held_out_folds=held_out_folds,
             tokens_per_batch=planned.tokens_per_batch,
             layers=planned.layers,
             cells=planned.typed_cells(),
-            vectors_key=planned.vector_set.key,
-            vector_digests=None
-            if vectors is None
-            else {layer: vectors.digest(layer) for layer, _ in planned.cells},
+            vectors={
+                of.table: StoredVectors(
+                    of.key,
+                    {layer: self._known[of].digest(layer) for layer in layers},
+                    held_out_folds if uses_held_out_folds(self._sweep, of.table) else folds,
+                )
+                for of in planned.vector_sets
+            },
         )
         self._running[task_id] = planned
         return Task(
@@ -173,3 +221,9 @@ class Stages:
             payload=payload,
             num_items=planned.num_rows_cells,
         )
+
+
+def _provenance_of_draw(null: NullTable) -> dict[str, str]:
+    if null.is_old:
+        return {"null": null.null}
+    return {"null": null.null, "null.vectors": null.vectors, "null.draw": str(null.draw)}

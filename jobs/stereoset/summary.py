@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from operator import itemgetter
+from typing import Any
 
 import pyarrow as pa
 
@@ -17,13 +18,25 @@ from jobs.stereoset.differences import (
     Planned,
     differences,
 )
+<<<<<<< HEAD
 from jobs.stereoset.doses import dose_rows
 from jobs.stereoset.estimates import Row, Stacks, baseline_row, model_estimates
+=======
+from jobs.stereoset.estimates import (
+    ModelEstimates,
+    Row,
+    Stacks,
+    baseline_row,
+    model_estimates,
+)
+>>>>>>> e821723 (Held-out vectors beside in-sample ones, and many draws of nulls, on one trunk)
 from jobs.stereoset.geometry import geometry
 from jobs.stereoset.group_parts import PartsOfGroups
 from jobs.stereoset.group_sums import added_up
 from jobs.stereoset.inventory import Inventory
+from jobs.stereoset.null_tests import NULL_TESTS_SCHEMA, null_tests
 from jobs.stereoset.summary_keys import planned_keys
+from jobs.stereoset.summary_sums import GroupSums
 from jobs.stereoset.summary_tables import (
     BASELINE_SCHEMA,
     CELLS_SCHEMA,
@@ -32,8 +45,8 @@ from jobs.stereoset.summary_tables import (
     HEADLINE_SCHEMA,
     NULLS_SCHEMA,
 )
-from jobs.stereoset.tables import steered_table
-from steering_core.nulls import NULLS
+from jobs.stereoset.tables import HELD_OUT, STEERED, NullTable, null_table
+from steering_core.nulls import OLD_LABEL_SEED, draw_seed
 
 
 @dataclass(frozen=True)
@@ -45,26 +58,41 @@ class Summary:
         pooled: the same over bias types, splits and layers, if there are several and all of them
             are complete; ``split`` and ``bias_type`` are then ``all``, ``layer`` is null.
         headline: the averages of the paper's notebook, one row per (model, split, coeff).
+<<<<<<< HEAD
         findings: simultaneous statements about the widest rows of each model.
         dose_response: shares of examples that follow the coefficient, by layer and pooled; empty
             if there is one coefficient, or if a coefficient is no multiple of a vector.
         differences: paired differences between models, and of fitted vectors from nulls.
         nulls: cells and pooled cells steered with vectors that mean nothing, named by ``null``.
+=======
+        held_out, held_out_pooled: the columns of ``cells`` and ``pooled``, of the rows that are
+            steered with held-out vectors beside in-sample ones; no rows if there are none.
+        findings: simultaneous statements about the widest rows of each model, of held-out ones if
+            the model has them.
+        differences: paired differences between models, of in-sample from held-out vectors, and of
+            fitted vectors from the first draw of each null.
+        nulls: cells and pooled cells steered with vectors that mean nothing, named by ``null``,
+            ``vectors`` and ``draw``. Draws of shuffled labels are read under their own labels.
+        null_tests: ranks of the fitted vectors' effects among those of the draws.
+>>>>>>> e821723 (Held-out vectors beside in-sample ones, and many draws of nulls, on one trunk)
         geometry: anisotropy of the pooled states, one row per (model, split, bias_type, layer)
             and pooled as ``pooled`` is.
         baseline: one row per (model, split, bias_type): the unsteered scores.
         num_missing: cells of a group that are planned and not complete.
-        vectors: what steered: ``in_sample``, ``held_out`` or ``file``.
+        vectors: what steered the main rows: ``in_sample``, ``held_out`` or ``file``.
         has_intent: whether steering is meant to push from stereotype to anti-stereotype: it adds
             vectors that were fitted to that contrast.
     """
 
     cells: pa.Table
     pooled: pa.Table
+    held_out: pa.Table
+    held_out_pooled: pa.Table
     headline: pa.Table
     findings: pa.Table
     differences: pa.Table
     nulls: pa.Table
+    null_tests: pa.Table
     geometry: pa.Table
     baseline: pa.Table
     dose_response: pa.Table
@@ -72,9 +100,26 @@ class Summary:
     vectors: str
     has_intent: bool
 
+    @property
+    def shown_vectors(self) -> str:
+        """The vectors that findings and figures are about: held-out ones if there are any."""
+        return "held_out" if self.held_out.num_rows else self.vectors
 
-_OF_A_MODEL = ("cells", "pooled", "headline", "findings")
+    @property
+    def shown_cells(self) -> pa.Table:
+        """The cells of ``shown_vectors``."""
+        return self.held_out if self.held_out.num_rows else self.cells
+
+    @property
+    def shown_pooled(self) -> pa.Table:
+        """The pooled cells of ``shown_vectors``."""
+        return self.held_out_pooled if self.held_out.num_rows else self.pooled
+
+
 _SCHEMAS = {
+    "held_out": CELLS_SCHEMA,
+    "held_out_pooled": CELLS_SCHEMA,
+    "null_tests": NULL_TESTS_SCHEMA,
     "cells": CELLS_SCHEMA,
     "pooled": CELLS_SCHEMA,
     "headline": HEADLINE_SCHEMA,
@@ -92,16 +137,22 @@ def summarise(storage: Storage, inventory: Inventory) -> Summary:
     One model at a time: only what is compared with the next ones is kept.
     """
     identity = (Ledger(storage).read_record() or {}).get("identity", {})
-    sets = (None, *NULLS)
-    planned = {null: planned_keys(inventory.planned, null) for null in sets}
+    nulls = _null_tables(inventory)
+    steered = (STEERED, *([HELD_OUT] if _is_planned(inventory, HELD_OUT) else []), *nulls)
+    planned = {table: planned_keys(inventory.planned, table) for table in steered}
     models = sorted({task.group.model for task in inventory.planned})
     index = PartsOfGroups(inventory)
-    parts = {(m, null): index.of(m, steered_table(null)) for m in models for null in sets}
+    parts = {
+        (model, table): index.of(model, table, _label_seed(nulls.get(table), identity))
+        for model in models
+        for table in steered
+    }
     tables = _Tables()
-    between = BetweenModels(len(planned[None]))
+    between = BetweenModels(len(planned[STEERED]))
     num_missing = 0
     with added_up(storage, [group for of_set in parts.values() for group in of_set]) as sums:
         for place, model in enumerate(models):
+<<<<<<< HEAD
             fitted: tuple[Stacks, Planned] | None = None
             for rank, null in enumerate(sets):
                 groups = list(islice(sums, len(parts[model, null])))
@@ -132,20 +183,134 @@ def summarise(storage: Storage, inventory: Inventory) -> Summary:
                     one, other = ("fitted", *fitted), (null, found.stacks, keys)
                     rows = list(differences("null", one, other, model=model))
                     tables.add("differences", rows, rank, place)
+=======
+            of_model = _ModelTables(model, place, tables, between, identity)
+            for rank, table in enumerate(steered):
+                groups = list(islice(sums, len(parts[model, table])))
+                if table == STEERED:
+                    of_model.add_baseline(groups)
+                if (keys := planned[table].get(model)) is not None:
+                    num_missing += of_model.add(table, nulls.get(table), groups, keys, rank)
+            of_model.finish()
+    made = {name: tables.get(name) for name in _SCHEMAS}
+>>>>>>> e821723 (Held-out vectors beside in-sample ones, and many draws of nulls, on one trunk)
     return Summary(
-        cells=tables.get("cells"),
-        pooled=tables.get("pooled"),
-        headline=tables.get("headline"),
-        findings=tables.get("findings"),
-        differences=tables.get("differences"),
-        nulls=tables.get("nulls"),
+        **made,
         geometry=geometry(storage, inventory),
+<<<<<<< HEAD
         baseline=tables.get("baseline"),
         dose_response=tables.get("dose_response"),
+=======
+>>>>>>> e821723 (Held-out vectors beside in-sample ones, and many draws of nulls, on one trunk)
         num_missing=num_missing,
         vectors=vectors_of(identity),
         has_intent=adds_vector(identity) and vectors_of(identity) != "file",
     )
+
+
+def _is_planned(inventory: Inventory, table: str) -> bool:
+    return any(table in task.tables for task in inventory.planned)
+
+
+def _null_tables(inventory: Inventory) -> dict[str, NullTable]:
+    """Tables of the draws of nulls, in order."""
+    named = {table for task in inventory.planned for table in task.tables}
+    found = sorted((null, table) for table in named if (null := null_table(table)) is not None)
+    return {table: null for null, table in found}
+
+
+def _label_seed(null: NullTable | None, identity: Mapping[str, Any]) -> str | None:
+    """The labels under which the rows of a table are read; None: the true ones."""
+    if null is None or null.null != "shuffled":
+        return None
+    # An output that has lost its run.json is read as if it had the default seed.
+    seed = identity.get("data.seed", 0)
+    return OLD_LABEL_SEED if null.is_old else draw_seed("shuffled", seed, null.draw)
+
+
+class _ModelTables:
+    """Makes the rows of one model, set of vectors by set of vectors."""
+
+    def __init__(
+        self,
+        model: str,
+        place: int,
+        tables: _Tables,
+        between: BetweenModels,
+        identity: Mapping[str, Any],
+    ) -> None:
+        self._model, self._place = model, place
+        self._tables, self._between, self._identity = tables, between, identity
+        self._main = vectors_of(identity)
+        self._sides: dict[str, tuple[str, Stacks, Planned]] = {}
+        self._rows: dict[str, list[Row]] = {}
+        self._draws: list[Row] = []
+        self._findings: list[Row] = []
+
+    def add_baseline(self, groups: Sequence[GroupSums]) -> None:
+        """The unsteered rows."""
+        self._tables.add(
+            "baseline", self._named(baseline_row(group) for group in groups), self._place
+        )
+
+    def add(
+        self,
+        table: str,
+        null: NullTable | None,
+        groups: Sequence[GroupSums],
+        keys: Planned,
+        rank: int,
+    ) -> int:
+        """The rows of one set of vectors; returns how many planned cells are not complete."""
+        vectors = self._main if table == STEERED else table
+        found = model_estimates(
+            groups, keys, vectors=vectors, has_direction=adds_vector(self._identity)
+        )
+        if null is None:
+            self._add_fitted(table, vectors, found, keys)
+        else:
+            self._add_draw(null, found, keys, rank)
+        return sum(key.is_cell for key in keys) - len(found.cells)
+
+    def _add_fitted(self, table: str, vectors: str, found: ModelEstimates, keys: Planned) -> None:
+        cells, pooled = self._named(found.cells), self._named(found.pooled)
+        names = ("cells", "pooled") if table == STEERED else ("held_out", "held_out_pooled")
+        for name, rows in zip(names, (cells, pooled), strict=True):
+            self._tables.add(name, rows, self._place)
+        rank = int(table != STEERED)
+        self._tables.add("headline", self._named(found.headline), self._place, rank)
+        # Held-out rows come second, and findings are made from them.
+        self._findings = self._named(found.findings) or self._findings
+        self._rows[vectors] = [*cells, *pooled]
+        self._sides[vectors] = (vectors, found.stacks, keys)
+        if table == STEERED:
+            for first, rows in self._between.add(self._model, found.stacks, keys):
+                self._tables.add("differences", rows, 0, first, self._place)
+        else:
+            a, b = self._sides[self._main], self._sides[vectors]
+            rows = list(differences("held_out", a, b, model=self._model))
+            self._tables.add("differences", rows, 1, self._place)
+
+    def _add_draw(self, null: NullTable, found: ModelEstimates, keys: Planned, rank: int) -> None:
+        of = {"null": null.null, "vectors": null.vectors or None, "draw": null.draw}
+        rows = [{**of, **row} for row in self._named([*found.cells, *found.pooled])]
+        self._tables.add("nulls", rows, rank, self._place)
+        self._draws += rows
+        fitted = self._sides.get(null.vectors or self._main)
+        if fitted is not None and null.draw == 0:
+            one, other = ("fitted", *fitted[1:]), (null.null, found.stacks, keys)
+            rows = list(differences("null", one, other, model=self._model))
+            self._tables.add("differences", rows, 1 + rank, self._place)
+
+    def finish(self) -> None:
+        """What needs every set."""
+        self._tables.add("findings", self._findings, self._place)
+        has_intent = adds_vector(self._identity) and self._main != "file"
+        tests = null_tests(self._rows, self._draws, has_intent=has_intent)
+        self._tables.add("null_tests", list(tests), self._place)
+
+    def _named(self, rows: Iterable[Row]) -> list[Row]:
+        return [{"model": self._model, **row} for row in rows]
 
 
 class _Tables:
@@ -187,7 +352,7 @@ def stacks_of(
     """The sums of the fitted vectors' rows and the plan of each model, to compare runs by."""
     planned = planned_keys(inventory.planned)
     index = PartsOfGroups(inventory)
-    parts = [index.of(model, steered_table()) for model in models]
+    parts = [index.of(model, STEERED) for model in models]
     with added_up(storage, [group for of_model in parts for group in of_model]) as sums:
         for model, of_model in zip(models, parts, strict=True):
             yield Stacks(list(islice(sums, len(of_model)))), planned[model]

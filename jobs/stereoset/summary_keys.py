@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 if TYPE_CHECKING:  # they load torch, which processes that draw figures do without
     from jobs.stereoset.plan import PlannedTask
-    from steering_core.nulls import Null
 
 AXES = ("split", "bias_type", "layer")
 POOLED = "all"
@@ -37,15 +36,15 @@ class SummaryKey(NamedTuple):
 
 
 def planned_keys(
-    planned: Iterable[PlannedTask], null: Null | None = None
+    planned: Iterable[PlannedTask], table: str = "steered"
 ) -> Mapping[str, Counter[SummaryKey]]:
-    """By model, the keys of its summary, or of a null's, and how many cells each stands for.
+    """By model, the keys of a table's summary, and how many cells each stands for.
 
     Where a sweep has one split, bias type or layer only, pooling over it would say nothing new.
     """
     cells: dict[str, set[SummaryKey]] = {}
     for task in planned:
-        if task.vector_set.null != null:
+        if not task.is_steered or table not in task.tables:
             continue
         group = task.group
         cells.setdefault(group.model, set()).update(

@@ -42,7 +42,15 @@ CELLS_SCHEMA = pa.schema(
         ("icc_s2a", pa.float64()),
     ]
 )
-NULLS_SCHEMA = pa.schema([("null", pa.string()), *CELLS_SCHEMA])
+NULLS_SCHEMA = pa.schema(
+    [
+        ("null", pa.string()),
+        ("vectors", pa.string()),
+        ("draw", pa.int32()),
+        *CELLS_SCHEMA,
+    ]
+)
+"""``vectors``: the fitted vectors that a draw stands for."""
 BASELINE_SCHEMA = pa.schema(
     [
         *_GROUP_FIELDS,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +13,7 @@ import pyarrow.compute as pc
 
 from steering_core.anisotropy import StateSums
 from steering_core.engine import Scores
+from steering_core.nulls import NULLS, Null
 from steering_core.pairs import StateChunk
 from steering_core.pooled import PooledStates
 from steering_core.scoring import Measure, choose
@@ -85,15 +88,59 @@ def part_key(table: str, model: str, split: str, bias_type: str, task_id: str) -
     return f"{table}/model={model}/split={split}/bias_type={bias_type}/{task_id}.parquet"
 
 
-def vectors_key(model: str, split: str, bias_type: str, null: str | None = None) -> str:
-    """Storage key of a group's steering vectors, or of those of a null."""
-    folder = "vectors" if null is None else f"vectors/null={null}"
+STEERED, HELD_OUT = "steered", "held_out"
+"""Tables of rows steered with the group's own vectors: the main ones; cross-fitted ones beside
+in-sample ones."""
+
+
+HELD_OUT_SUMS = "held_out_sums"
+"""Sums by held-out fold. They stand in a table of their own, so that ``sums``, and all that is
+fitted from it, is the same with held-out vectors and without."""
+
+
+class NullTable(NamedTuple):
+    """A table of rows that are steered with vectors that mean nothing.
+
+    Attributes:
+        vectors: the fitted vectors that they stand for: ``in_sample``, ``held_out`` or ``file``.
+        draw: number of the draw, from 0 on.
+        is_old: the one draw of an output that an earlier version began. It keeps its place, its
+            seeds and, for ``random``, another direction for each fold.
+    """
+
+    null: Null
+    vectors: str
+    draw: int
+    is_old: bool = False
+
+    def __str__(self) -> str:
+        table = f"nulls/null={self.null}"
+        return table if self.is_old else f"{table}/vectors={self.vectors}/draw={self.draw}"
+
+
+_NULL_TABLE = re.compile(r"nulls/null=(\w+)(?:/vectors=(\w+)/draw=(\d+))?")
+
+
+@cache  # asked for by each of a plan's tasks
+def null_table(table: str) -> NullTable | None:
+    """What a table's name says of the null that steered its rows; None for any other table."""
+    match = _NULL_TABLE.fullmatch(table)
+    if match is None or match[1] not in NULLS:
+        return None
+    if match[2] is None:
+        return NullTable(match[1], "", 0, is_old=True)
+    return NullTable(match[1], match[2], int(match[3]))
+
+
+def is_steered_table(table: str) -> bool:
+    """Whether a table holds steered rows."""
+    return table in (STEERED, HELD_OUT) or null_table(table) is not None
+
+
+def vectors_key(model: str, split: str, bias_type: str, table: str = STEERED) -> str:
+    """Storage key of the vectors of a group that steer the rows of a table."""
+    folder = {STEERED: "vectors"}.get(table, f"vectors/{table.removeprefix('nulls/')}")
     return f"{folder}/{model}/{split}/{bias_type}.safetensors"
-
-
-def steered_table(null: str | None = None) -> str:
-    """The table of rows steered with a group's own vectors, or with those of a null."""
-    return "steered" if null is None else f"nulls/null={null}"
 
 
 def rows_table(
@@ -218,14 +265,14 @@ def states_table(
     )
 
 
-def layer_states(table: pa.Table, layer: int) -> StateChunk:
-    """The examples of one layer in a ``states`` table, in its order."""
+def layer_states(table: pa.Table, layer: int) -> tuple[list[str], StateChunk]:
+    """Ids and pooled states of the examples of one layer in a ``states`` table, in its order."""
     rows = table.filter(pc.equal(table["layer"], layer))
     anti, stereotype = (
         rows[name].combine_chunks().flatten().to_numpy().reshape(len(rows), -1)
         for name in ("anti_stereotype", "stereotype")
     )
-    return StateChunk(rows["fold"].to_numpy(), anti, stereotype)
+    return rows["example_id"].to_pylist(), StateChunk(rows["fold"].to_numpy(), anti, stereotype)
 
 
 def _vectors_column(vectors: np.ndarray) -> pa.ListArray:

@@ -17,10 +17,10 @@ from cluster.storage import Storage
 from jobs.console import detail, print_table, say, warn
 from jobs.recorded import recorded_sweep
 from jobs.stereoset.inventory import Inventory, take_inventory
-from jobs.stereoset.plan import PlannedTask
+from jobs.stereoset.plan import PlannedTask, VectorSet, uses_held_out_folds
 from jobs.stereoset.resolve import Sweep, SweepModel, recorded_identity, resolve
 from jobs.stereoset.spec import StereoSetSpec
-from jobs.stereoset.tables import stored_scores
+from jobs.stereoset.tables import is_steered_table, null_table, stored_scores
 from steering_core.certificate import Certificate, RowName, Tolerance, draw, tolerance_for
 from steering_core.engine import Cell
 from steering_core.models import load_model
@@ -112,43 +112,50 @@ def _verify_model(
     loaded = load_model(model.source, device=sweep.device, dtype=model.dtype)
     slow = SlowEngine(loaded, sweep.protocol, sweep.spec.measures)
     found = [
-        _verify_row(sweep, model, inventory, slow, tolerance, task, row)
-        for task, rows in drawn.items()
-        for row in _stored_rows(storage, inventory, task, rows)
+        _verify_row(sweep, model, inventory, slow, tolerance, task, table, row)
+        for (task, table), rows in drawn.items()
+        for row in _stored_rows(storage, inventory, task, table, rows)
     ]
     return _Verified(model.name, tolerance, Certificate.joined(found))
 
 
 def _drawn(
     inventory: Inventory, model: str, num_rows: int, seed: int
-) -> dict[PlannedTask, list[int]]:
-    """Numbers of rows by task: about as many of each group's baseline as of its steered rows."""
-    strata: dict[tuple[str, ...], list[PlannedTask]] = defaultdict(list)
+) -> dict[tuple[PlannedTask, str], list[int]]:
+    """Numbers of rows by task and table.
+
+    About as many of each group's baseline as of its steered rows, of its held-out ones, and of all
+    draws of a null together.
+    """
+    strata: dict[tuple[str, ...], list[tuple[PlannedTask, str]]] = defaultdict(list)
     for task in inventory.tasks_done():
-        if task.group.model == model and task.num_rows_cells:
-            strata[str(task.group), task.tables[-1]].append(task)
+        for table in task.tables if task.group.model == model else ():
+            if table == "baseline" or is_steered_table(table):
+                null = null_table(table)
+                kind = table if null is None else f"nulls/null={null.null}"
+                strata[str(task.group), kind].append((task, table))
     # Fewer rows than strata: which of them get one is drawn as well.
     keys = sorted(strata)
     order = [keys[n] for n in draw(f"{seed}/{model}", len(keys), num_rows)]
-    drawn: dict[PlannedTask, list[int]] = defaultdict(list)
+    drawn: dict[tuple[PlannedTask, str], list[int]] = defaultdict(list)
     for place, key in enumerate(order):
-        tasks = strata[key]
-        sizes = [task.num_rows_cells for task in tasks]
+        parts = strata[key]
+        sizes = [len(task.example_ids) * max(1, len(task.cells)) for task, _ in parts]
         share = num_rows // len(order) + (place < num_rows % len(order))
         ends = np.cumsum(sizes)
         for number in draw(f"{seed}/{model}/{key}", int(ends[-1]), share):
             at = int(np.searchsorted(ends, number, side="right"))
-            drawn[tasks[at]].append(number - int(ends[at]) + sizes[at])
+            drawn[parts[at]].append(number - int(ends[at]) + sizes[at])
     return drawn
 
 
 def _stored_rows(
-    storage: Storage, inventory: Inventory, task: PlannedTask, rows: list[int]
+    storage: Storage, inventory: Inventory, task: PlannedTask, table: str, rows: list[int]
 ) -> Iterator[pa.Table]:
     task_id = inventory.task_ids[task.plan_id]
-    table = read_part(storage, task.parts(task_id)[task.tables[-1]], task_id)
+    part = read_part(storage, task.parts(task_id)[table], task_id)
     for row in rows:
-        yield table.slice(row, 1)
+        yield part.slice(row, 1)
 
 
 def _verify_row(
@@ -158,10 +165,14 @@ def _verify_row(
     slow: SlowEngine,
     tolerance: Tolerance,
     task: PlannedTask,
+    table: str,
     row: pa.Table,
 ) -> Certificate:
     group = task.group
-    examples, folds = sweep.groups[group.split, group.bias_type]
+    key = group.split, group.bias_type
+    examples, folds = sweep.groups[key]
+    if uses_held_out_folds(sweep, table):
+        folds = sweep.held_out_folds[key]
     by_id = {e.example_id: n for n, e in enumerate(examples)}
     stored = row.to_pylist()[0]
     at = by_id[stored["example_id"]]
@@ -171,7 +182,7 @@ def _verify_row(
     (encoded,) = model.encode((examples[at],))
     if task.is_steered:
         cell = Cell(stored["layer"], stored["coeff"])
-        vectors = inventory.vectors[task.vector_set]
+        vectors = inventory.vectors[VectorSet(group, table)]
         wanted, wanted_kl = slow.row_measured(encoded, cell, vectors, folds[at])
     else:
         wanted, wanted_kl = slow.row_scores(encoded), None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import pyarrow as pa
@@ -19,16 +19,17 @@ from jobs.stereoset.certifier import Certifier, TaskRows
 from jobs.stereoset.encodings import Encodings
 from jobs.stereoset.non_finite import counted, require_finite
 from jobs.stereoset.spec import CertificateSpec
-from jobs.stereoset.tables import rows_table, states_table, sums_table
+from jobs.stereoset.tables import HELD_OUT_SUMS, rows_table, states_table, sums_table
 from steering_core.device_check import check_devices, devices_of
 from steering_core.device_settings import device_settings
 from steering_core.encoding import ExampleEncoder
-from steering_core.engine import Cell
+from steering_core.engine import Arm, Cell, Scores
 from steering_core.errors import InputError
 from steering_core.kernels.applied import why_not
 from steering_core.kernels.choice import KernelChoice, choose_kernels, require_kernels
 from steering_core.models import ModelSource, load_model, load_tokenizer
 from steering_core.nulls import label_signs
+from steering_core.pooled import PooledStates
 from steering_core.probes import engine_for
 from steering_core.protocol import Protocol
 from steering_core.scoring import Measure
@@ -38,20 +39,34 @@ from steering_core.vectors import SteeringVectors, from_safetensors
 
 
 @dataclass(frozen=True)
+class StoredVectors:
+    """What steers the rows of one table.
+
+    Attributes:
+        key: where the vectors are stored.
+        digests: that the vectors of each steered layer must have.
+        folds: of each example, by which its vector is chosen.
+    """
+
+    key: str
+    digests: Mapping[int, str]
+    folds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Payload:
-    """A task as a replica gets it: complete in itself, but for the vectors' file.
+    """A task as a replica gets it: complete in itself, but for files of vectors.
 
     Attributes:
         task_id: written into every row.
-        tables: which of ``sums``, ``states``, ``baseline`` to compute; or the one table of steered
-            rows.
+        tables: what to compute: phase 1's, or tables of steered rows.
         folds: fold of each example.
+        held_out_folds: the same of held-out vectors beside in-sample ones; empty if there are none.
         tokens_per_batch: positions of one forward pass, the same on every replica: part of the task
             or, where None, what the output holds for the model.
-        layers: 1-based layers to pool, for ``sums`` and ``states``.
-        cells: the cells of steered rows.
-        vectors_key: where the vectors that steer them are stored.
-        vector_digests: digest that each steered layer's vectors must have.
+        layers: 1-based layers to pool, for phase 1's tables.
+        cells: the cells of steered rows, the same for each table.
+        vectors: by table of steered rows.
     """
 
     task_id: str
@@ -59,10 +74,10 @@ class Payload:
     examples: tuple[Example, ...]
     folds: tuple[int, ...]
     tokens_per_batch: int | None
+    held_out_folds: tuple[int, ...] = ()
     layers: tuple[int, ...] = ()
     cells: tuple[Cell, ...] = ()
-    vectors_key: str = ""
-    vector_digests: Mapping[int, str] | None = None
+    vectors: Mapping[str, StoredVectors] = field(default_factory=dict)
 
 
 class StereoSetWorker:
@@ -161,37 +176,59 @@ class StereoSetWorker:
             InputError: an example cannot be encoded, or its hidden states are not finite.
         """
         if payload.cells:
-            (table,) = payload.tables
-            return {table: self._steered(payload)}
+            return self._steered(payload)
         rows = self._rows(payload)
         tokens = self._tuned(payload, rows)
         scores, pooled = self._engine.baseline(rows.encoded, tokens, payload.layers)
         scores, pooled, certificate = self._certifier.baseline(rows, scores, pooled)
         require_finite(pooled, payload.examples, str(self._dtype))
-        signs = label_signs([e.example_id for e in payload.examples])
         made = {
-            "sums": sums_table(pooled.sums(payload.folds, signs)),
-            "baseline": counted(rows_table(payload.examples, scores, payload.task_id)),
+            table: self._phase_1_table(table, payload, scores, pooled) for table in payload.tables
         }
-        if "states" in payload.tables:
-            made["states"] = states_table(payload.examples, payload.folds, pooled)
         last = payload.tables[-1]
         if certificate is not None:
             made[last] = certificate.attached_to(made[last])
-        return {name: made[name] for name in payload.tables}
+        return made
+
+    def _phase_1_table(
+        self, table: str, payload: Payload, scores: Scores, pooled: PooledStates
+    ) -> pa.Table:
+        if table == "baseline":
+            return counted(rows_table(payload.examples, scores, payload.task_id))
+        if table == "states":
+            return states_table(payload.examples, payload.folds, pooled)
+        if table == HELD_OUT_SUMS:
+            return sums_table(pooled.sums(payload.held_out_folds))
+        signs = label_signs([e.example_id for e in payload.examples])
+        return sums_table(pooled.sums(payload.folds, signs))
 
     def _rows(self, payload: Payload) -> TaskRows:
-        encoded = self._encodings.of(payload.examples)
-        return TaskRows(payload.task_id, encoded, payload.folds)
+        return TaskRows(payload.task_id, self._encodings.of(payload.examples))
 
-    def _steered(self, payload: Payload) -> pa.Table:
+    def _steered(self, payload: Payload) -> dict[str, pa.Table]:
         rows = self._rows(payload)
-        vectors = self._load_vectors(payload)
+        of_tables = [payload.vectors[table] for table in payload.tables]
+        arms = [Arm(payload.cells, self._load_vectors(of), of.folds) for of in of_tables]
         tokens = self._tuned(payload, rows)
-        scores = self._engine.steered(rows.encoded, tokens, payload.cells, vectors, payload.folds)
+        scores = self._engine.steered_in_arms(rows.encoded, tokens, arms)
         scores, certificate = self._certifier.steered(
-            rows, payload.cells, scores, self._read_vectors(payload)
+            rows,
+            [
+                replace(arm, vectors=self._read_vectors(of))
+                for arm, of in zip(arms, of_tables, strict=True)
+            ],
+            scores,
         )
+        made = {
+            table: self._steered_table(payload, of_cells)
+            for table, of_cells in zip(payload.tables, scores, strict=True)
+        }
+        if certificate is not None:
+            last = payload.tables[-1]
+            made[last] = certificate.attached_to(made[last])
+        return made
+
+    def _steered_table(self, payload: Payload, scores: Sequence[Scores]) -> pa.Table:
         tables = [
             rows_table(
                 payload.examples,
@@ -206,8 +243,7 @@ class StereoSetWorker:
             )
             for cell, of_cell in zip(payload.cells, scores, strict=True)
         ]
-        table = counted(pa.concat_tables(tables).combine_chunks())
-        return table if certificate is None else certificate.attached_to(table)
+        return counted(pa.concat_tables(tables).combine_chunks())
 
     def _tuned(self, payload: Payload, rows: TaskRows) -> int:
         """The batch size; from then on the engine has the kernels that all replicas use."""
@@ -269,18 +305,16 @@ class StereoSetWorker:
             is_packed=self._engine.is_packed,
         )
 
-    def _load_vectors(self, payload: Payload) -> SteeringVectors:
-        key = payload.vectors_key
-        if not _holds(self._vectors.get(key), payload.vector_digests or {}):
+    def _load_vectors(self, of: StoredVectors) -> SteeringVectors:
+        if not _holds(self._vectors.get(of.key), of.digests):
             # The file has grown by a layer since it was read, or was never read.
-            self._vectors[key] = self._read_vectors(payload)
-        return self._vectors[key]
+            self._vectors[of.key] = self._read_vectors(of)
+        return self._vectors[of.key]
 
-    def _read_vectors(self, payload: Payload) -> SteeringVectors:
-        key = payload.vectors_key
-        vectors = from_safetensors(self._storage.read(key), key)
-        if not _holds(vectors, payload.vector_digests or {}):
-            raise InputError(f"{key} does not hold the vectors that this task was planned with")
+    def _read_vectors(self, of: StoredVectors) -> SteeringVectors:
+        vectors = from_safetensors(self._storage.read(of.key), of.key)
+        if not _holds(vectors, of.digests):
+            raise InputError(f"{of.key} does not hold the vectors that this task was planned with")
         return vectors
 
 

@@ -9,11 +9,25 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
+from jobs.resources import model_source
+from jobs.stereoset.tables import NullTable
+from steering_core.encoding import ExampleEncoder
+from steering_core.models import load_model, load_tokenizer
+from steering_core.nulls import Null, draw_seed, label_signs
+from steering_core.protocol import PROTOCOLS
+from steering_core.slow_engine import SlowEngine
+from steering_core.vectors import assign_folds
+from tests.support.golden import golden_examples
 from tests.support.stereoset_data import DEV_JSON, needs_dev_json
 from tests.support.sweeps import read_rows, steersweep, write_spec
 
 SCORES = ["score_stereotype", "score_anti_stereotype", "score_unrelated"]
-NULLS = ("random", "shuffled")
+NULLS: tuple[Null, ...] = ("random", "shuffled")
+
+
+def _table(null: Null, draw: int = 0) -> NullTable:
+    """Of a cross-fitted sweep."""
+    return NullTable(null, "held_out", draw)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +53,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_each_null_steers_every_cell_with_vectors_of_the_same_norm(output: Path) -> None:
     frames = {
         "fit": read_rows(str(output)),
-        **{null: read_rows(str(output), f"nulls/null={null}") for null in NULLS},
+        **{null: read_rows(str(output), str(_table(null))) for null in NULLS},
     }
     keys = ["split", "bias_type", "layer", "coeff", "example_id"]
     for null in NULLS:
@@ -47,7 +61,7 @@ def test_each_null_steers_every_cell_with_vectors_of_the_same_norm(output: Path)
         assert np.abs(frames[null][SCORES] - frames["fit"][SCORES]).to_numpy().max() > 1e-3
         for path in (output / "vectors" / "tiny").rglob("*.safetensors"):
             fitted = load_file(path)
-            beside = Path("vectors", f"null={null}", *path.parts[-3:])
+            beside = Path("vectors", str(_table(null)).removeprefix("nulls/"), *path.parts[-3:])
             of_null = load_file(output / beside)
             assert of_null.keys() == fitted.keys()
             for name, vector in fitted.items():
@@ -71,10 +85,83 @@ def test_the_summary_has_them_beside_the_steered_cells(output: Path) -> None:
     assert steersweep("verify", str(output), "--rows", "30").code == 0
 
 
+def test_a_random_draw_has_one_direction_for_all_folds(output: Path) -> None:
+    folder = output / "vectors" / "null=random" / "vectors=held_out" / "draw=0"
+    for path in folder.rglob("*.safetensors"):
+        vectors = load_file(path)
+        for layer in (1, 4):
+            own = [v for name, v in vectors.items() if name.startswith(f"layer.{layer}")]
+            units = np.stack([v / np.linalg.norm(v) for v in own])
+            assert len(units) == 3  # of all examples, and of two folds
+            np.testing.assert_allclose(units @ units.T, 1.0, atol=1e-6)
+
+
+def test_a_shuffled_draw_is_the_mean_difference_of_its_own_labels(output: Path) -> None:
+    """Against states that plain Hugging Face gives, pooled and labelled again by hand."""
+    model = load_model(model_source("embedded:gemma2-tiny"), device="cpu", dtype="float32")
+    tokenizer = load_tokenizer(model_source("embedded:gemma2-tiny"))
+    protocol = PROTOCOLS["aligned"]
+    examples = golden_examples().group("intersentence", "race")
+    folds = assign_folds([e.target for e in examples], 2, 0, "intersentence/race")
+    slow = SlowEngine(model, protocol)
+    rows = ExampleEncoder(tokenizer, protocol, "tiny").encode(examples)
+    differences_ND = np.stack([np.subtract(*slow.row_states(row, [4])[::-1, 0]) for row in rows])
+    signs = label_signs([e.example_id for e in examples], draw_seed("shuffled", 0, 0))
+    folder = output / "vectors" / "null=shuffled" / "vectors=held_out" / "draw=0"
+    drawn = load_file(folder / "tiny" / "intersentence" / "race.safetensors")
+    for fold in range(2):
+        others = np.asarray(folds) != fold
+        wanted = (signs[others, None] * differences_ND[others]).mean(axis=0)
+        found = drawn[f"layer.4.fold.{fold}"]
+        cosine = wanted @ found / np.linalg.norm(wanted) / np.linalg.norm(found)
+        assert cosine == pytest.approx(1.0, abs=1e-6)
+
+
 def test_a_null_may_not_go(output: Path) -> None:
     refused = steersweep("run", str(output.parent / "sweep.yaml"), "--set", "nulls=[random]")
     assert refused.code == 2
     assert "nulls: shuffled is gone" in refused.err
+
+
+def test_draws_are_added_and_never_taken_away(tmp_path: Path) -> None:
+    spec = write_spec(
+        tmp_path / "sweep.yaml",
+        data={
+            "path": "embedded:examples.json",
+            "bias_types": ["race"],
+            "splits": ["intersentence"],
+        },
+        vectors={"folds": 1},
+        steering={"layers": [1, 4], "coeffs": [20, 400]},
+        nulls={"shuffled": 1, "random": 2, "layers": 4, "coeffs": 20},
+    )
+    assert steersweep("run", str(spec)).code == 0
+    nulls = tmp_path / "out" / "nulls"
+    before = {path: path.stat().st_mtime_ns for path in nulls.rglob("*.parquet")}
+    assert len(before) == 2 * (1 + 2)  # each draw for in-sample vectors and for held-out ones
+    assert steersweep("run", str(spec), "--set", "nulls.shuffled=3").code == 0
+    after = {path: path.stat().st_mtime_ns for path in nulls.rglob("*.parquet")}
+    assert len(after) == 2 * (3 + 2)
+    assert before.items() <= after.items()
+    rows = {
+        (vectors, draw): read_rows(str(tmp_path / "out"), str(NullTable("shuffled", vectors, draw)))
+        for vectors in ("in_sample", "held_out")
+        for draw in range(3)
+    }
+    assert {
+        (int(layer), coeff)
+        for of in rows.values()
+        for layer, coeff in zip(of.layer, of.coeff, strict=True)
+    } == {(4, 20.0)}
+    distinct = {of["score_stereotype"].to_numpy().tobytes() for of in rows.values()}
+    assert len(distinct) == len(rows)
+    assert steersweep("verify", str(tmp_path / "out"), "--rows", "40").code == 0
+    fewer = steersweep("run", str(spec), "--set", "nulls.shuffled=2")
+    assert fewer.code == 2
+    assert "nulls.shuffled: 3 -> 2 (the rows of 3 draws are stored" in fewer.err
+    elsewhere = steersweep("run", str(spec), "--set", "nulls.layers=3")
+    assert elsewhere.code == 2
+    assert "nulls.layers: 3 is not in steering.layers" in elsewhere.err
 
 
 @needs_dev_json

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cluster.ledger import Ledger
+from cluster.storage import StorageSpec
 from jobs.kinds import load_any_spec
 from jobs.persona.plan import answer_tasks, contrast_rows, steered_rows
 from jobs.persona.resolve import resolve as resolve_persona
 from jobs.persona.spec import PersonaSpec
-from jobs.stereoset.plan import packing_for, plan_missing
+from jobs.stereoset.manifest import from_tables
+from jobs.stereoset.plan import PlannedTask, packing_for, plan_missing, would_plan
+from jobs.stereoset.resolve import Sweep
 from jobs.stereoset.resolve import resolve as resolve_stereoset
 from jobs.stereoset.spec import StereoSetSpec
 from tests.support.stored_outputs import STORED_OUTPUTS, copy_stored_output
@@ -146,8 +152,22 @@ def _stereoset_ids(name: str) -> list[str]:
     spec = load_any_spec(f"{name}.yaml")
     assert isinstance(spec, StereoSetSpec)
     sweep = resolve_stereoset(spec)
-    tasks = plan_missing(sweep, [], packing_for(sweep))
-    return [task.task_id(dict.fromkeys(spec.steering.layers, VECTOR_DIGEST)) for task in tasks]
+    # The draws of nulls that earlier versions stored are planned again only for their outputs.
+    stored = from_tables(Ledger(StorageSpec(spec.output).open()).read_manifest())
+    nulls = [task for task in stored if task.phase.startswith("null")]
+    again = [task for task in nulls if would_plan(sweep, task)]
+    tasks = [*plan_missing(_without_nulls(sweep), [], packing_for(sweep)), *again]
+    return sorted(_ids(spec, tasks))
+
+
+def _ids(spec: StereoSetSpec, tasks: Sequence[PlannedTask]) -> list[str]:
+    digests = dict.fromkeys(spec.steering.layers, VECTOR_DIGEST)
+    return [task.task_id([digests] * len(task.vector_sets)) for task in tasks]
+
+
+def _without_nulls(sweep: Sweep) -> Sweep:
+    nulls = sweep.spec.nulls.model_copy(update={"random": 0, "shuffled": 0})
+    return replace(sweep, spec=sweep.spec.model_copy(update={"nulls": nulls}))
 
 
 def _persona_ids(name: str) -> list[str]:
@@ -176,4 +196,15 @@ def test_task_ids_are_pinned(stored: Path) -> None:
     Where an issue asks for that, it says so, and ``task_ids.json`` changes with it.
     """
     ids = (_persona_ids if stored.name == "persona" else _stereoset_ids)(stored.name)
-    assert ids == json.loads(PINNED_IDS.read_text())[stored.name]
+    pinned = json.loads(PINNED_IDS.read_text())[stored.name]
+    assert ids == (pinned if stored.name == "persona" else sorted(pinned))
+
+
+@pytest.mark.parametrize("stored", ["stereoset"], indirect=True)
+def test_task_ids_of_held_out_vectors_and_draws_are_pinned(stored: Path) -> None:
+    """As a new output has them: they came after the stored outputs were written."""
+    spec = load_any_spec(f"{stored.name}.yaml")
+    assert isinstance(spec, StereoSetSpec)
+    sweep = replace(resolve_stereoset(spec), has_held_out=True)
+    tasks = plan_missing(sweep, [], packing_for(sweep))
+    assert _ids(spec, tasks) == json.loads(PINNED_IDS.read_text())["stereoset, held out and draws"]

@@ -96,7 +96,7 @@ def plan(spec: StereoSetSpec, options: PlanOptions) -> SweepForecast:
         for model in sweep.models.values():
             device.peak_flops_per_s(model.dtype)
     output = Output.read(storage, sweep)
-    planner = _Planner(sweep, output.inventory, storage, device, options)
+    planner = _Planner(output.sweep, output.inventory, storage, device, options)
     found = planner.forecast()
     show(found)
     if options.prints_json:

@@ -10,8 +10,9 @@ from jobs.stereoset.forecast.rates import Rates
 from jobs.stereoset.forecast.sizes import states_part_bytes, sums_part_bytes, vectors_bytes
 from jobs.stereoset.forecast.tasks import Forecast, Forecaster
 from jobs.stereoset.inventory import Inventory
-from jobs.stereoset.plan import Group, PlannedTask, VectorSet
+from jobs.stereoset.plan import PlannedTask, VectorSet, uses_held_out_folds
 from jobs.stereoset.resolve import Sweep
+from jobs.stereoset.tables import HELD_OUT, HELD_OUT_SUMS
 from steering_core.memory import Memory, peak_memory, weights_bytes
 from steering_core.skeleton import Skeleton
 from steering_core.trunk import fork_point
@@ -157,10 +158,10 @@ def _reads(
     dtype: str,
     num_replicas: int,
 ) -> Reads:
-    by_set = Counter(task.vector_set for task in left if task.is_steered)
+    by_set = Counter(of for task in left for of in task.vector_sets)
     vectors_read = sum(
         (num_tasks + min(num_replicas, num_tasks))
-        * vectors_bytes(sweep.spec.steering.layers, _num_folds(sweep, of.group), skeleton.width)
+        * vectors_bytes(sweep.spec.steering.layers, _num_folds(sweep, of), skeleton.width)
         for of, num_tasks in by_set.items()
     )
     return Reads(
@@ -177,15 +178,25 @@ def _reads(
 
 
 def _fit_bytes(sweep: Sweep, task: PlannedTask, width: int) -> int:
-    """Of a phase 1 task's part that vectors are fitted from."""
-    if METHODS[sweep.spec.vectors.method].needs_states:
-        return states_part_bytes(len(task.layers), len(task.example_ids), width)
-    num_folds = min(_num_folds(sweep, task.group), len(task.example_ids))
-    return sums_part_bytes(len(task.layers), num_folds, width)
+    """Of a phase 1 task's parts that vectors are fitted from."""
+    num = len(task.example_ids)
+    sizes = {
+        "states": states_part_bytes(len(task.layers), num, width),
+        "sums": sums_part_bytes(
+            len(task.layers), min(_num_folds(sweep, VectorSet(task.group)), num), width
+        ),
+    }
+    if HELD_OUT_SUMS in task.tables:
+        num_folds = _num_folds(sweep, VectorSet(task.group, HELD_OUT))
+        sizes[HELD_OUT_SUMS] = sums_part_bytes(len(task.layers), min(num_folds, num), width)
+    # Of a method that needs states, the sums are not read.
+    kinds = {"states"} if METHODS[sweep.spec.vectors.method].needs_states else set(sizes)
+    return sum(sizes[table] for table in task.tables if table in kinds)
 
 
-def _num_folds(sweep: Sweep, group: Group) -> int:
-    return sweep.num_folds((group.split, group.bias_type))
+def _num_folds(sweep: Sweep, of: VectorSet) -> int:
+    key = of.group.split, of.group.bias_type
+    return sweep.num_folds(key, held_out=uses_held_out_folds(sweep, of.table))
 
 
 def _vectors_written(
@@ -193,11 +204,11 @@ def _vectors_written(
 ) -> int:
     layers: dict[VectorSet, set[int]] = defaultdict(set)
     for task in left:
-        if task.is_steered:
-            layers[task.vector_set] |= {layer for layer, _ in task.cells}
+        for of in task.vector_sets:
+            layers[of] |= {layer for layer, _ in task.cells}
     held = {of: set(vectors.whole) for of, vectors in inventory.vectors.items()}
     return sum(
-        vectors_bytes(sorted(wanted | held.get(of, set())), _num_folds(sweep, of.group), width)
+        vectors_bytes(sorted(wanted | held.get(of, set())), _num_folds(sweep, of), width)
         for of, wanted in layers.items()
         if not wanted <= held.get(of, set())
     )

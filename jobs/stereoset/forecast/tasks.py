@@ -17,6 +17,7 @@ from jobs.stereoset.forecast.sizes import (
 )
 from jobs.stereoset.plan import PlannedTask
 from jobs.stereoset.resolve import Sweep
+from jobs.stereoset.tables import HELD_OUT_SUMS
 from steering_core.flops import needed_flops, plain_flops
 from steering_core.packing import NUM_CANDIDATES
 from steering_core.pooled import POOLED_LABELS
@@ -103,11 +104,17 @@ class Forecaster:
         costs, layers = self._skeleton.costs, task.layers
         protocol = self._sweep.protocol
         read = {at(layer) for at in (protocol.read_at, protocol.apply_at) for layer in layers}
-        fold_of = self._folds[task.group.split, task.group.bias_type]
-        num_folds = len({fold_of[example_id] for example_id in task.example_ids})
+        key = task.group.split, task.group.bias_type
+        fold_of = self._folds[key]
+        held_out = self._sweep.held_out_by_id.get(key, {})
+        num_folds, num_held_out_folds = (
+            len({folds.get(example_id) for example_id in task.example_ids})
+            for folds in (fold_of, held_out)
+        )
         width, num = self._skeleton.width, len(rows)
         written = {
             "sums": sums_part_bytes(len(layers), num_folds, width),
+            HELD_OUT_SUMS: sums_part_bytes(len(layers), num_held_out_folds, width),
             "states": states_part_bytes(len(layers), num, width),
             "baseline": rows_part_bytes(num, 1),
         }
@@ -128,7 +135,8 @@ class Forecaster:
 
     def _steered(self, task: PlannedTask, rows: Sequence[RowCounts]) -> Forecast:
         costs, batching = self._skeleton.costs, self._batching
-        points = [self._sweep.protocol.apply_at(layer) for layer, _ in task.cells]
+        of_table = [self._sweep.protocol.apply_at(layer) for layer, _ in task.cells]
+        points = of_table * len(task.tables)
         behind = total_needs_behind(rows) if batching.reuses_prefix else None
         streams = [point.stream for point in points]
         measures, needs = self._sweep.spec.measures, total_needs(rows)
@@ -144,7 +152,8 @@ class Forecaster:
                     measures=measures,
                 ),
                 needed_flops=len(points) * needed_flops(costs, needs, streams, behind, measures),
-                written_bytes=rows_part_bytes(len(rows), len(points), len(measures)),
+                written_bytes=len(task.tables)
+                * rows_part_bytes(len(rows), len(of_table), len(measures)),
             ),
             rows,
             num_cells=len(points),

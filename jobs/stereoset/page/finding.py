@@ -111,7 +111,7 @@ class _Statement:
 
 def finding(summary: Summary) -> Finding:
     """What the complete cells of a summary show."""
-    rows = widest([*summary.pooled.to_pylist(), *summary.cells.to_pylist()])
+    rows = widest([*summary.shown_pooled.to_pylist(), *summary.shown_cells.to_pylist()])
     statements = summary.findings.to_pylist()
     of_model: dict[str, tuple[str, ...]] = {}
     coeff, most = None, 0
@@ -175,7 +175,8 @@ def _sentences(
         )
     if row is None:
         return ("No score is finite, so nothing can be said of it.",)
-    vectors, in_sample = _VECTORS[summary.vectors], summary.vectors == "in_sample"
+    vectors = _VECTORS[summary.shown_vectors]
+    in_sample = summary.shown_vectors == "in_sample"
     describe = _of_intent if summary.has_intent else _of_all
     here = {s.name: s for s in statements if s.row is row}
     return (

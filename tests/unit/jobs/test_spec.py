@@ -485,7 +485,8 @@ def test_roles_are_those_of_the_design() -> None:
     """What may grow, and what may change on a resume; everything else is identity."""
     roles = roles_of(StereoSetSpec)
     grid = {"models", "data.splits", "data.bias_types", "steering.layers", "steering.coeffs"}
-    grid |= {"nulls"}
+    grid |= {"vectors.held_out"}
+    grid |= {f"nulls.{key}" for key in ("random", "shuffled", "layers", "coeffs")}
     assert {path for path, role in roles.items() if role == "grid"} == grid
     runtime = {path for path, role in roles.items() if role == "runtime"}
     assert {path.partition(".")[0] for path in runtime} == {

@@ -63,7 +63,7 @@ def test_all_mistakes_are_listed_in_the_order_of_the_file(folder: Path) -> None:
         "  steering.coeffs is required",
         "  steering.layers.0: must be a whole number, got 'a'",
         "  steering.layers.1: must be a whole number, got 1.5",
-        "  unknown key steering.layer; did you mean steering.layers?",
+        "  unknown key steering.layer; did you mean steering.layers or nulls.layers?",
         "  compute.replicas: must be 'auto' or at least 1, got 0",
         "  compute.gpus_per_replica: must be 'auto' or at least 0, got -1",
         "  models.base.path: must be text, got 3",
@@ -78,7 +78,7 @@ def test_all_mistakes_are_listed_in_the_order_of_the_file(folder: Path) -> None:
 def test_a_required_key_that_is_misspelled_is_one_mistake(folder: Path) -> None:
     document = {**STEREOSET, "steering": {"layer": [1], "coeffs": [1]}}
     assert refused(document) == [
-        "sweep.yaml: unknown key steering.layer; did you mean steering.layers?"
+        "sweep.yaml: unknown key steering.layer; did you mean steering.layers or nulls.layers?"
     ]
 
 
@@ -111,7 +111,10 @@ def test_a_message_of_several_lines_survives_pickling(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("steering.layer=3", "unknown key steering.layer; did you mean steering.layers?"),
+        (
+            "steering.layer=3",
+            "unknown key steering.layer; did you mean steering.layers or nulls.layers?",
+        ),
         ("data.limit=0", "data.limit: must be at least 1, got 0"),
         # What is below the key that was set, or the section that it made.
         ("steering={layers: [1], coeffs: [x]}", "steering.coeffs.0: must be a number, got 'x'"),
@@ -166,7 +169,7 @@ def test_an_option_can_choose_the_job_and_is_named_if_it_is_none(folder: Path, j
         (STEREOSET, "seed", "did you mean data.seed?"),
         (STEREOSET, "tokens_per_batch", "did you mean compute.tokens_per_batch?"),
         (STEREOSET, "token_per_batch", "did you mean compute.tokens_per_batch?"),
-        (STEREOSET, "layers", "did you mean steering.layers?"),
+        (STEREOSET, "layers", "did you mean steering.layers or nulls.layers?"),
         (STEREOSET, "coefficients", "did you mean steering.coeffs?"),
         (STEREOSET, "path", "did you mean models.NAME.path or data.path?"),
         (STEREOSET, "Steering", "did you mean steering?"),
