@@ -360,10 +360,11 @@ def _null_tables(sweep: Sweep, group: Group, known: Sequence[PlannedTask]) -> li
     for null, num_draws in sweep.spec.nulls.num_draws().items():
         if old := old_nulls(known, null):
             tables += old
-        else:
-            tables += [
-                str(NullTable(null, of, draw)) for draw in range(num_draws) for of in vectors
-            ]
+            continue
+        # In unit `stream`, only the direction counts, and a random one is the same for both.
+        serves_both = null == "random" and sweep.spec.steering.unit == "stream"
+        of_null = vectors[:1] if serves_both else vectors
+        tables += [str(NullTable(null, of, draw)) for draw in range(num_draws) for of in of_null]
     return tables
 
 
