@@ -18,10 +18,7 @@ from jobs.stereoset.differences import (
     Planned,
     differences,
 )
-<<<<<<< HEAD
 from jobs.stereoset.doses import dose_rows
-from jobs.stereoset.estimates import Row, Stacks, baseline_row, model_estimates
-=======
 from jobs.stereoset.estimates import (
     ModelEstimates,
     Row,
@@ -29,7 +26,6 @@ from jobs.stereoset.estimates import (
     baseline_row,
     model_estimates,
 )
->>>>>>> e821723 (Held-out vectors beside in-sample ones, and many draws of nulls, on one trunk)
 from jobs.stereoset.geometry import geometry
 from jobs.stereoset.group_parts import PartsOfGroups
 from jobs.stereoset.group_sums import added_up
@@ -58,23 +54,17 @@ class Summary:
         pooled: the same over bias types, splits and layers, if there are several and all of them
             are complete; ``split`` and ``bias_type`` are then ``all``, ``layer`` is null.
         headline: the averages of the paper's notebook, one row per (model, split, coeff).
-<<<<<<< HEAD
-        findings: simultaneous statements about the widest rows of each model.
-        dose_response: shares of examples that follow the coefficient, by layer and pooled; empty
-            if there is one coefficient, or if a coefficient is no multiple of a vector.
-        differences: paired differences between models, and of fitted vectors from nulls.
-        nulls: cells and pooled cells steered with vectors that mean nothing, named by ``null``.
-=======
         held_out, held_out_pooled: the columns of ``cells`` and ``pooled``, of the rows that are
             steered with held-out vectors beside in-sample ones; no rows if there are none.
         findings: simultaneous statements about the widest rows of each model, of held-out ones if
             the model has them.
+        dose_response: shares of examples that follow the coefficient, by layer and pooled; empty
+            if there is one coefficient, or if a coefficient is no multiple of a vector.
         differences: paired differences between models, of in-sample from held-out vectors, and of
             fitted vectors from the first draw of each null.
         nulls: cells and pooled cells steered with vectors that mean nothing, named by ``null``,
             ``vectors`` and ``draw``. Draws of shuffled labels are read under their own labels.
         null_tests: ranks of the fitted vectors' effects among those of the draws.
->>>>>>> e821723 (Held-out vectors beside in-sample ones, and many draws of nulls, on one trunk)
         geometry: anisotropy of the pooled states, one row per (model, split, bias_type, layer)
             and pooled as ``pooled`` is.
         baseline: one row per (model, split, bias_type): the unsteered scores.
@@ -152,38 +142,6 @@ def summarise(storage: Storage, inventory: Inventory) -> Summary:
     num_missing = 0
     with added_up(storage, [group for of_set in parts.values() for group in of_set]) as sums:
         for place, model in enumerate(models):
-<<<<<<< HEAD
-            fitted: tuple[Stacks, Planned] | None = None
-            for rank, null in enumerate(sets):
-                groups = list(islice(sums, len(parts[model, null])))
-                if null is None:
-                    rows = [{"model": model, **baseline_row(group)} for group in groups]
-                    tables.add("baseline", rows, place)
-                if (keys := planned[null].get(model)) is None:
-                    continue
-                found = model_estimates(
-                    groups, keys, vectors=vectors_of(identity), has_direction=adds_vector(identity)
-                )
-                num_missing += sum(key.is_cell for key in keys) - len(found.cells)
-                if null is None:
-                    for name in _OF_A_MODEL:
-                        rows = [{"model": model, **row} for row in getattr(found, name)]
-                        tables.add(name, rows, place)
-                    if adds_vector(identity):
-                        rows = dose_rows(groups, keys, vectors_of(identity))
-                        tables.add("dose_response", [{"model": model, **r} for r in rows], place)
-                    for first, rows in between.add(model, found.stacks, keys):
-                        tables.add("differences", rows, 0, first, place)
-                    fitted = found.stacks, keys
-                    continue
-                rows = [*found.cells, *found.pooled]
-                rows = [{"null": null, "model": model, **row} for row in rows]
-                tables.add("nulls", rows, rank, place)
-                if fitted is not None:
-                    one, other = ("fitted", *fitted), (null, found.stacks, keys)
-                    rows = list(differences("null", one, other, model=model))
-                    tables.add("differences", rows, rank, place)
-=======
             of_model = _ModelTables(model, place, tables, between, identity)
             for rank, table in enumerate(steered):
                 groups = list(islice(sums, len(parts[model, table])))
@@ -193,15 +151,9 @@ def summarise(storage: Storage, inventory: Inventory) -> Summary:
                     num_missing += of_model.add(table, nulls.get(table), groups, keys, rank)
             of_model.finish()
     made = {name: tables.get(name) for name in _SCHEMAS}
->>>>>>> e821723 (Held-out vectors beside in-sample ones, and many draws of nulls, on one trunk)
     return Summary(
         **made,
         geometry=geometry(storage, inventory),
-<<<<<<< HEAD
-        baseline=tables.get("baseline"),
-        dose_response=tables.get("dose_response"),
-=======
->>>>>>> e821723 (Held-out vectors beside in-sample ones, and many draws of nulls, on one trunk)
         num_missing=num_missing,
         vectors=vectors_of(identity),
         has_intent=adds_vector(identity) and vectors_of(identity) != "file",
@@ -268,6 +220,9 @@ class _ModelTables:
         )
         if null is None:
             self._add_fitted(table, vectors, found, keys)
+            if adds_vector(self._identity):
+                rows = self._named(dose_rows(groups, keys, vectors))
+                self._tables.add("dose_response", rows, self._place, rank)
         else:
             self._add_draw(null, found, keys, rank)
         return sum(key.is_cell for key in keys) - len(found.cells)
