@@ -75,7 +75,7 @@ def _lay(
         task = PlannedTask(
             plan_id, group, (table,), shard, ids, (), tuple(of_cells), float(len(ids)), 4096
         )
-        task_id = task.task_id({layer: vectors.digest(layer) for layer in LAYERS})
+        task_id = task.task_id([{layer: vectors.digest(layer) for layer in LAYERS}])
         num = len(of_cells) or 1
         moved = rng.normal(0, 0.3, (num, len(ids), 3)) if of_cells else 0.0
         rows = _rows(ids, terms, before + moved, of_cells, task_id)
