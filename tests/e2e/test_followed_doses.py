@@ -60,7 +60,9 @@ def direct(output: Path) -> pd.DataFrame:
 
 def test_shares_are_those_of_a_direct_computation(output: Path) -> None:
     wanted = direct(output)
-    found = pd.read_parquet(output / "summary" / "dose_response.parquet")
+    both = pd.read_parquet(output / "summary" / "dose_response.parquet")
+    assert set(both["vectors"]) == {"in_sample", "held_out"}
+    found = both[both["vectors"] == "in_sample"]
     assert len(found) == 3 * 3 * 3, "two splits, bias types and layers, and pooled over each"
     for row in found.itertuples():
         of_row = wanted
@@ -84,7 +86,7 @@ def test_shares_are_those_of_a_direct_computation(output: Path) -> None:
 
 def test_python_and_the_page_have_it(output: Path) -> None:
     frame = package.load(str(output)).dose_response
-    assert len(frame) == 27
+    assert (frame["vectors"] == "in_sample").sum() == 27
     page = (output / "report.html").read_text("utf-8")
     assert "Dose-response of single examples" in page
     assert "1 in n! would" in page
@@ -95,7 +97,7 @@ def test_a_coefficient_of_0_in_the_grid_stands_for_the_unsteered_rows(tmp_path: 
     found = pd.read_parquet(output / "summary" / "dose_response.parquet")
     assert (found["num_points"] == 2).all()
     wanted = direct(output).groupby(KEYS)["monotone"].mean()
-    of_cells = found.dropna(subset="layer")
+    of_cells = found[found["vectors"] == "in_sample"].dropna(subset="layer")
     of_cells = of_cells[(of_cells["split"] != "all") & (of_cells["bias_type"] != "all")]
     np.testing.assert_allclose(of_cells.set_index(KEYS)["monotone"].sort_index(), wanted)
 

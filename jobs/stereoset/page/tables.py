@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pyarrow as pa
+
 from jobs.page.table import Cell, Column, Table
 from jobs.page.words import DASH, coefficient, number
 from jobs.stereoset.comparison import Comparison
@@ -299,13 +301,18 @@ def _significant(rows: Sequence[Mapping[str, Any]], model: str, coeff: float) ->
 def dose_response(summary: Summary) -> Table:
     """How many examples follow the coefficient, and how many go against the largest one."""
     rows = summary.dose_response.to_pylist()[:_MOST_ROWS]
-    at_largest = _at_largest_coeff([*summary.pooled.to_pylist(), *summary.cells.to_pylist()])
+    at_largest = {
+        "held_out": _at_largest_coeff(summary.held_out_pooled, summary.held_out),
+        # Cross-fitted sweeps have held-out rows as their main ones.
+        summary.vectors: _at_largest_coeff(summary.pooled, summary.cells),
+    }
     return Table(
         "dose-response",
         "Dose-response of single examples",
         (
             Column("model", is_number=False),
             Column("where", is_number=False),
+            Column("vectors", is_number=False),
             Column("n", "examples"),
             Column("coefficients", "with 0"),
             Column("rises at every step", _SHARE),
@@ -316,10 +323,11 @@ def dose_response(summary: Summary) -> Table:
             (
                 _word(row["model"]),
                 _word(_place(row)),
+                _word(VECTORS[row["vectors"]]),
                 _count(row["num_examples"]),
                 _count(row["num_points"]),
                 *(_estimate(row, name, times=100) for name in MONOTONE),
-                _estimate(at_largest[_key(row)], "anti_steered", times=100),
+                _estimate(at_largest[row["vectors"]][_key(row)], "anti_steered", times=100),
             )
             for row in rows
         ),
@@ -330,8 +338,9 @@ def dose_response(summary: Summary) -> Table:
     ).condensed()
 
 
-def _at_largest_coeff(rows: Sequence[_Row]) -> dict[tuple[Any, ...], _Row]:
+def _at_largest_coeff(*tables: pa.Table) -> dict[tuple[Any, ...], _Row]:
     """By place, the row with the coefficient that is largest in size."""
+    rows = [row for table in tables for row in table.to_pylist()]
     ordered = sorted(rows, key=lambda row: abs(row["coeff"]))
     return {_key(row): row for row in ordered}
 
