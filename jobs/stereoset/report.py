@@ -22,6 +22,7 @@ from jobs.stereoset.inventory import Inventory, take_inventory
 from jobs.stereoset.non_finite import described
 from jobs.stereoset.page.facts import gather
 from jobs.stereoset.page.write import PAGE_KEY, write_page
+from jobs.stereoset.push import push_of
 from jobs.stereoset.result import as_json as result_as_json
 from jobs.stereoset.result import print_result, select
 from jobs.stereoset.summary import Summary, summarise
@@ -76,7 +77,7 @@ def report(
         )
     print_result(summary.cells, summary.pooled, summary.headline, by)
     print_comparisons(comparisons, seeds)
-    for line in described(inventory):
+    for line in [*described(inventory), *_doses(summary)]:
         warn(line)
     certificate = write_certificate(storage, inventory)
     facts = gather(
@@ -89,6 +90,11 @@ def report(
         _draw(storage, inventory, summary)
     _say_where(storage)
     return summary
+
+
+def _doses(summary: Summary) -> list[str]:
+    push = push_of(summary.cells.to_pylist())
+    return [] if push is None else push.warnings(summary.unit)
 
 
 def as_json(storage: Storage, summary: Summary, by: frozenset[str] | None) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from jobs.console import print_tables, say
 from jobs.stereoset.headline import averages, sentences
+from jobs.stereoset.push import push_of
 from jobs.stereoset.summary_keys import POOLED
 from jobs.words import coefficient, count, signed
 from steering_core.errors import InputError
@@ -74,6 +75,8 @@ def print_result(
     columns = ("layer", *_COLUMNS) if has_layers else _COLUMNS
     print_tables(columns, [(f"\n{heading}", of) for heading, of in groups.items()])
     say(f"\n{_FOOTNOTE}\n")
+    if (push := push_of(cells.to_pylist())) is not None:
+        say(f"{push.sentence()}\n")
     if len(rows) < num_all:
         say(f"These are {len(rows)} of {num_all:,} rows; `steersweep report --by coeff` has all.")
 
@@ -129,6 +132,7 @@ def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
             "changed": _finite(row["changed"]),
             "lms_before": _finite(_before(row)),
             "lms": _finite(row["lms"]),
+            "dose": _finite(row.get("dose")),
         }
         for row in rows
     ]

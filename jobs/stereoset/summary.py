@@ -31,6 +31,8 @@ from jobs.stereoset.group_parts import PartsOfGroups
 from jobs.stereoset.group_sums import added_up
 from jobs.stereoset.inventory import Inventory
 from jobs.stereoset.null_tests import NULL_TESTS_SCHEMA, null_tests
+from jobs.stereoset.push import add_doses
+from jobs.stereoset.resolve import GroupKey
 from jobs.stereoset.summary_keys import planned_keys
 from jobs.stereoset.summary_sums import GroupSums
 from jobs.stereoset.summary_tables import (
@@ -43,6 +45,7 @@ from jobs.stereoset.summary_tables import (
 )
 from jobs.stereoset.tables import HELD_OUT, STEERED, NullTable, null_table
 from steering_core.nulls import OLD_LABEL_SEED, draw_seed
+from steering_core.vectors import SteeringVectors, Unit
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class Summary:
         vectors: what steered the main rows: ``in_sample``, ``held_out`` or ``file``.
         has_intent: whether steering is meant to push from stereotype to anti-stereotype: it adds
             vectors that were fitted to that contrast.
+        unit: what coefficients multiply, if a vector is added.
     """
 
     cells: pa.Table
@@ -89,6 +93,7 @@ class Summary:
     num_missing: int
     vectors: str
     has_intent: bool
+    unit: Unit = "vector"
 
     @property
     def shown_vectors(self) -> str:
@@ -148,7 +153,14 @@ def summarise(storage: Storage, inventory: Inventory) -> Summary:
                 if table == STEERED:
                     of_model.add_baseline(groups)
                 if (keys := planned[table].get(model)) is not None:
-                    num_missing += of_model.add(table, nulls.get(table), groups, keys, rank)
+                    num_missing += of_model.add(
+                        table,
+                        nulls.get(table),
+                        groups,
+                        keys,
+                        rank,
+                        _vectors(inventory, model, table),
+                    )
             of_model.finish()
     made = {name: tables.get(name) for name in _SCHEMAS}
     return Summary(
@@ -157,7 +169,17 @@ def summarise(storage: Storage, inventory: Inventory) -> Summary:
         num_missing=num_missing,
         vectors=vectors_of(identity),
         has_intent=adds_vector(identity) and vectors_of(identity) != "file",
+        unit=identity.get("steering.unit", "vector"),
     )
+
+
+def _vectors(inventory: Inventory, model: str, table: str) -> dict[GroupKey, SteeringVectors]:
+    """The vectors that steered a table's rows of a model, by split and bias type."""
+    return {
+        (of.group.split, of.group.bias_type): vectors
+        for of, vectors in inventory.vectors.items()
+        if (of.group.model, of.table) == (model, table)
+    }
 
 
 def _is_planned(inventory: Inventory, table: str) -> bool:
@@ -212,12 +234,15 @@ class _ModelTables:
         groups: Sequence[GroupSums],
         keys: Planned,
         rank: int,
+        steered_with: Mapping[GroupKey, SteeringVectors],
     ) -> int:
         """The rows of one set of vectors; returns how many planned cells are not complete."""
         vectors = self._main if table == STEERED else table
         found = model_estimates(
             groups, keys, vectors=vectors, has_direction=adds_vector(self._identity)
         )
+        if adds_vector(self._identity):
+            add_doses(found.cells, found.pooled, steered_with)
         if null is None:
             self._add_fitted(table, vectors, found, keys)
             if adds_vector(self._identity):

@@ -40,6 +40,7 @@ CELLS_SCHEMA = pa.schema(
         *_with_intervals(CELL_ESTIMATES),
         *((f"{name}{end}", pa.float64()) for name in TESTED for end in ("_p", "_q")),
         ("icc_s2a", pa.float64()),
+        ("dose", pa.float64()),
     ]
 )
 NULLS_SCHEMA = pa.schema(

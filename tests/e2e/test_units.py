@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
@@ -108,12 +109,33 @@ def test_the_norms_do_not_depend_on_folds(by_stream: Path, in_sample: Path) -> N
 
 def test_nulls_push_as_far(by_stream: Path) -> None:
     for null in ("random", "shuffled"):
-        of_null = vector_files(by_stream, f"vectors/null={null}/tiny")
+        below = f"vectors/null={null}/vectors=held_out/draw=0/tiny"
+        of_null = vector_files(by_stream, below)
         for path, fitted in vector_files(by_stream).items():
             assert of_null[path].unit == "stream"
             assert of_null[path].stream_norms == fitted.stream_norms
             for layer in (1, 4):
                 assert of_null[path].dose(layer, -0.1) == fitted.dose(layer, -0.1) == 0.1
+
+
+def test_the_dose_is_the_same_in_every_row_and_told_on_console_and_page(
+    by_stream: Path, by_vector: Path
+) -> None:
+    for table in ("cells", "pooled", "nulls"):
+        rows = pd.read_parquet(by_stream / "summary" / f"{table}.parquet")
+        assert (rows["dose"] == rows["coeff"].abs()).all()
+    said = "Steering pushed by 0.1 to 0.3 of the stream"
+    reported = steersweep("report", str(by_stream), "--no-figures")
+    assert said in reported.out
+    assert said in (by_stream / "report.html").read_text()
+    rows = pd.read_parquet(by_vector / "summary" / "cells.parquet")
+    for path, vectors in vector_files(by_vector).items():
+        of_group = rows[(rows["split"] == path.parts[0]) & (rows["bias_type"] == path.stem)]
+        for layer, coeff, dose in of_group[["layer", "coeff", "dose"]].itertuples(index=False):
+            assert dose == vectors.dose(layer, coeff)
+            norms = [np.linalg.norm(vectors.for_fold(layer, fold)) for fold in (0, 1)]
+            doses = abs(coeff) * np.asarray(norms) / vectors.stream_norms[layer]
+            assert doses.min() * (1 - 1e-6) <= dose <= doses.max() * (1 + 1e-6)
 
 
 def test_stored_rows_are_verified_and_a_finished_run_is_settled(by_stream: Path) -> None:
@@ -137,7 +159,8 @@ def test_a_norm_that_was_changed_is_noticed(by_stream: Path, tmp_path: Path) -> 
 def test_vectors_of_a_file_are_pushed_by_the_stream_of_each_group(tmp_path: Path) -> None:
     group = {"path": "embedded:examples.json", "splits": ["intersentence"], "bias_types": ["race"]}
     fitted, given = tmp_path / "fitted", tmp_path / "given"
-    assert sweep(fitted, data=group, vectors={"folds": 1}, steering=STREAM).code == 0
+    in_sample = {"folds": 1, "held_out": False}  # a file has nothing to hold out
+    assert sweep(fitted, data=group, vectors=in_sample, steering=STREAM).code == 0
     (own,) = (fitted / "out" / "vectors").rglob("*.safetensors")
     _, file = read_vectors(own.read_bytes(), str(own))
     # The unit belongs to the sweep: a file of its vectors is the same in any unit.

@@ -44,6 +44,7 @@ def cell(
     row |= {"num_examples": 100, "num_terms": 20, "num_non_finite": 0, "few_terms": False}
     row |= {f"{name}{end}": None for name in TESTED for end in ("_p", "_q")}
     row |= {f"kl{end}": None for end in ("", "_low", "_high")}  # few sweeps measure it
+    row["dose"] = None  # as in outputs of earlier versions
     for name, number in numbers.items():
         if isinstance(number, tuple):
             row |= dict(zip((name, f"{name}_low", f"{name}_high"), number, strict=True))

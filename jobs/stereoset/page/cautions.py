@@ -8,6 +8,7 @@ from jobs.page.cautions import Caution, of_random_weights
 from jobs.page.words import coefficient, counted
 from jobs.stereoset.page.estimate import Estimate
 from jobs.stereoset.page.facts import Facts
+from jobs.stereoset.push import push_of
 from jobs.stereoset.summary_keys import widest
 from jobs.stereoset.summary_tables import FEW_TERMS
 
@@ -45,6 +46,8 @@ def _vectors(facts: Facts) -> Iterator[Caution]:
             "what they seem to do is this fit: `--set vectors.folds=5` in a new output steers "
             "with vectors of other examples."
         )
+    if (push := push_of(rows)) is not None:
+        yield from (Caution(text) for text in push.warnings(facts.summary.unit))
     if rows and all(row["changed"] == 0 for row in rows):
         yield Caution(
             "No cell changed a single choice. The coefficients may be too small for this model; "

@@ -69,7 +69,11 @@ def _protocol(spec: Mapping[str, Any], num_folds: Mapping[str, int]) -> list[tup
         ),
         ("Scores", f"mean log-probability of the scored tokens: {words.SCORING[spec['scoring']]}"),
         ("Layers L", f"{_listed(steering['layers'])} (1 is the stream after the first block)"),
-        ("Coefficients", _listed([coefficient(float(c)) for c in steering["coeffs"]])),
+        (
+            "Coefficients",
+            _listed([coefficient(float(c)) for c in steering["coeffs"]])
+            + (" times the stream's mean norm" if steering.get("unit") == "stream" else ""),
+        ),
     ]
 
 

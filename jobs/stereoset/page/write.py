@@ -17,6 +17,7 @@ from jobs.stereoset.page.facts import Facts
 from jobs.stereoset.page.figures import drawn
 from jobs.stereoset.page.finding import finding
 from jobs.stereoset.page.ran import STATISTICS, glossary, ran
+from jobs.stereoset.push import push_of
 
 PAGE_KEY = "report.html"
 _MOST_SENTENCES = 6
@@ -41,6 +42,7 @@ def _tables(facts: Facts) -> Iterator[Table]:
 def page_of(facts: Facts) -> str:
     """The page's HTML."""
     found = finding(facts.summary)
+    push = push_of(facts.summary.cells.to_pylist())
     return render(
         _PACKAGE,
         {
@@ -49,6 +51,7 @@ def page_of(facts: Facts) -> str:
             "facts": facts,
             "ran": ran(facts),
             "finding": found,
+            "push": None if push is None else push.sentence(),
             "cautions": cautions(facts),
             "headline": tables.headline(facts.summary),
             "headline_sentences": [
