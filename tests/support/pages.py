@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from jobs.stereoset.differences import DIFFERENCES_SCHEMA
 from jobs.stereoset.geometry import GEOMETRY_SCHEMA
+from jobs.stereoset.null_tests import NULL_TESTS_SCHEMA
 from jobs.stereoset.page.facts import Facts
 from jobs.stereoset.summary import Summary
 from jobs.stereoset.summary_tables import (
@@ -75,6 +76,9 @@ def summary_of(
         differences=DIFFERENCES_SCHEMA.empty_table(),
         findings=pa.Table.from_pylist(list(findings), schema=FINDINGS_SCHEMA),
         cells=pa.Table.from_pylist(list(cells), schema=CELLS_SCHEMA),
+        held_out=CELLS_SCHEMA.empty_table(),
+        held_out_pooled=CELLS_SCHEMA.empty_table(),
+        null_tests=NULL_TESTS_SCHEMA.empty_table(),
         pooled=pa.Table.from_pylist(list(pooled), schema=CELLS_SCHEMA),
         headline=pa.Table.from_pylist(list(headline), schema=HEADLINE_SCHEMA),
         nulls=pa.Table.from_pylist(list(of_nulls), schema=NULLS_SCHEMA),
