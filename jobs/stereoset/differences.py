@@ -68,7 +68,9 @@ def differences(
     a t test for the others.
     """
     (name_a, stacks_a, planned_a), (name_b, stacks_b, planned_b) = a, b
-    common = planned_a.keys() & planned_b.keys()
+    # A pooled row of fewer cells (nulls of some layers, a group without held-out vectors) is of
+    # other examples or layers than one of all.
+    common = {key for key, num in planned_a.items() if planned_b.get(key) == num}
     for stack in sorted({(key.split, key.bias_type, key.layer is None) for key in common}):
         found_a, found_b = stacks_a.get(stack), stacks_b.get(stack)
         if found_a is None or found_b is None:

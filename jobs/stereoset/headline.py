@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from jobs.words import coefficient, count
@@ -18,13 +18,22 @@ VECTORS = {
     "held_out": "held-out vectors",
     "file": "vectors from a file",
 }
+KINDS = {"in_sample": "in-sample", "held_out": "held-out", "file": "from a file"}
+"""The same in a column of vectors."""
+_RATIO = "the ratio of anti-stereotypical answers"
 
 Row = Mapping[str, Any]
 
 
 def sentences(rows: Iterable[Row]) -> list[str]:
-    """A sentence for each row of ``summary/headline``."""
-    return [f"{_place(row)}: {_rise(row)}." for row in rows]
+    """A sentence for each model, split and coefficient of ``summary/headline``.
+
+    In-sample and held-out vectors of one place are in the same sentence.
+    """
+    places: dict[str, list[Row]] = {}
+    for row in rows:
+        places.setdefault(_place(row), []).append(row)
+    return [_sentence(place, of_place) for place, of_place in places.items()]
 
 
 def averages(rows: Iterable[Row]) -> str:
@@ -40,23 +49,28 @@ def averages(rows: Iterable[Row]) -> str:
 
 
 def _place(row: Row) -> str:
-    return (
-        f"{row['model']}, {row['split']}, coefficient {coefficient(row['coeff'])}, "
-        f"{VECTORS[row['vectors']]}"
-    )
+    return f"{row['model']}, {row['split']}, coefficient {coefficient(row['coeff'])}"
+
+
+def _sentence(place: str, rows: Sequence[Row]) -> str:
+    first, *others = rows
+    if not others:
+        return f"{place}, {VECTORS[first['vectors']]}: {_RATIO} {_rise(first)}."
+    texts = [f"with {VECTORS[first['vectors']]}, {_RATIO} {_rise(first)}"]
+    texts += [f"with {VECTORS[row['vectors']]}, it {_rise(row)}" for row in others]
+    return f"{place}: {'; '.join(texts)}."
 
 
 def _rise(row: Row) -> str:
     rise = row["anti_rise_percent"]
     if rise is None:
         return (
-            "the ratio of anti-stereotypical answers is not defined, because in "
-            f"{count(row['num_undefined'], 'cell')} none was chosen before steering"
+            f"is not defined, because in {count(row['num_undefined'], 'cell')} none was chosen "
+            "before steering"
         )
     if abs(rise) < 0.05:
-        return "the ratio of anti-stereotypical answers did not change"
-    word = "rose" if rise > 0 else "fell"
-    text = f"the ratio of anti-stereotypical answers {word} by {abs(rise):.1f} %"
+        return "did not change"
+    text = f"{'rose' if rise > 0 else 'fell'} by {abs(rise):.1f} %"
     low, high = row["anti_rise_percent_low"], row["anti_rise_percent_high"]
     if low is None or high is None:
         return text

@@ -11,7 +11,7 @@ Source: Phipson and Smyth 2010, "Permutation p-values should never be zero".
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -54,14 +54,7 @@ def null_tests(
         kinds[row["null"], row["vectors"]] = None
         by_key.setdefault((row["null"], row["vectors"], *(row[k] for k in _KEYS)), []).append(row)
     for vectors, rows in fitted.items():
-        # With `unit: stream` one draw of random directions serves both kinds of vectors; and an
-        # output of an earlier version does not say which vectors its draws stand for.
-        of_nulls = {
-            null: next(v for v in candidates if (null, v) in kinds)
-            for null in dict.fromkeys(null for null, _ in kinds)
-            for candidates in [(vectors, *(["in_sample"] if null == "random" else []), None)]
-            if any((null, v) in kinds for v in candidates)
-        }
+        of_nulls = stand_for(vectors, kinds)
         for row in rows:
             if row["coeff"] == 0:
                 continue
@@ -70,6 +63,23 @@ def null_tests(
                 of_key = by_key.get((null, stands_for, *key), [])
                 for name in ESTIMATES:
                     yield from _tested(row, name, null, vectors, of_key, has_intent=has_intent)
+
+
+def stand_for(vectors: str, kinds: Collection[tuple[str, str | None]]) -> dict[str, str | None]:
+    """By null, the ``vectors`` of the draws that these fitted vectors are compared with.
+
+    With `unit: stream` one draw of random directions serves both kinds of vectors; and an output
+    of an earlier version does not say which vectors its draws stand for.
+
+    Args:
+        kinds: each (null, vectors) that there are draws of.
+    """
+    return {
+        null: next(v for v in candidates if (null, v) in kinds)
+        for null in dict.fromkeys(null for null, _ in kinds)
+        for candidates in [(vectors, *(["in_sample"] if null == "random" else []), None)]
+        if any((null, v) in kinds for v in candidates)
+    }
 
 
 def _tested(

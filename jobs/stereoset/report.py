@@ -18,6 +18,7 @@ from jobs.console import detail, link, say, warn
 from jobs.stereoset.certificate_file import CERTIFICATE_KEY, write_certificate
 from jobs.stereoset.comparison import COMPARED_SCHEMA, compare, of_seeds, print_comparisons
 from jobs.stereoset.examples import store_missing_examples
+from jobs.stereoset.headline import VECTORS
 from jobs.stereoset.inventory import Inventory, take_inventory
 from jobs.stereoset.non_finite import described
 from jobs.stereoset.page.facts import gather
@@ -26,7 +27,7 @@ from jobs.stereoset.push import push_of
 from jobs.stereoset.result import as_json as result_as_json
 from jobs.stereoset.result import print_result, select
 from jobs.stereoset.summary import Summary, summarise
-from jobs.stereoset.summary_tables import HEADLINE_SCHEMA, stored_table
+from jobs.stereoset.summary_tables import HEADLINE_SCHEMA, NULLS_SCHEMA, stored_table
 from jobs.words import count
 
 
@@ -75,7 +76,14 @@ def report(
             f"{group} has steered rows but lacks {count(num_missing, 'part')} of its baseline; "
             "`steersweep run` with the same spec recomputes it"
         )
-    print_result(summary.cells, summary.pooled, summary.headline, by)
+    print_result(
+        summary.cells,
+        summary.pooled,
+        summary.headline,
+        by,
+        held_out=summary.by_vectors["held_out"] if summary.held_out.num_rows else (),
+        differences=summary.differences.to_pylist() if summary.held_out.num_rows else (),
+    )
     print_comparisons(comparisons, seeds)
     for line in [*described(inventory), *_doses(summary)]:
         warn(line)
@@ -99,12 +107,15 @@ def _doses(summary: Summary) -> list[str]:
 
 def as_json(storage: Storage, summary: Summary, by: frozenset[str] | None) -> dict[str, Any]:
     """The printed result as plain data, unrounded; of a report that was just made."""
-    rows = [*summary.cells.to_pylist(), *summary.pooled.to_pylist()]
     certificate = json.loads(storage.read(CERTIFICATE_KEY))
     return {
         "num_missing_cells": summary.num_missing,
         "certificate": certificate["overall"],
-        "result": result_as_json(select(rows, by or frozenset())),
+        "result": [
+            row
+            for vectors, rows in summary.by_vectors.items()
+            for row in result_as_json(select(rows, by or frozenset()), vectors)
+        ],
     }
 
 
@@ -126,20 +137,26 @@ def _write(storage: Storage, name: str, table: pa.Table, *, only_with_rows: bool
 
 def _draw(storage: Storage, inventory: Inventory, summary: Summary) -> None:
     # matplotlib takes a second to load, and only figures need it.
+    import pandas as pd
+
     from jobs.figures.write import FIGURES, write_figures
     from jobs.stereoset.figures.make import NAMES, planned_figures, what_is_drawn
     from jobs.stereoset.frames import vectors_frame
 
     cells = summary.shown_cells.to_pandas()
     headline = summary.headline.to_pandas()
+    of_nulls = pa.Table.from_pylist(summary.nulls_of(summary.shown_vectors), schema=NULLS_SCHEMA)
+    in_sample = pd.concat([summary.cells.to_pandas(), summary.pooled.to_pandas()])
     figures = planned_figures(
         cells,
         summary.shown_pooled.to_pandas(),
         vectors_frame(inventory.vectors),
         headline=headline[headline["vectors"] == summary.shown_vectors],
-        of_nulls=summary.nulls.to_pandas(),
+        of_nulls=of_nulls.to_pandas(),
         geometry=summary.geometry.to_pandas(),
         has_intent=summary.has_intent,
+        steered_with=VECTORS[summary.shown_vectors],
+        in_sample=in_sample if summary.held_out.num_rows else None,
     )
     write_figures(storage, figures, NAMES)
     say(f"figures: {storage.uri_of(FIGURES)} ({what_is_drawn(figures, cells)})")
@@ -157,9 +174,22 @@ def show(storage: Storage) -> bool:
         headline = stored_table(storage, "headline")
     except ObjectNotFoundError:  # a report of an earlier version has none
         headline = HEADLINE_SCHEMA.empty_table()
-    print_result(cells, pooled, headline)
+    held_out, held_out_pooled, differences = (
+        _rows_if_stored(storage, name) for name in ("held_out", "held_out_pooled", "differences")
+    )
+    print_result(
+        cells, pooled, headline, held_out=[*held_out, *held_out_pooled], differences=differences
+    )
     _say_where(storage)
     return True
+
+
+def _rows_if_stored(storage: Storage, name: str) -> list[dict[str, Any]]:
+    try:
+        rows: list[dict[str, Any]] = stored_table(storage, name).to_pylist()
+    except ObjectNotFoundError:  # it is there only if it has rows
+        return []
+    return rows
 
 
 def _say_where(storage: Storage) -> None:

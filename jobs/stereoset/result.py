@@ -27,9 +27,16 @@ _FOOTNOTE = """\
 S→A: mean change of score(anti-stereotype) - score(stereotype) in nats per
      scored token. Above 0: steering made the anti-stereotype more likely.
 U→A: the same for score(anti-stereotype) - score(unrelated).
-S→U: the same for score(unrelated) - score(stereotype).
-changed: share of examples for which another candidate is now the likeliest.
+{s2u}changed: share of examples for which another candidate is now the likeliest.
 LMS: StereoSet's language modeling score in percent, before → after."""
+_S2U = "S→U: the same for score(unrelated) - score(stereotype).\n"
+_BOTH_COLUMNS = ("coeff", "vectors", *_COLUMNS[1:3], *_COLUMNS[4:])
+"""Without S→U, which is S→A minus U→A: the table would be wider than 80 columns."""
+_BOTH_FOOTNOTE = """\
+in-sample: vectors fitted to the examples that they steer; held-out: to
+     examples about other target terms. Findings are made from held-out rows.
+difference: in-sample minus held-out, paired by target term; what in-sample
+     vectors owe to having been fitted to these examples.\n"""
 
 Row = Mapping[str, Any]
 
@@ -48,12 +55,21 @@ def parse_by(text: str | None) -> frozenset[str]:
 
 
 def print_result(
-    cells: pa.Table, pooled: pa.Table, headline: pa.Table, by: frozenset[str] | None = None
+    cells: pa.Table,
+    pooled: pa.Table,
+    headline: pa.Table,
+    by: frozenset[str] | None = None,
+    *,
+    held_out: Sequence[Row] = (),
+    differences: Sequence[Row] = (),
 ) -> None:
     """Print the paper's headline, and one row per model, split, coefficient and column of ``by``.
 
     Args:
         by: columns to separate; None: the short form, which says how to get more.
+        held_out: cells and pooled cells of held-out vectors, if ``cells`` are of in-sample ones
+            and both are there.
+        differences: rows of ``summary/differences``; those of in-sample from held-out are used.
     """
     rows = select([*cells.to_pylist(), *pooled.to_pylist()], by or frozenset())
     if not rows:
@@ -63,18 +79,23 @@ def print_result(
     if by is None:
         rows = rows[:_MOST_ROWS]
     has_layers = len({row["layer"] for row in rows}) > 1
+    other = {tuple(row[key] for key in KEYS): row for row in held_out}
+    paired = _paired(differences)
     groups: dict[str, list[list[str]]] = {}
     for row in rows:
-        shown = _cells_of(row)
-        if has_layers:
-            shown.insert(0, "all" if row["layer"] is None else str(row["layer"]))
-        groups.setdefault(_heading(row, has_layers=has_layers), []).append(shown)
+        key = tuple(row[name] for name in KEYS)
+        lines = _of_both(row, other.get(key), paired.get(key, {})) if other else [_cells_of(row)]
+        for shown in lines:
+            if has_layers:
+                shown.insert(0, "all" if row["layer"] is None else str(row["layer"]))
+            groups.setdefault(_heading(row, has_layers=has_layers), []).append(shown)
     _print_headline(headline.to_pylist())
     say()
     say(f"Change caused by steering{_pooled_over(rows, cells)}")
-    columns = ("layer", *_COLUMNS) if has_layers else _COLUMNS
+    columns = [*(["layer"] if has_layers else []), *(_BOTH_COLUMNS if other else _COLUMNS)]
     print_tables(columns, [(f"\n{heading}", of) for heading, of in groups.items()])
-    say(f"\n{_FOOTNOTE}\n")
+    footnote = _FOOTNOTE.format(s2u="" if other else _S2U)
+    say(f"\n{_BOTH_FOOTNOTE if other else ''}{footnote}\n")
     if (push := push_of(cells.to_pylist())) is not None:
         say(f"{push.sentence()}\n")
     if len(rows) < num_all:
@@ -85,7 +106,8 @@ def _print_headline(rows: Sequence[Row]) -> None:
     if not rows:
         return
     say("\n" + textwrap.fill(f"The paper's headline. {averages(rows)}", 80))
-    for sentence in sentences(rows[:_MOST_SENTENCES]):
+    texts = sentences(rows)
+    for sentence in texts[:_MOST_SENTENCES]:
         say(
             textwrap.fill(
                 sentence,
@@ -95,8 +117,8 @@ def _print_headline(rows: Sequence[Row]) -> None:
                 break_on_hyphens=False,
             )
         )
-    if len(rows) > _MOST_SENTENCES:
-        say(f"  ({len(rows) - _MOST_SENTENCES:,} more in summary/headline.csv)")
+    if len(texts) > _MOST_SENTENCES:
+        say(f"  ({len(texts) - _MOST_SENTENCES:,} more in summary/headline.csv)")
 
 
 def select(rows: Iterable[Row], by: frozenset[str]) -> list[Row]:
@@ -123,12 +145,17 @@ def select(rows: Iterable[Row], by: frozenset[str]) -> list[Row]:
     )
 
 
-def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The numbers of the table, unrounded; null where one is not defined."""
+def as_json(rows: Sequence[Row], vectors: str) -> list[dict[str, Any]]:
+    """The numbers of the table, unrounded; null where one is not defined.
+
+    Args:
+        vectors: what steered these rows.
+    """
     estimates = [f"{name}{end}" for name in ("s2a", "u2a", "s2u") for end in ("", "_low", "_high")]
     return [
         {key: _finite(row[key]) for key in (*KEYS, "num_examples", *estimates)}
         | {
+            "vectors": vectors,
             "changed": _finite(row["changed"]),
             "lms_before": _finite(_before(row)),
             "lms": _finite(row["lms"]),
@@ -147,6 +174,40 @@ def _before(row: Row) -> float | None:
 def _finite(value: Any) -> Any:
     is_number = isinstance(value, float)
     return None if is_number and not float("-inf") < value < float("inf") else value
+
+
+def _paired(differences: Iterable[Row]) -> dict[tuple[Any, ...], dict[str, Row]]:
+    """By place and estimate, in-sample minus held-out."""
+    found: dict[tuple[Any, ...], dict[str, Row]] = {}
+    for row in differences:
+        if row["kind"] == "held_out":
+            found.setdefault(tuple(row[key] for key in KEYS), {})[row["estimate"]] = row
+    return found
+
+
+def _of_both(
+    in_sample: Row, held_out: Row | None, differences: Mapping[str, Row]
+) -> list[list[str]]:
+    """The lines of in-sample and held-out vectors at one place, and of their difference."""
+    lines = []
+    for name, row in (("in-sample", in_sample), ("held-out", held_out)):
+        if row is not None:
+            coeff, s2a, u2a, _, *rest = _cells_of(row)
+            lines.append([coeff, name, s2a, u2a, *rest])
+    if s2a_row := differences.get("s2a"):
+        u2a_row = differences.get("u2a")
+        lines.append(
+            [
+                coefficient(in_sample["coeff"]),
+                "difference",
+                f"{_signed(s2a_row['difference'])} "
+                f"({_signed(s2a_row['low'])}, {_signed(s2a_row['high'])})",
+                "-" if u2a_row is None else _signed(u2a_row["difference"]),
+                "",
+                "",
+            ]
+        )
+    return lines
 
 
 def _cells_of(row: Row) -> list[str]:

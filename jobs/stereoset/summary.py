@@ -30,10 +30,10 @@ from jobs.stereoset.geometry import geometry
 from jobs.stereoset.group_parts import PartsOfGroups
 from jobs.stereoset.group_sums import added_up
 from jobs.stereoset.inventory import Inventory
-from jobs.stereoset.null_tests import NULL_TESTS_SCHEMA, null_tests
+from jobs.stereoset.null_tests import NULL_TESTS_SCHEMA, null_tests, stand_for
 from jobs.stereoset.push import add_doses
 from jobs.stereoset.resolve import GroupKey
-from jobs.stereoset.summary_keys import planned_keys
+from jobs.stereoset.summary_keys import SummaryKey, planned_keys
 from jobs.stereoset.summary_sums import GroupSums
 from jobs.stereoset.summary_tables import (
     BASELINE_SCHEMA,
@@ -109,6 +109,20 @@ class Summary:
     def shown_pooled(self) -> pa.Table:
         """The pooled cells of ``shown_vectors``."""
         return self.held_out_pooled if self.held_out.num_rows else self.pooled
+
+    def nulls_of(self, vectors: str) -> list[Row]:
+        """Rows of ``nulls`` that stand for these vectors."""
+        rows = self.nulls.to_pylist()
+        chosen = stand_for(vectors, {(row["null"], row["vectors"]): None for row in rows})
+        return [row for row in rows if chosen.get(row["null"], vectors) == row["vectors"]]
+
+    @property
+    def by_vectors(self) -> dict[str, list[Row]]:
+        """Rows of ``pooled`` and ``cells`` by the vectors that steered them, main ones first."""
+        rows = {self.vectors: [*self.pooled.to_pylist(), *self.cells.to_pylist()]}
+        if self.held_out.num_rows:
+            rows["held_out"] = [*self.held_out_pooled.to_pylist(), *self.held_out.to_pylist()]
+        return rows
 
 
 _SCHEMAS = {
@@ -275,8 +289,11 @@ class _ModelTables:
         of = {"null": null.null, "vectors": null.vectors or None, "draw": null.draw}
         rows = [{**of, **row} for row in self._named([*found.cells, *found.pooled])]
         self._tables.add("nulls", rows, rank, self._place)
-        self._draws += rows
         fitted = self._sides.get(null.vectors or self._main)
+        # Nulls of some layers or coefficients are pooled over fewer cells: these say nothing of
+        # what the fitted vectors do over all.
+        planned: Planned = {} if fitted is None else fitted[2]
+        self._draws += [row for row in rows if planned.get(at := _key(row)) == keys[at]]
         if fitted is not None and null.draw == 0:
             one, other = ("fitted", *fitted[1:]), (null.null, found.stacks, keys)
             rows = list(differences("null", one, other, model=self._model))
@@ -291,6 +308,10 @@ class _ModelTables:
 
     def _named(self, rows: Iterable[Row]) -> list[Row]:
         return [{"model": self._model, **row} for row in rows]
+
+
+def _key(row: Row) -> SummaryKey:
+    return SummaryKey(*(row[name] for name in SummaryKey._fields))
 
 
 class _Tables:

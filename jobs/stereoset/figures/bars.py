@@ -27,18 +27,24 @@ _FEW, _MANY = 8, 30
 """Layers that a quarter, and a half, of a page's width has room for."""
 
 
-def bars(cells: pd.DataFrame, *, has_intent: bool) -> Iterator[tuple[str, Drawing]]:
+def bars(
+    cells: pd.DataFrame, steered_with: str = "", *, has_intent: bool
+) -> Iterator[tuple[str, Drawing]]:
     """A figure per split and coefficient.
 
     Args:
+        steered_with: a sentence that begins the caption: ``Held-out vectors.``
         has_intent: whether the legend calls one change intended and the others side effects.
     """
     names = legend(has_intent=has_intent)
     for split, coeff, of in by_split_and_coeff(cells):
-        yield f"bars-{split}-coeff={float_text(coeff)}", partial(_figure, of, split, coeff, names)
+        draw = partial(_figure, of, split, coeff, names, steered_with)
+        yield f"bars-{split}-coeff={float_text(coeff)}", draw
 
 
-def _figure(cells: pd.DataFrame, split: str, coeff: float, names: Mapping[str, str]) -> Figure:
+def _figure(
+    cells: pd.DataFrame, split: str, coeff: float, names: Mapping[str, str], steered_with: str
+) -> Figure:
     models, bias_types = ordered(cells["model"]), ordered(cells["bias_type"])
     layers = ordered(cells["layer"])
     most = 4 if len(layers) <= _FEW else 2 if len(layers) <= _MANY else 1
@@ -48,7 +54,8 @@ def _figure(cells: pd.DataFrame, split: str, coeff: float, names: Mapping[str, s
         (len(models) * rows_each, columns),
         Layout(width=(6.4 - 0.15 * (columns - 1)) / columns, height=1.2, gap_x=0.15),
         f"Change in log-likelihood by layer, {split}, coefficient {coefficient(coeff)}",
-        f"Steered minus baseline, mean over examples, with 95 % intervals. {LEGEND_OF_LABELS}.",
+        f"{steered_with}Steered minus baseline, mean over examples, with 95 % intervals. "
+        f"{LEGEND_OF_LABELS}.",
         [(Patch(color=COLORS[name].light), names[name]) for name in CHANGES],
     )
     for number, model in enumerate(models):

@@ -26,7 +26,9 @@ _WIDE = 30.0
 """Ratio of coefficients from which on they are evenly spaced, as small ones would coincide."""
 
 
-def curves(cells: pd.DataFrame, pooled: pd.DataFrame) -> Iterator[tuple[str, Drawing]]:
+def curves(
+    cells: pd.DataFrame, pooled: pd.DataFrame, steered_with: str = ""
+) -> Iterator[tuple[str, Drawing]]:
     """A figure per split with several coefficients, pooled over bias types."""
     coeffs = ordered(cells["coeff"])
     by_layer, whole = (
@@ -37,11 +39,13 @@ def curves(cells: pd.DataFrame, pooled: pd.DataFrame) -> Iterator[tuple[str, Dra
         if of["coeff"].nunique() > 1:
             yield (
                 f"curves-{split}",
-                partial(_figure, of, whole[whole["split"] == split], str(split)),
+                partial(_figure, of, whole[whole["split"] == split], str(split), steered_with),
             )
 
 
-def _figure(by_layer: pd.DataFrame, over_layers: pd.DataFrame, split: str) -> Figure:
+def _figure(
+    by_layer: pd.DataFrame, over_layers: pd.DataFrame, split: str, steered_with: str
+) -> Figure:
     coeffs = ordered(by_layer["coeff"])
     models, all_layers = ordered(by_layer["model"]), ordered(by_layer["layer"])
     layers = spread(all_layers, _MOST_LAYERS)
@@ -58,7 +62,7 @@ def _figure(by_layer: pd.DataFrame, over_layers: pd.DataFrame, split: str) -> Fi
         (len(models) * len(families), 3),
         Layout(width=1.85, height=1.3, gap_x=0.5),
         f"Estimates by coefficient, {split}",
-        f"Over all bias types, with 95 % intervals. {LEGEND_OF_LABELS}."
+        f"{steered_with}Over all bias types, with 95 % intervals. {LEGEND_OF_LABELS}."
         + (" Coefficients are spaced evenly, not to scale." if _is_wide(coeffs) else ""),
         [(legend_line(style), label) for label, style, _ in lines],
     )

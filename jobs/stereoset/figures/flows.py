@@ -56,7 +56,10 @@ _KINDS = (
 
 
 def flows(
-    cells: pd.DataFrame, pooled: pd.DataFrame, headline: pd.DataFrame | None = None
+    cells: pd.DataFrame,
+    pooled: pd.DataFrame,
+    headline: pd.DataFrame | None = None,
+    steered_with: str = "",
 ) -> Iterator[tuple[str, Drawing]]:
     """A figure per split and coefficient, over bias types.
 
@@ -72,7 +75,9 @@ def flows(
         over_layers = whole[(whole["split"] == split) & (whole["coeff"] == coeff)]
         yield (
             f"flows-{split}-coeff={float_text(coeff)}",
-            partial(_figure, of, over_layers, split, coeff, has_headline=has_headline),
+            partial(
+                _figure, of, over_layers, split, coeff, steered_with, has_headline=has_headline
+            ),
         )
 
 
@@ -81,6 +86,7 @@ def _figure(
     over_layers: pd.DataFrame,
     split: str,
     coeff: float,
+    steered_with: str,
     *,
     has_headline: bool,
 ) -> Figure:
@@ -106,8 +112,9 @@ def _figure(
         (len(models) * len(_KINDS), 1),
         Layout(width * _UNIT, height * _UNIT, left=0.15, right=0.15, bottom=0.15, over=0.48),
         f"Net flows, {split}, coefficient {coefficient(coeff)}",
-        f"Over all bias types.{average} {LEGEND_OF_LABELS}. Arrow width: size, on one scale for "
-        "choices and one for log-likelihood. Gray: the 95 % interval contains 0 or is missing.",
+        f"{steered_with}Over all bias types.{average} {LEGEND_OF_LABELS}. Arrow width: size, "
+        "on one scale for choices and one for log-likelihood. Gray: the 95 % interval contains 0 "
+        "or is missing.",
     )
     for number, model in enumerate(models):
         for index, kind in enumerate(_KINDS):

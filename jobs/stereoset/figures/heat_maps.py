@@ -18,20 +18,23 @@ from jobs.stereoset.figures.selection import largest, ordered
 from jobs.stereoset.labels import FAMILIES, LABELS, LEGEND_OF_LABELS
 
 
-def heat_maps(cells: pd.DataFrame, pooled: pd.DataFrame) -> Iterator[tuple[str, Drawing]]:
+def heat_maps(
+    cells: pd.DataFrame, pooled: pd.DataFrame, steered_with: str = ""
+) -> Iterator[tuple[str, Drawing]]:
     """A figure per model and split with several cells, pooled over bias types."""
     for (model, split), of in over_bias_types(cells, pooled).groupby(["model", "split"]):
         if len(of) > 1:
-            yield f"heat-map-{model}-{split}", partial(_figure, of, str(model), str(split))
+            draw = partial(_figure, of, str(model), str(split), steered_with)
+            yield f"heat-map-{model}-{split}", draw
 
 
-def _figure(rows: pd.DataFrame, model: str, split: str) -> Figure:
+def _figure(rows: pd.DataFrame, model: str, split: str, steered_with: str) -> Figure:
     layers, coeffs = ordered(rows["layer"]), ordered(rows["coeff"])
     figure, axes = page(
         (len(FAMILIES), 3),
         Layout(width=1.65, height=min(3.2, max(1.1, 0.13 * len(layers))), right=0.75),
         f"Estimates by layer and coefficient, {split}",
-        f"{model}, over all bias types. {LEGEND_OF_LABELS}. Gray: not complete.",
+        f"{model}, over all bias types. {steered_with}{LEGEND_OF_LABELS}. Gray: not complete.",
     )
     for panels, (family, names) in zip(axes, FAMILIES.items(), strict=True):
         row_title(panels[0], family)

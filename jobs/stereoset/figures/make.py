@@ -17,11 +17,11 @@ from jobs.stereoset.figures.curves import curves
 from jobs.stereoset.figures.flows import flows
 from jobs.stereoset.figures.heat_maps import heat_maps
 from jobs.stereoset.figures.selection import drawn_coeffs
-from jobs.stereoset.figures.side_by_side import models, nulls
+from jobs.stereoset.figures.side_by_side import held_out, models, nulls
 from jobs.stereoset.figures.vector_lines import vector_lines
 from jobs.stereoset.figures.vector_maps import vector_maps
 
-NAMES = re.compile(r"anisotropy|(bars|flows|heat-map|curves|models|nulls|vectors)-.*")
+NAMES = re.compile(r"anisotropy|(bars|flows|heat-map|curves|models|nulls|vectors|held-out)-.*")
 """Of all figures that are made here."""
 
 
@@ -34,6 +34,8 @@ def planned_figures(
     of_nulls: pd.DataFrame | None = None,
     geometry: pd.DataFrame | None = None,
     has_intent: bool = True,
+    steered_with: str = "",
+    in_sample: pd.DataFrame | None = None,
 ) -> Mapping[str, Drawing]:
     """Figures by name, still to be drawn; a kind without data is left out.
 
@@ -41,17 +43,22 @@ def planned_figures(
         cells, pooled, headline, of_nulls, geometry: tables of the summary.
         vectors: columns model, split, bias_type, layer, fold (null: of all examples), vector.
         has_intent: whether steering is meant to push from stereotype to anti-stereotype.
+        steered_with: the vectors of ``cells`` in words, which captions name: ``held-out vectors``.
+        in_sample: cells and pooled cells of in-sample vectors, if ``cells`` are of held-out ones
+            and both are there.
     """
+    of = f"{steered_with[0].upper()}{steered_with[1:]}. " if steered_with else ""
     of_cells = (
         ()
         if cells.empty
         else chain(
-            bars(cells, has_intent=has_intent),
-            flows(cells, pooled, headline),
-            heat_maps(cells, pooled),
-            curves(cells, pooled),
-            models(cells, pooled),
-            () if of_nulls is None else nulls(cells, pooled, of_nulls),
+            bars(cells, of, has_intent=has_intent),
+            flows(cells, pooled, headline, of),
+            heat_maps(cells, pooled, of),
+            curves(cells, pooled, of),
+            models(cells, pooled, of),
+            () if in_sample is None else held_out(cells, pooled, in_sample),
+            () if of_nulls is None else nulls(cells, pooled, of_nulls, of),
         )
     )
     of_vectors = () if vectors.empty else chain(vector_lines(vectors), vector_maps(vectors))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from jobs.page.cautions import Caution, of_random_weights
 from jobs.page.words import coefficient, counted
@@ -40,7 +41,15 @@ def _stereoset(facts: Facts) -> Iterator[Caution]:
 
 def _vectors(facts: Facts) -> Iterator[Caution]:
     rows = [row for row in facts.summary.cells.to_pylist() if row["coeff"] != 0]
-    if rows and facts.summary.vectors == "in_sample":
+    if facts.summary.held_out.num_rows:
+        yield Caution(
+            "Rows marked in-sample are steered with vectors that were fitted to the same "
+            "examples. Part of what these vectors seem to do is this fit. The finding and the "
+            "figures are of held-out vectors, which were fitted to examples about other target "
+            "terms."
+        )
+        yield from _without_held_out(facts)
+    elif rows and facts.summary.vectors == "in_sample":
         yield Caution(
             "The vectors were fitted to the same examples that they steer (in-sample). Part of "
             "what they seem to do is this fit: `--set vectors.folds=5` in a new output steers "
@@ -55,11 +64,30 @@ def _vectors(facts: Facts) -> Iterator[Caution]:
         )
 
 
+def _without_held_out(facts: Facts) -> Iterator[Caution]:
+    held_out = {_group(row) for row in facts.summary.held_out.to_pylist()}
+    single = {
+        _group(row)
+        for row in facts.summary.cells.to_pylist()
+        if row["num_terms"] == 1 and _group(row) not in held_out
+    }
+    if single:
+        yield Caution.of(
+            "Groups with a single target term have no held-out vectors, because there are no "
+            "other terms to fit them to. All their rows are in-sample:",
+            sorted(single),
+        )
+
+
+def _group(row: Mapping[str, Any]) -> str:
+    return f"{row['model']}/{row['split']}/{row['bias_type']}"
+
+
 def _terms(facts: Facts) -> Iterator[Caution]:
     """Rows that the finding rests on and that have few target terms."""
-    all_rows = [*facts.summary.pooled.to_pylist(), *facts.summary.cells.to_pylist()]
+    all_rows = [*facts.summary.shown_pooled.to_pylist(), *facts.summary.shown_cells.to_pylist()]
     few = {
-        f"{row['model']}/{row['split']}/{row['bias_type']}: {row['num_terms']}"
+        f"{_group(row)}: {row['num_terms']}"
         for rows in widest(all_rows).values()
         for row in rows
         if row["few_terms"]
@@ -130,7 +158,7 @@ def _numbers(facts: Facts) -> Iterator[Caution]:
             broken,
         )
     small = [
-        f"{row['model']}/{row['split']}/{row['bias_type']}: {row['num_examples']:,}"
+        f"{_group(row)}: {row['num_examples']:,}"
         for row in facts.summary.baseline.to_pylist()
         if row["num_examples"] < FEW_EXAMPLES
     ]
@@ -143,11 +171,11 @@ def _numbers(facts: Facts) -> Iterator[Caution]:
 
 def _broken_down(facts: Facts) -> list[str]:
     falls = []
-    for row in facts.summary.cells.to_pylist():
+    for row in facts.summary.shown_cells.to_pylist():
         change = Estimate.of(row, "lms_change")
         if change is not None and change.value < -LMS_FALL and change.high < 0:
             place = (
-                f"{row['model']}/{row['split']}/{row['bias_type']}, layer {row['layer']}, "
+                f"{_group(row)}, layer {row['layer']}, "
                 f"coefficient {coefficient(row['coeff'])}: {change.text()} ({change.range()})"
             )
             falls.append((change.value, place))

@@ -18,7 +18,9 @@ _THINNED = {"layer": "layers", "coeff": "coefficients", "model": "models"}
 _Row = Mapping[str, Any]
 
 
-def shown(rows: Sequence[_Row], coeff: float | None = None) -> tuple[list[_Row], str]:
+def shown(
+    rows: Sequence[_Row], coeff: float | None = None, table: str = "cells"
+) -> tuple[list[_Row], str]:
     """The rows that are shown, and a sentence about them; no sentence if those are all.
 
     Of layers, coefficients and models, evenly spread ones with the first and the last. Rows that
@@ -27,6 +29,7 @@ def shown(rows: Sequence[_Row], coeff: float | None = None) -> tuple[list[_Row],
     Args:
         rows: cells and pooled cells.
         coeff: a coefficient that is among them in any case: the page's text is about it.
+        table: of ``summary/`` that has every cell: ``cells`` or ``held_out``.
     """
     if len(rows) <= MOST_ROWS:
         return list(rows), ""
@@ -44,13 +47,14 @@ def shown(rows: Sequence[_Row], coeff: float | None = None) -> tuple[list[_Row],
             break
         most[axis] = most[axis] * 9 // 10
     chosen = chosen[:MOST_ROWS]
-    return chosen, _sentence(rows, chosen, every, names_one=bool(added))
+    return chosen, _sentence(rows, chosen, every, table, names_one=bool(added))
 
 
 def _sentence(
     rows: Sequence[_Row],
     chosen: Sequence[_Row],
     every: Mapping[str, Sequence[Any]],
+    table: str,
     *,
     names_one: bool,
 ) -> str:
@@ -64,5 +68,6 @@ def _sentence(
     return (
         f"There are {num_cells:,} cells. The figures show {num_shown:,} of them: "
         f"{', '.join(parts)}, evenly spread and chosen without regard to their results{one}. "
-        "summary/cells.csv has every cell, summary/pooled.csv all that are pooled."
+        f"summary/{table}.csv has every cell, "
+        f"summary/{'pooled' if table == 'cells' else 'held_out_pooled'}.csv all that are pooled."
     )

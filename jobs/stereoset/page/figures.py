@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from jobs.page.words import PERCENT, coefficient
+from jobs.stereoset.headline import VECTORS
 from jobs.stereoset.labels import CHANGES, FLOWS, legend
 from jobs.stereoset.page.chosen import shown
 from jobs.stereoset.page.words import name_of
@@ -69,7 +70,7 @@ class Drawn:
         numeric: layers as numbers, None for rows pooled over them.
         start: by axis, what is chosen at first.
         columns: by name, axes and estimates of every row.
-        note: which rows are shown, if not all.
+        note: which vectors and rows are shown.
     """
 
     figures: tuple[Figure, ...]
@@ -106,7 +107,10 @@ def drawn(summary: Summary, coeff: float | None) -> Drawn:
     Args:
         coeff: the coefficient that is shown first; None: the first there is.
     """
-    rows, note = shown([*summary.pooled.to_pylist(), *summary.cells.to_pylist()], coeff)
+    every = [*summary.shown_pooled.to_pylist(), *summary.shown_cells.to_pylist()]
+    table = "held_out" if summary.held_out.num_rows else "cells"
+    rows, note = shown(every, coeff, table)
+    which = f"All figures are of {VECTORS[summary.shown_vectors]}."
     found: dict[str, list[Any]] = {axis: _values(axis, rows) for axis in AXES}
     number_of = {axis: {v: n for n, v in enumerate(values)} for axis, values in found.items()}
     columns: dict[str, list[Any]] = {
@@ -133,7 +137,7 @@ def drawn(summary: Summary, coeff: float | None) -> Drawn:
         numeric=tuple(found["layer"]),
         start={axis: number_of[axis].get(coeff, 0) if axis == "coeff" else 0 for axis in AXES},
         columns=columns,
-        note=note,
+        note=f"{which} {note}".strip() if rows else "",
     )
 
 

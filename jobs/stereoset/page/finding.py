@@ -29,6 +29,11 @@ _VECTORS = {
     "held_out": "With held-out vectors",
     "file": "With vectors from a file",
 }
+_NULLS = {
+    "random": "{} of random direction",
+    "shuffled": "{} fitted to shuffled labels",
+}
+_MOST_NULL_PLACES = 2
 _INTENDED = (CHANGES[0], INTENDED)
 """What steering is meant to move, in both measures; everything else is a side effect."""
 
@@ -184,6 +189,8 @@ def _sentences(
         _churn(row, here, "In-sample, steering" if in_sample else "Steering"),
         _lms(row, "In-sample, LMS" if in_sample else "LMS"),
         *_missed(statements),
+        *_against_in_sample(row, summary),
+        *_against_nulls(row, summary),
     )
 
 
@@ -296,6 +303,83 @@ def _missed(statements: Sequence[_Statement]) -> list[str]:
         f"{number(largest[False], 2)} nats per token, or a net flow of up to "
         f"{number(100 * largest[True], 1)}{PERCENT} of choices, could have been missed."
     ]
+
+
+def _against_in_sample(row: Row, summary: Summary) -> list[str]:
+    """How much more in-sample vectors seem to do at the same place."""
+    in_sample = _at_place(row, summary.by_vectors.get("in_sample", []))
+    paired = _at_place(
+        row,
+        [
+            d
+            for d in summary.differences.to_pylist()
+            if d["kind"] == "held_out" and d["estimate"] == CHANGES[0]
+        ],
+    )
+    if not in_sample or not paired or in_sample[0][CHANGES[0]] is None:
+        return []
+    value = in_sample[0][CHANGES[0]]
+    more = Estimate(paired[0]["difference"], paired[0]["low"], paired[0]["high"])
+    # In the direction that the coefficient's sign is meant to push; without one, as it went.
+    is_back = row["coeff"] < 0 if summary.has_intent else value < 0
+    if is_back:
+        value, more = -value, Estimate(-more.value, -more.high, -more.low)
+    gained, lost = ("stereotype", "anti-stereotype")[:: 1 if is_back else -1]
+    word = "more" if more.value >= 0 else "less"
+    if more.value < 0:
+        more = Estimate(-more.value, -more.high, -more.low)
+    text = (
+        f"With in-sample vectors, which were fitted to the examples that they steer, the gain of "
+        f"the {gained} on the {lost} is {number(value, 3)} nats per token there, "
+        f"{more.text(3)} {word} than with held-out ones (95{PERCENT} interval of the difference "
+        f"{more.range(3)}, paired by target term)."
+    )
+    return [text]
+
+
+def _against_nulls(row: Row, summary: Summary) -> list[str]:
+    """Where the effect stands among vectors that mean nothing, where they steered the most."""
+    tests = [
+        test
+        for test in summary.null_tests.to_pylist()
+        if test["vectors"] == summary.shown_vectors
+        and test["model"] == row["model"]
+        and test["estimate"] == CHANGES[0]
+    ]
+    # Of the same coefficient if it has any: another choice must not depend on what came out.
+    coeffs = {test["coeff"] for test in tests}
+    if not coeffs:
+        return []
+    coeff = row["coeff"] if row["coeff"] in coeffs else max(coeffs, key=abs)
+    at_coeff = [test for test in tests if test["coeff"] == coeff]
+    here = _at_place(row, at_coeff) or widest(at_coeff)[row["model"]]
+    places: dict[tuple[Any, ...], list[Row]] = {}
+    for test in here:
+        places.setdefault(_key(test), []).append(test)
+    sentences = []
+    for key, of_place in list(places.items())[:_MOST_NULL_PLACES]:
+        place = f"{_place(of_place[0])}, at coefficient {coefficient(coeff)}, "
+        text = f"{'' if key == _key(row) else place}{'; '.join(map(_rank, of_place))}."
+        sentences.append(f"{text[0].upper()}{text[1:]}")
+    return sentences
+
+
+def _rank(test: Row) -> str:
+    num, as_much = test["num_draws"], test["rank"] - 1
+    kind = _NULLS[test["null"]].format("vector" if num == 1 else "vectors")
+    smallest = (
+        f", the smallest that {num:,} {'draw' if num == 1 else 'draws'} can give"
+        if not as_much
+        else ""
+    )
+    return (
+        f"among {num:,} {kind}, {as_much:,} moved stereotype against anti-stereotype as much "
+        f"(p = {number(test['p'], 2 if test['p'] >= 0.0095 else 4)}{smallest})"
+    )
+
+
+def _at_place(row: Row, rows: Sequence[Row]) -> list[Row]:
+    return [of for of in rows if of["model"] == row["model"] and _key(of) == _key(row)]
 
 
 def _place(row: Row) -> str:

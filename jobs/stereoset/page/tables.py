@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any
 
 import pyarrow as pa
 
 from jobs.page.table import Cell, Column, Table
-from jobs.page.words import DASH, coefficient, number
+from jobs.page.words import DASH, coefficient, counted, number
 from jobs.stereoset.comparison import Comparison
-from jobs.stereoset.headline import VECTORS, averages
+from jobs.stereoset.headline import KINDS, VECTORS, averages
 from jobs.stereoset.labels import CHANGES, DELTA, FLOWS, LABELS
 from jobs.stereoset.page.estimate import Estimate
 from jobs.stereoset.page.facts import Facts
 from jobs.stereoset.page.finding import SIGNIFICANT
 from jobs.stereoset.page.words import name_of
 from jobs.stereoset.summary import Summary
-from jobs.stereoset.summary_keys import AXES, is_cell, widest
+from jobs.stereoset.summary_keys import AXES, POOLED, is_cell, widest
 from steering_core.dose_response import MONOTONE
 
 _MOST_ROWS = 2000
@@ -31,15 +32,23 @@ _KL_NOTE = (
     "KL: how far steering moved the next-token distribution from the unsteered one, the mean over "
     "all scored tokens. It counts every change, wanted or not."
 )
+_NULL_NOTE = (
+    "Null vectors show what any push of this size moves. Only what the fitted vectors move beyond "
+    "that is their own effect."
+)
 _SHARE = "% of examples"
 _POINTS = "points"
 
 
 def glance(summary: Summary) -> Table:
     """Net flows and LMS of each model at each coefficient, from the widest pooled rows."""
-    all_rows = [*summary.pooled.to_pylist(), *summary.cells.to_pylist()]
-    rows = [row for of_model in widest(all_rows).values() for row in of_model]
-    has_kl = _has_kl(rows)
+    rows = _side_by_side(
+        {
+            vectors: [row for of_model in widest(rows).values() for row in of_model]
+            for vectors, rows in summary.by_vectors.items()
+        }
+    )
+    has_kl = _has_kl([row for _, row in rows])
     return Table(
         "glance",
         "What steering changed",
@@ -47,6 +56,7 @@ def glance(summary: Summary) -> Table:
             Column("model", is_number=False),
             Column("where", is_number=False),
             Column("coefficient"),
+            *_vectors_column(summary),
             *(Column(f"{DELTA} {LABELS[name]}", "nats") for name in CHANGES),
             *_flow_columns(),
             Column("changed", _SHARE),
@@ -59,6 +69,7 @@ def glance(summary: Summary) -> Table:
                 _word(row["model"]),
                 _word(_place(row)),
                 _coeff(row["coeff"]),
+                *_vectors_cell(summary, vectors),
                 *(_estimate(row, name, digits=3, q=row[f"{name}_q"]) for name in CHANGES),
                 *_flow_cells(row),
                 _estimate(row, "changed", times=100),
@@ -66,7 +77,7 @@ def glance(summary: Summary) -> Table:
                 _estimate(row, "lms"),
                 *([_estimate(row, "kl", digits=3)] if has_kl else []),
             )
-            for row in rows[:_MOST_ROWS]
+            for vectors, row in rows[:_MOST_ROWS]
         ),
         "Every example has the same weight here. Intervals are each for one number alone. "
         f"*: q < {SIGNIFICANT}.{f' {_KL_NOTE}' if has_kl else ''}",
@@ -75,7 +86,11 @@ def glance(summary: Summary) -> Table:
 
 def headline(summary: Summary) -> Table:
     """The averages of the paper's notebook."""
-    rows = summary.headline.to_pylist()
+    by_vectors: dict[str, list[_Row]] = {}
+    for row in summary.headline.to_pylist():
+        by_vectors.setdefault(row["vectors"], []).append(row)
+    rows = [row for _, row in _side_by_side(by_vectors, ("model", "split", "coeff"))]
+    names = KINDS if len(by_vectors) > 1 else VECTORS
     return Table(
         "headline",
         "The paper's headline",
@@ -93,7 +108,7 @@ def headline(summary: Summary) -> Table:
                 _word(row["model"]),
                 _word(row["split"]),
                 _coeff(row["coeff"]),
-                _word(VECTORS[row["vectors"]]),
+                _word(names[row["vectors"]]),
                 _estimate(row, "anti_rise_percent"),
                 *(_estimate(row, name, times=100) for name in FLOWS),
                 *(_estimate(row, name, digits=3) for name in CHANGES),
@@ -105,19 +120,189 @@ def headline(summary: Summary) -> Table:
     ).condensed()
 
 
+def _side_by_side(
+    by_vectors: Mapping[str, Sequence[_Row]], key: Sequence[str] = ("model", *AXES, "coeff")
+) -> list[tuple[str, _Row]]:
+    """(Vectors, row), with the rows of one place next to each other."""
+    places: dict[tuple[Any, ...], list[tuple[str, _Row]]] = {}
+    for vectors, rows in by_vectors.items():
+        for row in rows:
+            places.setdefault(tuple(row[name] for name in key), []).append((vectors, row))
+    return [entry for of_place in places.values() for entry in of_place]
+
+
+def _vectors_column(summary: Summary) -> tuple[Column, ...]:
+    """A column that tells in-sample from held-out rows, if there are both."""
+    return (Column("vectors", is_number=False),) if summary.held_out.num_rows else ()
+
+
+def _vectors_cell(summary: Summary, vectors: str) -> tuple[Cell, ...]:
+    return (_word(KINDS[vectors]),) if summary.held_out.num_rows else ()
+
+
+def held_out_differences(summary: Summary) -> Table:
+    """Paired differences of in-sample from held-out vectors."""
+    return _differences(
+        "held-out-differences",
+        "Differences: in-sample minus held-out vectors",
+        _where(summary.differences.to_pylist(), "kind", "held_out"),
+    )
+
+
+def null_tests(summary: Summary) -> Table:
+    """Ranks and p-values of the fitted vectors' effects among those of the draws."""
+    by_key: dict[tuple[Any, ...], dict[str, _Row]] = {}
+    for row in summary.null_tests.to_pylist():
+        key = (*_key(row), row["coeff"], row["null"], row["vectors"])
+        by_key.setdefault(key, {})[row["estimate"]] = row
+    entries = sorted(
+        by_key.values(),
+        key=lambda of: -sum(next(iter(of.values()))[axis] in (POOLED, None) for axis in AXES),
+    )
+    estimates = ((CHANGES[0], 3, 1.0, "nats"), (FLOWS[0], 1, 100.0, _SHARE))
+    return Table(
+        "null-tests",
+        "Ranks among vectors that mean nothing",
+        (
+            Column("model", is_number=False),
+            Column("where", is_number=False),
+            Column("coefficient"),
+            Column("vectors", is_number=False),
+            Column("null", is_number=False),
+            *(
+                column
+                for name, _, _, unit in estimates
+                for column in (
+                    Column(f"{'flow' if name in FLOWS else DELTA} {LABELS[name]}", unit),
+                    Column("rank", LABELS[name] if name in CHANGES else f"flow {LABELS[name]}"),
+                    Column("p"),
+                )
+            ),
+        ),
+        tuple(
+            (
+                _word(row["model"]),
+                _word(_place(row)),
+                _coeff(row["coeff"]),
+                _word(KINDS[row["vectors"]]),
+                _word(row["null"]),
+                *(
+                    cell
+                    for name, digits, times, _ in estimates
+                    for cell in _rank_cells(of.get(name), digits, times)
+                ),
+            )
+            for of in entries[:_MOST_ROWS]
+            for row in [next(iter(of.values()))]
+        ),
+        "Rank 1: no draw moved as much, in the direction of the coefficient's sign if steering "
+        "has one. p: the share of draws and the vector itself that moved as much; with k draws it "
+        "cannot be smaller than 1 / (k + 1). Shuffled draws are scored under their own labels, so "
+        "they are as much in-sample as the vector that they are compared with. "
+        "summary/null_tests.csv has every row.",
+    ).condensed()
+
+
+def _rank_cells(row: _Row | None, digits: int, times: float) -> tuple[Cell, ...]:
+    if row is None:
+        return (_MISSING,) * 3
+    return (
+        Cell(number(times * row["value"], digits), times * row["value"]),
+        Cell(f"{row['rank']:,} of {row['num_draws'] + 1:,}", row["rank"]),
+        Cell(number(row["p"], 3), row["p"]),
+    )
+
+
 def nulls(summary: Summary) -> Table:
     """The fitted vectors compared with each null."""
     of_nulls = summary.nulls.to_pylist()
+    if any(row["draw"] for row in of_nulls):
+        return _ranges(summary)
     names = sorted({row["null"] for row in of_nulls})
-    fitted = [*summary.pooled.to_pylist(), *summary.cells.to_pylist()] if names else []
+    sets: dict[str, Sequence[_Row]] = {}
+    for vectors, fitted in (summary.by_vectors if names else {}).items():
+        of = f", {KINDS[vectors]}" if summary.held_out.num_rows else ""
+        sets[f"fitted{of}"] = fitted
+        for name in names:
+            sets[f"{name}{of}"] = _where(summary.nulls_of(vectors), "null", name)
     return _beside(
         "nulls",
         "Compared with nulls: steering with vectors that mean nothing",
         "vectors",
-        {"fitted": fitted, **{name: _where(of_nulls, "null", name) for name in names}},
-        "Null vectors show what any push of this size moves. Only what the fitted vectors move "
-        "beyond that is their own effect.",
+        sets,
+        _NULL_NOTE,
     )
+
+
+def _ranges(summary: Summary) -> Table:
+    """The fitted vectors, and the median and range over the draws of each null."""
+    draws: dict[tuple[str, str], dict[tuple[Any, ...], list[_Row]]] = {}
+    for vectors in summary.by_vectors:
+        for draw in summary.nulls_of(vectors):
+            of_null = draws.setdefault((vectors, draw["null"]), {})
+            of_null.setdefault((*_key(draw), draw["coeff"]), []).append(draw)
+    names = (*CHANGES, *FLOWS, "lms_change")
+    entries: list[tuple[_Row, str, str, tuple[Cell, ...]]] = []
+    with_nulls = {key for of_null in draws.values() for key in of_null}
+    by_vectors = {
+        # The widest rows that draws were made for: nulls may have fewer layers than the grid.
+        vectors: [
+            row
+            for of_model in widest(
+                row for row in rows if (*_key(row), row["coeff"]) in with_nulls
+            ).values()
+            for row in of_model
+        ]
+        for vectors, rows in summary.by_vectors.items()
+    }
+    for vectors, row in _side_by_side(by_vectors):
+        key = (*_key(row), row["coeff"])
+        scales = [
+            (name, 3 if name in CHANGES else 1, 100.0 if name in FLOWS else 1.0) for name in names
+        ]
+        fitted = tuple(_estimate(row, name, digits=d, times=t) for name, d, t in scales)
+        entries.append((row, vectors, "fitted", fitted))
+        for (of_vectors, null), of_null in draws.items():
+            at = of_null.get(key)
+            if of_vectors == vectors and at:
+                cells = tuple(_range(at, name, d, t) for name, d, t in scales)
+                entries.append((row, vectors, f"{null}, {counted(len(at), 'draw')}", cells))
+    return Table(
+        "nulls",
+        "Compared with nulls: steering with vectors that mean nothing",
+        (
+            Column("model", is_number=False),
+            Column("where", is_number=False),
+            Column("coefficient"),
+            *_vectors_column(summary),
+            Column("steered with", is_number=False),
+            *(Column(f"{DELTA} {LABELS[name]}", "nats") for name in CHANGES),
+            *_flow_columns(),
+            Column("LMS change", _POINTS),
+        ),
+        tuple(
+            (
+                _word(row["model"]),
+                _word(_place(row)),
+                _coeff(row["coeff"]),
+                *_vectors_cell(summary, vectors),
+                _word(what),
+                *cells,
+            )
+            for row, vectors, what, cells in entries[:_MOST_ROWS]
+        ),
+        f"Fitted: the estimate and its 95 % interval. Nulls: the median of the draws, and the "
+        f"smallest to the largest of them. {_NULL_NOTE} summary/nulls.csv has every draw.",
+    ).condensed()
+
+
+def _range(draws: Sequence[_Row], name: str, digits: int, times: float) -> Cell:
+    values = sorted(times * row[name] for row in draws if row[name] is not None)
+    if not values:
+        return _MISSING
+    middle = median(values)
+    detail = f"{number(values[0], digits)} to {number(values[-1], digits)}"
+    return Cell(number(middle, digits), middle, detail)
 
 
 def compared(comparison: Comparison, number: int = 0) -> Table:
@@ -201,12 +386,20 @@ def model_differences(summary: Summary) -> Table:
     )
 
 
+_NO_DIFFERENCES = dict.fromkeys(
+    f"{name}{end}"
+    for name in (*CHANGES, *FLOWS, "changed", "lms_change")
+    for end in ("", "_low", "_high", "_q")
+)
+"""``differences`` has no row for an estimate that is not defined."""
+
+
 def _differences(name: str, caption: str, rows: Sequence[_Row]) -> Table:
     """Differences of the widest rows; all others are in summary/differences.csv."""
     by_key: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in rows:
         shared = {k: row[k] for k in ("model", "split", "bias_type", "layer", "coeff")}
-        of_key = by_key.setdefault(tuple(shared.values()), shared)
+        of_key = by_key.setdefault(tuple(shared.values()), shared | _NO_DIFFERENCES)
         ends = (("", "difference"), ("_low", "low"), ("_high", "high"))
         of_key |= {f"{row['estimate']}{end}": row[column] for end, column in ends}
         # Cells of a table mark a number by its q; a difference has its own p in that place.
@@ -375,10 +568,15 @@ def baseline(summary: Summary) -> Table:
 
 def cells(summary: Summary) -> Table:
     """The complete cells, up to the number that a page holds."""
-    num_rows = summary.cells.num_rows
+    num_rows = summary.cells.num_rows + summary.held_out.num_rows
     is_whole = num_rows <= _MOST_ROWS
-    rows = summary.cells.slice(0, _MOST_ROWS).to_pylist()
-    has_kl = _has_kl(rows)
+    by_vectors = {summary.vectors: summary.cells.slice(0, _MOST_ROWS).to_pylist()}
+    if summary.held_out.num_rows:
+        by_vectors["held_out"] = summary.held_out.slice(0, _MOST_ROWS).to_pylist()
+    rows = _side_by_side(by_vectors)[:_MOST_ROWS]
+    has_kl = _has_kl([row for _, row in rows])
+    of_held_out = ", held_out.csv and held_out_pooled.csv have those of held-out rows"
+    of_held_out = of_held_out if summary.held_out.num_rows else ""
     return Table(
         "cells",
         "Every cell" if is_whole else f"The first {_MOST_ROWS:,} of {num_rows:,} cells",
@@ -386,6 +584,7 @@ def cells(summary: Summary) -> Table:
             *_group_columns(),
             Column("layer"),
             Column("coefficient"),
+            *_vectors_column(summary),
             Column("n", "examples"),
             *(Column(f"{DELTA} {LABELS[name]}", "nats") for name in FLOWS),
             *_flow_columns(),
@@ -399,16 +598,17 @@ def cells(summary: Summary) -> Table:
                 *_group_cells(row),
                 Cell(str(row["layer"]), row["layer"]),
                 _coeff(row["coeff"]),
+                *_vectors_cell(summary, vectors),
                 _count(row["num_examples"]),
                 *(_estimate(row, name, digits=3, q=row[f"{name}_q"]) for name in CHANGES),
                 *_flow_cells(row),
                 *(_estimate(row, f"{name}_change") for name in ("lms", "ss", "icat")),
                 *([_estimate(row, "kl", digits=3)] if has_kl else []),
             )
-            for row in rows
+            for vectors, row in rows
         ),
         f"{DELTA}: change in log-likelihood. *: q < {SIGNIFICANT}. "
-        "summary/cells.csv and summary/pooled.csv have all columns.",
+        f"summary/cells.csv and summary/pooled.csv have all columns{of_held_out}.",
     ).condensed()
 
 

@@ -34,8 +34,15 @@ def _tables(facts: Facts) -> Iterator[Table]:
         yield tables.compared(comparison, number)
         yield tables.differences(comparison, number)
     yield tables.seeds(facts.seeds)
+    yield tables.held_out_differences(facts.summary)
     yield tables.model_differences(facts.summary)
-    for made in (tables.nulls, tables.dose_response, tables.baseline, tables.cells):
+    for made in (
+        tables.null_tests,
+        tables.nulls,
+        tables.dose_response,
+        tables.baseline,
+        tables.cells,
+    ):
         yield made(facts.summary)
 
 
@@ -56,7 +63,7 @@ def page_of(facts: Facts) -> str:
             "headline": tables.headline(facts.summary),
             "headline_sentences": [
                 typeset(text)
-                for text in sentences(facts.summary.headline.to_pylist()[:_MOST_SENTENCES])
+                for text in sentences(facts.summary.headline.to_pylist())[:_MOST_SENTENCES]
             ],
             "paper": PAPER,
             "glance": tables.glance(facts.summary),

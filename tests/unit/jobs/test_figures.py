@@ -236,7 +236,7 @@ def test_a_mean_over_complete_bias_types_stands_in_for_a_pooled_row() -> None:
 
 def test_nulls_are_drawn_beside_the_fitted_vectors() -> None:
     of_nulls = pd.concat(
-        [frame.assign(null="random", s2a=frame["s2a"] - 9.0) for frame in (CELLS, POOLED)]
+        [frame.assign(null="random", draw=0, s2a=frame["s2a"] - 9.0) for frame in (CELLS, POOLED)]
     )
     drawn = make_figures(CELLS, POOLED, NO_VECTORS, of_nulls=of_nulls)["nulls-base-inter-coeff=20"]
     assert {"fitted vectors", "random"} <= texts(drawn)
@@ -244,6 +244,42 @@ def test_nulls_are_drawn_beside_the_fitted_vectors() -> None:
     wanted = over_bias_types(CELLS, POOLED).query("model == 'base' and coeff == 20")["s2a"]
     assert list(fitted) == list(wanted)
     assert list(random) == pytest.approx(list(wanted - 9.0))
+
+
+def test_many_draws_of_a_null_are_their_median_and_range() -> None:
+    of_nulls = pd.concat(
+        [
+            frame.assign(null="random", draw=draw, s2a=frame["s2a"] + shift)
+            for draw, shift in enumerate((-9.0, 1.0, 2.0))
+            for frame in (CELLS, POOLED)
+        ]
+    )
+    drawn = make_figures(CELLS, POOLED, NO_VECTORS, of_nulls=of_nulls)["nulls-base-inter-coeff=20"]
+    assert "random: median and range of 3 draws" in texts(drawn)
+    panel = panels(drawn, "S→A")[0]
+    wanted = over_bias_types(CELLS, POOLED).query("model == 'base' and coeff == 20")["s2a"]
+    assert list(panel.lines[1].get_ydata()) == pytest.approx(list(wanted + 1.0))
+    whiskers = panel.collections[1].get_segments()
+    assert [list(of[:, 1]) for of in whiskers] == [
+        pytest.approx([value - 9.0, value + 2.0]) for value in wanted
+    ]
+
+
+def test_in_sample_vectors_are_drawn_beside_held_out_ones_which_captions_name() -> None:
+    in_sample = pd.concat([frame.assign(s2a=frame["s2a"] + 5.0) for frame in (CELLS, POOLED)])
+    planned = planned_figures(
+        CELLS, POOLED, NO_VECTORS, steered_with="held-out vectors", in_sample=in_sample
+    )
+    name = "held-out-base-inter-coeff=20"
+    assert NAMES.fullmatch(name)
+    with styled():
+        drawn = planned[name]()
+        others = [draw() for key, draw in planned.items() if not key.startswith("held-out")]
+    held_out, in_sample_line = (line.get_ydata() for line in panels(drawn, "S→A")[0].lines[:2])
+    assert {"held-out vectors", "in-sample vectors"} <= texts(drawn)
+    assert list(in_sample_line) == pytest.approx([value + 5.0 for value in held_out])
+    for figure_ in others:
+        assert any("Held-out vectors." in text for text in texts(figure_))
 
 
 def test_anisotropy_is_drawn_over_bias_types_a_line_for_each_model() -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from jobs.page.words import MINUS
@@ -181,3 +184,59 @@ def test_one_target_term_makes_no_interval_and_no_finding() -> None:
     statement |= {"estimate": "s2a", "value": 0.3, "low": None, "high": None, "p": 1.0}
     text = said(summary_of(pooled=[row], findings=[statement]))
     assert "only one target term" in text
+
+
+def test_the_text_sets_held_out_vectors_against_in_sample_ones_and_nulls() -> None:
+    """The same place in all: the widest row."""
+    held_out = known_sweep(lambda c: (-0.1, 0.1, 0.0), vectors="held_out")
+    in_sample = known_sweep(lambda c: (-0.3, 0.3, 0.0))
+    (row,) = in_sample.pooled.to_pylist()
+    key = {name: row[name] for name in ("model", "split", "bias_type", "layer", "coeff")}
+    paired = {"kind": "held_out", "a": "in_sample", "b": "held_out", "estimate": "s2a", "p": 0.01}
+    test = key | {"estimate": "s2a", "null": "shuffled", "vectors": "held_out", "value": 0.2}
+    summary = replace(
+        in_sample,
+        held_out=held_out.cells,
+        held_out_pooled=held_out.pooled,
+        findings=held_out.findings,
+        **tables_of(
+            differences=[key | paired | {"difference": 0.4, "low": 0.3, "high": 0.5}],
+            null_tests=[
+                test | {"num_draws": 19, "rank": 1, "p": 0.05},
+                test | {"null": "random", "num_draws": 19, "rank": 3, "p": 0.15},
+                # What in-sample vectors do among their draws is not what the text is about.
+                test | {"vectors": "in_sample", "num_draws": 19, "rank": 9, "p": 0.45},
+            ],
+        ),
+    )
+    text = said(summary)
+    assert text.startswith("With held-out vectors, at coefficient 20")
+    assert re.search(
+        r"With in-sample vectors, which were fitted to the examples that they steer, the gain of "
+        r"the anti-stereotype on the stereotype is 0\.[56]\d\d nats per token there, 0\.400 more "
+        r"than with held-out ones \(95 % interval of the difference 0\.300 to 0\.500",
+        text,
+    )
+    assert text.endswith(
+        "Among 19 vectors fitted to shuffled labels, 0 moved stereotype against anti-stereotype as "
+        "much (p = 0.05, the smallest that 19 draws can give); among 19 vectors of random "
+        "direction, 2 moved stereotype against anti-stereotype as much (p = 0.15)."
+    )
+
+
+def test_draws_at_another_place_are_named_with_their_place() -> None:
+    summary = known_sweep(lambda c: (-0.1, 0.1, 0.0))
+    place = {"model": "base", "split": "inter", "bias_type": "race", "layer": 3, "coeff": 20.0}
+    test = place | {"estimate": "s2a", "null": "random", "vectors": "in_sample", "value": 0.2}
+    summary = replace(
+        summary, **tables_of(null_tests=[test | {"num_draws": 4, "rank": 5, "p": 1.0}])
+    )
+    assert said(summary).endswith(
+        "In inter, race, layer 3, at coefficient 20, among 4 vectors of random direction, 4 moved "
+        "stereotype against anti-stereotype as much (p = 1.00)."
+    )
+
+
+def tables_of(**rows: list[dict[str, Any]]) -> dict[str, pa.Table]:
+    made = summary_of(**rows)
+    return {name: getattr(made, name) for name in rows}

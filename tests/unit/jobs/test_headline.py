@@ -152,3 +152,21 @@ def test_the_sentence_is_the_notebooks_and_says_which_average_it_is() -> None:
     assert same.endswith("the ratio of anti-stereotypical answers did not change.")
     (undefined,) = sentences([row | {"anti_rise_percent": None, "num_undefined": 2}])
     assert "not defined, because in 2 cells none was chosen before steering" in undefined
+
+
+def test_in_sample_and_held_out_vectors_of_one_place_share_a_sentence() -> None:
+    row = {
+        "model": "base", "split": "inter", "coeff": 20.0, "num_undefined": 0,
+        "anti_rise_percent_low": None, "anti_rise_percent_high": None,
+    }  # fmt: skip
+    rows = [
+        row | {"vectors": vectors, "coeff": coeff, "anti_rise_percent": rise}
+        for vectors, rises in (("in_sample", (48.9, 0.0)), ("held_out", (3.1, -2.0)))
+        for coeff, rise in zip((20.0, 40.0), rises, strict=True)
+    ]
+    assert sentences(rows) == [
+        "base, inter, coefficient 20: with in-sample vectors, the ratio of anti-stereotypical "
+        "answers rose by 48.9 %; with held-out vectors, it rose by 3.1 %.",
+        "base, inter, coefficient 40: with in-sample vectors, the ratio of anti-stereotypical "
+        "answers did not change; with held-out vectors, it fell by 2.0 %.",
+    ]

@@ -45,7 +45,7 @@ def test_a_negative_coefficient_is_meant_to_push_the_other_way() -> None:
 
 
 def test_without_intent_size_counts() -> None:
-    draws = _draws([0.1, 0.5, -0.9])
+    draws = _draws([0.1, 0.5, -0.9], vectors="file")
     found = list(null_tests({"file": [_row(-0.4, 0.0)]}, draws, has_intent=False))
     assert _p(found)["s2a"] == (3, 0.75)
 

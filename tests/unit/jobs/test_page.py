@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
+from jobs.page.table import Table
 from jobs.page.words import MINUS, coefficient, number
 from jobs.stereoset.headline import PAPER
 from jobs.stereoset.labels import COLORS, LABELS
@@ -17,7 +20,14 @@ from jobs.stereoset.page.estimate import Estimate
 from jobs.stereoset.page.facts import Facts, Incomplete
 from jobs.stereoset.page.figures import drawn
 from jobs.stereoset.page.ran import ran
-from jobs.stereoset.page.tables import cells, glance, nulls, seeds
+from jobs.stereoset.page.tables import (
+    cells,
+    glance,
+    held_out_differences,
+    null_tests,
+    nulls,
+    seeds,
+)
 from jobs.stereoset.page.write import page_of
 from jobs.stereoset.summary import Summary
 from tests.support.known_sweeps import known_sweep
@@ -246,6 +256,98 @@ def test_nulls_stand_beside_the_fitted_vectors_with_what_is_significant() -> Non
     assert not nulls(summary_of(cells=layers)).rows
 
 
+def both_vectors() -> Summary:
+    """In-sample vectors move 0.5 nats, held-out ones 0.1; 19 draws of shuffled labels."""
+    at = {"split": "x", "bias_type": "y"}
+    places = [{}, {**at, "layer": 1}, {**at, "layer": 2}]
+    in_sample, held_out = (
+        [cell(s2a=(value, value - 0.1, value + 0.1), **place) for place in places]
+        for value in (0.5, 0.1)
+    )
+    draws = [
+        {"null": "shuffled", "vectors": vectors, "draw": draw, **cell(s2a=0.01 * draw)}
+        for vectors in ("in_sample", "held_out")
+        for draw in range(19)
+    ]
+    key = {name: in_sample[0][name] for name in ("model", "split", "bias_type", "layer", "coeff")}
+    tests = [
+        key | {"estimate": name, "null": "shuffled", "vectors": vectors, "value": value}
+        | {"num_draws": 19, "rank": rank, "p": rank / 20}
+        for vectors, value, rank in (("in_sample", 0.5, 1), ("held_out", 0.1, 10))
+        for name in ("s2a", "flow_s2a")
+    ]  # fmt: skip
+    paired = {"kind": "held_out", "a": "in_sample", "b": "held_out", "estimate": "s2a"}
+    return summary_of(
+        in_sample[1:],
+        in_sample[:1],
+        of_nulls=draws,
+        held_out=held_out[1:],
+        held_out_pooled=held_out[:1],
+        null_tests=tests,
+        differences=[key | paired | {"difference": 0.4, "low": 0.3, "high": 0.5, "p": 0.001}],
+        vectors="in_sample",
+    )
+
+
+def texts_of(table: Table) -> list[list[str]]:
+    return [[entry.text for entry in row] for row in table.rows]
+
+
+def test_in_sample_and_held_out_rows_stand_next_to_each_other() -> None:
+    summary = both_vectors()
+    assert [row[1:3] for row in texts_of(glance(summary))] == [
+        ["in-sample", "0.500"],
+        ["held-out", "0.100"],
+    ]
+    assert [row[:2] + row[2:3] + row[4:5] for row in texts_of(cells(summary))] == [
+        ["1", "20", "in-sample", "0.500"],
+        ["1", "20", "held-out", "0.100"],
+        ["2", "20", "in-sample", "0.500"],
+        ["2", "20", "held-out", "0.100"],
+    ]
+    (difference,) = held_out_differences(summary).rows
+    assert [(e.text, e.detail, e.mark) for e in difference][1] == ("0.400", "0.300 to 0.500", "*")
+    page = page_of(facts_of(summary, record()))
+    assert "in-sample minus held-out vectors" in page
+
+
+def test_ranks_among_nulls_name_the_number_of_vectors() -> None:
+    rows = texts_of(null_tests(both_vectors()))
+    assert [row[1:4] for row in rows] == [
+        ["in-sample", "0.500", "1 of 20"],
+        ["held-out", "0.100", "10 of 20"],
+    ]
+    assert [row[4] for row in rows] == ["0.050", "0.500"]
+
+
+def test_many_draws_of_a_null_are_one_row_with_their_range() -> None:
+    table = nulls(both_vectors())
+    assert [row[2] for row in texts_of(table)] == ["fitted", "shuffled, 19 draws"] * 2
+    at = [column.title for column in table.columns].index("\N{GREEK CAPITAL LETTER DELTA} S→A")
+    assert [(row[at].text, row[at].detail) for row in table.rows[1::2]] == [
+        ("0.090", "0.000 to 0.180")
+    ] * 2
+
+
+def test_figures_and_cautions_are_about_the_held_out_rows() -> None:
+    summary = both_vectors()
+    found = drawn(summary, 20.0)
+    assert found.note == "All figures are of held-out vectors."
+    assert set(found.columns["s2a"]) == {0.1}
+    titles = " ".join(c.title for c in cautions(facts_of(summary, record())))
+    assert "Rows marked in-sample" in titles
+    assert "vectors.folds=5" not in titles
+
+
+def test_a_group_without_held_out_vectors_is_named() -> None:
+    summary = both_vectors()
+    single = cell(split="x", bias_type="alone", layer=1, num_terms=1)
+    rows = [*summary.cells.to_pylist(), single]
+    summary = replace(summary, cells=pa.Table.from_pylist(rows, schema=summary.cells.schema))
+    (found,) = [c for c in cautions(facts_of(summary, record())) if "single target term" in c.title]
+    assert list(found.places) == ["base/x/alone"]
+
+
 def test_anisotropy_is_drawn_where_it_was_summed() -> None:
     cells = [cell(layer=n, split="a", bias_type="b") for n in (1, 2)]
     geometry = [
@@ -361,7 +463,7 @@ def test_of_many_cells_the_figures_show_some_and_say_which() -> None:
 
 def test_few_cells_are_all_shown_and_nothing_is_said() -> None:
     found = drawn(synthetic(("base",), (1, 2), (20.0,)), 20.0)
-    assert found.note == ""
+    assert found.note == "All figures are of held-out vectors."
     assert len(found.columns["layer"]) == 3 * 5 * 3
 
 

@@ -120,8 +120,42 @@ def test_by_keeps_an_axis_apart(
 
 def test_what_is_not_defined_is_a_dash_and_null() -> None:
     bad = {**row("inter", "race", 1, math.nan), "changed": math.nan, "lms_change": None}
-    (found,) = as_json([bad])
+    (found,) = as_json([bad], "in_sample")
+    assert found["vectors"] == "in_sample"
     assert found["s2a"] is None
     assert found["changed"] is None
     assert found["lms_before"] is None
     assert found["lms"] == 0.0
+
+
+def test_held_out_rows_and_the_paired_difference_stand_below_in_sample_ones(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    cells = [row("inter", "race", layer, 2.0 * layer) for layer in (1, 4)]
+    held_out = [row("inter", "race", layer, 0.5) for layer in (1, 4)]
+    paired = {"kind": "held_out", "a": "in_sample", "b": "held_out", "low": 1.1, "high": 1.9}
+    differences = [
+        {**held_out[0], **paired, "estimate": "s2a", "difference": 1.5},
+        # Models are compared in the same table of the summary, and not here.
+        {**held_out[1], **paired, "kind": "models", "estimate": "s2a", "difference": 7.0},
+    ]
+    print_result(
+        table_of(cells), table_of([]), NO_HEADLINE, held_out=held_out, differences=differences
+    )
+    out = capsys.readouterr().out
+    lines = [
+        line.split()[2:4]
+        for line in out.splitlines()
+        if line.startswith((" 1", " 4", "1", "4", "    1", "    4"))
+    ]
+    assert lines == [
+        ["in-sample", "+2.000"],
+        ["held-out", "+0.500"],
+        ["difference", "+1.500"],
+        ["in-sample", "+8.000"],
+        ["held-out", "+0.500"],
+    ]
+    assert "(+1.100, +1.900)" in out
+    assert "+7.000" not in out
+    assert "S→U" not in out
+    assert max(map(len, out.splitlines())) <= 80
