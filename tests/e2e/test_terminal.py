@@ -131,7 +131,7 @@ def test_run_and_plan_fit(tmp_path: Path) -> None:
         )
     )
     plan = shown("plan", spec, "--seconds", "0")
-    assert plan.text.startswith("20 rows, time unknown on 1 replica")
+    assert plan.text.startswith("36 rows, time unknown on 1 replica")
     assert "tokens per batch" not in plan.text
     verbose = shown("plan", spec, "--seconds", "0", "--verbose")
     assert re.search(r"^tokens per batch +1,024 \(given\)", verbose.text, re.MULTILINE)
