@@ -125,7 +125,7 @@ class StereoSetResults(Results):
 
     @cached_property
     def null_tests(self) -> pd.DataFrame:
-        """Where the fitted vectors' effects stand among those of the draws.
+        """Ranks of the fitted vectors' effects among draws of nulls.
 
         ``rank`` (1: no draw is at least as large) and ``p`` = ``rank`` / (1 + ``num_draws``) of
         ``s2a`` and ``flow_s2a``, for each cell and pooled cells.

@@ -20,7 +20,7 @@ import torch
 from cluster.parts import check_part
 from cluster.storage import StorageSpec
 from jobs.resources import local_path
-from jobs.stereoset.worker import Payload, StereoSetWorker
+from jobs.stereoset.worker import StereoSetWorker, StoredVectors
 from steering_core import packing, probes, trunk
 from steering_core.engine import Engine
 from steering_core.hook_points import HookPoint
@@ -176,11 +176,11 @@ def _steered_one_block_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """The stream is measured where it should be steered."""
 
     class Off(Engine):
-        def steered(self, *arguments: Any, **options: Any) -> Any:
+        def steered_in_arms(self, *arguments: Any, **options: Any) -> Any:
             right = self._protocol
             self._protocol = _AppliesOneBlockOff(**asdict(right))
             try:
-                return super().steered(*arguments, **options)
+                return super().steered_in_arms(*arguments, **options)
             finally:
                 self._protocol = right
 
@@ -220,9 +220,9 @@ def _attention_cap_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
             with without_caps(self._of):
                 return super().baseline(*arguments, **options)
 
-        def steered(self, *arguments: Any, **options: Any) -> Any:
+        def steered_in_arms(self, *arguments: Any, **options: Any) -> Any:
             with without_caps(self._of):
-                return super().steered(*arguments, **options)
+                return super().steered_in_arms(*arguments, **options)
 
     monkeypatch.setattr(probes, "Engine", Uncapped)
 
@@ -231,8 +231,8 @@ def _stale_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every group is steered with the vectors of the first one."""
     load, kept = StereoSetWorker._load_vectors, list[SteeringVectors]()
 
-    def load_once(self: StereoSetWorker, payload: Payload) -> SteeringVectors:
-        kept.append(kept[0] if kept else load(self, payload))
+    def load_once(self: StereoSetWorker, of: StoredVectors) -> SteeringVectors:
+        kept.append(kept[0] if kept else load(self, of))
         return kept[0]
 
     monkeypatch.setattr(StereoSetWorker, "_load_vectors", load_once)

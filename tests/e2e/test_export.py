@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-from pandas.testing import assert_frame_equal
+from pandas.testing import assert_frame_equal, assert_series_equal
 
 import steersweep
 from cluster.errors import CorruptPartError
@@ -23,6 +23,7 @@ from jobs import export
 from jobs.stereoset import flat
 from tests.support.stored_outputs import STORED_OUTPUTS, copy_stored_output
 from tests.support.sweeps import steersweep as command
+from tests.support.sweeps import write_spec
 from tests.support.terminal import steersweep_on_terminal
 
 PARTITION = ["model", "split", "bias_type"]
@@ -50,7 +51,9 @@ def plain(rows: pd.DataFrame) -> pd.DataFrame:
     return frame.loc[order].reset_index(drop=True)
 
 
-COLUMNS = flat.FLAT_SCHEMA.names
+DRAWS = ["vectors", "draw"]
+"""Columns that the folders of an output by an earlier version do not say."""
+COLUMNS = [name for name in flat.FLAT_SCHEMA.names if name not in DRAWS]
 
 
 def with_pandas(folder: Path) -> pd.DataFrame:
@@ -107,6 +110,33 @@ def test_every_library_finds_the_same_rows(
         num_rows += len(rows)
     assert num_rows == len(exported) == 12 + 48 + 96
     assert set(exported.loc[exported["table"] == "nulls", "null"]) == {"random", "shuffled"}
+
+
+def test_held_out_rows_and_draws_of_nulls_are_exported(tmp_path: Path) -> None:
+    spec = write_spec(
+        tmp_path / "sweep.yaml",
+        data={"path": "embedded:examples.json", "bias_types": ["race"]},
+        steering={"layers": [2], "coeffs": [20]},
+        nulls={"shuffled": 2},
+    )
+    assert command("run", str(spec), "--no-figures").code == 0
+    file = tmp_path / "all.parquet"
+    assert command("export", str(tmp_path / "out"), str(file)).code == 0
+    exported = pd.read_parquet(file).astype({"draw": "Int32"})
+    for table in ("steered", "held_out", "nulls"):
+        rows = pd.read_parquet(tmp_path / "out" / table)
+        assert set(rows) >= {"score_stereotype", *(DRAWS if table == "nulls" else [])}
+        wanted = exported[exported["table"] == table]
+        keys = ["task_id", "split", "example_id", *(DRAWS if table == "nulls" else [])]
+        scores = [
+            frame.astype(dict.fromkeys(keys, str)).set_index(keys)["score_stereotype"].sort_index()
+            for frame in (rows, wanted)
+        ]
+        assert_series_equal(*scores)
+    draws = exported.loc[exported["table"] == "nulls", DRAWS].drop_duplicates()
+    assert sorted(draws.itertuples(index=False, name=None)) == [
+        (vectors, draw) for vectors in ("held_out", "in_sample") for draw in range(2)
+    ]
 
 
 def test_load_finds_the_same_rows(output: Path, exported: pd.DataFrame) -> None:

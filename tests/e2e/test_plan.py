@@ -71,7 +71,10 @@ def test_a_plan_is_what_the_run_then_does(changes: dict[str, Any], tmp_path: Pat
     for key in ("num_tasks", "num_rows_cells", "needed_flops"):
         assert meant[key] == pytest.approx(left[key]) == pytest.approx(done[key])
     assert meant["written_bytes"] == left["written_bytes"]
-    tables = ("baseline", "sums", "states", "steered", "nulls")
+    tables = (
+        *("baseline", "sums", "held_out_sums", "states"),
+        *("steered", "held_out", "nulls"),
+    )
     assert done["written_bytes"] == stored_bytes(output, *tables)
     assert left["written_bytes"] == pytest.approx(done["written_bytes"], rel=0.1)
     of_vectors = plan["models"]["tiny"]["vectors_written_bytes"]
@@ -99,9 +102,9 @@ def test_what_is_left_is_planned_and_what_was_done_is_shown(tmp_path: Path) -> N
 
     _, more = planned(spec, "--seconds", "0", "--set", "steering.coeffs=[-3,400,7]")
     assert more["num_tasks_done"] == plan["num_tasks"]
-    assert set(more["models"]["tiny"]["phases"]) == {"steered"}
-    # One coefficient more at two layers, for 24 examples.
-    assert more["left"]["num_rows_cells"] == 2 * 24
+    assert set(more["models"]["tiny"]["phases"]) == {"steered and held out"}
+    # One coefficient more at two layers, for 24 examples and two kinds of vectors.
+    assert more["left"]["num_rows_cells"] == 2 * 24 * 2
     assert more["models"]["tiny"]["vectors_written_bytes"] == 0
     assert sorted(path for path in (tmp_path / "out").rglob("*")) == before
 

@@ -162,7 +162,8 @@ def test_runs_that_differ_only_in_their_seed_are_summarized_together(tmp_path: P
     assert made.code == 0, made
     (seeds,) = [pd.read_parquet(Path(uris[0]) / "summary" / "seeds.parquet")]
     headlines = pd.concat(pd.read_parquet(Path(u) / "summary" / "headline.parquet") for u in uris)
-    s2a = seeds.query("estimate == 's2a'").iloc[0]
+    s2a = seeds.query("estimate == 's2a' and vectors == 'in_sample'").iloc[0]
+    headlines = headlines[headlines["vectors"] == "in_sample"]
     assert s2a["num_runs"] == 3
     assert s2a["mean"] == pytest.approx(headlines["s2a"].mean())
     assert s2a["sd"] == pytest.approx(headlines["s2a"].std())

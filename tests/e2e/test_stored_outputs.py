@@ -87,6 +87,24 @@ def test_a_stopped_output_is_resumed(stored: Path) -> None:
         )
 
 
+@pytest.mark.parametrize("stored", ["stereoset"], indirect=True)
+def test_held_out_rows_are_added_when_asked(stored: Path) -> None:
+    """To nothing that is there is anything changed, and its draws of nulls take no more."""
+    before = {k: t for k, t in _write_times(stored).items() if k.endswith(".parquet")}
+    grown = steersweep("run", "stereoset.yaml", "--set", "vectors.held_out=true")
+    assert grown.code == 0, grown
+    after = _write_times(stored)
+    assert {key: after[key] for key in before} == before
+    found, steered = read_rows(str(stored), "held_out"), read_rows(str(stored))
+    keys = ["model", "split", "bias_type", "layer", "coeff", "example_id"]
+    pd.testing.assert_frame_equal(found[keys], steered[keys])
+    assert not found["score_stereotype"].equals(steered["score_stereotype"])
+    more = steersweep("run", "stereoset.yaml", "--set", "nulls={random: 3, shuffled: 1}")
+    assert more.code == 2
+    assert "nulls.random is 3, but" in " ".join(more.err.split())
+    assert "takes no more" in " ".join(more.err.split())
+
+
 @pytest.mark.parametrize("stored", ["persona"], indirect=True)
 def test_a_finished_output_of_earlier_ids_is_checked_but_not_changed(stored: Path) -> None:
     """Persona's ids changed once: issue 14."""
