@@ -61,6 +61,9 @@ def test_a_plan_is_what_the_run_then_does(changes: dict[str, Any], tmp_path: Pat
     with mock.patch.object(engine_module, name, counted):
         assert steersweep("run", str(spec)).code == 0
     left, phases = plan["left"], plan["models"]["tiny"]["phases"]
+    tokens = plan["models"]["tiny"]["steered_block_tokens"]
+    steered = [of["work"]["block_tokens"] for phase, of in phases.items() if phase != "baseline"]
+    assert sum(tokens.values()) == sum(steered)
     trunks = left["work"]["num_trunks"]
     if name == "run_prefix_trunk":
         trunks = phases["steered"]["work"]["num_trunks"]
@@ -83,6 +86,24 @@ def test_a_plan_is_what_the_run_then_does(changes: dict[str, Any], tmp_path: Pat
     assert done["needed_flops_per_s"] == pytest.approx(done["needed_flops"] / done["seconds"], 0.01)
     certificate = json.loads((output / "certificate.json").read_text())
     assert left["checked_rows"] == certificate["overall"]["num_rows_checked"]
+
+
+def test_what_held_out_vectors_and_nulls_add_is_said(tmp_path: Path) -> None:
+    spec = write_spec(tmp_path / "sweep.yaml", nulls={"random": 3, "layers": [4], "coeffs": [400]})
+    shown, plan = planned(spec, "--seconds", "0")
+    tokens = plan["models"]["tiny"]["steered_block_tokens"]
+    assert tokens.keys() == {"fitted", "held_out", "nulls"}
+    # The trunk is computed once, so the second arm costs less than the first.
+    factor = 1 + tokens["held_out"] / tokens["fitted"]
+    assert 1.7 < factor < 2.0
+    assert f"steer every cell a second time: x {factor:.1f} of the steered work" in shown.out
+    added = tokens["nulls"] / tokens["fitted"]
+    assert f"Nulls add {added:.1f} times the steered work" in shown.out
+    alone, plan = planned(spec, "--seconds", "0", "--set", "vectors.held_out=false",
+                          "--set", "nulls={}")  # fmt: skip
+    assert plan["models"]["tiny"]["steered_block_tokens"] == {"fitted": tokens["fitted"]}
+    assert "Held-out" not in alone.out
+    assert "Nulls" not in alone.out
 
 
 def test_what_is_left_is_planned_and_what_was_done_is_shown(tmp_path: Path) -> None:

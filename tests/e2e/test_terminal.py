@@ -138,8 +138,8 @@ def test_run_and_plan_fit(tmp_path: Path) -> None:
     assert shown("plan", spec, "--seconds", "0", "--quiet").text.count("\n") == 1
     run = shown("run", spec)
     assert "\nloading models\n" in run.text
-    assert re.search(r"^scoring 20 of 20 rows \(100 %\), [\d.]+ rows/s$", run.text, re.MULTILINE)
-    assert re.search(r"^20 rows in [\d.]+ s \([\d.]+ rows/s\)$", run.text, re.MULTILINE)
+    assert re.search(r"^scoring 36 of 36 rows \(100 %\), [\d.]+ rows/s$", run.text, re.MULTILINE)
+    assert re.search(r"^36 rows in [\d.]+ s \([\d.]+ rows/s\)$", run.text, re.MULTILINE)
     page = tmp_path / "a folder whose name is long" / ("x" * 60) / "report.html"
     assert page.as_uri() in run.text
     again = shown("run", spec)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -130,6 +131,7 @@ class SweepForecast:
             "batching": asdict(model.batching) | {"tokens_from": time.tokens_from},
             "left": _plain(model.total),
             "phases": {phase: _plain(forecast) for phase, forecast in model.phases.items()},
+            "steered_block_tokens": dict(model.steered_tokens),
             "memory": asdict(model.memory) | {"total_bytes": model.memory.total_bytes},
             "read_bytes": asdict(model.reads) | {"total": model.reads.total},
             "vectors_written_bytes": model.vectors_written,
@@ -144,6 +146,8 @@ def show(plan: SweepForecast) -> None:
     """Print rows, time and memory in one line; the tables with ``--verbose`` only."""
     say(headline(plan), at=Verbosity.QUIET)
     if plan.models:
+        for line in factors(plan):
+            say(line)
         _show_time(plan)
         _show_work(plan)
         _show_models(plan)
@@ -165,6 +169,27 @@ def headline(plan: SweepForecast) -> str:
     time = f"about {duration(plan.seconds or 0.0)}" if is_known else "time unknown"
     memory = amount(max(model.memory.total_bytes for model in plan.models), "B")
     return f"{rows}, {time} on {replicas}, memory {memory} per replica"
+
+
+def factors(plan: SweepForecast) -> list[str]:
+    """How much held-out vectors and nulls add to the steered work, a sentence each."""
+    tokens: Counter[str] = Counter()
+    for model in plan.models:
+        tokens.update(model.steered_tokens)
+    fitted, held_out, nulls = (tokens[arm] for arm in ("fitted", "held_out", "nulls"))
+    if not fitted:  # what is left is added to fitted rows that are there: there is no ratio
+        return []
+    sentences = []
+    if held_out:
+        sentences.append(
+            f"Held-out vectors steer every cell a second time: x {1 + held_out / fitted:.1f} of "
+            "the steered work (vectors.held_out)."
+        )
+    if nulls:
+        sentences.append(
+            f"Nulls add {nulls / fitted:.1f} times the steered work of the fitted vectors (nulls)."
+        )
+    return sentences
 
 
 def _show_work(plan: SweepForecast) -> None:

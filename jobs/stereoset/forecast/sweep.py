@@ -47,6 +47,8 @@ class ModelForecast:
     Attributes:
         phases: by ``PlannedTask.phase``, in the order in which they run.
         tasks: each task's phase and forecast.
+        steered_tokens: tokens x blocks of steered passes by what steers: ``fitted``, ``held_out``
+            and ``nulls``, as far as the sweep has them.
         memory: of one replica.
         vectors_written: bytes of files of vectors that are not there yet.
     """
@@ -57,6 +59,7 @@ class ModelForecast:
     batching: Batching
     phases: Mapping[str, Forecast]
     tasks: Sequence[tuple[str, Forecast]]
+    steered_tokens: Mapping[str, int]
     memory: Memory
     reads: Reads
     vectors_written: int
@@ -97,9 +100,12 @@ def forecast_model(
     forecaster = Forecaster(sweep, name, skeleton, batching)
     phases: dict[str, Forecast] = {}
     tasks: list[tuple[str, Forecast]] = []
+    steered_tokens: Counter[str] = Counter()
     for task in sorted(left, key=lambda task: task.is_steered):
         tasks.append((task.phase, forecaster.forecast(task)))
         phases[task.phase] = phases.get(task.phase, Forecast()) + tasks[-1][1]
+        if task.is_steered:
+            steered_tokens.update(forecaster.steered_tokens(task))
     dtype = sweep.models[name].dtype
     return ModelForecast(
         name=name,
@@ -108,6 +114,7 @@ def forecast_model(
         batching=batching,
         phases=phases,
         tasks=tasks,
+        steered_tokens=dict(steered_tokens),
         memory=_memory(sweep, forecaster, left, skeleton, dtype, batching, device_kind),
         reads=_reads(sweep, inventory, name, left, skeleton, dtype, num_replicas),
         vectors_written=_vectors_written(sweep, inventory, left, skeleton.width),

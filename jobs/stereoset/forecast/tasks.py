@@ -6,7 +6,7 @@ through all blocks, once for the baseline and once for each cell.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
 from jobs.stereoset.forecast.sizes import (
@@ -17,7 +17,7 @@ from jobs.stereoset.forecast.sizes import (
 )
 from jobs.stereoset.plan import PlannedTask
 from jobs.stereoset.resolve import Sweep
-from jobs.stereoset.tables import HELD_OUT_SUMS
+from jobs.stereoset.tables import HELD_OUT, HELD_OUT_SUMS, STEERED
 from steering_core.flops import needed_flops, plain_flops
 from steering_core.packing import NUM_CANDIDATES
 from steering_core.pooled import POOLED_LABELS
@@ -68,6 +68,15 @@ class Forecast:
         return Forecast(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Forecast)))
 
 
+def _by_arm(tables: Sequence[str]) -> dict[str, list[str]]:
+    """A steered task's tables by what steers, in the order in which they are added."""
+    found: dict[str, list[str]] = {"fitted": [], "held_out": [], "nulls": []}
+    for table in tables:
+        arm = "fitted" if table == STEERED else "held_out" if table == HELD_OUT else "nulls"
+        found[arm].append(table)
+    return {arm: of_arm for arm, of_arm in found.items() if of_arm}
+
+
 class Forecaster:
     """Forecasts of the tasks of one model.
 
@@ -99,6 +108,30 @@ class Forecaster:
         """What the task comes to."""
         rows = self.rows(task)
         return self._steered(task, rows) if task.is_steered else self._baseline(task, rows)
+
+    def steered_tokens(self, task: PlannedTask) -> Mapping[str, int]:
+        """Tokens x blocks of a steered task by what steers: ``fitted``, ``held_out``, ``nulls``.
+
+        The trunk that they share counts to the first of them that the task has.
+        """
+        found: dict[str, int] = {}
+        num_tables = 0
+        for arm, tables in _by_arm(task.tables).items():
+            before = num_tables and self._work(task, num_tables).block_tokens
+            num_tables += len(tables)
+            found[arm] = self._work(task, num_tables).block_tokens - before
+        return found
+
+    def _work(self, task: PlannedTask, num_tables: int) -> Work:
+        """Of a steered task, if it had so many tables."""
+        of_table = [self._sweep.protocol.apply_at(layer) for layer, _ in task.cells]
+        return steered_work(
+            batch_shapes(self.rows(task), self._batching),
+            self._skeleton.costs.num_blocks,
+            of_table * num_tables,
+            reuses_prefix=self._batching.reuses_prefix,
+            measures=self._sweep.spec.measures,
+        )
 
     def _baseline(self, task: PlannedTask, rows: Sequence[RowCounts]) -> Forecast:
         costs, layers = self._skeleton.costs, task.layers
@@ -144,13 +177,7 @@ class Forecaster:
             Forecast(
                 num_tasks=1,
                 num_rows_cells=task.num_rows_cells,
-                work=steered_work(
-                    batch_shapes(rows, batching),
-                    costs.num_blocks,
-                    points,
-                    reuses_prefix=batching.reuses_prefix,
-                    measures=measures,
-                ),
+                work=self._work(task, len(task.tables)),
                 needed_flops=len(points) * needed_flops(costs, needs, streams, behind, measures),
                 written_bytes=len(task.tables)
                 * rows_part_bytes(len(rows), len(of_table), len(measures)),
