@@ -68,7 +68,7 @@ def report(
     _write(storage, "compared", pa.concat_tables(compared), only_with_rows=True)
     if summary.num_missing:
         warn(
-            f"{summary.num_missing} of {summary.num_missing + summary.cells.num_rows} cells are "
+            f"{summary.num_missing:,} of {summary.num_missing + summary.num_complete:,} cells are "
             "not complete yet and are left out"
         )
     for group, num_missing in inventory.without_baseline():

@@ -33,7 +33,7 @@ from jobs.stereoset.inventory import Inventory
 from jobs.stereoset.null_tests import NULL_TESTS_SCHEMA, null_tests, stand_for
 from jobs.stereoset.push import add_doses
 from jobs.stereoset.resolve import GroupKey
-from jobs.stereoset.summary_keys import SummaryKey, planned_keys
+from jobs.stereoset.summary_keys import AXES, SummaryKey, is_cell, planned_keys
 from jobs.stereoset.summary_sums import GroupSums
 from jobs.stereoset.summary_tables import (
     BASELINE_SCHEMA,
@@ -109,6 +109,12 @@ class Summary:
     def shown_pooled(self) -> pa.Table:
         """The pooled cells of ``shown_vectors``."""
         return self.held_out_pooled if self.held_out.num_rows else self.pooled
+
+    @property
+    def num_complete(self) -> int:
+        """Cells that are complete, of all vectors: ``num_missing`` counts the others."""
+        of_nulls = [row for row in self.nulls.select(AXES).to_pylist() if is_cell(row)]
+        return int(self.cells.num_rows + self.held_out.num_rows) + len(of_nulls)
 
     def nulls_of(self, vectors: str) -> list[Row]:
         """Rows of ``nulls`` that stand for these vectors."""

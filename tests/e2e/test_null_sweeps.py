@@ -181,3 +181,21 @@ def test_random_weights_show_no_flow_under_a_null_beyond_the_false_discovery_rat
     q = nulls[[name for name in nulls if name.endswith("_q")]].to_numpy()
     assert np.isfinite(q).any()
     assert (q < 0.05).mean() <= 0.05
+
+
+def test_nulls_at_some_layers_say_nothing_of_all_layers(tmp_path: Path) -> None:
+    spec = write_spec(
+        tmp_path / "sweep.yaml",
+        data={"path": "embedded:examples.json", "bias_types": ["gender"], "limit": 2},
+        steering={"layers": [1, 3, 4], "coeffs": [20]},
+        nulls={"random": 2, "layers": [1, 3]},
+        certificate={"rows_per_task": 0},
+    )
+    assert steersweep("run", str(spec), "--no-figures").code == 0
+    summary = tmp_path / "out" / "summary"
+    assert pd.read_parquet(summary / "pooled.parquet")["layer"].isna().any()
+    tests = pd.read_parquet(summary / "null_tests.parquet")
+    assert set(tests["layer"]) == {1, 3}
+    differences = pd.read_parquet(summary / "differences.parquet")
+    of_nulls = differences[differences["kind"] == "null"]
+    assert set(of_nulls["layer"]) == {1, 3}

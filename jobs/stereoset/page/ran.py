@@ -23,7 +23,7 @@ def ran(facts: Facts) -> Ran:
     num_folds = facts.record.get("folds", {})
     terms = [
         *_inputs(spec, identity),
-        *_protocol(spec, num_folds),
+        *_protocol(spec, num_folds, has_held_out=bool(facts.summary.held_out.num_rows)),
         *_counts(facts),
         *when(facts.record, facts.made, is_complete=facts.is_complete),
     ]
@@ -44,11 +44,14 @@ def _inputs(spec: Mapping[str, Any], identity: Mapping[str, Any]) -> list[tuple[
     ]
 
 
-def _protocol(spec: Mapping[str, Any], num_folds: Mapping[str, int]) -> list[tuple[str, str]]:
+def _protocol(
+    spec: Mapping[str, Any], num_folds: Mapping[str, int], *, has_held_out: bool
+) -> list[tuple[str, str]]:
     vectors, steering = spec["vectors"], spec["steering"]
     folds = vectors["folds"]
     from_rows = (
         "fitted on the rows that are then steered"
+        + ("; every cell again with vectors cross-fitted by target term" if has_held_out else "")
         if folds == 1
         else f"cross-fitted in {folds} folds by target term{_fewer_folds(folds, num_folds)}: no "
         "row is steered with a vector fitted on it"
@@ -91,7 +94,7 @@ def _counts(facts: Facts) -> list[tuple[str, str]]:
     examples: dict[str, int] = {}
     for row in facts.summary.baseline.to_pylist():
         examples[row["model"]] = examples.get(row["model"], 0) + row["num_examples"]
-    num_cells = facts.summary.cells.num_rows
+    num_cells = facts.summary.num_complete
     cells = f"{num_cells:,}"
     if facts.summary.num_missing:
         cells += f" of {num_cells + facts.summary.num_missing:,}"
@@ -164,6 +167,12 @@ _GLOSSARY = (
         "StereoSet's scores in percent. LMS: how often a meaningful candidate is preferred to the "
         "unrelated one (100 is best). SS: how often the stereotype is preferred to the "
         "anti-stereotype (50 is unbiased). ICAT combines both (100 is best).",
+    ),
+    (
+        "in-sample, held-out",
+        "In-sample vectors were fitted to the same examples that they steer, so part of what they "
+        "seem to do is this fit. Held-out vectors were fitted to examples about other target "
+        "terms.",
     ),
     (
         "interval",

@@ -153,12 +153,16 @@ def null_tests(summary: Summary) -> Table:
     """Ranks and p-values of the fitted vectors' effects among those of the draws."""
     by_key: dict[tuple[Any, ...], dict[str, _Row]] = {}
     for row in summary.null_tests.to_pylist():
-        key = (*_key(row), row["coeff"], row["null"], row["vectors"])
+        key = ((*_key(row), row["coeff"]), row["null"], row["vectors"])
         by_key.setdefault(key, {})[row["estimate"]] = row
-    entries = sorted(
-        by_key.values(),
-        key=lambda of: -sum(next(iter(of.values()))[axis] in (POOLED, None) for axis in AXES),
-    )
+    places = {place: number for number, place in enumerate(dict.fromkeys(k[0] for k in by_key))}
+
+    def widest_first(key: tuple[Any, ...]) -> tuple[Any, ...]:
+        place, null, vectors = key
+        num_pooled = sum(value in (POOLED, None) for value in place)
+        return -num_pooled, places[place], null, vectors == "held_out"
+
+    entries = [by_key[key] for key in sorted(by_key, key=widest_first)]
     estimates = ((CHANGES[0], 3, 1.0, "nats"), (FLOWS[0], 1, 100.0, _SHARE))
     return Table(
         "null-tests",
@@ -195,11 +199,12 @@ def null_tests(summary: Summary) -> Table:
             for of in entries[:_MOST_ROWS]
             for row in [next(iter(of.values()))]
         ),
-        "Rank 1: no draw moved as much, in the direction of the coefficient's sign if steering "
-        "has one. p: the share of draws and the vector itself that moved as much; with k draws it "
-        "cannot be smaller than 1 / (k + 1). Shuffled draws are scored under their own labels, so "
-        "they are as much in-sample as the vector that they are compared with. "
-        "summary/null_tests.csv has every row.",
+        "Random: directions drawn evenly. Shuffled: fitted after stereotype and anti-stereotype "
+        "changed places in a random half of the examples, and scored under these labels, so these "
+        "draws are as much in-sample as the vector that they are compared with. Rank 1: no draw "
+        "moved as much, in the direction of the coefficient's sign if steering has one. p: the "
+        "share of draws and the vector itself that moved as much; with k draws it cannot be "
+        "smaller than 1 / (k + 1). summary/null_tests.csv has every row.",
     ).condensed()
 
 
