@@ -144,6 +144,12 @@ def test_run_and_plan_fit(tmp_path: Path) -> None:
     assert page.as_uri() in run.text
     again = shown("run", spec)
     assert "nothing left to compute" in again.text
+    report = shown("report", str(page.parent), "--no-figures", "--by", "layer").text
+    table = [line for line in report.splitlines() if re.match(r" +[14] +(-3|400) ", line)]
+    names = [line.split()[2] for line in table]
+    assert names == ["in-sample", "held-out", "difference"] * (len(names) // 3)
+    assert len(names) >= 4 * 3
+    assert max(len(line.rstrip()) for line in table) <= 80
 
 
 def test_a_persona_run_and_its_plan_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
