@@ -69,7 +69,12 @@ class _Statement:
 
     @property
     def is_clear(self) -> bool:
-        return self.p <= SIGNIFICANT
+        """Whether the test finds it and its interval excludes 0.
+
+        The interval of a net flow also allows for moves that are rare, and over several layers it
+        is wider than the test asks. A sentence must not call clear what its own interval does not.
+        """
+        return self.p <= SIGNIFICANT and self.estimate.is_clear
 
     @property
     def is_intended(self) -> bool:

@@ -27,6 +27,7 @@ _Row = Mapping[str, Any]
 
 
 _MISSING = Cell(DASH, None)
+_MARK = f"q < {SIGNIFICANT}, and the interval excludes 0"
 _KL = Column("KL", "nats per token")
 _KL_NOTE = (
     "KL: how far steering moved the next-token distribution from the unsteered one, the mean over "
@@ -80,7 +81,7 @@ def glance(summary: Summary) -> Table:
             for vectors, row in rows[:_MOST_ROWS]
         ),
         "Every example has the same weight here. Intervals are each for one number alone. "
-        f"*: q < {SIGNIFICANT}.{f' {_KL_NOTE}' if has_kl else ''}",
+        f"*: {_MARK}.{f' {_KL_NOTE}' if has_kl else ''}",
     ).condensed()
 
 
@@ -434,8 +435,8 @@ def _differences(name: str, caption: str, rows: Sequence[_Row]) -> Table:
             )
             for row in chosen[:_MOST_ROWS]
         ),
-        f"Paired by target term: what both have in common cancels. *: p < {SIGNIFICANT}, for each "
-        "number alone. summary/differences.csv has every row.",
+        f"Paired by target term: what both have in common cancels. *: p < {SIGNIFICANT}, and the "
+        "interval excludes 0, for each number alone. summary/differences.csv has every row.",
     ).condensed()
 
 
@@ -612,7 +613,7 @@ def cells(summary: Summary) -> Table:
             )
             for vectors, row in rows
         ),
-        f"{DELTA}: change in log-likelihood. *: q < {SIGNIFICANT}. "
+        f"{DELTA}: change in log-likelihood. *: {_MARK}. "
         f"summary/cells.csv and summary/pooled.csv have all columns{of_held_out}.",
     ).condensed()
 
@@ -714,5 +715,5 @@ def _estimate(
     if found is None:  # defined, without an interval
         return Cell(number(times * value, digits), times * value)
     detail = f"{number(found.low, digits)} to {number(found.high, digits)}"
-    mark = "*" if q is not None and q < SIGNIFICANT else ""
+    mark = "*" if q is not None and q < SIGNIFICANT and found.is_clear else ""
     return Cell(found.text(digits), found.value, detail, mark)

@@ -62,6 +62,19 @@ def test_at_symmetric_coefficients_the_negative_one_is_meant_to_push_back() -> N
         assert "opposite" not in text
 
 
+def test_what_its_own_interval_does_not_exclude_is_never_called_clear() -> None:
+    """The test of a net flow may be sure of what the wider interval of rare moves is not."""
+    summary = known_sweep(lambda c: (-0.1, 0.1, 0.0))
+    rows = summary.findings.to_pylist()
+    assert any(row["p"] <= 0.05 for row in rows)
+    wide = [row | {"low": -abs(row["value"]), "high": 3 * abs(row["value"])} for row in rows]
+    table = pa.Table.from_pylist(wide, schema=summary.findings.schema)
+    text = said(replace(summary, findings=table))
+    assert "no intended effect is clear" in text
+    assert "gained" not in text
+    assert "moved from" not in text
+
+
 def test_an_effect_in_the_wrong_direction_is_said_to_be() -> None:
     text = said(known_sweep(lambda c: (0.1, -0.1, 0.0)))
     assert "the stereotype gained" in text
