@@ -42,7 +42,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Finding:
-    """Sentences about each model.
+    """Paragraphs about each model: what steering did, and what other vectors do.
 
     Attributes:
         coeff: the coefficient that those about the first model use.
@@ -189,14 +189,14 @@ def _sentences(
     in_sample = summary.shown_vectors == "in_sample"
     describe = _of_intent if summary.has_intent else _of_all
     here = {s.name: s for s in statements if s.row is row}
-    return (
+    finding = [
         *describe(vectors, row, statements, "In-sample side" if in_sample else "Side"),
         _churn(row, here, "In-sample, steering" if in_sample else "Steering"),
         _lms(row, "In-sample, LMS" if in_sample else "LMS"),
         *_missed(statements),
-        *_against_in_sample(row, summary),
-        *_against_nulls(row, summary),
-    )
+    ]
+    beside = [*_against_in_sample(row, summary), *_against_nulls(row, summary)]
+    return tuple(" ".join(sentences) for sentences in (finding, beside) if sentences)
 
 
 def _at(vectors: str, row: Row) -> str:
@@ -271,7 +271,7 @@ def _churn(row: Row, here: Mapping[str, _Statement], steering: str) -> str:
     if flows and not any(flow.is_clear for flow in flows):
         net = max(abs(100 * flow.estimate.value) for flow in flows)
         if net <= changed.value / 4:
-            return f"{text}; moves there and back cancel, so that no net flow is clear."
+            return f"{text}; moves there and back largely cancel, so that no net flow is clear."
         return f"{text}; no net flow is clear."
     return f"{text}."
 
@@ -351,6 +351,13 @@ def _against_nulls(row: Row, summary: Summary) -> list[str]:
         and test["model"] == row["model"]
         and test["estimate"] == CHANGES[0]
     ]
+    in_sample = {
+        (*_key(test), test["null"]): test
+        for test in summary.null_tests.to_pylist()
+        if (test["vectors"], test["model"], test["estimate"])
+        == ("in_sample", row["model"], CHANGES[0])
+        and summary.shown_vectors != "in_sample"
+    }
     # Of the same coefficient if it has any: another choice must not depend on what came out.
     coeffs = {test["coeff"] for test in tests}
     if not coeffs:
@@ -364,12 +371,13 @@ def _against_nulls(row: Row, summary: Summary) -> list[str]:
     sentences = []
     for key, of_place in list(places.items())[:_MOST_NULL_PLACES]:
         place = f"{_place(of_place[0])}, at coefficient {coefficient(coeff)}, "
-        text = f"{'' if key == _key(row) else place}{'; '.join(map(_rank, of_place))}."
+        ranks = "; ".join(_rank(test, in_sample.get((*key, test["null"]))) for test in of_place)
+        text = f"{'' if key == _key(row) else place}{ranks}."
         sentences.append(f"{text[0].upper()}{text[1:]}")
     return sentences
 
 
-def _rank(test: Row) -> str:
+def _rank(test: Row, in_sample: Row | None) -> str:
     num, as_much = test["num_draws"], test["rank"] - 1
     kind = _NULLS[test["null"]].format("vector" if num == 1 else "vectors")
     smallest = (
@@ -379,8 +387,16 @@ def _rank(test: Row) -> str:
     )
     return (
         f"among {num:,} {kind}, {as_much:,} moved stereotype against anti-stereotype as much "
-        f"(p = {number(test['p'], 2 if test['p'] >= 0.0095 else 4)}{smallest})"
+        f"({_p(test)}{smallest})" + ("" if in_sample is None else _in_sample_rank(in_sample))
     )
+
+
+def _in_sample_rank(test: Row) -> str:
+    return f"; in-sample, {test['rank'] - 1:,} of {test['num_draws']:,} did ({_p(test)})"
+
+
+def _p(test: Row) -> str:
+    return f"p = {number(test['p'], 2 if test['p'] >= 0.0095 else 4)}"
 
 
 def _at_place(row: Row, rows: Sequence[Row]) -> list[Row]:
