@@ -74,6 +74,7 @@ def model_estimates(
     *,
     vectors: str,
     has_direction: bool = True,
+    is_tested: bool = True,
 ) -> ModelEstimates:
     """The rows of a model whose cells are all there.
 
@@ -82,6 +83,8 @@ def model_estimates(
         vectors: what steered: ``in_sample``, ``held_out`` or ``file``.
         has_direction: whether a positive coefficient adds the vector; else no example can have
             moved against it.
+        is_tested: False leaves out p- and q-values and findings, which take most of the time. Of
+            many draws of a null only the first is tested: what counts are their ranks.
     """
     cells: list[Row] = []
     pooled_rows: list[Row] = []
@@ -89,7 +92,8 @@ def model_estimates(
     for stack in sorted({(key.split, key.bias_type, key.layer is None) for key in planned}):
         if (found := stacks.get(stack)) is None:
             continue
-        for row in _rows(*found, *stack[:2], planned, has_direction=has_direction):
+        rows = _rows(*found, *stack[:2], planned, has_direction=has_direction, is_tested=is_tested)
+        for row in rows:
             key = SummaryKey(*stack[:2], row["layer"], row["coeff"])
             (cells if key.is_cell else pooled_rows).append(row)
     for made in (cells, pooled_rows):
@@ -99,7 +103,7 @@ def model_estimates(
         cells,
         pooled_rows,
         _headline(stacks, groups, planned, vectors),
-        _findings(stacks, cells, pooled_rows),
+        _findings(stacks, cells, pooled_rows) if is_tested else [],
         stacks,
     )
 
@@ -112,12 +116,15 @@ def _rows(
     planned: Mapping[SummaryKey, int],
     *,
     has_direction: bool,
+    is_tested: bool,
 ) -> list[Row]:
     columns = _columns(found, CELL_ESTIMATES)
     if not has_direction:
         nothing = np.full(len(sums.cells), np.nan)
         columns |= dict.fromkeys(("anti_steered", "anti_steered_low", "anti_steered_high"), nothing)
-    p_of_cells = tested_p(found.tested)
+    p_of_cells = (
+        tested_p(found.tested) if is_tested else np.full((len(sums.cells), len(TESTED)), np.nan)
+    )
     columns |= {f"{name}_p": p_of_cells[:, index] for index, name in enumerate(TESTED)}
     columns["icc_s2a"] = found.icc_s2a
     rows = []

@@ -259,7 +259,11 @@ class _ModelTables:
         """The rows of one set of vectors; returns how many planned cells are not complete."""
         vectors = self._main if table == STEERED else table
         found = model_estimates(
-            groups, keys, vectors=vectors, has_direction=adds_vector(self._identity)
+            groups,
+            keys,
+            vectors=vectors,
+            has_direction=adds_vector(self._identity),
+            is_tested=null is None or null.draw == 0,
         )
         if adds_vector(self._identity):
             add_doses(found.cells, found.pooled, steered_with)
