@@ -87,7 +87,7 @@ def test_a_group_that_lost_its_baseline_is_named_and_the_rest_is_reported(
     assert made.code == 0
     line = "tiny/intersentence/race has steered rows but lacks 1 part of its baseline"
     assert line in " ".join(made.err.split())
-    assert "4 of 16 cells are not complete" in " ".join(made.err.split())
+    assert "8 of 32 cells are not complete" in " ".join(made.err.split())
     page = (output / "report.html").read_text()
     assert "Some groups have steered rows but lack part of their baseline" in page
     assert "tiny/intersentence/race" in page

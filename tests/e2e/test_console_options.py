@@ -97,7 +97,7 @@ def test_plan_as_json_is_what_the_file_holds(tmp_path: Path) -> None:
     options = ("--seconds", "0", "--json", "--json-file", str(file))
     content = printed(steersweep("plan", spec, *options))
     assert content == json.loads(file.read_text())
-    assert content["left"]["num_rows_cells"] == 120
+    assert content["left"]["num_rows_cells"] == 24 * (1 + 2 * 4)
 
 
 @pytest.mark.parametrize("order", [("SPEC", "--json", "FILE"), ("--json", "FILE", "SPEC")])

@@ -320,6 +320,7 @@ def test_the_record_tells_what_was_run(undisturbed: Path) -> None:
         "pooling": "all_positions",
         "read": "resid_post",
         "folds": 1,
+        "held_out": True,
     }
     session = record["sessions"][0]
     assert session["versions"]["torch"]

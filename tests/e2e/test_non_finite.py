@@ -54,9 +54,9 @@ def test_status_and_report_count_them_by_group(overflown: tuple[Path, Finished])
         assert shown.code == 0, shown
         for group in ("gender", "race"):
             assert (
-                f"tiny/intersentence/{group}: 6 of 15 rows" in (output / "report.html").read_text()
+                f"tiny/intersentence/{group}: 12 of 27 rows" in (output / "report.html").read_text()
             )
-            assert f"tiny/intersentence/{group}: 6 of 15 rows" in shown.err
+            assert f"tiny/intersentence/{group}: 12 of 27 rows" in shown.err
     cells = pd.read_parquet(output / "summary/cells.parquet").set_index(["bias_type", "coeff"])
     assert (cells.loc[(slice(None), 1e6), "num_non_finite"] == 3).all()
     assert cells.loc[(slice(None), 1e6), ["s2a", "lms", "icat"]].isna().all(axis=None)

@@ -36,7 +36,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
         steering={"layers": [1, 2, 3, 4], "coeffs": [20]},
     )  # fmt: skip
     assert steersweep("run", str(spec)).code == 0
-    (own,) = (folder / "out" / "vectors").rglob("*.safetensors")
+    (own,) = (folder / "out" / "vectors" / "tiny").rglob("*.safetensors")
     _, file = read_vectors(own.read_bytes(), str(own))
     path = folder / "vectors.pt"
     path.write_bytes(write_vectors("persona_vectors", file, num_blocks=5).data)

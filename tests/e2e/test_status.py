@@ -39,13 +39,13 @@ def test_a_run_under_way_is_shown_with_its_rate_until_it_ends(tmp_path: Path) ->
         driver.wait(timeout=300)
     assert under_way.code == 0, under_way
     assert f"process {driver.pid}" in under_way.out
-    assert re.search(r" of 120 rows \([\d.]+ %\), [\d.,]+ rows/s, about .* left\n", under_way.out)
+    assert re.search(r" of 216 rows \([\d.]+ %\), [\d.,]+ rows/s, about .* left\n", under_way.out)
     assert driver.returncode == 0
     assert watched.code == 0, watched
     _, first, *_, last = watched.out.split(f"{output}: ")
     assert f"process {driver.pid}" in first
     assert last.startswith("finished on ")
-    assert "120 of 120 rows (100 %), " in last
+    assert "216 of 216 rows (100 %), " in last
 
 
 def test_a_finished_run_shows_its_groups_and_its_certificate(tmp_path: Path) -> None:

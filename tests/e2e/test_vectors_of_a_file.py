@@ -34,8 +34,9 @@ def sweep(folder: Path, **changes: Any) -> Finished:
 def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The vectors that a sweep of one group has fitted, in another tool's file."""
     folder = tmp_path_factory.mktemp("fitted")
-    assert sweep(folder, vectors={"folds": 1}).code == 0
-    (own,) = (folder / "out" / "vectors").rglob("*.safetensors")
+    # Without held-out rows, which vectors of a file have not.
+    assert sweep(folder, vectors={"folds": 1, "held_out": False}).code == 0
+    (own,) = (folder / "out" / "vectors" / "tiny").rglob("*.safetensors")
     _, file = read_vectors(own.read_bytes(), str(own))
     data = write_vectors("persona_vectors", file, num_blocks=5).data
     (folder / "vectors.pt").write_bytes(data)
@@ -50,7 +51,7 @@ def test_rows_are_those_of_the_sweep_that_fitted_them(fitted: Path, tmp_path: Pa
     assert list(one["example_id"]) == list(other["example_id"])
     assert one[SCORES].equals(other[SCORES])
     assert set(one["task_id"]) == set(other["task_id"])  # the same numbers, so the same tasks
-    (kept,) = (tmp_path / "out" / "vectors").rglob("*.safetensors")
+    (kept,) = (tmp_path / "out" / "vectors" / "tiny").rglob("*.safetensors")
     _, file = read_vectors(kept.read_bytes(), "x")
     assert file.provenance["method"] == "file"
     assert file.provenance["file"] == str(fitted / "vectors.pt")

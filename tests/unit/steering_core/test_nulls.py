@@ -31,16 +31,36 @@ def _assert_norms(found: SteeringVectors, like: SteeringVectors) -> None:
         np.testing.assert_allclose(np.linalg.norm(ours), np.linalg.norm(theirs), rtol=1e-5)
 
 
+def _unit(vector: np.ndarray) -> np.ndarray:
+    unit: np.ndarray = vector / np.linalg.norm(vector)
+    return unit
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+    return float(_unit(a) @ _unit(b))
+
+
 def test_random_vectors_have_the_norms_and_directions_of_their_own() -> None:
     like = _vectors(0)
     found = random_vectors(like, "m/s/race")
     _assert_norms(found, like)
-    units = np.stack([v / np.linalg.norm(v) for v in (*_all(found), *_all(like))])
+    for layer, folds in found.folds.items():  # one direction for all folds
+        for fold in folds:
+            assert _cosine(fold, found.whole[layer]) > 1 - 1e-6
+    units = np.stack([_unit(v) for v in (*found.whole.values(), *_all(like))])
     cosines = units @ units.T - np.eye(len(units))
     assert np.abs(cosines).max() < 0.5
     for ours, again in zip(_all(found), _all(random_vectors(like, "m/s/race")), strict=True):
         np.testing.assert_array_equal(ours, again)
     assert (found.whole[2] != random_vectors(like, "m/s/gender").whole[2]).all()
+
+
+def test_an_output_of_an_earlier_version_has_another_direction_for_each_fold() -> None:
+    like = _vectors(0)
+    found = random_vectors(like, "m/s/race", one_direction=False)
+    _assert_norms(found, like)
+    units = np.stack([_unit(v) for v in _all(found)])
+    assert np.abs(units @ units.T - np.eye(len(units))).max() < 0.5
 
 
 def test_a_layer_that_is_added_leaves_the_others_as_they_were() -> None:
