@@ -236,9 +236,11 @@ def would_plan(sweep: Sweep, task: PlannedTask) -> bool:
 
 def uses_held_out_folds(sweep: Sweep, table: str) -> bool:
     """Whether what a table holds depends on the folds of the held-out vectors."""
+    if table in (HELD_OUT, HELD_OUT_SUMS):
+        return True
+    # In a sweep whose main vectors are held out themselves, draws have the folds of these.
     null = null_table(table)
-    is_beside = null is not None and null.vectors == "held_out" != sweep.main_vectors
-    return is_beside or table in (HELD_OUT, HELD_OUT_SUMS)
+    return null is not None and null.vectors == "held_out" and sweep.main_vectors != "held_out"
 
 
 def _plan_group(

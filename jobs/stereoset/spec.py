@@ -92,8 +92,8 @@ class VectorsSpec(SpecModel):
     held_out: StrictBool | None = Field(
         None,
         description="With folds: 1, steer the same grid also with vectors that were fitted without "
-        "the examples they steer (five folds by target term). On if left out, but an output that "
-        "was started without stays without",
+        "the examples they steer (five folds by target term). The default is true for a new "
+        "output; an output that was started without held-out vectors goes on without them",
         json_schema_extra=role("grid"),
     )
 
