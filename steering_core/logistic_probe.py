@@ -1,11 +1,10 @@
 """The logistic probe on pooled states, as a steering vector.
 
-Shapes: N pairs, n pairs of one chunk, D width.
+Shapes: N pairs, 2 N states, D width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +12,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from steering_core.errors import InputError
-from steering_core.pairs import PairMeans, Pairs, in_float64
+from steering_core.pairs import PairMeans, Pairs, centered_states
 
 # Largest entry of the gradient of the loss per state at which L-BFGS stops; at 1e-7 the vector is
 # within 1e-4 of the optimum (relative), measured on correlated states with D up to 2304.
@@ -26,18 +25,17 @@ def fit_logistic(pairs: Pairs, what: str) -> np.ndarray:
     """The weight [D] float64 of a logistic probe, in the stream's own coordinates.
 
     The probe tells anti-stereotype (1) from stereotype (0) states: with an intercept, on features
-    standardised by mean and standard deviation over all 2 N states, minimising
+    standardized by mean and standard deviation over all 2 N states, minimizing
     ``|w|^2 / 2 + sum of log-losses`` (scikit-learn's C = 1.0) by L-BFGS. Its weight, divided by
-    the standard deviations, gets the sign and the norm of the mean difference. Loss and gradient
-    are sums over chunks: memory is that of one chunk and a few [D].
+    the standard deviations, gets the sign and the norm of the mean difference.
 
     Args:
-        pairs: see ``Pairs``.
-        what: is fitted, for messages.
+        pairs: at least one.
+        what: names what is fitted, for messages.
 
     Raises:
-        InputError: no pair, a state that is not finite, a mean difference of zero or lost beside
-            the spread of the states, or L-BFGS does not come to an end.
+        InputError: no pair, a state that is not finite, a mean difference that is zero or too
+            small compared with the spread of the states, or L-BFGS does not converge.
 
     Source: probes, Alain & Bengio 2016, "Understanding intermediate layers using linear classifier
     probes"; their weight as a steering direction, Li et al. 2023, "Inference-Time Intervention".
@@ -70,44 +68,34 @@ def fit_logistic(pairs: Pairs, what: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Loss:
-    """Penalised log-loss per state and its gradient, of parameters (weights [D], intercept)."""
+    """Penalized log-loss per state and its gradient, of parameters (weights [D], intercept).
 
-    pairs: Pairs
-    centre: np.ndarray
+    Attributes:
+        features: [2 N, D] float64, the standardized states.
+        labels: [2 N], +1 or -1 for anti-stereotype or stereotype.
+        scale: [D], the standard deviation of each feature; 1 if it does not vary.
+    """
+
+    features: np.ndarray
+    labels: np.ndarray
     scale: np.ndarray
-    num_states: int
 
     @classmethod
     def of(cls, pairs: Pairs, means: PairMeans) -> _Loss:
-        num_states = 2 * means.num_pairs
-        centre_D = (means.anti + means.stereotype) / 2
-        squares_D = np.zeros_like(centre_D)
-        for anti, stereotype in in_float64(pairs):
-            squares_D += ((anti - centre_D) ** 2).sum(axis=0)
-            squares_D += ((stereotype - centre_D) ** 2).sum(axis=0)
-        variance_D = squares_D / num_states
-        # What rounding of the mean leaves of a feature that does not vary is no scale.
-        rounding_D = (num_states * np.finfo(np.float64).eps * centre_D) ** 2
+        center_D = (means.anti + means.stereotype) / 2
+        features_ND = centered_states(pairs, center_D, center_D)
+        num_states = len(features_ND)
+        variance_D = np.einsum("nd,nd->d", features_ND, features_ND) / num_states
+        # Rounding of the mean gives a feature that does not vary a tiny variance: not its scale.
+        rounding_D = (num_states * np.finfo(np.float64).eps * center_D) ** 2
         scale_D = np.where(variance_D > rounding_D, np.sqrt(variance_D), 1.0)
-        return cls(pairs, centre_D, scale_D, num_states)
+        features_ND /= scale_D
+        return cls(features_ND, np.repeat([1.0, -1.0], len(pairs)), scale_D)
 
     def __call__(self, parameters: np.ndarray) -> tuple[float, np.ndarray]:
         weights_D, intercept = parameters[:-1], parameters[-1]
-        # The states stay as they are: weights and intercept are taken to their coordinates.
-        direction_D = weights_D / self.scale
-        offset = intercept - self.centre @ direction_D
-        loss, slope = float(weights_D @ weights_D) / 2, 0.0
-        pull_D = np.zeros_like(self.centre)
-        for sign, states_nD in self._signed_states():
-            margins_n = sign * (states_nD @ direction_D + offset)
-            loss += float(np.logaddexp(0.0, -margins_n).sum())
-            slopes_n = -sign * expit(-margins_n)
-            pull_D += slopes_n @ states_nD
-            slope += float(slopes_n.sum())
-        gradient_D = (pull_D - slope * self.centre) / self.scale + weights_D
-        return loss / self.num_states, np.append(gradient_D, slope) / self.num_states
-
-    def _signed_states(self) -> Iterator[tuple[float, np.ndarray]]:
-        for anti, stereotype in in_float64(self.pairs):
-            yield 1.0, anti
-            yield -1.0, stereotype
+        margins_N = self.labels * (self.features @ weights_D + intercept)
+        loss = float(weights_D @ weights_D) / 2 + float(np.logaddexp(0.0, -margins_N).sum())
+        slopes_N = -self.labels * expit(-margins_N)
+        gradient = np.append(slopes_N @ self.features + weights_D, slopes_N.sum())
+        return loss / len(self.labels), gradient / len(self.labels)

@@ -1,49 +1,66 @@
-"""Streams of paired pooled states, and what every fit over them needs.
+"""Paired pooled states of a group at one layer, and what every fit over them needs.
 
-Shapes: N pairs, n pairs of one chunk, D width.
+Shapes: N pairs, D width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
 from steering_core.errors import InputError
 
-Pairs = Iterable[tuple[np.ndarray, np.ndarray]]
-"""Chunks (anti-stereotype [n, D], stereotype [n, D]), float32 or float64; row i of both is one
-example. Fits go over them several times, so each iteration must start anew."""
-
-
-class StateChunk(NamedTuple):
-    """Some examples of a group at one layer: fold [n], pooled states [n, D] of both candidates."""
-
-    folds: np.ndarray
-    anti: np.ndarray
-    stereotype: np.ndarray
-
 
 @dataclass(frozen=True)
-class OutsideFold:
-    """The pairs of every fold but one, or of all folds where ``fold`` is None."""
+class Pairs:
+    """Pooled states of both candidates; row i of each array is the same example.
 
-    chunks: Iterable[StateChunk]
-    fold: int | None = None
+    Attributes:
+        anti: [N, D] float32 or float64, of the anti-stereotypes.
+        stereotype: likewise, of the stereotypes.
+        folds: [N] int, the fold of each example.
+    """
 
-    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for folds, anti, stereotype in self.chunks:
-            if self.fold is None:
-                yield anti, stereotype
-            else:
-                yield anti[folds != self.fold], stereotype[folds != self.fold]
+    anti: np.ndarray
+    stereotype: np.ndarray
+    folds: np.ndarray
+
+    def __post_init__(self) -> None:
+        assert self.anti.shape == self.stereotype.shape, (self.anti.shape, self.stereotype.shape)
+        assert self.folds.shape == self.anti.shape[:1], (self.folds.shape, self.anti.shape)
+
+    def __len__(self) -> int:
+        return len(self.anti)
+
+    def outside(self, fold: int) -> Pairs:
+        """The pairs of every other fold."""
+        keep = self.folds != fold
+        return Pairs(self.anti[keep], self.stereotype[keep], self.folds[keep])
+
+    def with_labels(self, signs: np.ndarray) -> Pairs:
+        """The same examples, the two states of some exchanged.
+
+        Args:
+            signs: [N], -1 where stereotype and anti-stereotype change places, +1 elsewhere
+                (``nulls.label_signs``).
+        """
+        is_swapped = (signs < 0)[:, None]
+        return Pairs(
+            np.where(is_swapped, self.stereotype, self.anti),
+            np.where(is_swapped, self.anti, self.stereotype),
+            self.folds,
+        )
+
+    def differences(self) -> np.ndarray:
+        """Anti-stereotype - stereotype [N, D], subtracted in float64: both are nearly the same."""
+        difference_ND: np.ndarray = np.subtract(self.anti, self.stereotype, dtype=np.float64)
+        return difference_ND
 
 
 @dataclass(frozen=True)
 class PairMeans:
-    """Means [D] float64 over the pairs of a stream, and their number N.
+    """Means [D] float64 over N pairs.
 
     Attributes:
         difference: mean of (anti-stereotype - stereotype); not zero.
@@ -52,59 +69,51 @@ class PairMeans:
     anti: np.ndarray
     stereotype: np.ndarray
     difference: np.ndarray
-    num_pairs: int
 
     @classmethod
     def of(cls, pairs: Pairs, what: str) -> PairMeans:
-        """The means, after one pass.
+        """The means of some pairs.
 
         Args:
-            what: is fitted from the pairs, for messages.
+            what: names what is fitted from the pairs, for messages.
 
         Raises:
             InputError: no pair, a state that is not finite, or a mean difference of zero.
         """
-        if iter(pairs) is pairs:
-            raise ValueError("pairs must start anew with each iteration, got an iterator")
-        anti_total = stereotype_total = difference_total = np.zeros(1)
-        num_pairs = 0
-        for anti, stereotype in in_float64(pairs):
-            if not (np.isfinite(anti).all() and np.isfinite(stereotype).all()):
-                raise InputError(
-                    f"a pooled state is not finite, so {what} cannot be fitted; with a float16 "
-                    "model, try dtype bfloat16 or float32"
-                )
-            anti_total = anti_total + anti.sum(axis=0)
-            stereotype_total = stereotype_total + stereotype.sum(axis=0)
-            difference_total = difference_total + (anti - stereotype).sum(axis=0)
-            num_pairs += len(anti)
-        if num_pairs == 0:
+        if not len(pairs):
             raise InputError(f"there is no example to fit {what} with")
-        if not difference_total.any():
+        if not (np.isfinite(pairs.anti).all() and np.isfinite(pairs.stereotype).all()):
+            raise InputError(
+                f"a pooled state is not finite, so {what} cannot be fitted; with a float16 "
+                "model, try dtype bfloat16 or float32"
+            )
+        difference_D = pairs.differences().mean(axis=0)
+        if not difference_D.any():
             raise InputError(
                 f"the mean difference is zero, so {what} has neither direction nor size; use more "
                 "examples, or another layer"
             )
         return cls(
-            anti=anti_total / num_pairs,
-            stereotype=stereotype_total / num_pairs,
-            difference=difference_total / num_pairs,
-            num_pairs=num_pairs,
+            anti=pairs.anti.mean(axis=0, dtype=np.float64),
+            stereotype=pairs.stereotype.mean(axis=0, dtype=np.float64),
+            difference=difference_D,
         )
 
     def push_along(self, direction_D: np.ndarray) -> np.ndarray:
-        """The direction [D] float64, made as long as the mean difference and turned its way.
+        """The direction [D] float64 with the norm and the sign of the mean difference.
 
-        So a coefficient means the same size of push whatever the method of the vector.
+        So a coefficient means the same size of push for each method.
         """
         size = float(np.linalg.norm(self.difference) / np.linalg.norm(direction_D))
         pushed_D: np.ndarray = direction_D * (-size if direction_D @ self.difference < 0 else size)
         return pushed_D
 
 
-def in_float64(pairs: Pairs) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The chunks of a stream that hold a pair, in float64."""
-    for anti, stereotype in pairs:
-        assert anti.shape == stereotype.shape, f"{anti.shape} against {stereotype.shape}"
-        if len(anti):
-            yield anti.astype(np.float64, copy=False), stereotype.astype(np.float64, copy=False)
+def centered_states(pairs: Pairs, anti_D: np.ndarray, stereotype_D: np.ndarray) -> np.ndarray:
+    """All states [2 N, D] float64, the anti-stereotypes first, less one center for each class."""
+    num_pairs, width = pairs.anti.shape
+    states_ND = np.empty((2 * num_pairs, width))
+    # Written in place: at width 8192, each float64 copy of all states takes 128 MB.
+    np.subtract(pairs.anti, anti_D, out=states_ND[:num_pairs])
+    np.subtract(pairs.stereotype, stereotype_D, out=states_ND[num_pairs:])
+    return states_ND

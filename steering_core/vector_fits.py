@@ -1,38 +1,39 @@
-"""Methods for steering vectors beside the mean difference, and their cross-fitting.
+"""Methods for steering vectors other than the mean difference, and their cross-fitting.
 
-Each fit streams over pairs of pooled states, a few passes of it, in float64: memory is bounded by
-[D, D] and one chunk, never by the number of examples. Its vector gets the sign and the norm of the
-mean difference of the same examples, so that a coefficient means the same size of push whatever
-the method.
+Each fit takes all pooled states of a group at one layer and computes in float64. Its vector gets
+the sign and the norm of the mean difference of the same examples, so that a coefficient means the
+same size of push for each method.
 
-Shapes: N pairs, n pairs of one chunk, D width.
+A group usually has fewer examples than the stream has dimensions. Then the fits go by the products
+of examples [N, N], not by those of features [D, D]: at width 8192 the latter take 512 MB.
+
+Shapes: N pairs, or 2 N states, D width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import LinAlgError, cho_factor, cho_solve
-from scipy.sparse.linalg import eigsh
+from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh
 
 from steering_core.errors import InputError
 from steering_core.logistic_probe import fit_logistic
-from steering_core.pairs import OutsideFold, PairMeans, Pairs, StateChunk, in_float64
+from steering_core.pairs import PairMeans, Pairs, centered_states
 from steering_core.vectors import Method
 
 
 def fit_pca(pairs: Pairs, what: str) -> np.ndarray:
-    """The first principal direction [D] float64 of the differences, not centred.
+    """The first principal direction [D] float64 of the differences, not centered.
 
-    Centring would take away the very shift between the two candidates. Without it this is the PCA
+    Centering would take away the very shift between the two candidates. Without it this is the PCA
     of the differences taken with both signs, whose mean is zero. The direction gets the sign and
-    the norm of the mean difference. Two passes: means, second moments [D, D].
+    the norm of the mean difference.
 
     Args:
-        pairs: see ``Pairs``.
-        what: is fitted, for messages.
+        pairs: at least one.
+        what: names what is fitted, for messages.
 
     Raises:
         InputError: no pair, a state that is not finite, or a mean difference of zero.
@@ -40,28 +41,32 @@ def fit_pca(pairs: Pairs, what: str) -> np.ndarray:
     Source: Zou et al. 2023, "Representation Engineering" (LAT).
     """
     means = PairMeans.of(pairs, what)
-    width = means.difference.size
-    moments_DD = np.zeros((width, width))
-    for anti, stereotype in in_float64(pairs):
-        differences_nD = anti - stereotype
-        moments_DD += differences_nD.T @ differences_nD
-    # Lanczos needs a start; a fixed one, so that equal input gives equal bits.
-    start_D = np.random.default_rng(0).normal(size=width)
-    _, directions = eigsh(moments_DD / means.num_pairs, k=1, which="LA", v0=start_D)
-    direction_D: np.ndarray = directions[:, 0]
+    differences_ND = pairs.differences()
+    num_pairs, width = differences_ND.shape
+    # X^T X and X X^T have the same largest eigenvalue; u of the latter is X^T u of the former.
+    if num_pairs < width:
+        direction_D = _leading_eigenvector(differences_ND @ differences_ND.T) @ differences_ND
+    else:
+        direction_D = _leading_eigenvector(differences_ND.T @ differences_ND)
     return means.push_along(direction_D)
+
+
+def _leading_eigenvector(symmetric_MM: np.ndarray) -> np.ndarray:
+    last = len(symmetric_MM) - 1
+    _, vectors_M1 = eigh(symmetric_MM, subset_by_index=[last, last], overwrite_a=True)
+    leading_M: np.ndarray = vectors_M1[:, 0]
+    return leading_M
 
 
 def fit_whitened(pairs: Pairs, what: str) -> np.ndarray:
     """Within-class covariance^-1 times the mean difference [D] float64.
 
     The covariance is that of all 2 N states around the mean of their own class, shrunk towards a
-    multiple of the identity. The direction gets the sign and the norm of the mean difference. Two
-    passes: means, covariance [D, D].
+    multiple of the identity. The direction gets the sign and the norm of the mean difference.
 
     Args:
-        pairs: see ``Pairs``.
-        what: is fitted, for messages.
+        pairs: at least two.
+        what: names what is fitted, for messages.
 
     Raises:
         InputError: no pair, a state that is not finite, a mean difference of zero, or states that
@@ -72,43 +77,54 @@ def fit_whitened(pairs: Pairs, what: str) -> np.ndarray:
     "A well-conditioned estimator for large-dimensional covariance matrices".
     """
     means = PairMeans.of(pairs, what)
+    states_ND = centered_states(pairs, means.anti, means.stereotype)
     try:
-        factor = cho_factor(_shrunk_covariance(pairs, means))
+        direction_D = _whiten(states_ND, means.difference)
     except LinAlgError:
         raise InputError(
             f"states vary too little within their class to fit {what} by whitening; use more "
             "examples, or another vectors.method"
         ) from None
-    direction_D: np.ndarray = cho_solve(factor, means.difference)
     return means.push_along(direction_D)
 
 
-def _shrunk_covariance(pairs: Pairs, means: PairMeans) -> np.ndarray:
-    """Ledoit and Wolf's estimate [D, D] of the within-class covariance.
+def _whiten(states_ND: np.ndarray, difference_D: np.ndarray) -> np.ndarray:
+    """The difference [D] times the inverse of Ledoit and Wolf's estimate of the covariance.
 
-    With states x_i around their class means, S = mean of x_i x_i^T and m = trace(S) / D it is
-    ``b m I + (1 - b) S``, where b is the mean of |x_i x_i^T - S|^2 over the 2 N states, divided by
-    2 N |S - m I|^2, and at most 1.
+    With N states x_i around their class means as rows of X, S = X^T X / N and m = trace(S) / D, the
+    estimate is ``b m I + (1 - b) S``, where b is the mean of |x_i x_i^T - S|^2, divided by
+    N |S - m I|^2, and at most 1.
+
+    Raises:
+        LinAlgError: the estimate is singular.
     """
-    width, num_states = means.difference.size, 2 * means.num_pairs
-    covariance_DD = np.zeros((width, width))
-    fourth = 0.0
-    for anti, stereotype in in_float64(pairs):
-        for states_nD, mean_D in ((anti, means.anti), (stereotype, means.stereotype)):
-            centred_nD = states_nD - mean_D
-            covariance_DD += centred_nD.T @ centred_nD
-            fourth += float(((centred_nD**2).sum(axis=1) ** 2).sum())
-    covariance_DD /= num_states
-    diagonal = np.einsum("dd->d", covariance_DD)
-    size = float(diagonal.mean())
-    # The sum of |x x^T - S|^2 is that of |x|^4 less 2 N |S|^2.
-    noise = (fourth / num_states - float((covariance_DD**2).sum())) / num_states
-    diagonal -= size
-    spread = float((covariance_DD**2).sum())
+    num_states, width = states_ND.shape
+    by_state = num_states < width
+    products = states_ND @ states_ND.T if by_state else states_ND.T @ states_ND
+    # Trace and norm of S are those of either product.
+    size = float(np.trace(products)) / num_states / width
+    norm = float(np.vdot(products, products)) / num_states**2  # |S|^2
+    squares_N = np.einsum("nd,nd->n", states_ND, states_ND)
+    # The sum of |x x^T - S|^2 is that of |x|^4 less N |S|^2; |S - m I|^2 is |S|^2 less D m^2.
+    noise = (float(squares_N @ squares_N) / num_states - norm) / num_states
+    spread = norm - width * size**2
     shrinkage = min(max(noise / spread, 0.0), 1.0) if spread > 0 else 1.0
-    covariance_DD *= 1.0 - shrinkage
-    diagonal += size
-    return covariance_DD
+    ridge, weight = shrinkage * size, (1.0 - shrinkage) / num_states
+
+    products *= weight
+    products[np.diag_indices_from(products)] += ridge
+    direction_D: np.ndarray
+    if not by_state:
+        direction_D = cho_solve(cho_factor(products, overwrite_a=True), difference_D)
+        return direction_D
+    if ridge <= 0:  # fewer states than dimensions: only the ridge makes it invertible
+        raise LinAlgError("singular")
+    # Woodbury: (r I + w X^T X)^-1 d = (d - X^T (r I + w X X^T)^-1 w X d) / r.
+    factor = cho_factor(products, overwrite_a=True)
+    solved_N = cho_solve(factor, weight * (states_ND @ difference_D))
+    direction_D = difference_D - solved_N @ states_ND
+    direction_D /= ridge
+    return direction_D
 
 
 def _mean_difference(pairs: Pairs, what: str) -> np.ndarray:
@@ -120,8 +136,8 @@ class VectorMethod:
     """A way to make steering vectors, as their provenance tells it.
 
     Attributes:
-        fit: vector [D] float64 of pairs and of what is fitted; None for the mean difference, which
-            needs sums alone (``fit_mean_difference``).
+        fit: takes pairs and the name of what is fitted, returns a vector [D] float64; None for the
+            mean difference, which needs sums alone (``fit_mean_difference``).
     """
 
     formula: str
@@ -130,7 +146,7 @@ class VectorMethod:
 
     @property
     def needs_states(self) -> bool:
-        """Whether the states of each example have to be kept for it."""
+        """Whether it is fitted from the states of each example."""
         return self.fit is not None
 
 
@@ -163,24 +179,23 @@ METHODS: Mapping[Method, VectorMethod] = {
 
 
 def fit_layer(
-    method: Method, chunks: Iterable[StateChunk], num_folds: int, what: str
+    method: Method, pairs: Pairs, num_folds: int, what: str
 ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
     """Vectors [D] float32 of one layer: of all examples, and of those outside each fold.
 
     Args:
         method: any; the mean difference can be fitted from sums as well (``fit_mean_difference``).
-        chunks: the layer's examples; must start anew with each iteration.
+        pairs: the layer's examples.
         num_folds: 1 for no vectors by fold.
         what: the layer and its group, for messages.
 
     Raises:
-        InputError: what the method cannot be fitted from; see its fit.
+        InputError: the pairs do not determine a vector; see the method's fit.
     """
     fit = METHODS[method].fit or _mean_difference
     name = f"the {method} vector of {what}"
-    whole = fit(OutsideFold(chunks), name).astype(np.float32)
+    whole = fit(pairs, name).astype(np.float32)
     folds = range(num_folds if num_folds > 1 else 0)
     return whole, tuple(
-        fit(OutsideFold(chunks, fold), f"{name} without fold {fold}").astype(np.float32)
-        for fold in folds
+        fit(pairs.outside(fold), f"{name} without fold {fold}").astype(np.float32) for fold in folds
     )

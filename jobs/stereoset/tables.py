@@ -14,7 +14,6 @@ import pyarrow.compute as pc
 from steering_core.anisotropy import StateSums
 from steering_core.engine import Scores
 from steering_core.nulls import NULLS, Null
-from steering_core.pairs import StateChunk
 from steering_core.pooled import PooledStates
 from steering_core.scoring import Measure, choose
 from steering_core.stereoset import LABELS, Example
@@ -265,14 +264,22 @@ def states_table(
     )
 
 
-def layer_states(table: pa.Table, layer: int) -> tuple[list[str], StateChunk]:
-    """Ids and pooled states of the examples of one layer in a ``states`` table, in its order."""
+class LayerStates(NamedTuple):
+    """Pooled states [N, d_model] float32 of both candidates of N examples at one layer."""
+
+    example_ids: list[str]
+    anti: np.ndarray
+    stereotype: np.ndarray
+
+
+def layer_states(table: pa.Table, layer: int) -> LayerStates:
+    """The states of one layer in a ``states`` table, in its order."""
     rows = table.filter(pc.equal(table["layer"], layer))
     anti, stereotype = (
         rows[name].combine_chunks().flatten().to_numpy().reshape(len(rows), -1)
         for name in ("anti_stereotype", "stereotype")
     )
-    return rows["example_id"].to_pylist(), StateChunk(rows["fold"].to_numpy(), anti, stereotype)
+    return LayerStates(rows["example_id"].to_pylist(), anti, stereotype)
 
 
 def _vectors_column(vectors: np.ndarray) -> pa.ListArray:

@@ -16,7 +16,7 @@ from tests.support.direct_fits import (
     probe_gradient,
     standardised,
 )
-from tests.support.pairs import ChunkedPairs, correlated_pairs
+from tests.support.pairs import correlated_pairs, in_float64, paired
 
 
 @pytest.mark.parametrize("num_pairs", [3, 60, 400])
@@ -24,7 +24,7 @@ from tests.support.pairs import ChunkedPairs, correlated_pairs
 def test_it_is_the_optimum_in_the_streams_own_coordinates(num_pairs: int, seed: int) -> None:
     """With 3 pairs in 5 dimensions the classes are separable: the penalty alone holds it."""
     pairs = correlated_pairs(num_pairs, seed=seed)
-    anti, stereotype = pairs.in_float64()
+    anti, stereotype = in_float64(pairs)
     features, labels, scale = standardised(anti, stereotype)
     solution = newton(features, labels)
 
@@ -42,7 +42,7 @@ def test_a_feature_in_another_unit_gives_the_same_probe() -> None:
     """Features are standardised, so the penalty does not depend on their scale."""
     pairs = correlated_pairs()
     units = np.array([1e3, 1.0, 1e-3, 1.0, 1.0])
-    scaled = ChunkedPairs(pairs.anti * units, pairs.stereotype * units)
+    scaled = paired(pairs.anti * units, pairs.stereotype * units)
     found, wanted = fit_logistic(scaled, "it") * units, fit_logistic(pairs, "it")
     cosine = found @ wanted / np.linalg.norm(found) / np.linalg.norm(wanted)
     assert cosine == pytest.approx(1.0, abs=1e-8)
@@ -51,8 +51,8 @@ def test_a_feature_in_another_unit_gives_the_same_probe() -> None:
 @pytest.mark.parametrize("value", [0.0, 0.1, 1e6])
 def test_a_feature_that_does_not_vary_has_no_weight(value: float) -> None:
     pairs = correlated_pairs()
-    anti, stereotype = (np.insert(x, 2, value, axis=1) for x in pairs.in_float64())
-    found = fit_logistic(ChunkedPairs(anti, stereotype), "it")
+    anti, stereotype = (np.insert(x, 2, value, axis=1) for x in in_float64(pairs))
+    found = fit_logistic(paired(anti, stereotype), "it")
     assert abs(found[2]) < 1e-9
     np.testing.assert_allclose(np.delete(found, 2), fit_logistic(pairs, "it"), rtol=1e-4)
 
