@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from safetensors import safe_open
 
+from cluster.backends.in_process import InProcessBackend
 from cluster.ledger import Ledger
 from cluster.storage import StorageSpec
 from jobs.kinds import load_any_spec
@@ -26,8 +28,22 @@ from jobs.stereoset.spec import StereoSetSpec
 from tests.support.stored_outputs import STORED_OUTPUTS, copy_stored_output
 from tests.support.sweeps import read_rows, steersweep
 
-FINISHED = ("stereoset", "stereoset-crossed", "persona")
-STOPPED = ("stereoset-stopped", "persona-stopped")
+FINISHED = ("stereoset", "stereoset-crossed", "persona", "stereoset-held-out", "persona-now")
+STOPPED = (
+    "stereoset-stopped",
+    "persona-stopped",
+    "stereoset-held-out-stopped",
+    "persona-now-stopped",
+)
+WITHOUT_DOSES = ("stereoset", "stereoset-crossed", "stereoset-stopped")
+"""Phase 1 of these did not measure the norm of the stream."""
+RECORDS = ("run.json", "index.json", "certificate.json", "checked.parquet", "summary")
+"""Every session writes these again; all other files of an output are kept once written."""
+ROW_KEYS = ["model", "split", "bias_type", "layer", "coeff", "example_id"]
+LEFT_OUT = ("log", "figures", "report.html", "driver.lock")
+"""What stored outputs are without."""
+NULL_KEYS = ["null", "vectors", "draw"]
+SCORES = ["score_stereotype", "score_anti_stereotype", "score_unrelated"]
 PINNED_IDS = STORED_OUTPUTS.parent / "task_ids.json"
 VECTOR_DIGEST = "0" * 64
 """In place of a fitted vector's digest, whose last bits depend on the machine."""
@@ -37,6 +53,27 @@ VECTOR_DIGEST = "0" * 64
 def stored(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: Any) -> Path:
     monkeypatch.chdir(tmp_path)
     return copy_stored_output(request.param, tmp_path)
+
+
+def _contents(output: Path) -> dict[str, Any]:
+    """What a later session must keep: the bytes of each file; of vectors, numbers and metadata.
+
+    A vector file may be written again with equal content, and the format has no order of keys.
+    """
+    return {
+        str(path.relative_to(output)): _vectors_of(path)
+        if path.suffix == ".safetensors"
+        else path.read_bytes()
+        for path in sorted(output.rglob("*"))
+        if path.is_file() and path.relative_to(output).parts[0] not in (*RECORDS, *LEFT_OUT)
+    }
+
+
+def _vectors_of(path: Path) -> tuple[dict[str, str], dict[str, tuple[str, bytes]]]:
+    with safe_open(path, "np") as vectors:
+        arrays = {name: vectors.get_tensor(name) for name in vectors.keys()}  # noqa: SIM118
+        metadata = vectors.metadata()
+    return metadata, {name: (str(a.dtype), a.tobytes()) for name, a in arrays.items()}
 
 
 def _write_times(output: Path) -> dict[str, int]:
@@ -54,7 +91,7 @@ def test_stored_outputs_can_be_read(stored: Path) -> None:
     finished = steersweep("report", stored.name)
     assert finished.code == 0, finished
     assert (stored / "report.html").is_file()
-    if stored.name.startswith("stereoset"):  # whose phase 1 did not measure the stream
+    if stored.name in WITHOUT_DOSES:
         assert pd.read_parquet(stored / "summary" / "cells.parquet")["dose"].isna().all()
         assert "Steering pushed" not in finished.out
 
@@ -78,13 +115,85 @@ def test_a_stopped_output_is_resumed(stored: Path) -> None:
     after = _write_times(stored)
     assert {key: after[key] for key in before} == before
     rows, wanted = read_rows(str(stored)), read_rows(str(STORED_OUTPUTS / "stereoset"))
-    keys = ["model", "split", "bias_type", "layer", "coeff", "example_id"]
-    pd.testing.assert_frame_equal(rows[keys], wanted[keys])
-    for column in ("score_stereotype", "score_anti_stereotype", "score_unrelated"):
+    pd.testing.assert_frame_equal(rows[ROW_KEYS], wanted[ROW_KEYS])
+    for column in SCORES:
         # Other shards make other batches, which round differently.
         np.testing.assert_allclose(
             rows[column].to_numpy(float), wanted[column].to_numpy(float), atol=1e-5
         )
+
+
+@pytest.mark.parametrize("stored", ["stereoset-held-out", "persona-now"], indirect=True)
+def test_a_finished_output_is_taken_up_without_a_model(
+    stored: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No replica is started, and no file but records is added, changed or removed."""
+    monkeypatch.setattr(InProcessBackend, "start", _must_not_start)
+    before = _contents(stored)
+    again = steersweep("run", f"{stored.name}.yaml")
+    assert again.code == 0, again
+    assert _contents(stored) == before
+    sessions = json.loads((stored / "run.json").read_text())["sessions"]
+    assert [session.get("attempts", 0) for session in sessions[1:]] == [0] * len(sessions[1:])
+
+
+def _must_not_start(*_: Any, **__: Any) -> None:
+    raise AssertionError("a replica was started for a finished output")
+
+
+@pytest.mark.parametrize("stored", ["stereoset-held-out"], indirect=True)
+def test_a_report_gives_the_numbers_that_were_stored(stored: Path) -> None:
+    """Tables may gain columns; what a table said before, it says again."""
+    tables = sorted((stored / "summary").glob("*.parquet"))
+    before = {table.name: pd.read_parquet(table) for table in tables}
+    assert {"cells.parquet", "held_out.parquet", "headline.parquet"} <= before.keys()
+    finished = steersweep("report", stored.name)
+    assert finished.code == 0, finished
+    for name, wanted in before.items():
+        found = pd.read_parquet(stored / "summary" / name)
+        pd.testing.assert_frame_equal(found[list(wanted)], wanted, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("stored", ["stereoset-held-out-stopped"], indirect=True)
+def test_a_stopped_output_with_held_out_rows_and_draws_is_resumed(stored: Path) -> None:
+    before = _contents(stored)
+    finished = steersweep("run", f"{stored.name}.yaml")
+    assert finished.code == 0, finished
+    assert "11 of them done before" in finished.out
+    after = _contents(stored)
+    assert {key: after[key] for key in before} == before
+    for table, more in (("baseline", []), ("steered", []), ("held_out", []), ("nulls", NULL_KEYS)):
+        rows, wanted = (
+            read_rows(str(output), table)
+            for output in (stored, STORED_OUTPUTS / "stereoset-held-out")
+        )
+        keys = [key for key in (*more, *ROW_KEYS) if key in wanted]
+        rows, wanted = (
+            frame.sort_values(keys, ignore_index=True)[[*keys, *SCORES]] for frame in (rows, wanted)
+        )
+        assert len(wanted)
+        pd.testing.assert_frame_equal(rows, wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("stored", ["persona-now-stopped"], indirect=True)
+def test_a_stopped_persona_output_is_resumed(stored: Path) -> None:
+    before = _contents(stored)
+    finished = steersweep("run", f"{stored.name}.yaml")
+    assert finished.code == 0, finished
+    assert "8 steered answers written" in finished.out  # of 20
+    assert "contrast answers written" not in finished.out
+    after = _contents(stored)
+    assert {key: after[key] for key in before} == before
+    keys = ["model", "trait", "phase", "row_id"]
+    for table, more in (("answers", []), ("scores", []), ("projections", ["vector", "at_layer"])):
+        rows, wanted = (
+            read_rows(str(output), table)
+            .drop(columns="task_id", errors="ignore")
+            .sort_values([*keys, *more], ignore_index=True)
+            for output in (stored, STORED_OUTPUTS / "persona-now")
+        )
+        assert len(wanted)
+        pd.testing.assert_frame_equal(rows, wanted, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("stored", ["stereoset"], indirect=True)
@@ -96,8 +205,7 @@ def test_held_out_rows_are_added_when_asked(stored: Path) -> None:
     after = _write_times(stored)
     assert {key: after[key] for key in before} == before
     found, steered = read_rows(str(stored), "held_out"), read_rows(str(stored))
-    keys = ["model", "split", "bias_type", "layer", "coeff", "example_id"]
-    pd.testing.assert_frame_equal(found[keys], steered[keys])
+    pd.testing.assert_frame_equal(found[ROW_KEYS], steered[ROW_KEYS])
     assert not found["score_stereotype"].equals(steered["score_stereotype"])
     more = steersweep("run", "stereoset.yaml", "--set", "nulls={random: 3, shuffled: 1}")
     assert more.code == 2
@@ -173,6 +281,9 @@ def _stereoset_ids(name: str) -> list[str]:
     spec = load_any_spec(f"{name}.yaml")
     assert isinstance(spec, StereoSetSpec)
     sweep = resolve_stereoset(spec)
+    if "held-out" in name:
+        sweep = replace(sweep, has_held_out=True)
+        return sorted(_ids(spec, plan_missing(sweep, [], packing_for(sweep))))
     # The draws of nulls that earlier versions stored are planned again only for their outputs.
     stored = from_tables(Ledger(StorageSpec(spec.output).open()).read_manifest())
     nulls = [task for task in stored if task.phase.startswith("null")]
@@ -210,15 +321,28 @@ def _persona_ids(name: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("stored", ["stereoset", "stereoset-crossed", "persona"], indirect=True)
+@pytest.mark.parametrize(
+    "stored",
+    [
+        "stereoset",
+        "stereoset-crossed",
+        "stereoset-held-out",
+        "stereoset-held-out-stopped",
+        "persona",
+        "persona-now",
+        "persona-now-stopped",
+    ],
+    indirect=True,
+)
 def test_task_ids_are_pinned(stored: Path) -> None:
     """A change of these ids makes every output of earlier versions start afresh.
 
     Where an issue asks for that, it says so, and ``task_ids.json`` changes with it.
     """
-    ids = (_persona_ids if stored.name == "persona" else _stereoset_ids)(stored.name)
+    is_persona = stored.name.startswith("persona")
+    ids = (_persona_ids if is_persona else _stereoset_ids)(stored.name)
     pinned = json.loads(PINNED_IDS.read_text())[stored.name]
-    assert ids == (pinned if stored.name == "persona" else sorted(pinned))
+    assert ids == (pinned if is_persona else sorted(pinned))
 
 
 @pytest.mark.parametrize("stored", ["stereoset"], indirect=True)
