@@ -24,7 +24,8 @@ class Breaker:
         first = policy.breaker_first
         if failure.kind is FailureKind.TASK and len(self._kinds_of_error) < first:
             # Messages name examples and sizes; the type of the exception is what is alike.
-            self._kinds_of_error.append(failure.message.partition(":")[0])
+            name = failure.error_type or failure.message.partition(":")[0]
+            self._kinds_of_error.append(name)
             full = len(self._kinds_of_error) == first
             if full and not self._any_success and len(set(self._kinds_of_error)) == 1:
                 said = f"the first {first} attempts all failed in the same way; the last:"

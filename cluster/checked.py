@@ -78,6 +78,9 @@ _SCHEMA = pa.schema([(name, pa.string()) for name in ("key", "task_id", "version
 def _read(storage: Storage) -> dict[str, CheckedPart]:
     try:
         data = storage.read(CHECKED_KEY)
+    except ObjectNotFoundError:
+        return {}
+    try:
         table = pq.read_table(pa.BufferReader(data))
         # Parts without a certificate say the same: one object of all of them.
         metadata = {text: json.loads(text) for text in pc.unique(table["metadata"]).to_pylist()}
@@ -86,7 +89,5 @@ def _read(storage: Storage) -> dict[str, CheckedPart]:
             for batch in table.to_batches(_ROWS_AT_ONCE)
             for row in batch.to_pylist()
         }
-    except ObjectNotFoundError:
-        return {}
     except (pa.ArrowException, OSError, KeyError, ValueError, TypeError):
         return {}  # damaged, or from another version: everything is checked

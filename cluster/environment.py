@@ -7,8 +7,8 @@ import re
 import socket
 from collections.abc import Iterable
 
-from cluster.errors import UserActionError
 from cluster.redaction import is_secret_name, redact
+from steersweep.errors import StopRunError, UserError
 
 NEEDS_VARIABLE = "STEERSWEEP_NEEDS"
 """Names, joined by commas, of variables that driver and replicas must find on their nodes."""
@@ -17,11 +17,11 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def require_variables() -> None:
-    """Raise `UserActionError` where a variable that was said to be needed is not set here."""
+    """Raise `StopRunError` if a variable that was said to be needed is not set here."""
     names = [name for name in os.environ.get(NEEDS_VARIABLE, "").split(",") if name]
     missing = [name for name in names if not os.environ.get(name)]
     if missing:
-        raise UserActionError(
+        raise StopRunError(
             f"{' and '.join(missing)} must be in the environment of Ray on every node, but is not "
             f"set on {socket.gethostname()}; set it where Ray is started on that node, or leave it "
             "out of --needs"
@@ -34,23 +34,23 @@ def needs(names: Iterable[str]) -> dict[str, str]:
     for name in wanted:
         if not _NAME.fullmatch(name):
             # The value is not repeated: it may be a secret.
-            raise UserActionError("--needs takes the name of a variable, without a value")
+            raise UserError("--needs takes the name of a variable, without a value")
     return {NEEDS_VARIABLE: ",".join(wanted)} if wanted else {}
 
 
 def plain_variables(settings: Iterable[str]) -> dict[str, str]:
     """``NAME=VALUE`` settings as a mapping.
 
-    Raises `UserActionError` for one that holds, or by its name should hold, a secret: settings of a
+    Raises `UserError` for one that holds, or by its name should hold, a secret: settings of a
     job can be read by anybody who reaches the cluster's dashboard.
     """
     found = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals or not _NAME.fullmatch(name):
-            raise UserActionError("--env must look like NAME=VALUE")
+            raise UserError("--env must look like NAME=VALUE")
         if is_secret_name(name) or redact(setting) != setting or "${" in value:
-            raise UserActionError(
+            raise UserError(
                 f"--env {name} looks like a secret, and anyone who can reach the dashboard can "
                 "read a job's settings; set it where Ray is started on each node, and have it "
                 f"checked with --needs {name}"

@@ -1,30 +1,28 @@
-"""What can go wrong in `cluster`, by who has to act.
+"""What can go wrong in `cluster`.
 
-Each error takes one message and nothing else, so that it survives pickling between processes.
+What the user must change is a `UserError`: those below that can also be told apart by who raised
+them, and plain ones. Each takes one message, so that it survives pickling between processes.
 """
+
+from steersweep.errors import StopRunError, UserError
 
 
 class ClusterError(Exception):
-    """Base of every error that `cluster` raises on purpose."""
+    """Base of the errors that callers of `cluster` tell apart."""
 
 
-class UserActionError(ClusterError):
-    """The user must change something.
-
-    The message is one line: what, the value, the limit, what to do. The command line prints it
-    without a traceback and exits with 2.
-    """
-
-
-class StorageUnavailableError(UserActionError):
+class StorageUnavailableError(ClusterError, StopRunError):
     """The store cannot be used: missing bucket, no permission, unreachable, full, read-only."""
 
 
 class TransientStorageError(StorageUnavailableError):
-    """The store was asked for long enough and did not answer; it may do so later."""
+    """The store did not answer within the time allowed; it may do so later.
+
+    A run tries again after it.
+    """
 
 
-class LeaseHeldError(UserActionError):
+class LeaseHeldError(ClusterError, StopRunError):
     """Another driver holds the output."""
 
 
@@ -32,13 +30,15 @@ class ObjectNotFoundError(ClusterError):
     """No object is stored under the key."""
 
 
-class CorruptPartError(ClusterError):
-    """A part does not open, does not match its digest, or is not what it was asked for as."""
+class CorruptPartError(ClusterError, UserError):
+    """A part does not open, does not match its digest, or belongs to another task."""
 
 
 class NewerPartError(CorruptPartError):
-    """A newer version wrote the part: it is not to be made again by this one."""
+    """A newer version wrote the part, so this one must not recompute it."""
 
 
 class LostCallError(ClusterError):
-    """A call that another process or node was making brought no result, for no fault of its own."""
+    """A call in another process or on another node ended without a result; the call can be made
+    again.
+    """

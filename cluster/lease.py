@@ -25,10 +25,10 @@ from cluster.errors import (
     LeaseHeldError,
     ObjectNotFoundError,
     StorageUnavailableError,
-    UserActionError,
 )
 from cluster.processes import is_running, machine_id, process_start
 from cluster.storage.base import PutOutcome, Storage, VersionedObject
+from steersweep.errors import StopRunError
 
 _LOG = logging.getLogger(__name__)
 _NUM_TRIES = 20
@@ -83,7 +83,7 @@ class LeaseToken:
     token: str
 
     def require_in(self, storage: Storage) -> None:
-        """Raise `UserActionError` unless the storage holds this very lock.
+        """Raise `StopRunError` unless the storage holds this very lock.
 
         A folder of the same name on another node, or another store behind the same address, would
         take results that the driver never sees.
@@ -93,7 +93,7 @@ class LeaseToken:
         except ObjectNotFoundError:
             found = None
         if found is None or found.token != self.token:
-            raise UserActionError(
+            raise StopRunError(
                 f"{storage.uri} on {socket.gethostname()} does not contain this driver's "
                 f"{self.key}: that node sees another folder or store; use s3:// or a folder that "
                 "all nodes share"

@@ -17,10 +17,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from cluster.errors import LeaseHeldError, ObjectNotFoundError, UserActionError
+from cluster.errors import LeaseHeldError, ObjectNotFoundError
 from cluster.parts import commit_part, read_part
 from cluster.redaction import redact_all
 from cluster.storage import PutOutcome, Storage
+from steersweep.errors import UserError
 
 RECORD_KEY = "run.json"
 RECORD_VERSION = 1
@@ -39,7 +40,7 @@ class Ledger:
     def read_record(self) -> dict[str, Any] | None:
         """The content of ``run.json``, or None where there is none.
 
-        Raises `UserActionError` when it is not a run's record, or a newer version wrote it.
+        Raises `UserError` when it is not a run's record, or a newer version wrote it.
         """
         try:
             found = self._storage.read_versioned(RECORD_KEY)
@@ -55,11 +56,9 @@ class Ledger:
             if missing:
                 raise KeyError(missing[0])
         except (ValueError, KeyError, TypeError) as error:
-            raise UserActionError(
-                f"{where} is not the record of a run; choose another output"
-            ) from error
+            raise UserError(f"{where} is not the record of a run; choose another output") from error
         if not isinstance(version, int) or version > RECORD_VERSION:
-            raise UserActionError(
+            raise UserError(
                 f"{where} has record version {version}, but this steersweep reads versions up to "
                 f"{RECORD_VERSION}; use a newer steersweep"
             )
@@ -95,13 +94,13 @@ class Ledger:
     def read_manifest(self) -> list[pa.Table]:
         """The generations of planned tasks, oldest first.
 
-        Raises `UserActionError` when one is missing or damaged: without it, what belongs to the run
+        Raises `UserError` when one is missing or damaged: without it, what belongs to the run
         is not known.
         """
         keys = [entry.key for entry in self._storage.list(_MANIFEST)]
         wanted = [self._key(number) for number in range(len(keys))]
         if keys != wanted:
-            raise UserActionError(
+            raise UserError(
                 f"{self._storage.uri_of(_MANIFEST)} holds {', '.join(keys)}, but "
                 f"{', '.join(wanted)} were expected; choose another output"
             )
@@ -110,12 +109,12 @@ class Ledger:
     def append_manifest(self, table: pa.Table, generation: int, attempt: str) -> None:
         """Add a generation of planned tasks, never to be changed.
 
-        Raises `UserActionError` when another driver has added that generation meanwhile.
+        Raises `UserError` when another driver has added that generation meanwhile.
         """
         key = self._key(generation)
         receipt = commit_part(self._storage, key, table, task_id=key, attempt=attempt)
         if receipt.outcome is PutOutcome.LOST:
-            raise UserActionError(
+            raise UserError(
                 f"another driver has just extended {self._storage.uri}; run the same command again"
             )
 

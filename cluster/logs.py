@@ -10,6 +10,7 @@ from collections import deque
 from cluster.errors import ClusterError
 from cluster.redaction import redact
 from cluster.storage import Storage
+from steersweep.errors import UserError
 
 _MOST_BYTES = 4 * 2**20
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -53,7 +54,7 @@ class StoredLog(logging.Handler):
             self._is_changed, self._written_at = False, time.monotonic()
             try:
                 self._storage.replace(self._key, text.encode(errors="replace"))
-            except ClusterError:
+            except (ClusterError, UserError):
                 self._is_changed = True
 
     def close(self) -> None:

@@ -186,15 +186,19 @@ def _info(uri: str, key: str, footer: pq.FileMetaData) -> PartInfo:
     said.pop("ARROW:schema", None)
     try:
         version = int(own["schema_version"])
-        if version > SCHEMA_VERSION:
-            raise NewerPartError(
-                f"{uri} has schema version {version}, but this steersweep reads versions up to "
-                f"{SCHEMA_VERSION}; use a newer steersweep"
+        # Of a newer version, only this number is understood.
+        if version <= SCHEMA_VERSION:
+            num_rows = int(own["num_rows"])
+            info = PartInfo(
+                key, own["task_id"], own["attempt"], version, num_rows, own["digest"], said
             )
-        num_rows = int(own["num_rows"])
-        info = PartInfo(key, own["task_id"], own["attempt"], version, num_rows, own["digest"], said)
     except (KeyError, ValueError) as error:
         raise CorruptPartError(f"{uri} is a Parquet file but not a part of a sweep") from error
+    if version > SCHEMA_VERSION:
+        raise NewerPartError(
+            f"{uri} has schema version {version}, but this steersweep reads versions up to "
+            f"{SCHEMA_VERSION}; use a newer steersweep"
+        )
     if num_rows != footer.num_rows:
         raise CorruptPartError(f"{uri} has {footer.num_rows} rows, but its footer says {num_rows}")
     return info

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from cluster.errors import UserActionError
+from steersweep.errors import UserError
 
 _WHOLE_DEVICES = frozenset({"GPU", "TPU", "NPU", "HPU", "neuron_cores"})
 """Resources that come as devices: below 1 a share of a single one, above 1 whole ones."""
@@ -95,12 +95,12 @@ def num_replicas(
 ) -> int:
     """How many replicas to run: `requested`, or for None what fits the nodes, at least 1.
 
-    Never more than there are tasks. Raises `UserActionError` where the nodes have room for fewer
+    Never more than there are tasks. Raises `UserError` where the nodes have room for fewer
     than `requested`, or for none; with `may_grow`, only for none.
     """
     fits = sum(num_fitting(node, share) for node in nodes)
     if fits < (1 if may_grow else requested or 1):
-        raise UserActionError(why_no_room(requested or 1, share, nodes))
+        raise UserError(why_no_room(requested or 1, share, nodes))
     return max(1, min(fits if requested is None else requested, num_tasks))
 
 

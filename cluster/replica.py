@@ -19,7 +19,7 @@ from dataclasses import replace
 import pyarrow as pa
 
 from cluster.environment import require_variables
-from cluster.errors import ClusterError, TransientStorageError, UserActionError
+from cluster.errors import ClusterError, TransientStorageError
 from cluster.lease import LeaseToken
 from cluster.logs import StoredLog
 from cluster.parts import commit_part
@@ -33,6 +33,7 @@ from cluster.tasks import (
     Worker,
     WorkerFactory,
 )
+from steersweep.errors import StopRunError
 
 logger = logging.getLogger(__name__)
 
@@ -227,7 +228,7 @@ def _kind_anywhere(error: Exception) -> FailureKind | None:
     """What an error is wherever it comes up; None where that depends on what was being done."""
     if isinstance(error, TransientStorageError):
         return FailureKind.STORAGE
-    if isinstance(error, UserActionError):
+    if isinstance(error, StopRunError):
         return FailureKind.RUN
     if isinstance(error, MemoryError):  # Arrow's too
         return FailureKind.MEMORY

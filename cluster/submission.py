@@ -19,7 +19,8 @@ from ray.dashboard.modules.dashboard_sdk import SubmissionClient
 from ray.exceptions import RayError
 from ray.job_submission import JobDetails, JobSubmissionClient
 
-from cluster.errors import ClusterError, UserActionError
+from cluster.errors import ClusterError
+from steersweep.errors import UserError
 
 CONNECT_S, READ_S = 5.0, 30.0
 _AGENT_WAIT_S = 30.0
@@ -92,14 +93,15 @@ class JobServer:
     """
 
     def __init__(self, address: str) -> None:
-        """Connect. Raises `UserActionError` where no job server answers at the address."""
+        """Connect. Raises `UserError` if no job server answers at the address."""
         self.address = _checked(address)
+        headers = _headers()
         try:
             with _asked_for(self.address):
-                self._client = _Client(self.address, headers=_headers())
+                self._client = _Client(self.address, headers=headers)
         except _ANSWERS as error:
             reason = _reason(error)
-            raise UserActionError(
+            raise UserError(
                 f"no Ray job server at {self.address} ({reason}); give the address of the "
                 "head's dashboard, http://HEAD:8265"
             ) from error
@@ -126,7 +128,7 @@ class JobServer:
 
         Raises:
             JobTakenError: one of that id was submitted before; of several submitters one gets it.
-            UserActionError: the server refuses it.
+            UserError: the server refuses it.
             ServerAwayError: no answer; whether it was started is not known.
         """
         environment: dict[str, Any] = {
@@ -157,7 +159,7 @@ class JobServer:
                     reason = "no job agent runs on its head; see dashboard_agent.log there"
                 # A head that has just started has none for some seconds.
                 if _NO_AGENT not in said or time.monotonic() > give_up:
-                    raise UserActionError(f"{self.address} refused the job: {reason}") from error
+                    raise UserError(f"{self.address} refused the job: {reason}") from error
             time.sleep(1.0)
 
     def _ask(self, question: Callable[[], T]) -> T:
@@ -208,12 +210,12 @@ def _checked(address: str) -> str:
     except ValueError:  # a port that is none
         fits = False
     if not fits:
-        raise UserActionError(
+        raise UserError(
             f"--address must be http(s)://HOST:PORT of the head's dashboard, got {address!r}"
         )
     if "@" in parts.netloc:
         # It would stand in every command that is printed.
-        raise UserActionError(
+        raise UserError(
             f"--address must not contain credentials; put a header into {_HEADERS_VARIABLE} as JSON"
         )
     return address.rstrip("/")
@@ -229,7 +231,7 @@ def _headers() -> dict[str, str]:
     except ValueError:
         headers = None
     if not isinstance(headers, dict):
-        raise UserActionError(f'{_HEADERS_VARIABLE} must be JSON, {{"name": "value"}}')
+        raise UserError(f'{_HEADERS_VARIABLE} must be JSON, {{"name": "value"}}')
     return {str(name): str(value) for name, value in headers.items()}
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast, runtime_checkable
 
-from cluster.errors import UserActionError
 from cluster.placement import Share
+from steersweep.errors import UserError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -132,25 +132,28 @@ class Failure:
 
     kind: FailureKind
     message: str
-    "One line: exception type and text (the bare text where the user must act)."
+    "One line: exception type and text, or the bare text of a `UserError`."
     details: str = ""
     "Full traceback for the log; may be empty."
     user_must_act: bool = False
-    "True where the message is addressed to the user, as with `UserActionError`."
+    "True if the message is addressed to the user, as with `UserError`."
     device_is_lost: bool = False
     "True if the replica's device no longer works. Kind REPLICA: only a new process can use it."
+    error_type: str = ""
+    "Name of the exception's type, if the message does not begin with it."
 
     @classmethod
     def from_exception(cls, kind: FailureKind, error: BaseException) -> Failure:
         """The failure that `error` is; its text joined to one line."""
         # What may pass is for the run to try again, and for the user only in the end.
-        user_must_act = isinstance(error, UserActionError) and kind is not FailureKind.STORAGE
-        is_said_to_user = isinstance(error, UserActionError)
+        is_for_user = isinstance(error, UserError)
+        user_must_act = is_for_user and kind is not FailureKind.STORAGE
+        details = "".join(traceback.format_exception(error))
         text = " ".join(str(error).split())
         name = type(error).__name__
-        message = text if is_said_to_user and text else f"{name}: {text}" if text else name
-        details = "".join(traceback.format_exception(error))
-        return cls(kind, message, details, user_must_act)
+        if is_for_user and text:
+            return cls(kind, text, details, user_must_act, error_type=name)
+        return cls(kind, f"{name}: {text}" if text else name, details, user_must_act)
 
 
 @dataclass(frozen=True)

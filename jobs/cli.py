@@ -11,6 +11,7 @@ import typer
 from jobs import __version__
 from jobs.bench_cli import bench_app
 from jobs.vectors_cli import vectors_app
+from steersweep.errors import UserError
 
 if TYPE_CHECKING:
     from cluster.storage import Storage
@@ -203,10 +204,9 @@ def submit(
 
         steersweep submit sweep.yaml --wait
     """
-    from steering_core.errors import InputError
 
     if wait and no_wait:
-        raise InputError("give --wait or --no-wait, not both")
+        raise UserError("give --wait or --no-wait, not both")
     from jobs.submit.command import SubmitOptions
     from jobs.submit.command import submit as submit_job
     from jobs.sweeps import load_one_sweep
@@ -312,13 +312,12 @@ def _plan(
 ) -> None:
     """Plan one sweep, of either job."""
     from jobs.persona.spec import PersonaSpec
-    from steering_core.errors import InputError
 
     if isinstance(sweep, PersonaSpec):
         from jobs.persona.forecast import plan as tell_of_persona
 
         if (device, replicas, share) != (None, None, None):
-            raise InputError(
+            raise UserError(
                 "--device, --replicas and --share are for job stereoset; no time is forecast for "
                 "job persona: leave them out"
             )
@@ -358,10 +357,9 @@ def status(
     """
     _configure(verbose=verbose, quiet=quiet, as_json=json_)
     from jobs import outputs
-    from steering_core.errors import InputError
 
     if watch and json_:
-        raise InputError("give --watch or --json, not both")
+        raise UserError("give --watch or --json, not both")
     storage = _open(uri, endpoint_url)
     if watch:
         outputs.watch(storage, every)
@@ -469,11 +467,10 @@ def verify(
     _configure(verbose=verbose, quiet=quiet, as_json=json_)
     from jobs import outputs
     from jobs.sweeps import storages_of
-    from steering_core.errors import InputError
 
     storages = storages_of(source, endpoint_url)
     if json_ and len(storages) > 1:
-        raise InputError(f"{source} has several outputs; verify --json takes one of them as URI")
+        raise UserError(f"{source} has several outputs; verify --json takes one of them as URI")
     codes = [outputs.verify(storage, rows, seed, prints_json=json_) for storage in storages]
     raise typer.Exit(max(codes))
 
@@ -564,22 +561,20 @@ def _configure(*, verbose: bool, quiet: bool, as_json: bool = False) -> None:
     """Set how much the command prints.
 
     Raises:
-        InputError: both more and less are asked for.
+        UserError: both more and less are asked for.
     """
     from jobs.console import configure
-    from steering_core.errors import InputError
 
     if verbose and quiet:
-        raise InputError("give --verbose or --quiet, not both")
+        raise UserError("give --verbose or --quiet, not both")
     configure(verbose=verbose, quiet=quiet, as_json=as_json)
 
 
 def _draws_figures(*, no_figures: bool, figures: bool) -> bool:
     """Whether to draw figures: as the options say, or else STEERSWEEP_FIGURES."""
-    from steering_core.errors import InputError
 
     if no_figures and figures:
-        raise InputError("give --figures or --no-figures, not both")
+        raise UserError("give --figures or --no-figures, not both")
     variable = os.environ.get("STEERSWEEP_FIGURES", "").strip().lower()
     return figures or not (no_figures or variable in _NO)
 
@@ -588,17 +583,16 @@ def _refuse_extra(context: typer.Context, *, as_json: bool) -> None:
     """Refuse arguments that are left over; `--json FILE` was an option of earlier versions.
 
     Raises:
-        InputError: there are some.
+        UserError: there are some.
     """
-    from steering_core.errors import InputError
 
     if context.args and as_json:
-        raise InputError(
+        raise UserError(
             f"--json prints to stdout and takes no file; to write one use --json-file "
             f"{context.args[0]}"
         )
     if context.args:
-        raise InputError(f"unexpected argument {context.args[0]!r}; give one SPEC")
+        raise UserError(f"unexpected argument {context.args[0]!r}; give one SPEC")
 
 
 def _open(uri: str, endpoint_url: str | None) -> Storage:
@@ -633,9 +627,8 @@ def main() -> None:
 
     An error that nobody expected ends with its traceback and 1.
     """
-    from cluster.errors import ClusterError, CorruptPartError, UserActionError
+    from cluster.errors import ClusterError
     from jobs.console import complain, configure, show_bug
-    from steering_core.errors import InputError
 
     code = 0
     # Read when torch is loaded. By default OpenMP's threads spin while they wait for each other,
@@ -646,11 +639,8 @@ def main() -> None:
     configure()  # the last command of this process may have changed it
     try:
         app()
-    except InputError as error:
+    except UserError as error:
         complain(*error.lines)
-        code = 2
-    except (UserActionError, CorruptPartError) as error:
-        complain(str(error))
         code = 2
     except ClusterError as error:
         complain(str(error))

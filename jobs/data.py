@@ -10,8 +10,8 @@ from pathlib import Path
 
 import platformdirs
 
-from steering_core.errors import InputError
 from steering_core.stereoset import OFFICIAL_COUNTS, read_stereoset
+from steersweep.errors import UserError
 
 OFFICIAL_URL = "https://raw.githubusercontent.com/moinnadeem/StereoSet/master/data/dev.json"
 _MOST_BYTES = 64 * 2**20
@@ -27,7 +27,7 @@ def fetch_stereoset(source: str | None = None, to: str | None = None) -> Path:
         to: where to keep it; the user's cache folder where left out.
 
     Raises:
-        InputError: it cannot be had, or is not the official development set by its counts
+        UserError: it cannot be had, or is not the official development set by its counts
             (2,123 and 2,106 examples); nothing is left at ``to`` then.
     """
     target = (
@@ -46,20 +46,20 @@ def fetch_stereoset(source: str | None = None, to: str | None = None) -> Path:
             check_official(copy, shown_as=source or OFFICIAL_URL)
             copy.replace(target)
     except OSError as error:
-        raise InputError(f"{target} cannot be written: {error.strerror}") from error
+        raise UserError(f"{target} cannot be written: {error.strerror}") from error
     return target
 
 
 def check_official(path: Path, shown_as: str | None = None) -> None:
-    """Raise InputError unless the file has the official development set's counts."""
+    """Raise UserError unless the file has the official development set's counts."""
     try:
         counts = read_stereoset(path).counts()
-    except InputError as error:
-        raise InputError(str(error).replace(str(path), shown_as or str(path))) from None
+    except UserError as error:
+        raise UserError(str(error).replace(str(path), shown_as or str(path))) from None
     for split, wanted in OFFICIAL_COUNTS.items():
         found = counts.get(split, {})
         if found != wanted:
-            raise InputError(
+            raise UserError(
                 f"{shown_as or path} is not StereoSet's development set: {split} has {found}, but "
                 f"the official file has {dict(wanted)}; give another mirror with --from"
             )
@@ -70,19 +70,19 @@ def _read(source: str) -> bytes:
         try:
             return Path(source).expanduser().read_bytes()
         except OSError as error:
-            raise InputError(f"{source} cannot be read: {error.strerror}") from error
+            raise UserError(f"{source} cannot be read: {error.strerror}") from error
     try:
         with urllib.request.urlopen(source, timeout=_TIMEOUT_S) as response:  # noqa: S310 - http(s) only
             data: bytes = response.read(_MOST_BYTES + 1)
     except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or str(error) or type(error).__name__
         reason = " ".join(str(reason).split())
-        raise InputError(
+        raise UserError(
             f"{source} cannot be downloaded: {reason}; download the file another way "
             "and use `steersweep data fetch --from FILE`"
         ) from error
     if len(data) > _MOST_BYTES:
-        raise InputError(
+        raise UserError(
             f"{source} is larger than {_MOST_BYTES:,} bytes, so it is not StereoSet's dev.json"
         )
     return data

@@ -66,7 +66,7 @@ class Executor:
         With `replicas: auto` the run then follows what room there is.
 
         Raises:
-            UserActionError: the cluster cannot be reached or has no room.
+            UserError: the cluster cannot be reached or has no room.
         """
         if self.is_in_process:
             return 1

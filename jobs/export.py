@@ -14,12 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.progress import BarColumn, Progress, TextColumn
 
-from cluster.errors import UserActionError
 from cluster.storage import Storage
 from jobs import __version__
 from jobs.console import Verbosity, is_shown, messages, say, warn
 from jobs.results import FlatRows, results_of
-from steering_core.errors import InputError
+from steersweep.errors import UserError
 
 _ROWS_PER_GROUP = 65_536
 """Of a row group: large enough for a fast scan, small enough for a page of the hub's viewer."""
@@ -45,14 +44,14 @@ def export(storage: Storage, file: str, *, overwrite: bool = False) -> Exported:
         overwrite: whether a file of that name may be replaced.
 
     Raises:
-        InputError: the file is there already or cannot be written.
-        UserActionError: no run at this place, no finished rows, or damaged parts.
+        UserError: the file exists or cannot be written; or there is no run, no finished rows, or
+            damaged parts.
     """
     path = _target(file, overwrite)
     results = results_of(storage)
     rows = results.flat_rows()
     if not rows.num_rows:
-        raise UserActionError(
+        raise UserError(
             f"{storage.uri} has no finished rows to export; see `steersweep status {storage.uri}`"
         )
     if results.outcome != "done":
@@ -71,16 +70,16 @@ def export(storage: Storage, file: str, *, overwrite: bool = False) -> Exported:
 
 
 def _target(file: str, overwrite: bool) -> Path:
-    """The path to write, or InputError if nothing can be written there."""
+    """The path to write, or UserError if nothing can be written there."""
     if "://" in file:
-        raise InputError(f"{file}: the export is written to a local file; give its path")
+        raise UserError(f"{file}: the export is written to a local file; give its path")
     path = Path(file).expanduser()
     if path.suffix != ".parquet":
-        raise InputError(f"{file}: the export is a Parquet file; end its name in .parquet")
+        raise UserError(f"{file}: the export is a Parquet file; end its name in .parquet")
     if path.is_dir():
-        raise InputError(f"{file} is a folder; give the path of a file")
+        raise UserError(f"{file} is a folder; give the path of a file")
     if not path.parent.is_dir():
-        raise InputError(f"{file}: the folder {path.parent} does not exist; create it first")
+        raise UserError(f"{file}: the folder {path.parent} does not exist; create it first")
     if not overwrite:
         _check_absent(path)
     return path
@@ -88,7 +87,7 @@ def _target(file: str, overwrite: bool) -> Path:
 
 def _check_absent(path: Path) -> None:
     if path.exists():
-        raise InputError(f"{path} already exists; give another name, or use --overwrite")
+        raise UserError(f"{path} already exists; give another name, or use --overwrite")
 
 
 @contextmanager
@@ -99,7 +98,7 @@ def _temporary(path: Path) -> Iterator[Path]:
         yield temporary
     except OSError as error:  # no right to write, or no room; storage has errors of its own
         reason = os.strerror(error.errno) if error.errno else str(error)
-        raise InputError(f"{path} cannot be written: {reason}") from error
+        raise UserError(f"{path} cannot be written: {reason}") from error
     finally:
         temporary.unlink(missing_ok=True)
 

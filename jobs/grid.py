@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, StrictInt
 
 from jobs.spec import AtLeastOne, Coeff, Spec, distinct
-from steering_core.errors import InputError
+from steersweep.errors import UserError
 
 ALL_LAYERS: tuple[int, ...] = ()
 """What ``layers: all`` is until the models are known; an empty list in a file is refused."""
@@ -99,14 +99,14 @@ def with_all_layers(spec: Spec, depths: Mapping[str, int]) -> Spec:
         depths: number of blocks of each model, by its name in the spec.
 
     Raises:
-        InputError: ``all`` of models of different depths, which have no grid in common.
+        UserError: ``all`` of models of different depths, which have no grid in common.
     """
     steering: Any = spec.steering  # type: ignore[attr-defined]
     if steering.layers != ALL_LAYERS:
         return spec
     if len(set(depths.values())) > 1:
         each = ", ".join(f"{name} has {depth}" for name, depth in depths.items())
-        raise InputError(
+        raise UserError(
             f"steering.layers: all needs models with the same number of layers, but {each}; give "
             f"a range that every model has, such as 1-{min(depths.values())}, or make one sweep "
             "for each model"

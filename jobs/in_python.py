@@ -17,7 +17,7 @@ from jobs.kinds import AnySpec, load_any_spec
 from jobs.persona.spec import PersonaSpec
 from jobs.results import open_results, results_of
 from jobs.sweeps import run_sweep
-from steering_core.errors import InputError
+from steersweep.errors import UserError
 
 if TYPE_CHECKING:
     from jobs.persona.results import PersonaResults
@@ -63,7 +63,7 @@ def plan(
         from jobs.persona.forecast import plan as plan_persona
 
         if (device, replicas) != (None, None):
-            raise InputError("device and replicas are for job stereoset; leave them out")
+            raise UserError("device and replicas are for job stereoset; leave them out")
         return as_json(plan_persona(sweep))
     from jobs.stereoset.forecast.command import PlanOptions
     from jobs.stereoset.forecast.command import plan as plan_stereoset
@@ -89,7 +89,7 @@ def report(
 def verify(uri: str, rows: int = 20, seed: int = 0, endpoint_url: str | None = None) -> bool:
     """See ``steersweep.verify``."""
     if rows < 1:
-        raise InputError(f"rows must be at least 1, got {rows}")
+        raise UserError(f"rows must be at least 1, got {rows}")
     return outputs.verify(_reached(uri, endpoint_url), rows, seed) == 0
 
 
@@ -111,7 +111,7 @@ def _yaml(key: str, value: Any) -> str:
     try:
         return json.dumps(value, default=_plain, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise InputError(
+        raise UserError(
             f"{key}: must be a value of a sweep file, got {repr(value)[:60]}"
         ) from error
 
@@ -132,7 +132,7 @@ def _signals_put_back() -> Iterator[None]:
     process at the next signal. A notebook goes on.
     """
     if threading.current_thread() is not threading.main_thread():
-        raise InputError("steersweep.run can be called from the main thread only")
+        raise UserError("steersweep.run can be called from the main thread only")
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.getsignal(number) for number in numbers}
     try:

@@ -10,7 +10,7 @@ from jobs.persona.spec import PersonaSpec
 from jobs.resources import embedded_specs
 from jobs.spec import load_spec_of_any_job
 from jobs.stereoset.spec import StereoSetSpec
-from steering_core.errors import InputError
+from steersweep.errors import UserError
 
 AnySpec = StereoSetSpec | PersonaSpec
 
@@ -21,9 +21,9 @@ _SPECS: dict[str, type[StereoSetSpec] | type[PersonaSpec]] = {
 
 
 def spec_kind(job: str) -> type[StereoSetSpec] | type[PersonaSpec]:
-    """The spec of a job; InputError for a name that is none."""
+    """The spec of a job; UserError for a name that is none."""
     if job not in _SPECS:
-        raise InputError(f"--job must be one of {', '.join(_SPECS)}, got {job!r}")
+        raise UserError(f"--job must be one of {', '.join(_SPECS)}, got {job!r}")
     return _SPECS[job]
 
 
@@ -36,7 +36,7 @@ def storage_of(source: str, endpoint_url: str | None) -> Storage:
     """The output that a URI names, or the output of a spec (a file, or an embedded name).
 
     Raises:
-        InputError, UserActionError: not a valid spec, or the storage does not answer.
+        UserError: not a valid spec, or the storage does not answer.
     """
     is_spec = Path(source).is_file() or (source in embedded_specs() and not Path(source).is_dir())
     if is_spec:

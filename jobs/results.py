@@ -12,10 +12,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster.errors import UserActionError
 from cluster.ledger import Ledger
 from cluster.storage import Storage, StorageSpec
 from jobs.data_source import DataSource
+from steersweep.errors import UserError
 
 if TYPE_CHECKING:
     from jobs.persona.results import PersonaResults
@@ -102,7 +102,7 @@ class Results(ABC):
         try:
             table = pq.read_table(pa.BufferReader(self._storage.read(key)))
         except (pa.ArrowException, OSError) as error:
-            raise UserActionError(
+            raise UserError(
                 f"{self._storage.uri_of(key)} cannot be read; `steersweep report {self.uri}` "
                 "writes it again"
             ) from error
@@ -126,7 +126,7 @@ def open_results(uri: str, endpoint_url: str | None = None) -> StereoSetResults 
         endpoint_url: of an S3-compatible store (MinIO, R2, ...).
 
     Raises:
-        UserActionError: there is no run of steersweep at this place, or its plan or a part is
+        UserError: there is no run of steersweep at this place, or its plan or a part is
             damaged.
     """
     storage = StorageSpec(uri, endpoint_url).open()
@@ -146,7 +146,7 @@ def results_of(storage: Storage) -> StereoSetResults | PersonaResults:
         from jobs.stereoset.results import StereoSetResults
 
         return StereoSetResults(storage, record)
-    raise UserActionError(
+    raise UserError(
         f"{storage.uri} holds a run of job {job!r}, which this steersweep does not know; use the "
         "version that made it"
     )
@@ -156,7 +156,7 @@ def load(uri: str, endpoint_url: str | None = None) -> StereoSetResults | Person
     """As ``open_results``, with every table read at once.
 
     Raises:
-        UserActionError: there is no run at this place, or parts are damaged.
+        UserError: there is no run at this place, or parts are damaged.
         CorruptPartError: a part whose rows are not those of its digest.
     """
     return open_results(uri, endpoint_url).read_all()

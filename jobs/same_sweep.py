@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from jobs.identity import changed_keys, float_text
-from steering_core.errors import InputError
+from steersweep.errors import UserError
 
 _REASONS = (
     (r"job", "it decides what is computed"),
@@ -63,7 +63,7 @@ def removals_of(
     ]
 
 
-def different_sweep(uri: str, changes: Sequence[str], may_grow: str) -> InputError:
+def different_sweep(uri: str, changes: Sequence[str], may_grow: str) -> UserError:
     """The error for an output of another sweep: one line, or a line for each of several changes.
 
     Args:
@@ -77,8 +77,8 @@ def different_sweep(uri: str, changes: Sequence[str], may_grow: str) -> InputErr
     )
     what = f"{uri} belongs to a different sweep"
     if len(changes) == 1:
-        return InputError(f"{what}; changed: {changes[0]}. {advice}")
-    return InputError(f"{what}; {len(changes)} changes:", *(f"  {c}" for c in changes), advice)
+        return UserError(f"{what}; changed: {changes[0]}. {advice}")
+    return UserError(f"{what}; {len(changes)} changes:", *(f"  {c}" for c in changes), advice)
 
 
 def _reason(key: str) -> str:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
 from cluster.environment import require_variables
-from cluster.errors import ObjectNotFoundError, UserActionError
+from cluster.errors import ObjectNotFoundError
 from cluster.lease import LEASE_S, Lease, LeaseContent
 from cluster.logs import StoredLog
 from cluster.storage import Storage, StorageSpec
@@ -19,6 +19,7 @@ from jobs.console import say
 from jobs.signals import StopSignals
 from jobs.spec import StorageOptions
 from jobs.words import duration, moment
+from steersweep.errors import UserError
 
 LOCK_KEY = "driver.lock"
 INTERRUPTED = "interrupted; finished work is kept, and the same command resumes it"
@@ -57,7 +58,7 @@ def run_session(spec: HasOutput, body: Callable[[Opened], int], *, new: bool) ->
         new: open an empty output beside one that is there already.
 
     Raises:
-        UserActionError: the output cannot be reached, or another driver holds it.
+        UserError: the output cannot be reached, or another driver holds it.
     """
     require_variables()
     storage_spec = StorageSpec(spec.output, spec.storage.endpoint_url, spec.storage.region)
@@ -181,4 +182,4 @@ def first_free(spec: StorageSpec) -> StorageSpec:
         if next(iter(candidate.open().list()), None) is None:
             say(f"output: {uri}")
             return candidate
-    raise UserActionError(f"{base}-2 to {base}-999 all exist; choose another output")
+    raise UserError(f"{base}-2 to {base}-999 all exist; choose another output")

@@ -25,7 +25,7 @@ from jobs.resources import model_source
 from jobs.spec_file import SpecFile, read_spec_file
 from jobs.spec_mistakes import HIDDEN_VALUE as HIDDEN_VALUE
 from jobs.spec_mistakes import spec_error
-from steering_core.errors import InputError
+from steersweep.errors import UserError
 
 if TYPE_CHECKING:
     from steering_core.models import ModelSource
@@ -275,7 +275,7 @@ def load_spec(
         output: replaces the spec's ``output``.
 
     Raises:
-        InputError: what is wrong, one line for each mistake: the file or option, the key, the
+        UserError: what is wrong, one line for each mistake: the file or option, the key, the
             value and what is allowed.
     """
     field = kind.model_fields.get("job")
@@ -284,7 +284,7 @@ def load_spec(
     job = file.document.get("job")
     if jobs and isinstance(job, str) and job not in jobs:
         where = file.source_of(("job",))
-        raise InputError(f"{where}: job is {job}; this command takes {', '.join(jobs)} only")
+        raise UserError(f"{where}: job is {job}; this command takes {', '.join(jobs)} only")
     return _validated(file, kind, dict.fromkeys(jobs, kind))
 
 

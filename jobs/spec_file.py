@@ -14,7 +14,7 @@ import yaml
 from cluster.redaction import HIDDEN
 from jobs.resources import SPEC_SETS, embedded_specs
 from jobs.yaml_text import MAX_BYTES, load_yaml, yaml_error_lines
-from steering_core.errors import InputError
+from steersweep.errors import UserError
 
 Place = tuple[Any, ...]
 """The keys and list positions that lead to a value."""
@@ -53,23 +53,23 @@ class SpecFile:
         return any(place[: len(given)] == given for given, _ in self.options)
 
     def job(self, names: Collection[str]) -> str:
-        """The ``job`` that the file names; InputError if it is none of ``names``."""
+        """The ``job`` that the file names; UserError if it is none of ``names``."""
         job, known = self.document.get("job"), " or ".join(names)
         if isinstance(job, str) and job in names:
             return job
         source = self.source_of(("job",))
         if job is None:
-            raise InputError(f"{source}: job is required; it must be {known}")
+            raise UserError(f"{source}: job is required; it must be {known}")
         close = difflib.get_close_matches(str(job), names, n=1, cutoff=0.5)
         hint = f"; did you mean {close[0]}?" if close else ""
-        raise InputError(f"{source}: job must be {known}, got {repr(job)[:60]}{hint}")
+        raise UserError(f"{source}: job must be {known}, got {repr(job)[:60]}{hint}")
 
 
 def read_spec_file(source: str, overrides: Sequence[str], output: str | None) -> SpecFile:
     """The content of a sweep file with ``--set`` and ``--output`` applied; see ``load_spec``.
 
     Raises:
-        InputError: no such file, not YAML, or an option that cannot be applied.
+        UserError: no such file, not YAML, or an option that cannot be applied.
     """
     path = _find(source)
     document = _parse(path)
@@ -88,11 +88,11 @@ def _find(source: str) -> Path:
     if source in specs:
         return specs[source]
     if source in SPEC_SETS:
-        raise InputError(f"{source} is several sweeps; name one: {', '.join(SPEC_SETS[source])}")
+        raise UserError(f"{source} is several sweeps; name one: {', '.join(SPEC_SETS[source])}")
     if path.is_dir():
-        raise InputError(f"{source} is a folder; give the sweep's YAML file")
+        raise UserError(f"{source} is a folder; give the sweep's YAML file")
     names = ", ".join([*SPEC_SETS, *specs])
-    raise InputError(f"{source}: no such file, and no packaged sweep has that name ({names})")
+    raise UserError(f"{source}: no such file, and no packaged sweep has that name ({names})")
 
 
 def _parse(path: Path) -> dict[str, Any]:
@@ -100,17 +100,17 @@ def _parse(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             text = file.read(MAX_BYTES + 1).decode()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as UTF-8 text: {error}") from None
+        raise UserError(f"{path}: cannot be read as UTF-8 text: {error}") from None
     try:
         document = load_yaml(text)
     except yaml.YAMLError as error:
         problem, *snippet = yaml_error_lines(error, text)
-        raise InputError(f"{path}: {problem}", *snippet) from None
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+        raise UserError(f"{path}: {problem}", *snippet) from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     if not isinstance(document, dict):
         kind = "nothing" if document is None else f"a {type(document).__name__}"
-        raise InputError(f"{path}: must hold a mapping of keys to values, but holds {kind}")
+        raise UserError(f"{path}: must hold a mapping of keys to values, but holds {kind}")
     _expand_models(document)
     return document
 
@@ -128,14 +128,14 @@ def _set(document: dict[str, Any], override: str) -> Place:
     key, equals, text = override.partition("=")
     option = _shown(override)
     if not equals or not key.strip():
-        raise InputError(f"{option}: must look like key.path=value")
+        raise UserError(f"{option}: must look like key.path=value")
     try:
         value = load_yaml(text)
     except yaml.YAMLError as error:
         problem, *_ = yaml_error_lines(error, text)
-        raise InputError(f"{option}: the value is {problem}") from None
-    except InputError as error:
-        raise InputError(f"{option}: {error}") from None
+        raise UserError(f"{option}: the value is {problem}") from None
+    except UserError as error:
+        raise UserError(f"{option}: {error}") from None
     node: Any = document
     parts = key.strip().split(".")
     place: list[str] = []
@@ -152,7 +152,7 @@ def _set(document: dict[str, Any], override: str) -> Place:
                 new_section = tuple(place)
             node = node.setdefault(name, {})
             if not isinstance(node, dict):
-                raise InputError(
+                raise UserError(
                     f"{option}: {'.'.join(place)} is {_kind(node)} and has no keys; "
                     "set it as a whole"
                 )

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from jobs.spec_file import Place, SpecFile
-from steering_core.errors import InputError
+from steersweep.errors import UserError
 
 HIDDEN_VALUE = "hidden_value"
 """Type of a validator's error whose value is not repeated: it may be a secret."""
@@ -34,7 +34,7 @@ def spec_error(
     kind: type[BaseModel],
     file: SpecFile,
     kinds: Mapping[str, type[BaseModel]],
-) -> InputError:
+) -> UserError:
     """Every mistake that validation found: one line, or a heading and a line for each.
 
     Args:
@@ -70,7 +70,7 @@ def spec_error(
         source = file.source_of(key[0], is_secret=is_secret)
         lines.append((source, _bounded(sentences[key])))
     if len(chosen) == 1:
-        return InputError(f"{lines[0][0]}: {lines[0][1]}")
+        return UserError(f"{lines[0][0]}: {lines[0][1]}")
     own = str(file.path)
     details = [text if source == own else f"{source}: {text}" for source, text in lines]
     if len(chosen) > len(lines):
@@ -79,7 +79,7 @@ def spec_error(
     where = f"{own} has" if num_options == 0 else f"{own} and its options have"
     if num_options == len(chosen):
         where = f"the options for {own} have"
-    return InputError(f"{where} {len(chosen)} mistakes:", *(f"  {line}" for line in details))
+    return UserError(f"{where} {len(chosen)} mistakes:", *(f"  {line}" for line in details))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from jobs.kinds import AnySpec, load_any_spec, storage_of
 from jobs.persona.spec import PersonaSpec
 from jobs.resources import SPEC_SETS
 from jobs.session import first_free
-from steering_core.errors import InputError
+from steersweep.errors import UserError
 
 INTERRUPTED = 130
 
@@ -27,7 +27,7 @@ def load_sweeps(
         output: replaces the spec's ``output``; of a set, the folder that gets one for each sweep.
 
     Raises:
-        InputError: as ``load_any_spec``, or two sweeps with one output.
+        UserError: as ``load_any_spec``, or two sweeps with one output.
     """
     if not _is_set(source):
         return [load_any_spec(source, overrides, output)]
@@ -36,11 +36,11 @@ def load_sweeps(
         own_output = None if output is None else f"{output.rstrip('/')}/{_part(source, name)}"
         try:
             sweeps.append(load_any_spec(name, overrides, own_output))
-        except InputError as error:
-            raise InputError(*error.lines, _hint(source)) from None
+        except UserError as error:
+            raise UserError(*error.lines, _hint(source)) from None
     outputs = {sweep.output for sweep in sweeps}
     if len(outputs) < len(sweeps):
-        raise InputError(
+        raise UserError(
             f"the sweeps of {source} need an output each, but both would get {outputs.pop()}; use "
             "--output DIR, which gives each of them a folder in DIR"
         )
@@ -53,10 +53,10 @@ def load_one_sweep(
     """The sweep of a name, for a command or option that takes one.
 
     Raises:
-        InputError: as ``load_any_spec``, or a set of examples.
+        UserError: as ``load_any_spec``, or a set of examples.
     """
     if _is_set(source):
-        raise InputError(f"{command} takes one sweep. {_hint(source)}")
+        raise UserError(f"{command} takes one sweep. {_hint(source)}")
     return load_any_spec(source, overrides, output)
 
 
@@ -71,7 +71,7 @@ def run_sweeps(
         new: write to outputs that are empty; of a set, in one new folder.
 
     Raises:
-        InputError, UserActionError: the user must change something.
+        UserError: the user must change something.
     """
     sweeps = load_sweeps(source, overrides, output)
     if len(sweeps) == 1:

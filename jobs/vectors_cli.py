@@ -189,14 +189,14 @@ def show(source: SourceArgument, endpoint_url: EndpointOption = None) -> None:
 
 
 def _selected(file: VectorFile, layers: str | None) -> VectorFile:
-    from steering_core.errors import InputError
+    from steersweep.errors import UserError
 
     if layers is None:
         return file
     try:
         wanted = [int(text) for text in layers.split(",")]
     except ValueError:
-        raise InputError(f"--layers must be numbers separated by commas, got {layers!r}") from None
+        raise UserError(f"--layers must be numbers separated by commas, got {layers!r}") from None
     return file.of_layers(wanted)
 
 

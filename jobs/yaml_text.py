@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from steering_core.errors import InputError
+from steersweep.errors import UserError
 
 MAX_BYTES = 2**20
 MAX_DEPTH = 20
@@ -19,12 +19,12 @@ def load_yaml(text: str) -> Any:
     """The document as plain data.
 
     Raises:
-        InputError: too large, nested too deeply, a repeated key, or an alias that grows the
+        UserError: too large, nested too deeply, a repeated key, or an alias that grows the
             document past the limit or contains itself.
         yaml.YAMLError: not YAML, or a date or number that cannot be one.
     """
     if len(text.encode(errors="replace")) > MAX_BYTES:
-        raise InputError(f"larger than {MAX_BYTES:,} bytes, which no sweep file needs")
+        raise UserError(f"larger than {MAX_BYTES:,} bytes, which no sweep file needs")
     _check_bounds(text)
     return yaml.load(text, _StrictLoader)  # noqa: S506 - a SafeLoader
 
@@ -91,13 +91,13 @@ class _Bounds:
 
     def alias(self, anchor: str) -> None:
         if any(anchor == entry[0] for entry in self._open):
-            raise InputError(f"the alias *{anchor[:40]} contains itself")
+            raise UserError(f"the alias *{anchor[:40]} contains itself")
         self._add(*self._closed.get(anchor, (1, 1)))
 
     def start(self, anchor: str | None) -> None:
         self._open.append([anchor, 1, 1])
         if len(self._open) > MAX_DEPTH:
-            raise InputError(f"nested more than {MAX_DEPTH} levels deep, which no sweep file needs")
+            raise UserError(f"nested more than {MAX_DEPTH} levels deep, which no sweep file needs")
 
     def end(self) -> None:
         anchor, num_nodes, height = self._open.pop()
@@ -109,9 +109,9 @@ class _Bounds:
         top = self._open[-1]
         top[1], top[2] = top[1] + num_nodes, max(top[2], height + 1)
         if sum(entry[1] for entry in self._open) > MAX_NODES:
-            raise InputError(f"more than {MAX_NODES:,} values, which no sweep file needs")
+            raise UserError(f"more than {MAX_NODES:,} values, which no sweep file needs")
         if len(self._open) - 1 + height > MAX_DEPTH:
-            raise InputError(f"nested more than {MAX_DEPTH} levels deep, which no sweep file needs")
+            raise UserError(f"nested more than {MAX_DEPTH} levels deep, which no sweep file needs")
 
 
 def _check_bounds(text: str) -> None:
@@ -134,7 +134,7 @@ class _StrictLoader(yaml.SafeLoader):
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
             return super().construct_object(node, deep)
-        except InputError:
+        except UserError:
             raise
         except ValueError as error:  # the 99th of a month, or a number of 5000 digits
             raise yaml.constructor.ConstructorError(
@@ -152,6 +152,6 @@ class _StrictLoader(yaml.SafeLoader):
             line = key_node.start_mark.line + 1
             if key in first_lines:
                 where = f"at line {first_lines[key]} and again at line {line}"
-                raise InputError(f"the key {repr(key)[:60]} is given twice: {where}")
+                raise UserError(f"the key {repr(key)[:60]} is given twice: {where}")
             first_lines[key] = line
         return super().construct_mapping(node, deep)

@@ -15,8 +15,8 @@ from typing import Literal
 
 import numpy as np
 
-from steering_core.errors import InputError
 from steering_core.scoring import choose
+from steersweep.errors import UserError
 
 Path = Literal["engine", "reference"]
 """Which path the rows in storage come from."""
@@ -69,10 +69,10 @@ def tolerance_for(dtype: str, score: float | None = None) -> Tolerance:
     """The tolerance of a dtype, with another limit for scores where one is given.
 
     Raises:
-        InputError: a dtype without one.
+        UserError: a dtype without one.
     """
     if dtype not in TOLERANCES:
-        raise InputError(f"dtype must be one of {', '.join(TOLERANCES)}, got {dtype}")
+        raise UserError(f"dtype must be one of {', '.join(TOLERANCES)}, got {dtype}")
     found = TOLERANCES[dtype]
     return found if score is None else replace(found, score=score)
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from datetime import datetime, tzinfo
 from typing import Any, Literal
 
-from steering_core.errors import InputError
+from steersweep.errors import UserError
 
 SystemRole = Literal["merge_into_user", "refuse"]
 """What becomes of a system message where the model has no such role: put before the user's text
@@ -32,7 +32,7 @@ class ChatFormat:
             that write today's date make other prompts tomorrow.
 
     Raises:
-        InputError: the tokenizer has no chat template.
+        UserError: the tokenizer has no chat template.
     """
 
     def __init__(
@@ -44,12 +44,12 @@ class ChatFormat:
         options: Mapping[str, Any] | None = None,
     ) -> None:
         if not getattr(tokenizer, "chat_template", None):
-            raise InputError(
+            raise UserError(
                 f"the tokenizer of {model} has no chat template; choose an instruction-tuned "
                 "model, or save the template next to its tokenizer (chat_template.jinja)"
             )
         if system not in ("merge_into_user", "refuse"):
-            raise InputError(f"system must be merge_into_user or refuse, got {system!r}")
+            raise UserError(f"system must be merge_into_user or refuse, got {system!r}")
         self._tokenizer = tokenizer
         self._model = model
         self._system = system
@@ -64,13 +64,13 @@ class ChatFormat:
         """The prompt's token ids, with exactly the special tokens that the template writes.
 
         Raises:
-            InputError: a system message where there is no role for it and ``refuse`` was chosen, a
+            UserError: a system message where there is no role for it and ``refuse`` was chosen, a
                 template that refuses the messages, or one that leaves the user's text out.
         """
         ids = self._apply(self._messages(user, system), tokenize=True)
         bos = self._tokenizer.bos_token_id
         if bos is not None and list(ids[:2]) == [bos, bos]:
-            raise InputError(
+            raise UserError(
                 f"the chat template of {self._model} starts with two BOS tokens; fix the template"
             )
         return tuple(int(token) for token in ids)
@@ -104,7 +104,7 @@ class ChatFormat:
             told = [] if system is None else [{"role": "system", "content": system}]
             return [*told, {"role": "user", "content": user}]
         if self._system == "refuse":
-            raise InputError(
+            raise UserError(
                 f"{self._model} has no system role; set `system: merge_into_user` to put system "
                 "messages before the user's text"
             )
@@ -115,7 +115,7 @@ class ChatFormat:
         messages = [{"role": "system", "content": _MARK}, {"role": "user", "content": "x"}]
         try:
             return _MARK in self._apply(messages, tokenize=False)
-        except InputError:
+        except UserError:
             return False
 
     def _apply(
@@ -135,7 +135,7 @@ class ChatFormat:
             )
         except Exception as error:  # templates raise what they like; each means the same to a user
             line = next(iter(str(error).splitlines()), type(error).__name__)
-            raise InputError(
+            raise UserError(
                 f"the chat template of {self._model} refuses the messages: {line}"
             ) from error
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from steering_core.errors import InputError
+from steersweep.errors import UserError
 
 
 def is_compiled(module: nn.Module) -> bool:
@@ -26,7 +26,7 @@ def is_compiled(module: nn.Module) -> bool:
 
 
 def refuse_compiled(model: nn.Module, path: str, what: str) -> None:
-    """Raise InputError if a module of the model, or one that contains it, was compiled.
+    """Raise UserError if a module of the model, or one that contains it, was compiled.
 
     Args:
         path: the module's name, as ``get_submodule`` takes it.
@@ -39,7 +39,7 @@ def refuse_compiled(model: nn.Module, path: str, what: str) -> None:
             names.append(name)
         if is_compiled(module):
             where = ".".join(names) or "the model"
-            raise InputError(
+            raise UserError(
                 f"{what}: {where} was compiled, and compiled code skips hooks, so steering would "
                 "have no effect; pass the model as it was before torch.compile, and call neither "
                 "torch.compile nor .compile() on the model, its decoder or its blocks"

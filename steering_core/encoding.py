@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from steering_core.errors import InputError
 from steering_core.protocol import Protocol
 from steering_core.stereoset import Example
+from steersweep.errors import UserError
 
 CANDIDATE_LABELS = ("A", "B", "C")
 
@@ -82,7 +82,7 @@ class ExampleEncoder:
     """Encodes examples with a Hugging Face tokenizer under a protocol.
 
     Raises:
-        InputError: the protocol needs a BOS or a pad token that the tokenizer does not have.
+        UserError: the protocol needs a BOS or a pad token that the tokenizer does not have.
     """
 
     def __init__(self, tokenizer: Any, protocol: Protocol, model: str) -> None:
@@ -92,7 +92,7 @@ class ExampleEncoder:
         held = {"BOS": tokenizer.bos_token_id, "pad": tokenizer.pad_token_id}
         missing = [name for name, wanted in needed.items() if wanted and held[name] is None]
         if missing:
-            raise InputError(
+            raise UserError(
                 f"the tokenizer of {model} has no {' and no '.join(missing)} token, which protocol "
                 "as_published needs; set `protocol: aligned`, which needs neither"
             )
@@ -102,7 +102,7 @@ class ExampleEncoder:
         """Encoded examples in the order given.
 
         Raises:
-            InputError: an example that cannot be scored under the protocol, by id.
+            UserError: an example that cannot be scored under the protocol, by id.
         """
         texts = [question_text(e) for e in examples]
         questions = self._ids(texts)
@@ -141,7 +141,7 @@ class ExampleEncoder:
         for index, sequence in enumerate(sequences):
             start = num_common(question, sequence)
             if start == 0 or start == len(sequence):
-                raise InputError(
+                raise UserError(
                     f"example {example.example_id}: candidate {CANDIDATE_LABELS[index]} adds "
                     "no token to the question with this tokenizer"
                 )
@@ -153,7 +153,7 @@ class ExampleEncoder:
             padding = [self._pad_id] * (longest - len(sequence)) if self.protocol.needs_pad else []
             token_ids = [*sequence, *padding]
             if not ids or max(positions) >= len(token_ids):
-                raise InputError(
+                raise UserError(
                     f"example {example.example_id}: candidate {CANDIDATE_LABELS[index]} cannot be "
                     "scored as published: encoded alone it is longer than the row, or only "
                     "padding; set `scoring: aligned`"
@@ -204,12 +204,12 @@ def num_common(*sequences: list[int]) -> int:
 
 
 def check_lengths(rows: Iterable[EncodedExample], *, max_tokens: int | None, model: str) -> None:
-    """Raise InputError for the first example longer than the model's context of ``max_tokens``."""
+    """Raise UserError for the first example longer than the model's context of ``max_tokens``."""
     if max_tokens is None:
         return
     for row in rows:
         if row.num_tokens > max_tokens:
-            raise InputError(
+            raise UserError(
                 f"example {row.example.example_id} has {row.num_tokens} tokens, more than the "
                 f"{max_tokens} positions of {model}; remove it from the data file"
             )

@@ -111,7 +111,7 @@ class Engine:
             the head multiplies the unsteered side as well.
 
     Raises:
-        InputError: a kernel that this model, device or dtype cannot use.
+        UserError: a kernel that this model, device or dtype cannot use.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class Engine:
         """The same engine, to which every batch size is new; with other kernels if they are given.
 
         Raises:
-            InputError: a kernel that this model, device or dtype cannot use.
+            UserError: a kernel that this model, device or dtype cannot use.
         """
         return Engine(
             self._model,

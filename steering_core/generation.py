@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 
 from steering_core.attention import step_attention
-from steering_core.errors import InputError
 from steering_core.hook_points import HookPoint
 from steering_core.hooks import change
 from steering_core.interventions import Intervention
@@ -36,6 +35,7 @@ from steering_core.slot_cache import SlotCache, slot_mask, whole_columns
 from steering_core.slot_steering import SlotSteering
 from steering_core.steerer import GENERATION_POSITIONS, GenerationPositions
 from steering_core.trunk import Change, masks_by_kind
+from steersweep.errors import UserError
 
 _PROMPT_TOKENS_AT_ONCE = {"cpu": 2048}
 _PROMPT_TOKENS_ON_ACCELERATOR = 16_384
@@ -103,12 +103,12 @@ def generate(
         counts: is added to.
 
     Raises:
-        InputError: a setting or a row that cannot be generated, by number.
+        UserError: a setting or a row that cannot be generated, by number.
         RuntimeError: a single row does not fit (see ``is_out_of_memory``).
     """
     sampling.check()
     if rows_at_once < 1:
-        raise InputError(f"rows_at_once must be at least 1, got {rows_at_once}")
+        raise UserError(f"rows_at_once must be at least 1, got {rows_at_once}")
     for number, row in enumerate(rows):
         _check_row(number, row, sampling, model)
     answers: dict[int, Generated] = {}
@@ -151,19 +151,19 @@ def steered_prompt_positions(row: GenerationRow) -> slice:
 
 def _check_row(number: int, row: GenerationRow, sampling: Sampling, model: LoadedModel) -> None:
     if not row.prompt_ids:
-        raise InputError(f"row {number} has an empty prompt")
+        raise UserError(f"row {number} has an empty prompt")
     if row.positions not in GENERATION_POSITIONS:
-        raise InputError(
+        raise UserError(
             f"row {number}: positions must be one of {', '.join(GENERATION_POSITIONS)}, "
             f"got {row.positions!r}"
         )
     num_new, most = num_new_tokens(row, sampling), model.layout.config
     if num_new < 1:
-        raise InputError(f"row {number}: max_new_tokens must be at least 1, got {num_new}")
+        raise UserError(f"row {number}: max_new_tokens must be at least 1, got {num_new}")
     num = len(row.prompt_ids) + num_new
     max_tokens = getattr(most, "max_position_embeddings", None)
     if max_tokens is not None and num > max_tokens:
-        raise InputError(
+        raise UserError(
             f"row {number} has a prompt of {len(row.prompt_ids)} tokens and up to {num_new} new "
             f"ones, more than the {max_tokens} positions of {model.name}; lower max_new_tokens"
         )
@@ -172,11 +172,11 @@ def _check_row(number: int, row: GenerationRow, sampling: Sampling, model: Loade
         return
     model.layout.module_at(row.steering.point)
     if row.steering.positions != "all":
-        raise InputError(
+        raise UserError(
             f"row {number}: steering.positions must be all; the row itself says which are steered"
         )
     if row.steering.vector.shape != (most.hidden_size,):
-        raise InputError(
+        raise UserError(
             f"row {number}: the steering vector has shape {row.steering.vector.shape}, but the "
             f"stream has ({most.hidden_size},)"
         )

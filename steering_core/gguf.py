@@ -21,8 +21,8 @@ from contextlib import contextmanager, redirect_stderr
 from functools import cache
 from pathlib import Path
 
-from steering_core.errors import InputError
 from steering_core.sampling import named_eos_ids
+from steersweep.errors import UserError
 
 _MAGIC = b"GGUF"
 _logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ def gguf_digest(file: Path) -> str:
     """SHA-256 (hex) of a GGUF file: the identity of its model.
 
     Raises:
-        InputError: no such file, or one that is not GGUF.
+        UserError: no such file, or one that is not GGUF.
     """
     _check_gguf(file)
     found = file.stat()
@@ -45,7 +45,7 @@ def dequantized_folder(file: Path) -> Path:
     Made by the first process of this machine that asks for it; others wait for that one.
 
     Raises:
-        InputError: no such file, not GGUF, a model that transformers does not read from GGUF, or a
+        UserError: no such file, not GGUF, a model that transformers does not read from GGUF, or a
             cache folder without room.
     """
     import platformdirs
@@ -76,11 +76,11 @@ def _check_gguf(file: Path) -> None:
     if not file.is_file():
         there = sorted(entry.name for entry in file.parent.glob("*.gguf"))
         hint = f"there are {', '.join(there)}" if there else "that folder holds no *.gguf file"
-        raise InputError(f"{file} does not exist; {hint}")
+        raise UserError(f"{file} does not exist; {hint}")
     with file.open("rb") as stream:
         start = stream.read(len(_MAGIC))
     if start != _MAGIC:
-        raise InputError(f"{file} is not a GGUF file: it does not start with {_MAGIC.decode()}")
+        raise UserError(f"{file} is not a GGUF file: it does not start with {_MAGIC.decode()}")
 
 
 def _is_whole(folder: Path) -> bool:
@@ -128,7 +128,7 @@ def _convert(file: Path, folder: Path) -> None:
             )
         except Exception as error:  # transformers and gguf raise many types for a file
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise InputError(f"transformers cannot read {file}: {reason}") from error
+            raise UserError(f"transformers cannot read {file}: {reason}") from error
         # The weights are plain ones now; a config that says otherwise would not load again.
         if hasattr(module.config, "quantization_config"):
             del module.config.quantization_config
@@ -161,7 +161,7 @@ def _explained(models: Path) -> Iterator[None]:
     except (OSError, SafetensorError) as error:
         is_full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
         reason = "the disk is full" if is_full else str(error)
-        raise InputError(
+        raise UserError(
             f"a GGUF model cannot be kept in {models}: {reason}; its weights need four bytes for "
             "each parameter there. Make room, or set XDG_CACHE_HOME to another folder"
         ) from error

@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from steering_core.errors import InputError
+from steersweep.errors import UserError
 
 Site = Literal["resid_pre", "attn_out", "mlp_out", "resid_post"]
 SITES: tuple[Site, ...] = get_args(Site)
@@ -49,10 +49,10 @@ class HookPoint:
 
     @classmethod
     def parse(cls, text: str) -> HookPoint:
-        """The hook point written as ``blocks.4.resid_post``; raises InputError otherwise."""
+        """The hook point written as ``blocks.4.resid_post``; raises UserError otherwise."""
         match = _TEXT.fullmatch(text)
         if match is None:
-            raise InputError(
+            raise UserError(
                 f"hook point {text!r} is not of the form blocks.<block>.<{'|'.join(SITES)}>"
             )
         site = next(site for site in SITES if site == match[2])
@@ -60,14 +60,14 @@ class HookPoint:
 
 
 def check_layers(layers: tuple[int, ...], num_blocks: int, model: str) -> None:
-    """Raise InputError unless every layer (1-based hidden-state number) is in 1..num_blocks."""
+    """Raise UserError unless every layer (1-based hidden-state number) is in 1..num_blocks."""
     for layer in layers:
         if not 1 <= layer <= num_blocks:
-            raise InputError(f"layer must be in 1..{num_blocks} for {model}, got {layer}")
+            raise UserError(f"layer must be in 1..{num_blocks} for {model}, got {layer}")
 
 
 def hook_point_of_layer(layer: int, site: Site) -> HookPoint:
     """The hook point that a spec's 1-based ``layer`` means at block ``layer - 1``."""
     if layer < 1:
-        raise InputError(f"layer must be at least 1, got {layer}")
+        raise UserError(f"layer must be at least 1, got {layer}")
     return HookPoint(layer - 1, site)

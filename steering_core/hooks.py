@@ -15,9 +15,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from steering_core.errors import InputError
 from steering_core.hook_points import HookPoint
 from steering_core.layout import ModelLayout, hidden_of, with_hidden
+from steersweep.errors import UserError
 
 
 @contextmanager
@@ -28,7 +28,7 @@ def capture(layout: ModelLayout, points: Iterable[HookPoint]) -> Iterator[dict[H
     Yields a dict that each forward overwrites; the tensors are the model's own, not copies.
 
     Raises:
-        InputError: a hook point that the model does not have; no hook is set then.
+        UserError: a hook point that the model does not have; no hook is set then.
     """
     states: dict[HookPoint, Tensor] = {}
 
@@ -53,13 +53,13 @@ def add(
             multiplied in their own dtype, then cast to the stream's.
 
     Raises:
-        InputError: a hook point that the model does not have, or a vector of another width; no hook
+        UserError: a hook point that the model does not have, or a vector of another width; no hook
             is set then.
     """
     width = layout.config.hidden_size
     for point, vector, _coeff in additions:
         if tuple(vector.shape) != (width,):
-            raise InputError(
+            raise UserError(
                 f"the vector for {point} has shape {tuple(vector.shape)}, the stream ({width},)"
             )
 
@@ -80,7 +80,7 @@ def change(
     was opened last runs first.
 
     Raises:
-        InputError: a hook point that the model does not have; no hook is set then.
+        UserError: a hook point that the model does not have; no hook is set then.
     """
     # Each hook goes to the front of those before it: the last action has to be the first to go.
     with _hooked(layout, list(reversed(actions)), at_front=True):
@@ -96,7 +96,7 @@ def observe(
     The states are those after every change that is open, whether it was opened before or after.
 
     Raises:
-        InputError: a hook point that the model does not have; no hook is set then.
+        UserError: a hook point that the model does not have; no hook is set then.
     """
     with _hooked(layout, readers, at_front=False):
         yield

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from steering_core.block_outputs import BlockOutputs, found_block_outputs
 from steering_core.compiled import refuse_compiled
-from steering_core.errors import InputError
 from steering_core.hook_points import HookPoint
+from steersweep.errors import UserError
 
 _PROBE_IDS = (1, 3, 2, 5, 4)
 
@@ -63,7 +63,7 @@ class ModelLayout:
         """The module that reads the stream at a hook point, or whose output is what is there.
 
         Raises:
-            InputError: the model has no such block, or its block no such output; or the module is
+            UserError: the model has no such block, or its block no such output; or the module is
                 part of compiled code, which skips hooks.
         """
         module = self._module_at(point)
@@ -80,12 +80,12 @@ class ModelLayout:
 
     def _module_at(self, point: HookPoint) -> nn.Module:
         if not 0 <= point.block < self.num_blocks:
-            raise InputError(f"{point}: the model has blocks 0..{self.num_blocks - 1}")
+            raise UserError(f"{point}: the model has blocks 0..{self.num_blocks - 1}")
         if point.site in ("resid_pre", "resid_post"):
             return self.blocks[point.block]
         outputs = self.outputs[point.block] if self.outputs else None
         if outputs is None:
-            raise InputError(
+            raise UserError(
                 f"{point}: no two modules of the model's block {point.block} add up to what it "
                 "adds to the residual stream; choose resid_pre or resid_post"
             )
@@ -116,7 +116,7 @@ def hidden_of(output: Any) -> Tensor:
     """The residual stream in what a block returns: a tensor, or the first entry of a tuple."""
     hidden = output[0] if isinstance(output, tuple) else output
     if not isinstance(hidden, Tensor):
-        raise InputError(f"a block returned {type(hidden).__name__} instead of its output stream")
+        raise UserError(f"a block returned {type(hidden).__name__} instead of its output stream")
     return hidden
 
 
@@ -131,14 +131,14 @@ def find_layout(model: nn.Module, name: str = "model") -> ModelLayout:
     Runs the model twice on five tokens, on the device where it lies; changes nothing.
 
     Raises:
-        InputError: a part was not found, or the parts do not reproduce the model's own logits; the
+        UserError: a part was not found, or the parts do not reproduce the model's own logits; the
             message says what was looked for.
     """
     config = text_config(model.config)
     decoder, blocks = find_blocks(model, config, name)
     head = model.get_output_embeddings()  # type: ignore[operator]
     if not isinstance(head, nn.Module):
-        raise InputError(f"{name}: no output embedding (get_output_embeddings() gave {head!r})")
+        raise UserError(f"{name}: no output embedding (get_output_embeddings() gave {head!r})")
     traced = _trace(model, decoder, blocks, name)
     layout = ModelLayout(
         decoder=decoder,
@@ -180,7 +180,7 @@ def find_blocks(
     """The decoder and its residual blocks, of a model whose weights may be on the meta device.
 
     Raises:
-        InputError: not one list of as many blocks as the config says; or the model was compiled.
+        UserError: not one list of as many blocks as the config says; or the model was compiled.
     """
     num_layers = getattr(config, "num_hidden_layers", None)
     lists = {
@@ -193,7 +193,7 @@ def find_blocks(
     outer = [p for p in matching if not any(p.startswith(f"{q}.") for q in matching)]
     if len(outer) != 1:
         seen = ", ".join(f"{path} ({len(module)})" for path, module in lists.items()) or "none"
-        raise InputError(
+        raise UserError(
             f"{name}: looked for one ModuleList with num_hidden_layers = {num_layers} blocks, "
             f"found {len(outer)}; its ModuleLists: {seen}"
         )
@@ -248,7 +248,7 @@ def _trace(
         with torch.inference_mode(), found_block_outputs(blocks) as outputs:
             logits = model(input_ids=ids, use_cache=False).logits
     if not followed or not ends or not _same(ends[-1], followed[-1]):
-        raise InputError(
+        raise UserError(
             f"{name}: looked for a chain of modules from the last block's output to the decoder's "
             f"last_hidden_state, got as far as {[type(m).__name__ for m in chain]}"
         )
@@ -319,7 +319,7 @@ def _check_logits(layout: ModelLayout, resid_1SD: Tensor, logits_1SV: Tensor, na
     scale = 1.0 + theirs.abs().max()
     if ours.shape != theirs.shape or (ours - theirs).abs().max() > tolerance * scale:
         gap = (ours - theirs).abs().max().item() if ours.shape == theirs.shape else "shape"
-        raise InputError(
+        raise UserError(
             f"{name}: final norm, head, logit_scale and final_logit_softcapping do not "
             f"reproduce the model's logits (largest difference {gap}); its head computes something "
             "else"

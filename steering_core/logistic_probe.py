@@ -11,8 +11,8 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from steering_core.errors import InputError
 from steering_core.pairs import PairMeans, Pairs, centered_states
+from steersweep.errors import UserError
 
 # Largest entry of the gradient of the loss per state at which L-BFGS stops; at 1e-7 the vector is
 # within 1e-4 of the optimum (relative), measured on correlated states with D up to 2304.
@@ -34,7 +34,7 @@ def fit_logistic(pairs: Pairs, what: str) -> np.ndarray:
         what: names what is fitted, for messages.
 
     Raises:
-        InputError: no pair, a state that is not finite, a mean difference that is zero or too
+        UserError: no pair, a state that is not finite, a mean difference that is zero or too
             small compared with the spread of the states, or L-BFGS does not converge.
 
     Source: probes, Alain & Bengio 2016, "Understanding intermediate layers using linear classifier
@@ -52,14 +52,14 @@ def fit_logistic(pairs: Pairs, what: str) -> np.ndarray:
     found = minimize(loss, start, jac=True, method="L-BFGS-B", options=options)
     steepest = float(np.abs(found.jac).max())
     if not steepest <= _GRADIENT_ACCEPTED:
-        raise InputError(
+        raise UserError(
             f"the logistic probe of {what} did not converge: its gradient is {steepest:.1e} after "
             f"{found.nit} steps and must be below {_GRADIENT_ACCEPTED:g}; use another "
             "vectors.method"
         )
     weights_D: np.ndarray = found.x[:-1]
     if not weights_D.any():
-        raise InputError(
+        raise UserError(
             "the mean difference is so small compared with the spread of the states that the "
             f"logistic probe of {what} cannot be fitted; use more examples or another method"
         )

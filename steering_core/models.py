@@ -15,10 +15,10 @@ from torch import nn
 
 from steering_core import hub, xla
 from steering_core.device_settings import pin_device_settings
-from steering_core.errors import InputError
 from steering_core.gguf import dequantized_folder, gguf_digest
 from steering_core.layout import ModelLayout, find_layout, text_config
 from steering_core.sampling import named_eos_ids
+from steersweep.errors import UserError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DEVICES = ("auto", "cuda", "xla", "mps", "cpu")
@@ -57,7 +57,7 @@ class ModelSource:
         """The source that ``from_pretrained`` can load: of a GGUF file, its dequantized folder.
 
         Raises:
-            InputError: no such folder, or nothing of the model in the hub's cache while the hub
+            UserError: no such folder, or nothing of the model in the hub's cache while the hub
                 cannot be asked; of a GGUF file, as ``dequantized_folder``.
         """
         self._check_is_there()
@@ -69,7 +69,7 @@ class ModelSource:
         """Where the GGUF file lies on this machine, once it is downloaded.
 
         Raises:
-            InputError: the hub has no such file.
+            UserError: the hub has no such file.
         """
         assert self.gguf_file is not None
         if self.is_local:
@@ -81,7 +81,7 @@ class ModelSource:
             return Path(cached_file(self.path, self.gguf_file, **options))
         except Exception as error:  # transformers raises many types here
             _refuse_gated(self, error)
-            raise InputError(f"no {self.gguf_file} in {self.path}: {_first_line(error)}") from error
+            raise UserError(f"no {self.gguf_file} in {self.path}: {_first_line(error)}") from error
 
     def _check_is_there(self) -> None:
         if self.is_local:
@@ -89,22 +89,22 @@ class ModelSource:
             return
         file = self.gguf_file or "config.json"
         if hub.is_offline() and not hub.has_cached(self.path, file, self.revision):
-            raise InputError(
+            raise UserError(
                 f"no model at {self.path!r}: it is not a folder here and not in the hub's cache, "
                 f"and {hub.why_offline()}; give a local folder, or download the model first"
             )
 
     def _check_folder(self, path: Path) -> None:
         if not path.exists():
-            raise InputError(f"the folder {self.path} does not exist")
+            raise UserError(f"the folder {self.path} does not exist")
         if self.gguf_file is not None or (path / "config.json").is_file():
             return
         if path.suffix == ".gguf":
-            raise InputError(f"{path} is a file; set path: {path.parent}, gguf_file: {path.name}")
+            raise UserError(f"{path} is a file; set path: {path.parent}, gguf_file: {path.name}")
         if found := sorted(entry.name for entry in path.glob("*.gguf")):
-            raise InputError(f"{path} holds a GGUF file; to load it, set gguf_file: {found[0]}")
+            raise UserError(f"{path} holds a GGUF file; to load it, set gguf_file: {found[0]}")
         if not (path / "tokenizer.json").is_file():
-            raise InputError(f"{path} is not a model folder: it has no config.json")
+            raise UserError(f"{path} is not a model folder: it has no config.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,10 +151,10 @@ def device_kind(name: str = "auto") -> str:
     by itself where it has more than the CPU to run on.
 
     Raises:
-        InputError: an unknown name, or a device that is not there.
+        UserError: an unknown name, or a device that is not there.
     """
     if name not in DEVICES:
-        raise InputError(f"device must be one of {', '.join(DEVICES)}, got {name!r}")
+        raise UserError(f"device must be one of {', '.join(DEVICES)}, got {name!r}")
     present: dict[str, Callable[[], bool]] = {
         "cuda": torch.cuda.is_available,
         "xla": xla.has_accelerator if name == "auto" else xla.is_installed,
@@ -165,7 +165,7 @@ def device_kind(name: str = "auto") -> str:
     if not present[chosen]():
         there = ", ".join(d for d in present if present[d]())
         hint = "; it needs torch_xla, see docs/xla.md" if chosen == "xla" else ""
-        raise InputError(f"device {name} is not available; available here: {there}{hint}")
+        raise UserError(f"device {name} is not available; available here: {there}{hint}")
     return chosen
 
 
@@ -173,7 +173,7 @@ def resolve_device(name: str = "auto") -> torch.device:
     """The device of ``device_kind``, held by this process where devices belong to processes.
 
     Raises:
-        InputError: as ``device_kind``, or a device that cannot be had.
+        UserError: as ``device_kind``, or a device that cannot be had.
     """
     chosen = device_kind(name)
     return xla.device() if chosen == "xla" else torch.device(chosen)
@@ -184,7 +184,7 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         return torch.float32 if device.type == "cpu" else torch.bfloat16
     if name not in DTYPES:
-        raise InputError(f"dtype must be auto or one of {', '.join(DTYPES)}, got {name!r}")
+        raise UserError(f"dtype must be auto or one of {', '.join(DTYPES)}, got {name!r}")
     return DTYPES[name]
 
 
@@ -195,7 +195,7 @@ def load_tokenizer(source: ModelSource) -> Any:
     ``tokenizer.json`` is therefore loaded as it stands, and ``AutoTokenizer`` serves the rest.
 
     Raises:
-        InputError: no such model, or no tokenizer there.
+        UserError: no such model, or no tokenizer there.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
     from transformers.utils import cached_file
@@ -214,7 +214,7 @@ def load_tokenizer(source: ModelSource) -> Any:
         tokenizer = loader.from_pretrained(opened.path, **options)
     except Exception as error:  # transformers raises many types here; each means the same to a user
         _refuse_gated(source, error)
-        raise InputError(
+        raise UserError(
             f"no usable tokenizer in {source.path}: {_first_line(error)}; save one next to the "
             "weights (tokenizer.json and tokenizer_config.json)"
         ) from error
@@ -223,12 +223,12 @@ def load_tokenizer(source: ModelSource) -> Any:
 
 
 def _refuse_gated(source: ModelSource, error: BaseException | None) -> None:
-    """Raise InputError where the hub refuses, behind whatever error transformers makes of it."""
+    """Raise UserError where the hub refuses, behind whatever error transformers makes of it."""
     from huggingface_hub.errors import GatedRepoError
 
     while error is not None:
         if isinstance(error, GatedRepoError):
-            raise InputError(
+            raise UserError(
                 f"{source.path} is gated, and the hub refuses this node's token or finds none: "
                 "accept its license on the hub, then log in with `hf auth login`, or set HF_TOKEN "
                 "in the environment of every node"
@@ -237,17 +237,17 @@ def _refuse_gated(source: ModelSource, error: BaseException | None) -> None:
 
 
 def load_config(source: ModelSource) -> Any:
-    """The model's config; raises InputError where there is none."""
+    """The model's config; raises UserError where there is none."""
     from transformers import AutoConfig
 
     opened = source.opened()
     if opened.is_local and not (Path(opened.path) / "config.json").is_file():
-        raise InputError(f"{opened.path} is not a model folder: it has no config.json")
+        raise UserError(f"{opened.path} is not a model folder: it has no config.json")
     try:
         return AutoConfig.from_pretrained(opened.path, **opened.hub_options())
     except Exception as error:  # as above
         _refuse_gated(source, error)
-        raise InputError(
+        raise UserError(
             f"no model at {source.path!r}: {_first_line(error)}; give a local folder or a hub id "
             "that this machine can reach or has cached"
         ) from error
@@ -257,7 +257,7 @@ def read_facts(source: ModelSource, tokenizer: Any) -> ModelFacts:
     """Facts and digests of a model, without loading its weights.
 
     Raises:
-        InputError: no config, no safetensors weights, or a config that does not say how many
+        UserError: no config, no safetensors weights, or a config that does not say how many
             blocks the model has.
     """
     config = load_config(source)
@@ -266,7 +266,7 @@ def read_facts(source: ModelSource, tokenizer: Any) -> ModelFacts:
         num_blocks, width = int(text.num_hidden_layers), int(text.hidden_size)
         vocab_size = int(text.vocab_size)
     except (AttributeError, TypeError):
-        raise InputError(
+        raise UserError(
             f"{source.path}: its config lacks num_hidden_layers, hidden_size or vocab_size; "
             "only decoder language models can be steered"
         ) from None
@@ -294,7 +294,7 @@ def read_eos_ids(source: ModelSource, tokenizer: Any) -> tuple[int, ...]:
     """What ``sampling.eos_ids_of`` finds once the model is loaded, from its files alone.
 
     Raises:
-        InputError: no config, or a ``generation_config.json`` that cannot be used.
+        UserError: no config, or a ``generation_config.json`` that cannot be used.
     """
     from transformers import AutoModelForCausalLM, GenerationConfig
 
@@ -313,7 +313,7 @@ def read_eos_ids(source: ModelSource, tokenizer: Any) -> tuple[int, ...]:
     except OSError:  # there is none; transformers then makes one of the model's config
         generation = None
     except Exception as error:  # as above
-        raise InputError(
+        raise UserError(
             f"{source.path}: generation_config.json cannot be used: {_first_line(error)}"
         ) from error
     return named_eos_ids(tokenizer, generation, config)
@@ -338,7 +338,7 @@ def load_model(
             here, and takes nothing from other processes.
 
     Raises:
-        InputError: no such device, no model, no safetensors, GPUs that do not hold the model, or a
+        UserError: no such device, no model, no safetensors, GPUs that do not hold the model, or a
             layout that is not understood.
     """
     from transformers import AutoModelForCausalLM
@@ -366,7 +366,7 @@ def load_model(
     try:
         module = AutoModelForCausalLM.from_pretrained(opened.path, **options)
     except Exception as error:  # as above
-        raise InputError(f"cannot load {source.path}: {_first_line(error)}") from error
+        raise UserError(f"cannot load {source.path}: {_first_line(error)}") from error
     check_all_placed(getattr(module, "hf_device_map", {}), source.path)
     module.eval().requires_grad_(False)
     if xla.is_xla(where):
@@ -397,14 +397,14 @@ def _fits_one_gpu(source: ModelSource, config: Any, dtype: torch.dtype) -> bool:
 
 
 def check_all_placed(device_map: Mapping[str, object], name: str) -> None:
-    """Raises InputError where parts of a model found no room on the GPUs.
+    """Raises UserError where parts of a model found no room on the GPUs.
 
     They would be fetched for every pass, and the engine reads some weights where they lie.
     """
     left = [part for part, place in device_map.items() if str(place) in ("cpu", "disk")]
     if left:
         num_gpus = len({str(place) for place in device_map.values()} - {"cpu", "disk"})
-        raise InputError(
+        raise UserError(
             f"{name} does not fit the {num_gpus} GPU{'' if num_gpus == 1 else 's'} of a replica: "
             f"{len(left)} of its {len(device_map)} parts are left over, first {left[0]}; give it "
             "more (compute.gpus_per_replica), or a smaller dtype"
@@ -416,7 +416,7 @@ def _keep_to_share(gpu_share: float) -> None:
     total_bytes = torch.cuda.get_device_properties(0).total_memory
     fraction = gpu_share - CUDA_CONTEXT_BYTES / total_bytes
     if fraction <= 0:
-        raise InputError(
+        raise UserError(
             f"compute.gpus_per_replica: {gpu_share:g} of a GPU of {total_bytes / 2**30:.1f} GiB is "
             f"less than the {CUDA_CONTEXT_BYTES / 2**30:.2f} GiB that CUDA takes for a process"
         )
@@ -426,7 +426,7 @@ def _keep_to_share(gpu_share: float) -> None:
 def _folder_digest(folder: Path) -> str:
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
-        raise InputError(
+        raise UserError(
             f"{folder} holds no *.safetensors weights, and no other format is loaded; convert them "
             "with save_pretrained()"
         )
@@ -437,7 +437,7 @@ def _folder_digest(folder: Path) -> str:
             with safe_open(file, framework="np"):
                 pass
         except (SafetensorError, OSError) as error:
-            raise InputError(
+            raise UserError(
                 f"{file} is not a complete safetensors file ({_first_line(error)}); copy or "
                 "download it again"
             ) from error
@@ -482,7 +482,7 @@ def _hub_commit(source: ModelSource) -> str:
     # .../snapshots/<commit>/<file>, and a file's name may have folders of its own
     folder = found.parents[len(Path(file).parts) - 1]
     if folder.parent.name != "snapshots":
-        raise InputError(
+        raise UserError(
             f"{source.path}: the hub's cache does not say which commit was loaded ({found}); set "
             "`revision` to a commit, or give a local folder"
         )

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steering_core.errors import InputError
 from steering_core.hook_points import HookPoint
 from steering_core.hooks import capture
 from steering_core.models import LoadedModel
+from steersweep.errors import UserError
 
 Chat = Sequence[Mapping[str, str]]
 """Messages with ``role`` and ``content``."""
@@ -43,10 +43,10 @@ class NumberTokens:
         """Those of a chat model's tokenizer.
 
         Raises:
-            InputError: it has no chat template, or not the ten digits.
+            UserError: it has no chat template, or not the ten digits.
         """
         if not getattr(tokenizer, "chat_template", None):
-            raise InputError(f"{name} has no chat template; a judge must be a chat model")
+            raise UserError(f"{name} has no chat template; a judge must be a chat model")
 
         def token_of(text: str) -> int | None:
             token = tokenizer.convert_tokens_to_ids(text)
@@ -54,7 +54,7 @@ class NumberTokens:
 
         digits = {digit: token for digit in _DIGITS if (token := token_of(digit)) is not None}
         if len(digits) < len(_DIGITS):
-            raise InputError(f"{name}: the tokenizer has no tokens for digits")
+            raise UserError(f"{name}: the tokenizer has no tokens for digits")
         numbers = (token_of(str(number)) for number in range(_LARGEST_NUMBER + 1))
         return cls(digits, None not in numbers)
 
@@ -83,7 +83,7 @@ class ChatNextTokens:
             options: more for the chat template, such as ``date_string``.
 
         Raises:
-            InputError: a tokenizer without a chat template, or without the ten digits.
+            UserError: a tokenizer without a chat template, or without the ten digits.
         """
         self._model, self._tokenizer, self._num_tokens = model, tokenizer, num_tokens
         self._options = dict(options or {})

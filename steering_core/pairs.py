@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from steering_core.errors import InputError
+from steersweep.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -78,18 +78,18 @@ class PairMeans:
             what: names what is fitted from the pairs, for messages.
 
         Raises:
-            InputError: no pair, a state that is not finite, or a mean difference of zero.
+            UserError: no pair, a state that is not finite, or a mean difference of zero.
         """
         if not len(pairs):
-            raise InputError(f"there is no example to fit {what} with")
+            raise UserError(f"there is no example to fit {what} with")
         if not (np.isfinite(pairs.anti).all() and np.isfinite(pairs.stereotype).all()):
-            raise InputError(
+            raise UserError(
                 f"a pooled state is not finite, so {what} cannot be fitted; with a float16 "
                 "model, try dtype bfloat16 or float32"
             )
         difference_D = pairs.differences().mean(axis=0)
         if not difference_D.any():
-            raise InputError(
+            raise UserError(
                 f"the mean difference is zero, so {what} has neither direction nor size; use more "
                 "examples, or another layer"
             )

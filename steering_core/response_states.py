@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steering_core.errors import InputError
 from steering_core.hook_points import HookPoint
 from steering_core.hooks import observe
 from steering_core.models import LoadedModel
 from steering_core.placing import upload
+from steersweep.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +59,16 @@ def collect_response_states(
         tokens_per_batch: positions of one forward, padding included; a longer row runs alone.
 
     Raises:
-        InputError: an empty prompt or a row longer than the model's context, by number.
+        UserError: an empty prompt or a row longer than the model's context, by number.
     """
     layout = model.layout
     max_tokens = getattr(layout.config, "max_position_embeddings", None)
     for number, row in enumerate(rows):
         num = len(row.prompt_ids) + len(row.answer_ids)
         if not row.prompt_ids:
-            raise InputError(f"row {number} has an empty prompt")
+            raise UserError(f"row {number} has an empty prompt")
         if max_tokens is not None and num > max_tokens:
-            raise InputError(
+            raise UserError(
                 f"row {number} has {num} tokens, more than the {max_tokens} positions of "
                 f"{model.name}"
             )

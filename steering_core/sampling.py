@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from steering_core.errors import InputError
+from steersweep.errors import UserError
 
 _GROUP = 128
 _LIKELIEST = 1024
@@ -48,16 +48,16 @@ class Sampling:
     top_p: float = 1.0
 
     def check(self) -> None:
-        """Raise InputError for a setting that cannot be sampled with."""
+        """Raise UserError for a setting that cannot be sampled with."""
         if self.max_new_tokens < 1:
-            raise InputError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
+            raise UserError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
         if not 0 < self.temperature < float("inf"):
-            raise InputError(
+            raise UserError(
                 f"temperature must be more than 0, got {self.temperature}; "
                 "for the likeliest token set `greedy`"
             )
         if not 0 < self.top_p <= 1:
-            raise InputError(f"top_p must be more than 0 and at most 1, got {self.top_p}")
+            raise UserError(f"top_p must be more than 0 and at most 1, got {self.top_p}")
 
 
 def eos_ids_of(module: nn.Module, tokenizer: Any) -> tuple[int, ...]:
@@ -97,10 +97,10 @@ def random_stream(seed: int, num: int) -> np.ndarray:
     """The first ``num`` numbers [num] float64 in [0, 1) of a row's stream (Philox, by counter).
 
     Raises:
-        InputError: a seed that is negative or has more than 128 bits.
+        UserError: a seed that is negative or has more than 128 bits.
     """
     if not 0 <= seed < 2**128:
-        raise InputError(f"a row's seed must be in 0..2**128 - 1, got {seed}")
+        raise UserError(f"a row's seed must be in 0..2**128 - 1, got {seed}")
     return np.random.Generator(np.random.Philox(key=seed)).random(num)
 
 

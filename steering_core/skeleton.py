@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
-from steering_core.errors import InputError
 from steering_core.flops import Costs, costs_of_parts
 from steering_core.layout import find_blocks, text_config
 from steering_core.models import ModelSource, load_config
+from steersweep.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def read_skeleton(source: ModelSource) -> Skeleton:
     """The shapes of a model, from its config alone.
 
     Raises:
-        InputError: no config, or one that no decoder can be built of without its weights.
+        UserError: no config, or one that no decoder can be built of without its weights.
     """
     from transformers import AutoModelForCausalLM
 
@@ -56,7 +56,7 @@ def read_skeleton(source: ModelSource) -> Skeleton:
                 config, trust_remote_code=source.trust_remote_code
             )
     except Exception as error:  # a model's own code may raise anything
-        raise InputError(
+        raise UserError(
             f"{source.path}: its shapes cannot be derived from its config ({error}); only a run "
             "can load it"
         ) from error

@@ -11,10 +11,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from steering_core.errors import InputError
 from steering_core.hook_points import HookPoint
 from steering_core.hooks import change
 from steering_core.layout import ModelLayout, find_blocks, text_config
+from steersweep.errors import UserError
 
 GenerationPositions = Literal["all", "prompt", "response"]
 """``all``: every position; ``prompt``: those of the prompt, where it has more than one token;
@@ -53,7 +53,7 @@ class ActivationSteerer:
     are set later.
 
     Raises:
-        InputError: no such block or positions, or a vector that is not [D] or not finite; or the
+        UserError: no such block or positions, or a vector that is not [D] or not finite; or the
             model or the block was compiled.
     """
 
@@ -67,23 +67,23 @@ class ActivationSteerer:
     ) -> None:
         name = type(model).__name__
         if positions not in GENERATION_POSITIONS:
-            raise InputError(
+            raise UserError(
                 f"positions must be one of {', '.join(GENERATION_POSITIONS)}, got {positions!r}"
             )
         config = text_config(model.config)
         decoder, blocks = find_blocks(model, config, name)
         if not 0 <= layer < len(blocks):
-            raise InputError(
+            raise UserError(
                 f"layer must be in 0..{len(blocks) - 1} (a 0-based block) for {name}, got {layer}"
             )
         vector = torch.as_tensor(steering_vector).detach().clone()
         if tuple(vector.shape) != (config.hidden_size,):
-            raise InputError(
+            raise UserError(
                 f"the steering vector has shape {tuple(vector.shape)}, the stream of {name} "
                 f"({config.hidden_size},)"
             )
         if not bool(torch.isfinite(vector).all()):
-            raise InputError("the steering vector has entries that are not finite")
+            raise UserError("the steering vector has entries that are not finite")
         self.coeff = coeff
         self.layer = layer
         self.positions = positions

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steering_core.errors import InputError
+from steersweep.errors import UserError
 
 SPLITS = ("intersentence", "intrasentence")
 BIAS_TYPES = ("gender", "profession", "race", "religion")
@@ -77,14 +77,14 @@ def read_stereoset(path: str | Path) -> StereoSet:
     """The examples of a file in StereoSet's official JSON schema, every field checked.
 
     Raises:
-        InputError: the file is missing, is not JSON (truncated, say), or a field of an example is
+        UserError: the file is missing, is not JSON (truncated, say), or a field of an example is
             missing, empty, of the wrong type or not one of StereoSet's values. The message names
             the file, the split, the example's number and id.
     """
     path = Path(path)
     examples = tuple(_examples(_load_json(path), path))
     if not examples:
-        raise InputError(f"{path}: holds no example under data.{' or data.'.join(SPLITS)}")
+        raise UserError(f"{path}: holds no example under data.{' or data.'.join(SPLITS)}")
     return StereoSet(examples, examples_digest(examples))
 
 
@@ -101,65 +101,65 @@ def _load_json(path: Path) -> Any:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise InputError(
+        raise UserError(
             f"{path}: no such data file; `steersweep data fetch` downloads StereoSet's dev.json"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as UTF-8 text: {error}") from None
+        raise UserError(f"{path}: cannot be read as UTF-8 text: {error}") from None
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise InputError(
+        raise UserError(
             f"{path}: not valid JSON at line {error.lineno}, column {error.colno} ({error.msg}); "
             "if the download was truncated, `steersweep data fetch` gets it again"
         ) from None
     except RecursionError:
-        raise InputError(f"{path}: JSON nested too deeply to be a StereoSet file") from None
+        raise UserError(f"{path}: JSON nested too deeply to be a StereoSet file") from None
     except ValueError as error:  # a number of thousands of digits
-        raise InputError(f"{path}: not valid JSON: {error}") from None
+        raise UserError(f"{path}: not valid JSON: {error}") from None
 
 
 def _examples(document: Any, path: Path) -> Iterator[Example]:
     data = document.get("data") if isinstance(document, dict) else None
     if not isinstance(data, dict):
-        raise InputError(f"{path}: not a StereoSet file: no object under the key 'data'")
+        raise UserError(f"{path}: not a StereoSet file: no object under the key 'data'")
     seen: set[tuple[str, str]] = set()
     for split in SPLITS:
         rows = data.get(split, [])
         if not isinstance(rows, list):
-            raise InputError(f"{path}: data.{split} must be a list, got {type(rows).__name__}")
+            raise UserError(f"{path}: data.{split} must be a list, got {type(rows).__name__}")
         for number, row in enumerate(rows):
             where = f"{path}: data.{split}[{number}]"
             example = _example(row, split, where)
             if (split, example.example_id) in seen:
-                raise InputError(f"{where}: id {example.example_id[:80]!r} occurs twice in {split}")
+                raise UserError(f"{where}: id {example.example_id[:80]!r} occurs twice in {split}")
             seen.add((split, example.example_id))
             yield example
 
 
 def _example(row: Any, split: str, where: str) -> Example:
     if not isinstance(row, dict):
-        raise InputError(f"{where}: must be an object, got {type(row).__name__}")
+        raise UserError(f"{where}: must be an object, got {type(row).__name__}")
     example_id = _text(row, "id", where)
     where = f"{where} (id {example_id[:80]})"
     bias_type = _text(row, "bias_type", where)
     if bias_type not in BIAS_TYPES:
-        raise InputError(
+        raise UserError(
             f"{where}: bias_type {bias_type[:80]!r} is not one of {', '.join(BIAS_TYPES)}"
         )
     sentences = row.get("sentences")
     if not isinstance(sentences, list) or len(sentences) != 3:
         got = len(sentences) if isinstance(sentences, list) else type(sentences).__name__
-        raise InputError(f"{where}: needs exactly 3 sentences, got {got}")
+        raise UserError(f"{where}: needs exactly 3 sentences, got {got}")
     texts, labels = [], []
     for index, sentence in enumerate(sentences):
         at = f"{where}, sentence {index}"
         if not isinstance(sentence, dict):
-            raise InputError(f"{at}: must be an object, got {type(sentence).__name__}")
+            raise UserError(f"{at}: must be an object, got {type(sentence).__name__}")
         texts.append(_text(sentence, "sentence", at))
         labels.append(_text(sentence, "gold_label", at))
     if sorted(labels) != sorted(LABELS):
-        raise InputError(
+        raise UserError(
             f"{where}: gold labels must be {', '.join(LABELS)} once each, got "
             f"{', '.join(label[:40] for label in labels)}"
         )
@@ -178,11 +178,11 @@ def _text(row: dict[str, Any], key: str, where: str) -> str:
     value = row.get(key)
     if not isinstance(value, str):
         problem = "is missing" if key not in row else f"must be text, got {type(value).__name__}"
-        raise InputError(f"{where}: {key} {problem}")
+        raise UserError(f"{where}: {key} {problem}")
     if not value.strip():
-        raise InputError(f"{where}: {key} is empty")
+        raise UserError(f"{where}: {key} is empty")
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise InputError(f"{where}: {key} holds a lone surrogate, not valid Unicode text") from None
+        raise UserError(f"{where}: {key} holds a lone surrogate, not valid Unicode text") from None
     return value

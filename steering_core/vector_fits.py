@@ -18,10 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh
 
-from steering_core.errors import InputError
 from steering_core.logistic_probe import fit_logistic
 from steering_core.pairs import PairMeans, Pairs, centered_states
 from steering_core.vectors import Method
+from steersweep.errors import UserError
 
 
 def fit_pca(pairs: Pairs, what: str) -> np.ndarray:
@@ -36,7 +36,7 @@ def fit_pca(pairs: Pairs, what: str) -> np.ndarray:
         what: names what is fitted, for messages.
 
     Raises:
-        InputError: no pair, a state that is not finite, or a mean difference of zero.
+        UserError: no pair, a state that is not finite, or a mean difference of zero.
 
     Source: Zou et al. 2023, "Representation Engineering" (LAT).
     """
@@ -69,7 +69,7 @@ def fit_whitened(pairs: Pairs, what: str) -> np.ndarray:
         what: names what is fitted, for messages.
 
     Raises:
-        InputError: no pair, a state that is not finite, a mean difference of zero, or states that
+        UserError: no pair, a state that is not finite, a mean difference of zero, or states that
             vary too little within their class.
 
     Source: Fisher 1936, "The use of multiple measurements in taxonomic problems"; as a probe of
@@ -81,7 +81,7 @@ def fit_whitened(pairs: Pairs, what: str) -> np.ndarray:
     try:
         direction_D = _whiten(states_ND, means.difference)
     except LinAlgError:
-        raise InputError(
+        raise UserError(
             f"states vary too little within their class to fit {what} by whitening; use more "
             "examples, or another vectors.method"
         ) from None
@@ -190,7 +190,7 @@ def fit_layer(
         what: the layer and its group, for messages.
 
     Raises:
-        InputError: the pairs do not determine a vector; see the method's fit.
+        UserError: the pairs do not determine a vector; see the method's fit.
     """
     fit = METHODS[method].fit or _mean_difference
     name = f"the {method} vector of {what}"

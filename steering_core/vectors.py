@@ -16,7 +16,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from steering_core.anisotropy import StateSums
-from steering_core.errors import InputError
+from steersweep.errors import UserError
 
 Method = Literal["mean_difference", "pca", "logistic", "whitened"]
 """How vectors are made: ``fit_mean_difference``, or one of ``steering_core.vector_fits``."""
@@ -201,14 +201,14 @@ def assign_folds(targets: Sequence[str], num_folds: int, seed: int, group: str) 
         group: its name, for messages.
 
     Raises:
-        InputError: several folds of a single target term: nothing is left to fit its vector from.
+        UserError: several folds of a single target term: nothing is left to fit its vector from.
     """
     sizes = Counter(targets)
     if num_folds == 1:
         return (0,) * len(targets)
     if len(sizes) == 1:
         (term,) = sizes
-        raise InputError(
+        raise UserError(
             f"vectors.folds is {num_folds}, but every example of {group} has the target term "
             f"{term!r}, so nothing is left to fit a held-out vector from; use more examples "
             "(data.limit), leave the group out, or set vectors.folds to 1"
@@ -232,7 +232,7 @@ def fit_mean_difference(sums: Iterable[FoldSums], num_folds: int) -> SteeringVec
     mean over the examples outside k.
 
     Raises:
-        InputError: a layer's sums hold no example, or none outside a fold.
+        UserError: a layer's sums hold no example, or none outside a fold.
     """
     totals: dict[int, dict[int, tuple[np.ndarray, int]]] = {}
     for entry in sums:
@@ -254,7 +254,7 @@ def fit_mean_difference(sums: Iterable[FoldSums], num_folds: int) -> SteeringVec
 
 def _mean(total: np.ndarray, count: int, what: str) -> np.ndarray:
     if count < 1:
-        raise InputError(f"there is no example to fit the vector of {what} with")
+        raise UserError(f"there is no example to fit the vector of {what} with")
     return (total / count).astype(np.float32)
 
 
@@ -308,7 +308,7 @@ def from_safetensors(data: bytes, where: str) -> SteeringVectors:
     """Vectors of a file's content, checked against the digests it carries.
 
     Raises:
-        InputError: not such a file, or its tensors do not match its digests.
+        UserError: not such a file, or its tensors do not match its digests.
     """
     try:
         tensors = load_tensors(data)
@@ -326,10 +326,10 @@ def from_safetensors(data: bytes, where: str) -> SteeringVectors:
         )
         digests = {layer: vectors.digest(layer) for layer in whole}
     except (SafetensorError, KeyError, ValueError) as error:
-        raise InputError(f"{where}: not a file of steering vectors: {error}") from None
+        raise UserError(f"{where}: not a file of steering vectors: {error}") from None
     for layer in whole:
         if metadata.get(f"digest.layer.{layer}") != digests[layer]:
-            raise InputError(f"{where}: tensors of layer {layer} do not match their digest")
+            raise UserError(f"{where}: tensors of layer {layer} do not match their digest")
     return vectors
 
 

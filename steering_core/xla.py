@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from steering_core.errors import InputError
+from steersweep.errors import UserError
 
 
 def is_xla(device: torch.device) -> bool:
@@ -43,13 +43,13 @@ def device() -> torch.device:
     """The XLA device of this process, held from now on.
 
     Raises:
-        InputError: torch_xla cannot be imported, or finds no device.
+        UserError: torch_xla cannot be imported, or finds no device.
     """
     torch_xla = _imported()
     try:
         found: torch.device = torch_xla.device()
     except RuntimeError as error:
-        raise InputError(
+        raise UserError(
             f"torch_xla finds no device: {_first_line(error)}; set PJRT_DEVICE, and see that no "
             "other process holds the TPU"
         ) from error
@@ -99,7 +99,7 @@ def _imported() -> Any:
             hint = "TPUs are reached through torch_xla, not torch_tpu: install it"
         else:
             hint = "install the torch_xla that was made for it"
-        raise InputError(
+        raise UserError(
             f"torch_xla cannot be imported with torch {torch.__version__} "
             f"({_first_line(error)}); {hint}, as docs/xla.md says"
         ) from error

@@ -4,8 +4,9 @@
 >>> results = steersweep.load("runs/gemma2")
 >>> results.cells.query("bias_type == 'gender'")
 
-Importing this package loads neither torch nor Ray, pandas or pyarrow: what a function needs is
-loaded when it is called.
+Importing this package loads neither torch nor Ray, pandas or pyarrow, nor the project's other
+packages: what a function needs is loaded when it is called. So `steersweep.errors` can be imported
+from anywhere.
 """
 
 from __future__ import annotations
@@ -13,22 +14,23 @@ from __future__ import annotations
 from os import fspath
 from typing import TYPE_CHECKING, Any, Literal
 
-from jobs import __version__
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from os import PathLike
 
     import pandas
 
+    from jobs import __version__
     from jobs.persona.results import PersonaResults
     from jobs.stereoset.results import StereoSetResults
     from steering_core.steerer import ActivationSteerer
+    from steersweep.errors import UserError
 
 __all__ = [
     "ActivationSteerer",
     "PersonaResults",
     "StereoSetResults",
+    "UserError",
     "__version__",
     "load",
     "plan",
@@ -44,6 +46,8 @@ _LAZY = {
     "ActivationSteerer": "steering_core.steerer",
     "PersonaResults": "jobs.persona.results",
     "StereoSetResults": "jobs.stereoset.results",
+    "UserError": "steersweep.errors",
+    "__version__": "jobs",
 }
 """Names that are imported when they are first used, and the modules that have them."""
 
@@ -67,8 +71,8 @@ def load(
         endpoint_url: of an S3-compatible store (MinIO, R2, ...).
 
     Raises:
-        cluster.errors.UserActionError: there is no run of steersweep at this place, or what it
-            holds is damaged; the message says what to do.
+        UserError: there is no run of steersweep at this place, or what it holds is damaged; the
+            message says what to do.
     """
     from jobs.results import open_results
 
@@ -96,8 +100,7 @@ def run(
         figures: whether the report at the end draws them.
 
     Raises:
-        steering_core.errors.InputError, cluster.errors.UserActionError: something must be changed
-            first, as the message says.
+        UserError: you must change something first; the message says what.
         KeyboardInterrupt: it was interrupted; what is finished is kept.
     """
     from jobs import in_python
@@ -126,8 +129,7 @@ def plan(
         seconds: for measuring each model on this machine; 0 measures nothing.
 
     Raises:
-        steering_core.errors.InputError, cluster.errors.UserActionError: something must be changed
-            first, as the message says.
+        UserError: you must change something first; the message says what.
     """
     from jobs import in_python
 
@@ -145,7 +147,7 @@ def status(uri: str | PathLike[str], endpoint_url: str | None = None) -> dict[st
         uri, endpoint_url: as for ``load``.
 
     Raises:
-        cluster.errors.UserActionError: there is no run at this place, or parts are damaged.
+        UserError: there is no run at this place, or parts are damaged.
     """
     from jobs import in_python
 
@@ -162,7 +164,7 @@ def report(
         figures: whether to draw them, which takes most of the time.
 
     Raises:
-        cluster.errors.UserActionError: there is no run at this place, or parts are damaged.
+        UserError: there is no run at this place, or parts are damaged.
     """
     from jobs import in_python
 
@@ -182,8 +184,8 @@ def verify(
         seed: for choosing them.
 
     Raises:
-        cluster.errors.UserActionError: nothing is finished, or model or data have changed since.
-        steering_core.errors.InputError: model or data are not where they were.
+        UserError: nothing is finished, or model or data are not where they were or have changed
+            since.
     """
     from jobs import in_python
 
@@ -210,7 +212,7 @@ def summarize(
         vectors: what steered: fitted to the same rows, to others, or taken from a file.
 
     Raises:
-        steering_core.errors.InputError: a column or a row is missing, or an example is there twice.
+        UserError: a column or a row is missing, or an example is there twice.
     """
     from jobs.stereoset.summarize import summarize_frames
 

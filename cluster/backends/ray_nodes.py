@@ -12,8 +12,8 @@ import ray
 from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
-from cluster.errors import UserActionError
 from cluster.placement import Node, Share, num_fitting, num_replicas, why_no_room
+from steersweep.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -49,11 +49,11 @@ def resolve_num_replicas(
     `wait_s` seconds, and `say` is told so; the others of `requested` may come later then.
 
     Raises:
-        UserActionError: the cluster has room for fewer, or for none when the wait is over; labels
+        UserError: the cluster has room for fewer, or for none when the wait is over; labels
             are asked for and this Ray cannot select by them.
     """
     if share.labels and not can_select_labels():
-        raise UserActionError(
+        raise UserError(
             f"compute.labels needs a Ray that can place by label, and this is {ray.__version__}; "
             "update Ray on every node, or use compute.resources"
         )
@@ -76,7 +76,7 @@ def _wait_for_room(share: Share, wait_s: float, say: Callable[[str], None]) -> N
     """Until a node has a place for one replica; asks for it, so that an autoscaler adds the node.
 
     Raises:
-        UserActionError: none came in time.
+        UserError: none came in time.
     """
     start = time.monotonic()
     asked = _ask_for_place(share)
@@ -85,7 +85,7 @@ def _wait_for_room(share: Share, wait_s: float, say: Callable[[str], None]) -> N
         while not asked.wait(_LOOK_S):
             waited_s = time.monotonic() - start
             if waited_s > wait_s:
-                raise UserActionError(
+                raise UserError(
                     f"no node with enough room joined within {wait_s:g} s: "
                     f"{why_no_room(1, share, nodes())}"
                 )

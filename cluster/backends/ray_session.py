@@ -14,7 +14,7 @@ from pathlib import Path
 import ray
 from ray._private import utils as ray_utils
 
-from cluster.errors import UserActionError
+from steersweep.errors import UserError
 
 # Results go from replicas to storage; the object store carries payloads and receipts only.
 OBJECT_STORE_BYTES = 128 * 2**20
@@ -27,7 +27,7 @@ def ray_session() -> Iterator[None]:
 
     In this order: the cluster that this process is connected to already, the one that RAY_ADDRESS
     names, the one that `ray start` started on this machine, and else one of its own, which ends
-    with the context. Raises `UserActionError` where RAY_ADDRESS cannot be reached, or none be
+    with the context. Raises `UserError` where RAY_ADDRESS cannot be reached, or none be
     started.
 
     The handlers of signals stay what they were.
@@ -103,7 +103,7 @@ def _start() -> None:
         )
     except Exception as error:  # Ray raises many types for one fact
         said = " ".join(str(error).split()) or type(error).__name__
-        raise UserActionError(
+        raise UserError(
             f"cannot start Ray on this machine ({said}); see its logs in {_ray_folder()}, or set "
             "compute.executor to in_process"
         ) from error
@@ -145,8 +145,8 @@ def _why_unreachable(address: str) -> str | None:
     return None
 
 
-def _unreachable(address: str, reason: str) -> UserActionError:
-    return UserActionError(
+def _unreachable(address: str, reason: str) -> UserError:
+    return UserError(
         f"no Ray cluster at {address} ({reason}); start it, set RAY_ADDRESS to another one, or set "
         "RAY_ADDRESS=local to run on this machine"
     )

@@ -26,7 +26,7 @@ def open_storage(
 ) -> Storage:
     """Return the storage rooted at `uri`: a plain path, `file://`, or `s3://bucket/prefix`.
 
-    Opening touches neither disk nor network. Raises `UserActionError` for any other scheme or a
+    Opening touches neither disk nor network. Raises `UserError` for any other scheme or a
     malformed URI. Endpoint and region default to the standard AWS variables.
     """
     return StorageSpec(uri, s3_endpoint_url, s3_region).open()

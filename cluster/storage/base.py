@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from cluster.errors import UserActionError
+from steersweep.errors import UserError
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}")
@@ -52,7 +52,7 @@ class StorageSpec:
     """Where a storage is: picklable, and the same place in every process of a node.
 
     A relative path and `file://` become an absolute path. `None` for endpoint or region means the
-    standard AWS variables of the process that opens it. Raises `UserActionError` when the URI or
+    standard AWS variables of the process that opens it. Raises `UserError` when the URI or
     the endpoint cannot be meant.
     """
 
@@ -194,37 +194,35 @@ class Storage(ABC):
 
 
 def check_endpoint_url(url: str) -> None:
-    """Raise `UserActionError` unless `url` is http(s)://host[:port] without credentials."""
+    """Raise `UserError` unless `url` is http(s)://host[:port] without credentials."""
     parts = urlsplit(url)
     if "@" in parts.netloc:
         # The value is not repeated: it holds a secret.
-        raise UserActionError(
+        raise UserError(
             "the S3 endpoint URL must not contain credentials; put them in AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY"
         )
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UserActionError(f"the S3 endpoint URL must be http(s)://host[:port], got {url!r}")
+        raise UserError(f"the S3 endpoint URL must be http(s)://host[:port], got {url!r}")
 
 
 def _normalise(uri: str) -> str:
     scheme = _SCHEME.match(uri)
     if scheme is None:
         if not uri or "\0" in uri:
-            raise UserActionError(f"the output must be a folder or an s3:// URI, got {uri!r}")
+            raise UserError(f"the output must be a folder or an s3:// URI, got {uri!r}")
         try:
             return str(Path(uri).expanduser().absolute())
         except RuntimeError as error:
-            raise UserActionError(
-                f"the home folder in the output {uri!r} does not exist"
-            ) from error
+            raise UserError(f"the home folder in the output {uri!r} does not exist") from error
     if scheme[1].lower() == "file":
         parts = urlsplit(uri)
         if parts.netloc not in ("", "localhost") or not parts.path:
-            raise UserActionError(f"a file URI must be file:///absolute/path, got {uri!r}")
+            raise UserError(f"a file URI must be file:///absolute/path, got {uri!r}")
         return str(Path(unquote(parts.path)))
     if scheme[1].lower() == "s3":
         return _normalise_s3(uri[scheme.end() :])
-    raise UserActionError(
+    raise UserError(
         f"unsupported storage {scheme[1]}:// (output {uri!r}); use a path, file:// or s3://bucket/prefix"
     )
 
@@ -234,9 +232,7 @@ def _normalise_s3(rest: str) -> str:
     segments = prefix.strip("/").split("/") if prefix.strip("/") else []
     if not _BUCKET.fullmatch(bucket):
         shown = "one with '@' or ':'" if re.search("[@:]", bucket) else repr(bucket)
-        raise UserActionError(f"s3://bucket/prefix needs a valid bucket name, got {shown}")
+        raise UserError(f"s3://bucket/prefix needs a valid bucket name, got {shown}")
     if any(s in ("", ".", "..") for s in segments) or re.search(r"[\x00-\x1f\x7f\\]", prefix):
-        raise UserActionError(
-            f"an S3 prefix must not have empty, '.' or '..' segments, got {prefix!r}"
-        )
+        raise UserError(f"an S3 prefix must not have empty, '.' or '..' segments, got {prefix!r}")
     return "/".join(["s3:/", bucket, *segments])

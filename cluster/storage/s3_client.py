@@ -17,8 +17,9 @@ import boto3.session
 import botocore.exceptions as boto_errors
 from botocore.config import Config
 
-from cluster.errors import StorageUnavailableError, TransientStorageError, UserActionError
+from cluster.errors import StorageUnavailableError, TransientStorageError
 from cluster.storage.base import StorageSpec, check_endpoint_url
+from steersweep.errors import UserError
 
 T = TypeVar("T")
 
@@ -65,7 +66,7 @@ def make_client(spec: StorageSpec, *, read_timeout_s: float) -> Any:
             ),
         )
     except (boto_errors.BotoCoreError, ValueError) as error:
-        raise UserActionError(
+        raise UserError(
             f"cannot set up S3 for {spec.uri} ({type(error).__name__}); check the AWS variables "
             "(endpoint, region, profile)"
         ) from error

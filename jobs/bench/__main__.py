@@ -13,8 +13,8 @@ from jobs.bench.options import numbers
 from jobs.bench.run import bench
 from jobs.bench.shapes import SHAPES
 from jobs.bench.subject import BenchOptions
-from steering_core.errors import InputError
 from steering_core.models import DEVICES, DTYPES
+from steersweep.errors import UserError
 
 
 def _say(message: str) -> None:
@@ -99,7 +99,7 @@ def _measured(measure: Callable[[], int]) -> int:
     """The exit code of what measures; 2 and one line for what the user must change."""
     try:
         return measure()
-    except InputError as error:
+    except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
 

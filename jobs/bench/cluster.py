@@ -39,13 +39,13 @@ from jobs.stereoset.spec import CertificateSpec
 from jobs.stereoset.tables import part_key, vectors_key
 from jobs.stereoset.worker import Payload, StoredVectors
 from steering_core.engine import Cell
-from steering_core.errors import InputError
 from steering_core.hook_points import check_layers
 from steering_core.models import ModelSource
 from steering_core.nulls import random_vectors
 from steering_core.protocol import PROTOCOLS
 from steering_core.stereoset import Example
 from steering_core.vectors import SteeringVectors, to_safetensors
+from steersweep.errors import UserError
 
 _POOL = "bench"
 _WHERE = ("shape", "intersentence", "gender")
@@ -85,16 +85,16 @@ class ClusterOptions:
     json: str | None = None
 
     def check(self) -> None:
-        """Raise InputError for a number that cannot be measured."""
+        """Raise UserError for a number that cannot be measured."""
         at_least = {"replicas": 2, "threads": 1, "tasks": 1, "tokens_per_batch": 1, "repeats": 1}
         check_options(self, at_least)
         if self.tasks % self.replicas:
-            raise InputError(
+            raise UserError(
                 f"--tasks must be a multiple of --replicas ({self.replicas}), so that no replica "
                 f"waits for another; got {self.tasks}"
             )
         if self.task_seconds <= 0:
-            raise InputError(f"--task-seconds must be more than 0, got {self.task_seconds}")
+            raise UserError(f"--task-seconds must be more than 0, got {self.task_seconds}")
 
 
 @dataclass(frozen=True)
@@ -149,8 +149,8 @@ def bench_cluster(options: ClusterOptions, say: Callable[[str], None]) -> Cluste
     Starts a Ray of its own. Sets torch's number of threads and random seed.
 
     Raises:
-        InputError: something the user must change; raised before anything is measured.
-        UserActionError: Ray cannot be started.
+        UserError: Ray cannot be started, or something else must be changed; raised before
+            anything is measured.
     """
     options.check()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -268,7 +268,7 @@ class _Session:
         wall_s, cpu_s = time.perf_counter() - wall, time.process_time() - cpu
         if not outcome.complete:
             reason = outcome.stop.message if outcome.stop else outcome.set_aside[0].reason
-            raise InputError(f"the bench's tasks cannot run: {reason}")
+            raise UserError(f"the bench's tasks cannot run: {reason}")
         return wall_s, cpu_s, [outcome.done[task.id].duration_s for task in tasks]
 
 

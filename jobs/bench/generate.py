@@ -72,7 +72,7 @@ class GenerateOptions:
     json: str | None = None
 
     def check(self) -> None:
-        """Raise InputError for a number that cannot be measured."""
+        """Raise UserError for a number that cannot be measured."""
         check_one_model(self.shape, self.model)
         at_least = {"prompts": 1, "new_tokens": 2, "rows_at_once": 1, "alone": 1, "repeats": 1}
         check_options(self, at_least)
@@ -134,7 +134,7 @@ def bench_generate(options: GenerateOptions, say: Callable[[str], None]) -> Gene
     Sets torch's number of threads and random seed.
 
     Raises:
-        InputError: something the user must change; raised before anything is measured.
+        UserError: something the user must change; raised before anything is measured.
     """
     options.check()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -10,18 +10,18 @@ from pathlib import Path
 import torch
 import transformers
 
-from steering_core.errors import InputError
 from steering_core.models import LoadedModel, device_kind, resolve_device
+from steersweep.errors import UserError
 
 
 def bench_device(name: str) -> torch.device:
     """The device of that name, see ``resolve_device``.
 
     Raises:
-        InputError: no such device, or one that the plain loops do not run on.
+        UserError: no such device, or one that the plain loops do not run on.
     """
     if device_kind(name) == "xla":
-        raise InputError(
+        raise UserError(
             "bench does not run on XLA, because the plain loops would be compiled again for every "
             "length; choose --device cuda or cpu"
         )

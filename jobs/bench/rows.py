@@ -26,7 +26,7 @@ def draw_examples(
     examples, repeated where more are asked for.
 
     Raises:
-        InputError: the file is not StereoSet's.
+        UserError: the file is not StereoSet's.
     """
     examples = read_stereoset(Path(local_path(data or EMBEDDED))).examples
     rng = random.Random(seed)  # noqa: S311 - a sample, not a secret

@@ -34,7 +34,7 @@ def bench(options: BenchOptions, say: Callable[[str], None]) -> BenchResult:
     Sets torch's number of threads and random seed.
 
     Raises:
-        InputError: something the user must change; raised before anything is measured.
+        UserError: something the user must change; raised before anything is measured.
     """
     options.check()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from steering_core.device_settings import pin_device_settings
-from steering_core.errors import InputError
 from steering_core.layout import find_layout
 from steering_core.models import LoadedModel
+from steersweep.errors import UserError
 
 
 def _sizes(
@@ -67,10 +67,10 @@ def build_shape(
         changed: config keys that replace the shape's.
 
     Raises:
-        InputError: no shape has that name; the message lists those there are.
+        UserError: no shape has that name; the message lists those there are.
     """
     if name not in SHAPES:
-        raise InputError(f"unknown shape {name!r}; choose one of {', '.join(SHAPES)}")
+        raise UserError(f"unknown shape {name!r}; choose one of {', '.join(SHAPES)}")
     family, options = SHAPES[name]
     return random_model(name, family, options | changed, device, dtype, seed=seed)
 

@@ -16,7 +16,6 @@ from jobs.bench.shapes import build_shape
 from jobs.resources import model_source
 from steering_core.encoding import EncodedExample
 from steering_core.engine import Cell, Engine
-from steering_core.errors import InputError
 from steering_core.hook_points import check_layers
 from steering_core.models import (
     LoadedModel,
@@ -27,6 +26,7 @@ from steering_core.models import (
 from steering_core.probes import engine_for
 from steering_core.protocol import PROTOCOLS, ProtocolName
 from steering_core.vectors import SteeringVectors, fit_mean_difference
+from steersweep.errors import UserError
 
 _POOL, _POOL_EMBEDDED = 1024, 192
 _ROWS_FOR_VECTORS = 8
@@ -68,11 +68,11 @@ class BenchOptions:
     json: str | None = None
 
     def check(self) -> None:
-        """Raise InputError for a combination or a number that cannot be measured."""
+        """Raise UserError for a combination or a number that cannot be measured."""
         check_one_model(self.shape, self.model)
         check_options(self, {"rows": 1, "threads": 1, "tokens_per_batch": 1, "repeats": 1})
         if self.seconds <= 0:
-            raise InputError(f"--seconds must be more than 0, got {self.seconds}")
+            raise UserError(f"--seconds must be more than 0, got {self.seconds}")
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def load_subject(options: BenchOptions) -> Subject:
     """Model, rows, cells and vectors of the options.
 
     Raises:
-        InputError: a device, model, shape, data file or layer that is not there.
+        UserError: a device, model, shape, data file or layer that is not there.
     """
     device = bench_device(options.device)
     # Read first: a wrong path should not cost the time of loading a model.
@@ -136,7 +136,7 @@ def load_subject(options: BenchOptions) -> Subject:
     engine = engine_for(model, PROTOCOLS[name])
     pool = encode(chosen, tokenizer, PROTOCOLS[name], max_tokens)
     if not pool:
-        raise InputError(f"every row is longer than the {max_tokens} positions of {model.name}")
+        raise UserError(f"every row is longer than the {max_tokens} positions of {model.name}")
     few = pool[:_ROWS_FOR_VECTORS]
     _, pooled = engine.baseline(few, max(row.num_packed_tokens for row in few), sorted(set(layers)))
     return Subject(

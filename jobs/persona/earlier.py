@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cluster.errors import UserActionError
 from cluster.ledger import Ledger
 from cluster.storage import Storage
 from jobs.identity import changed_keys
 from jobs.persona.index import ROWS_PER_TASK_KEY, Parts
 from jobs.persona.resolve import IDS_VERSION, ROWS_PER_TASK, PersonaSweep
+from steersweep.errors import UserError
 
 _GRID = ("layers", "coeffs", "positions")
 
@@ -22,7 +22,7 @@ def ids_of(storage: Storage) -> int:
     """The version of the ids of an output; that of a new output if there is none yet.
 
     Raises:
-        UserActionError: a newer version of steersweep wrote it.
+        UserError: a newer version of steersweep wrote it.
     """
     record = Ledger(storage).read_record()
     if record is None:
@@ -34,7 +34,7 @@ def ids_of(storage: Storage) -> int:
         return IDS_VERSION
     version = int(identity.get("ids", 1))
     if version > IDS_VERSION:
-        raise UserActionError(
+        raise UserError(
             f"{storage.uri} has ids of version {version}, but this steersweep knows versions up "
             f"to {IDS_VERSION}; use a newer steersweep"
         )
@@ -55,10 +55,10 @@ def rows_per_task_of(storage: Storage) -> int | None:
 
 
 def refuse_unfinished(storage: Storage, ids: int) -> None:
-    """Raise UserActionError for an output of earlier ids that is not finished."""
+    """Raise UserError for an output of earlier ids that is not finished."""
     record = Ledger(storage).read_record()
     if ids < IDS_VERSION and (record is None or record["outcome"] != "done"):
-        raise UserActionError(
+        raise UserError(
             f"{storage.uri} was started by an earlier version of steersweep, which named answers "
             "differently, and is not finished: use --new to write a new output, or finish it with "
             "that version"
@@ -66,7 +66,7 @@ def refuse_unfinished(storage: Storage, ids: int) -> None:
 
 
 def refuse_other_sweep(storage: Storage, sweep: PersonaSweep) -> None:
-    """Raise UserActionError unless the sweep is that of a finished output of earlier ids.
+    """Raise UserError unless the sweep is that of a finished output of earlier ids.
 
     Models, traits and the grid may not grow there either.
     """
@@ -74,7 +74,7 @@ def refuse_other_sweep(storage: Storage, sweep: PersonaSweep) -> None:
     assert record is not None, "refuse_unfinished has been asked"
     changes = changed_keys(_all_of(record["identity"], record["spec"]), _all_of_sweep(sweep))
     if changes:
-        raise UserActionError(
+        raise UserError(
             f"{storage.uri} was finished by an earlier version of steersweep, which named answers "
             f"differently, so nothing can be added to it or changed; changed: {'; '.join(changes)}."
             " Put the spec back, or use --new to write a new output"

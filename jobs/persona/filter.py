@@ -10,7 +10,7 @@ from pydantic import Field
 
 from jobs.persona.judges.scoring import Judgement
 from jobs.spec import SpecModel, role
-from steering_core.errors import InputError
+from steersweep.errors import UserError
 
 FEWEST_PAIRS = 5
 """Below this, a vector is worth a warning."""
@@ -98,10 +98,10 @@ def check_enough(pairs: EffectivePairs, trait: str) -> str | None:
     """A warning where fewer than five pairs are left, None where there are more.
 
     Raises:
-        InputError: none is left.
+        UserError: none is left.
     """
     if not pairs.kept:
-        raise InputError(
+        raise UserError(
             f"no pair is left to make a vector from; {pairs.line(trait)}; use more questions or "
             "samples, lower thresholds, or a model that follows the instructions"
         )

@@ -31,9 +31,9 @@ from jobs.persona.resolve import IDS_VERSION, PersonaModel, PersonaSweep, resolv
 from jobs.persona.spec import PersonaSpec
 from jobs.persona.tables import Phase
 from jobs.words import count
-from steering_core.errors import InputError
 from steering_core.models import load_tokenizer
 from steering_core.vectors import from_safetensors
+from steersweep.errors import UserError
 
 _PAID = ("openai", "anthropic")
 
@@ -68,11 +68,11 @@ def plan(
     """Print what the sweep has left to do, and write it as JSON if asked; returns it.
 
     Raises:
-        InputError, UserActionError: what ``steersweep run`` would refuse, too.
+        UserError: what ``steersweep run`` would refuse, too.
     """
     path = None if json_file is None else Path(json_file).expanduser()
     if path is not None and not path.parent.is_dir():
-        raise InputError(f"--json-file {json_file}: the folder {path.parent} does not exist")
+        raise UserError(f"--json-file {json_file}: the folder {path.parent} does not exist")
     storage = StorageSpec(spec.output, spec.storage.endpoint_url, spec.storage.region).open()
     storage.check_reachable()
     ids = ids_of(storage)

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from cluster.errors import ObjectNotFoundError, UserActionError
+from cluster.errors import ObjectNotFoundError
 from cluster.storage import Storage
 from jobs.persona.filter import EffectivePairs
 from jobs.persona.plan import PartRef
 from jobs.persona.resolve import ROWS_PER_TASK
 from jobs.persona.tables import Phase
+from steersweep.errors import UserError
 
 INDEX_KEY = "index.json"
 ROWS_PER_TASK_KEY = "rows_per_task"
@@ -76,35 +77,44 @@ class Parts:
         """What the last session wrote down; nothing yet where no stage has ended.
 
         Raises:
-            UserActionError: it is damaged, or a newer version wrote it.
+            UserError: it is damaged, or a newer version wrote it.
         """
         where = storage.uri_of(INDEX_KEY)
         try:
-            content = json.loads(storage.read(INDEX_KEY))
-            version = content["index_version"]
-            if version > _VERSION:
-                raise UserActionError(
-                    f"{where} has version {version}, but this steersweep reads versions up to "
-                    f"{_VERSION}; use a newer steersweep"
-                )
-            return cls(
-                cells=[(layer, positions) for layer, positions in content.get("cells", ())],
-                num_rows={(Group(m, t), p): num for m, t, p, num in content["num_rows"]},
-                **{name: _parts(content[name]) for name in ("answers", "scores", "projections")},
-                pairs={
-                    Group(m, t): EffectivePairs(**{**pairs, "kept": tuple(pairs["kept"])})
-                    for m, t, pairs in content["pairs"]
-                },
-                vectors={Group(m, t): key for m, t, key in content["vectors"]},
-                rows_per_task=int(content.get(ROWS_PER_TASK_KEY, ROWS_PER_TASK)),
-                version=version,
-            )
+            data = storage.read(INDEX_KEY)
         except ObjectNotFoundError:
             return cls()
+        try:
+            content = json.loads(data)
+            version = content["index_version"]
+            # Of a newer version, only this number is understood.
+            parts = cls() if version > _VERSION else cls._of_content(content)
         except (KeyError, TypeError, ValueError) as error:
-            raise UserActionError(
+            raise UserError(
                 f"{where} is damaged; delete it, and run the same command again"
             ) from error
+        if version > _VERSION:
+            raise UserError(
+                f"{where} has version {version}, but this steersweep reads versions up to "
+                f"{_VERSION}; use a newer steersweep"
+            )
+        return parts
+
+    @classmethod
+    def _of_content(cls, content: Mapping[str, Any]) -> Parts:
+        """The index in a file's content; KeyError, TypeError or ValueError if it is damaged."""
+        return cls(
+            cells=[(layer, positions) for layer, positions in content.get("cells", ())],
+            num_rows={(Group(m, t), p): num for m, t, p, num in content["num_rows"]},
+            **{name: _parts(content[name]) for name in ("answers", "scores", "projections")},
+            pairs={
+                Group(m, t): EffectivePairs(**{**pairs, "kept": tuple(pairs["kept"])})
+                for m, t, pairs in content["pairs"]
+            },
+            vectors={Group(m, t): key for m, t, key in content["vectors"]},
+            rows_per_task=int(content.get(ROWS_PER_TASK_KEY, ROWS_PER_TASK)),
+            version=content["index_version"],
+        )
 
 
 def _key(key: tuple[Group, Phase]) -> tuple[str, str, str]:

@@ -15,7 +15,6 @@ from itertools import chain
 import numpy as np
 import pyarrow as pa
 
-from cluster.errors import UserActionError
 from cluster.parts import commit_part, read_part
 from cluster.storage import Storage
 from cluster.tasks import Task
@@ -46,6 +45,7 @@ from jobs.persona.stage import Stage
 from jobs.persona.tables import FROM_FILE, Phase, vectors_key
 from jobs.persona.verdicts import judgement, score_part
 from steering_core.vectors import SteeringVectors, to_safetensors
+from steersweep.errors import UserError
 
 
 class FailedVerdictsError(Exception):
@@ -76,8 +76,7 @@ class Pipeline:
         """All stages; what is there already is not made again.
 
         Raises:
-            UserActionError: the judge cannot go on, or no pair is effective.
-            InputError: no pair is effective.
+            UserError: the judge cannot go on, or no pair is effective.
             FailedVerdictsError: verdicts are missing; the same command asks for them again.
         """
         sweep = self._sweep
@@ -320,7 +319,7 @@ def mean_differences(sums: pa.Table, group: Group) -> dict[str, SteeringVectors]
     """Vectors of each pooling from sums of kept answers: mean positive minus mean negative.
 
     Raises:
-        UserActionError: every kept answer of a polarity is empty.
+        UserError: every kept answer of a polarity is empty.
     """
     totals: dict[tuple[str, str, int], tuple[np.ndarray, int]] = {}
     for row in sums.to_pylist():
@@ -336,7 +335,7 @@ def mean_differences(sums: pa.Table, group: Group) -> dict[str, SteeringVectors]
                 totals.get((pooling, polarity, layer), (np.zeros(0), 0)) for polarity in POLARITIES
             ]
             if not all(num for _, num in means):
-                raise UserActionError(
+                raise UserError(
                     f"{group}: all effective answers of one polarity are empty; raise "
                     "generation.max_new_tokens, or use another model"
                 )

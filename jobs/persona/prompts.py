@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from jobs.persona.traits import Trait
 from steering_core.chat import ChatFormat
-from steering_core.errors import InputError
+from steersweep.errors import UserError
 
 _MOST_CHARACTERS = 60
 
@@ -63,7 +63,7 @@ def render_prompts(
     """Every prompt of a model, each rendered once although many cells ask it.
 
     Raises:
-        InputError: the chat template refuses a question, which is named.
+        UserError: the chat template refuses a question, which is named.
     """
     prompts: dict[PromptKey, Prompt] = {}
     for trait, asked in questions.items():
@@ -72,8 +72,8 @@ def render_prompts(
                 continue
             try:
                 token_ids = chat.prompt_ids(*key)
-            except InputError as error:
-                raise InputError(f"trait {trait}, {words}: {error}") from error
+            except UserError as error:
+                raise UserError(f"trait {trait}, {words}: {error}") from error
             prompts[key] = Prompt(token_ids, _digest_of(token_ids))
     return prompts
 
@@ -84,7 +84,7 @@ def check_fit(
     max_new_tokens: int,
     max_tokens: int | None,
 ) -> None:
-    """Raise InputError if a prompt and its longest answer exceed the model's positions.
+    """Raise UserError if a prompt and its longest answer exceed the model's positions.
 
     Args:
         max_tokens: positions of the model; None if its config does not say.
@@ -100,7 +100,7 @@ def check_fit(
     if too_long:
         words, num = max(too_long.values(), key=lambda entry: entry[1])
         more = f" ({len(too_long):,} prompts are too long, this is the longest)"
-        raise InputError(
+        raise UserError(
             f"{words}: the prompt has {num:,} tokens, and up to {max_new_tokens:,} new ones "
             f"(generation.max_new_tokens) would follow, but the model has {max_tokens:,} "
             f"positions{more if len(too_long) > 1 else ''}; shorten the text, or lower "
@@ -109,7 +109,7 @@ def check_fit(
 
 
 def check_undated(chat: ChatFormat, key: str) -> None:
-    """Raise InputError if the chat template writes today's date into prompts.
+    """Raise UserError if the chat template writes today's date into prompts.
 
     Args:
         key: of the spec, for options of the template.
@@ -123,7 +123,7 @@ def check_undated(chat: ChatFormat, key: str) -> None:
         else "it has no option for the date, so save the model in a folder whose chat template has "
         "the date written out"
     )
-    raise InputError(
+    raise UserError(
         "the chat template writes today's date into each prompt, so the same sweep would ask "
         f"different prompts tomorrow; {fix}"
     )

@@ -37,7 +37,7 @@ def report(storage: Storage, parts: Parts | None = None, *, figures: bool = True
         figures: whether to draw them.
 
     Raises:
-        UserActionError, CorruptPartError: damaged parts.
+        UserError: damaged parts.
     """
     if parts is None:
         parts = Parts.read(storage)
@@ -80,7 +80,7 @@ def status(storage: Storage, driver: DriverState) -> dict[str, Any]:
     """Print how far each stage has come, and return it as plain data.
 
     Raises:
-        UserActionError: a damaged index.
+        UserError: a damaged index.
     """
     parts = Parts.read(storage)
     missing = not_there(parts)

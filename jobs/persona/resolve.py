@@ -27,7 +27,6 @@ from jobs.persona.traits import Trait, read_trait
 from jobs.resources import local_path
 from jobs.spec import ModelSpec, SpecModel
 from jobs.vector_files import content_digest, read_vectors_of_spec
-from steering_core.errors import InputError
 from steering_core.exchange.vector_file import VectorFile
 from steering_core.hook_points import check_layers
 from steering_core.models import (
@@ -39,6 +38,7 @@ from steering_core.models import (
     read_facts,
     resolve_dtype,
 )
+from steersweep.errors import UserError
 
 IDS_VERSION = 2
 """Of row and task ids, in the identity of an output as ``ids``. Version 1, which records leave out:
@@ -212,7 +212,7 @@ def resolve(
         rows_per_task: of the output; None for a new one, where the device decides.
 
     Raises:
-        InputError: anything the user must change, in one line.
+        UserError: anything the user must change, in one line.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     transformers.logging.set_verbosity_error()
@@ -245,7 +245,7 @@ def _trait(name: str, spec: PersonaSpec) -> PersonaTrait:
 
 def _refuse_xla(kind: str) -> None:
     if kind == "xla":
-        raise InputError(
+        raise UserError(
             "compute.device is xla, which job persona does not support: answers grow token by "
             "token, and every length would be compiled; set compute.device to cuda or cpu"
         )
@@ -271,8 +271,8 @@ def _model(
         prompts = render_prompts(chat, questions)
         check_fit(prompts, questions, sweep.generation.max_new_tokens, facts.max_tokens)
         eos_ids = read_eos_ids(source, tokenizer)
-    except InputError as error:
-        raise InputError(f"models.{name}: {error}") from error
+    except UserError as error:
+        raise UserError(f"models.{name}: {error}") from error
     check_layers(sweep.steering.layers, facts.num_blocks, f"models.{name} ({spec.path})")
     if not source.is_local:
         source = replace(source, revision=facts.commit)

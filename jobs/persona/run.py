@@ -8,7 +8,7 @@ from typing import Any
 
 from cluster.backends.base import Backend
 from cluster.driver import execute
-from cluster.errors import ClusterError, StorageUnavailableError, UserActionError
+from cluster.errors import ClusterError, StorageUnavailableError
 from cluster.lease import Lease
 from cluster.ledger import Ledger
 from cluster.logs import StoredLog
@@ -40,7 +40,7 @@ from jobs.record import Record
 from jobs.same_sweep import changes_of, different_sweep
 from jobs.session import LOCK_KEY, Opened, run_session, stored_log
 from jobs.words import count
-from steering_core.errors import InputError
+from steersweep.errors import UserError
 
 _OLD_TEMPORARY_S = 3600.0
 _OURS = (
@@ -79,7 +79,7 @@ def run(spec: PersonaSpec, *, new: bool = False, figures: bool = True) -> int:
         figures: whether the report at the end draws them.
 
     Raises:
-        InputError, UserActionError: the user must change something.
+        UserError: the user must change something.
     """
     return run_session(spec, lambda opened: _Session(spec, opened, figures).run(), new=new)
 
@@ -136,7 +136,7 @@ class _Session:
             with suppress(StorageUnavailableError):
                 record.write("interrupted", **self._losses.as_record())
             raise
-        except (ClusterError, InputError) as error:
+        except (ClusterError, UserError) as error:
             with suppress(ClusterError):  # the error at hand says more
                 record.write("stopped", reason=str(error), **self._losses.as_record())
             raise
@@ -176,7 +176,7 @@ class _Session:
 
         Raises:
             SetAsideError: some failed for good.
-            UserActionError: the run must stop.
+            UserError: the run must stop.
         """
         assert self._lease is not None and self._record is not None, "not claimed"
         lease, record = self._lease, self._record
@@ -214,11 +214,11 @@ class _Session:
             )
         self._losses = outcome.losses
         if not lease.still_held():
-            raise UserActionError(
+            raise UserError(
                 f"another driver has taken over {self._storage.uri}; see `steersweep status`"
             )
         if outcome.stop is not None:
-            raise UserActionError(f"{outcome.stop.message}; finished work is kept")
+            raise UserError(f"{outcome.stop.message}; finished work is kept")
         if outcome.set_aside:
             raise SetAsideError(str(stage), outcome.set_aside)
 
@@ -270,7 +270,7 @@ def _check_same(storage: Storage, record: Mapping[str, Any] | None, sweep: Perso
     if record is None:
         for entry in storage.list():
             if not entry.key.startswith(_OURS):
-                raise UserActionError(
+                raise UserError(
                     f"{storage.uri} is not empty but holds no run (it contains {entry.key}); "
                     "choose a new or empty output"
                 )

@@ -107,7 +107,7 @@ def vectors_frame(storage: Storage, parts: Parts) -> pd.DataFrame:
     """A row per vector: model, trait, pooling, layer, steers, vector (float32 [d_model]).
 
     Raises:
-        InputError: a damaged file.
+        UserError: a damaged file.
     """
     steering = set(parts.vectors.values())
     planned = {group for group, _ in parts.num_rows}

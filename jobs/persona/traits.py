@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steering_core.errors import InputError
+from steersweep.errors import UserError
 
 COHERENCE = "coherence"
 """What every answer is scored for beside the trait; no trait may have this name."""
@@ -68,19 +68,19 @@ def read_trait(path: Path, name: str | None = None) -> Trait:
     ``eval_prompt``, as those published with Chen et al. 2025 do; other keys are left alone.
 
     Raises:
-        InputError: no such file, a missing or empty key, or an ``eval_prompt`` that does not show
+        UserError: no such file, a missing or empty key, or an ``eval_prompt`` that does not show
             the judge the answer.
     """
     name = path.stem if name is None else name
     if not _NAME.fullmatch(name) or name == COHERENCE:
-        raise InputError(
+        raise UserError(
             f"{path}: a trait's name may have letters, digits, '.', '_' and '-', at most 64, and "
             f"must not be {COHERENCE!r}; got {name!r}"
         )
     document = _parse(path)
     missing = [key for key in _KEYS if key not in document]
     if missing:
-        raise InputError(f"{path}: {missing[0]} is missing; a trait file has {', '.join(_KEYS)}")
+        raise UserError(f"{path}: {missing[0]} is missing; a trait file has {', '.join(_KEYS)}")
     return Trait(
         name=name,
         instructions=_pairs(document["instruction"], path),
@@ -94,44 +94,44 @@ def _parse(path: Path) -> Mapping[str, Any]:
         with path.open("rb") as file:
             data = file.read(_MOST_BYTES + 1)
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
     if len(data) > _MOST_BYTES:
-        raise InputError(f"{path} is larger than {_MOST_BYTES:,} bytes, which no trait file needs")
+        raise UserError(f"{path} is larger than {_MOST_BYTES:,} bytes, which no trait file needs")
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not valid JSON: {error}") from None
+        raise UserError(f"{path}: not valid JSON: {error}") from None
     if not isinstance(document, dict):
-        raise InputError(f"{path}: must hold an object with keys, got {type(document).__name__}")
+        raise UserError(f"{path}: must hold an object with keys, got {type(document).__name__}")
     return document
 
 
 def _pairs(value: Any, path: Path) -> tuple[InstructionPair, ...]:
     if not isinstance(value, list) or not value:
-        raise InputError(f"{path}: instruction needs at least one pair of pos and neg")
+        raise UserError(f"{path}: instruction needs at least one pair of pos and neg")
     pairs = []
     for number, entry in enumerate(value, 1):
         texts = [entry.get(key) if isinstance(entry, dict) else None for key in ("pos", "neg")]
         if not all(_is_text(text) for text in texts):
-            raise InputError(f"{path}: instruction {number} must have pos and neg, both text")
+            raise UserError(f"{path}: instruction {number} must have pos and neg, both text")
         pairs.append(InstructionPair(*map(str, texts)))
     return tuple(pairs)
 
 
 def _questions(value: Any, path: Path) -> tuple[str, ...]:
     if not isinstance(value, list) or not value:
-        raise InputError(f"{path}: there are no questions; a trait needs at least one")
+        raise UserError(f"{path}: there are no questions; a trait needs at least one")
     for number, question in enumerate(value, 1):
         if not _is_text(question):
-            raise InputError(f"{path}: question {number} must be text, got {repr(question)[:60]}")
+            raise UserError(f"{path}: question {number} must be text, got {repr(question)[:60]}")
     return tuple(value)
 
 
 def _eval_prompt(value: Any, path: Path) -> str:
     if not _is_text(value):
-        raise InputError(f"{path}: eval_prompt must be text")
+        raise UserError(f"{path}: eval_prompt must be text")
     if "{answer}" not in value:
-        raise InputError(
+        raise UserError(
             f"{path}: eval_prompt has no {{answer}}, so the judge would not see what it scores"
         )
     return str(value)

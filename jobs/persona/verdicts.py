@@ -9,7 +9,6 @@ import pyarrow as pa
 import torch
 import transformers
 
-from cluster.errors import UserActionError
 from cluster.parts import read_part
 from cluster.storage import Storage, StorageSpec
 from jobs.persona.judges import Answer, Judgement, JudgeSpec, Scorer, Verdict, open_judge
@@ -18,7 +17,6 @@ from jobs.persona.tables import SCORES_SCHEMA
 from jobs.persona.traits import Trait
 from steering_core.device_check import check_devices
 from steering_core.device_settings import device_settings
-from steering_core.errors import InputError
 from steering_core.models import resolve_device
 
 
@@ -28,7 +26,7 @@ def score_part(
     """What a judge says of a part's answers, and how many of its verdicts have failed.
 
     Raises:
-        UserActionError: the judge cannot go on.
+        StopRunError: the judge cannot go on.
     """
     rows = read_part(storage, answers.key, answers.task_id).to_pylist()
     judged = scorer.score(trait, [Answer(row["question"], row["answer"]) for row in rows])
@@ -81,17 +79,14 @@ class JudgeWorker:
         """Load the model once; facts for the log and ``run.json``.
 
         Raises:
-            UserActionError: the model cannot be loaded.
+            UserError: the model cannot be loaded.
         """
         if self._scorer is None:
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
             transformers.logging.disable_progress_bar()
             torch.set_num_threads(self._num_threads)
-            try:
-                judge = open_judge(self._spec, [], self._device, self._gpu_share)
-                judge.check()
-            except InputError as error:
-                raise UserActionError(str(error)) from error
+            judge = open_judge(self._spec, [], self._device, self._gpu_share)
+            judge.check()
             self._scorer = Scorer(judge)
         settings = device_settings(torch.device(self._device))
         return {"judge": self._spec.kind, "device": self._device, **settings}

@@ -9,7 +9,6 @@ from typing import Any
 
 import transformers
 
-from cluster.errors import UserActionError
 from cluster.parts import read_part
 from cluster.storage import Storage
 from jobs.console import detail, print_table, say, warn
@@ -26,6 +25,7 @@ from steering_core.certificate import draw
 from steering_core.generation import Generated
 from steering_core.models import load_model, load_tokenizer
 from steering_core.vectors import SteeringVectors, from_safetensors
+from steersweep.errors import UserError
 
 _TOLERANCE = {"float32": 1e-4}
 _TOLERANCE_HALF = 0.05
@@ -70,8 +70,8 @@ def verified(storage: Storage, num_rows: int, seed: int) -> dict[str, Any]:
         seed: of the draw.
 
     Raises:
-        UserActionError: no run there, nothing written, or model or traits changed since.
-        InputError: model or traits are not where they were.
+        UserError: there is no run, nothing is written, or model or traits are not where they were
+            or have changed since.
     """
     ids = ids_of(storage)
     sweep, _ = recorded_sweep(
@@ -82,7 +82,7 @@ def verified(storage: Storage, num_rows: int, seed: int) -> dict[str, Any]:
     )
     parts = Parts.read(storage)
     if not parts.answers:
-        raise UserActionError(f"{storage.uri} holds no finished answers yet; run the sweep first")
+        raise UserError(f"{storage.uri} holds no finished answers yet; run the sweep first")
     transformers.logging.disable_progress_bar()
     results = [
         _verify_model(storage, sweep, model, parts, num_rows, seed)

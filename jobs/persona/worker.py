@@ -12,7 +12,6 @@ import pyarrow as pa
 import torch
 import transformers
 
-from cluster.errors import UserActionError
 from cluster.parts import read_part
 from cluster.storage import StorageSpec
 from jobs.persona.plan import (
@@ -27,7 +26,6 @@ from jobs.persona.spec import POOLINGS, GenerationSpec
 from jobs.persona.tables import ANSWERS_SCHEMA, PROJECTIONS_SCHEMA, SUMS_SCHEMA
 from steering_core.device_check import check_devices, devices_of
 from steering_core.device_settings import device_settings
-from steering_core.errors import InputError
 from steering_core.generation import Generated, GenerationRow, generate
 from steering_core.generation_probe import slots_problem
 from steering_core.interventions import Intervention
@@ -37,6 +35,7 @@ from steering_core.reference_generation import reference_generate
 from steering_core.response_states import AnsweredPrompt, ResponseStates, collect_response_states
 from steering_core.sampling import Sampling, eos_ids_of
 from steering_core.vectors import SteeringVectors, from_safetensors
+from steersweep.errors import UserError
 
 _TOKENS_PER_BATCH = {"cpu": 2048}
 _TOKENS_ON_ACCELERATOR = 16_384
@@ -71,12 +70,12 @@ def sampling_of(
         eos_ids: tokens that end an answer, as the plan read them.
 
     Raises:
-        InputError: the loaded model ends its answers with other tokens.
+        UserError: the loaded model ends its answers with other tokens.
     """
     loaded = eos_ids_of(model.module, tokenizer)
     if loaded != eos_ids:
         # Tasks are named after what the plan read: answers that end otherwise are not theirs.
-        raise InputError(
+        raise UserError(
             f"{model.name} ends answers with the tokens {list(loaded)}, but the driver read "
             f"{list(eos_ids)} from its files; give every node the same model files and "
             "transformers version"
@@ -117,13 +116,10 @@ class PersonaWorker:
         """Load model and tokenizer once; facts for the log and ``run.json``.
 
         Raises:
-            UserActionError: the model cannot be loaded, or its layout is not understood.
+            UserError: the model cannot be loaded, or its layout is not understood.
         """
         if self._facts is None:
-            try:
-                self._facts = self._load()
-            except InputError as error:
-                raise UserActionError(str(error)) from error
+            self._facts = self._load()
         return self._facts
 
     def _load(self) -> Mapping[str, str]:
@@ -156,7 +152,7 @@ class PersonaWorker:
         """The table that the payload names.
 
         Raises:
-            InputError: a prompt that the model cannot take, or vectors that are not those of the
+            UserError: a prompt that the model cannot take, or vectors that are not those of the
                 plan.
         """
         if isinstance(payload, AnswersPayload):
@@ -258,5 +254,5 @@ class PersonaWorker:
     def _vectors(self, key: str, digests: Mapping[int, str]) -> SteeringVectors:
         vectors = from_safetensors(self._storage.read(key), key)
         if any(vectors.digest(layer) != wanted for layer, wanted in digests.items()):
-            raise InputError(f"{key} does not hold the vectors that this task was planned with")
+            raise UserError(f"{key} does not hold the vectors that this task was planned with")
         return vectors

@@ -18,10 +18,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from cluster.errors import ObjectNotFoundError, UserActionError
+from cluster.errors import ObjectNotFoundError
 from cluster.storage import Storage
 from jobs.stereoset.inventory import Inventory
 from steering_core.kernels.choice import KernelCheck
+from steersweep.errors import StopRunError
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ def read_tuning(storage: Storage, key: str) -> ModelTuning | None:
     """What is stored, or None where nothing is yet.
 
     Raises:
-        UserActionError: what is stored is no tuning.
+        StopRunError: what is stored is no tuning.
     """
     try:
         data = storage.read(key)
@@ -74,7 +75,7 @@ def read_tuning(storage: Storage, key: str) -> ModelTuning | None:
     try:
         return _parsed(json.loads(data))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserActionError(
+        raise StopRunError(
             f"{storage.uri_of(key)} is damaged; delete it to have batch size and kernels chosen "
             "again"
         ) from error
@@ -99,7 +100,7 @@ def shared_tuning(storage: Storage, key: str, measure: Callable[[], ModelTuning]
     """What is stored; where nothing is, this replica's, unless another one was first.
 
     Raises:
-        UserActionError: what is stored is no tuning.
+        StopRunError: what is stored is no tuning.
     """
     tuning = read_tuning(storage, key)
     while tuning is None:  # again only where the file was deleted this very moment

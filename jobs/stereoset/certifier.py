@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cluster.errors import UserActionError
 from jobs.stereoset.certificate import TaskCertificate
 from jobs.stereoset.spec import CertificateSpec
 from steering_core.certificate import Certificate, RowName, draw, tolerance_for
@@ -19,6 +18,7 @@ from steering_core.pooled import PooledStates
 from steering_core.protocol import Protocol
 from steering_core.scoring import Measure
 from steering_core.slow_engine import SlowEngine
+from steersweep.errors import StopRunError
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Certifier:
         """What is to be stored of phase 1: what came in, or the slow path's; and its certificate.
 
         Raises:
-            UserActionError: past the tolerance, where the spec says stop.
+            StopRunError: past the tolerance, if the spec says stop.
         """
         chosen = draw(rows.task_id, len(rows.encoded), self._spec.rows_per_task)
         if not chosen:
@@ -150,7 +150,7 @@ class Certifier:
         if not found.holds:
             line = f"{self._name}: the fast path is inaccurate here: {found.worst}"
             if self._spec.on_failure == "stop":
-                raise UserActionError(
+                raise StopRunError(
                     f"{line}; set `certificate.on_failure: fall_back` to have such tasks computed "
                     "on the slow path, or a `certificate.tolerance` that fits this model"
                 )

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from cluster.errors import ObjectNotFoundError, UserActionError
+from cluster.errors import ObjectNotFoundError
 from cluster.ledger import Ledger
 from cluster.storage import Storage
 from jobs.console import print_tables, say
@@ -22,6 +22,7 @@ from jobs.stereoset.summary import Summary, stacks_of, summarise
 from jobs.stereoset.summary_keys import planned_keys, widest
 from jobs.stereoset.summary_tables import CELLS_SCHEMA, HEADLINE_ESTIMATES, stored_table
 from jobs.words import coefficient, signed
+from steersweep.errors import UserError
 
 COMPARED_SCHEMA = pa.schema([("run", pa.string()), *CELLS_SCHEMA])
 _KEYS = ("model", "split", "bias_type", "layer", "coeff")
@@ -53,13 +54,13 @@ def compare(storage: Storage, summary: Summary, with_run: Storage) -> Comparison
     """This run's summary beside that of another, as its last report has left it.
 
     Raises:
-        UserActionError: no run at the other place, damaged parts, or no cell that both have.
+        UserError: no run at the other place, damaged parts, or no cell that both have.
     """
     own = _by_key([*summary.cells.to_pylist(), *summary.pooled.to_pylist()])
     theirs = _by_key([row for table in _tables(with_run) for row in table.to_pylist()])
     common = [key for key in own if key in theirs]
     if not common:
-        raise UserActionError(
+        raise UserError(
             f"{with_run.uri} has no cell in common with {storage.uri}; compare runs whose models "
             "have the same names and that share splits, bias types, layers and coefficients"
         )

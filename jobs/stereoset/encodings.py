@@ -33,7 +33,7 @@ class Encodings:
         """The encoded examples, in the order given.
 
         Raises:
-            InputError: an example that cannot be encoded.
+            UserError: an example that cannot be encoded.
         """
         encoded = self._kept.pop(examples, None)
         if encoded is None:

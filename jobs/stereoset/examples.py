@@ -9,15 +9,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from cluster.errors import UserActionError
 from cluster.storage import Storage
 from jobs.data_source import source_of_stereoset
 from jobs.examples_file import EXAMPLES_KEY, read_examples, write_examples
 from jobs.resources import local_path
 from jobs.stereoset.inventory import Inventory
 from jobs.stereoset.resolve import Sweep
-from steering_core.errors import InputError
 from steering_core.stereoset import BIAS_TYPES, SPLITS, Example, read_stereoset
+from steersweep.errors import UserError
 
 EXAMPLES_SCHEMA = pa.schema(
     [
@@ -44,7 +43,7 @@ def stored_examples(storage: Storage, inventory: Inventory, record: Mapping[str,
     """The output's ``examples.parquet``; for an older output, made from its data file.
 
     Raises:
-        UserActionError: it has no such file, and its data file is not here or has changed since.
+        UserError: it has no such file, and its data file is not here or has changed since.
     """
     stored = read_examples(storage)
     if stored is not None:
@@ -54,10 +53,10 @@ def stored_examples(storage: Storage, inventory: Inventory, record: Mapping[str,
         digest = str(record["identity"][_DATA_DIGEST])
         data = read_stereoset(Path(local_path(path)))
     except (KeyError, TypeError) as error:
-        raise UserActionError(
+        raise UserError(
             f"{storage.uri} has no {EXAMPLES_KEY}, and its run.json does not name its data"
         ) from error
-    except InputError as error:
+    except UserError as error:
         raise _without_texts(storage, str(error)) from error
     if data.digest != digest:
         raise _without_texts(storage, f"{path} has changed since the run")
@@ -75,12 +74,12 @@ def store_missing_examples(
 ) -> None:
     """Give an output of an earlier version its ``examples.parquet``, if the texts can be had."""
     if read_examples(storage) is None:
-        with suppress(UserActionError):
+        with suppress(UserError):
             write_examples(storage, stored_examples(storage, inventory, record))
 
 
-def _without_texts(storage: Storage, reason: str) -> UserActionError:
-    return UserActionError(
+def _without_texts(storage: Storage, reason: str) -> UserError:
+    return UserError(
         f"{storage.uri} has no {EXAMPLES_KEY} (an earlier version made it), and the texts cannot "
         f"be taken from its data file: {reason}. Put the file back where the run read it, then "
         "`steersweep report` stores the texts"

@@ -19,7 +19,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from threadpoolctl import threadpool_limits
 
-from cluster.errors import UserActionError
 from cluster.parts import read_part
 from cluster.storage import Storage
 from jobs.stereoset.tables import LayerStates, fold_sums, layer_states
@@ -33,6 +32,7 @@ from steering_core.vectors import (
     fit_mean_difference,
     mean_stream_norms,
 )
+from steersweep.errors import StopRunError
 
 logger = logging.getLogger(__name__)
 
@@ -113,8 +113,8 @@ def fit(storage: Storage, payload: FitPayload) -> pa.Table:
     Draws of shuffled labels come as fitted: without the norm of the vectors that they stand for.
 
     Raises:
-        InputError: the examples do not determine a vector.
-        UserActionError: a draw is wanted that the output's version did not make.
+        UserError: the examples do not determine a vector.
+        StopRunError: a draw is wanted that the output's version did not make.
         CorruptPartError: a damaged part.
         ValueError: the parts do not hold every example of the group at each layer.
     """
@@ -250,7 +250,7 @@ def vectors_from_sums(tasks: Sequence[Sequence[FoldSums]], num_folds: int) -> St
     """Mean differences at the layers of the sums.
 
     Raises:
-        InputError: the examples do not determine a vector.
+        UserError: the examples do not determine a vector.
     """
     return fit_mean_difference([entry for sums in tasks for entry in sums], num_folds)
 
@@ -262,14 +262,14 @@ def shuffled_sums(tasks: Sequence[Sequence[FoldSums]], uri: str) -> list[list[Fo
         uri: of the output, for messages.
 
     Raises:
-        UserActionError: phase 1 was computed by a version that did not shuffle.
+        StopRunError: phase 1 was computed by a version that did not shuffle.
     """
     return [[_shuffled(entry, uri) for entry in sums] for sums in tasks]
 
 
 def _shuffled(entry: FoldSums, uri: str) -> FoldSums:
     if entry.shuffled is None:
-        raise UserActionError(
+        raise StopRunError(
             f"{uri} was started before `nulls: [shuffled]` was added; leave it out, or use --new "
             "for a new output"
         )
@@ -285,7 +285,7 @@ def vectors_from_states(
         group: its name, for messages.
 
     Raises:
-        InputError: the examples do not determine a vector.
+        UserError: the examples do not determine a vector.
         ValueError: the states are not those of every example of the set.
     """
     whole, folds = {}, {}

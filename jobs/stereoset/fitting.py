@@ -47,7 +47,7 @@ class GroupFits:
             held_out: fit from the sums by held-out fold instead of those of all examples.
 
         Raises:
-            InputError: the examples do not determine a vector.
+            UserError: the examples do not determine a vector.
         """
         tasks = (
             read_sums(self._storage, self._parts(HELD_OUT_SUMS, layers), layers)
@@ -75,7 +75,7 @@ class GroupFits:
             label_seed: shuffle the labels first (``nulls.label_signs``).
 
         Raises:
-            InputError: the examples do not determine a vector.
+            UserError: the examples do not determine a vector.
         """
         if missing := set(layers) - self._states.keys():
             parts = self._parts("states", missing)
@@ -88,7 +88,7 @@ class GroupFits:
         """The one draw of shuffled labels of an output that an earlier version began.
 
         Raises:
-            UserActionError: phase 1 was computed by a version that did not shuffle.
+            UserError: phase 1 was computed by a version that did not shuffle.
         """
         return vectors_from_sums(shuffled_sums(self._sums_at(layers), self._storage.uri), num_folds)
 

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from cluster.errors import UserActionError
 from cluster.parts import read_part
 from cluster.storage import Storage
 from jobs.stereoset.inventory import Inventory
@@ -17,6 +16,7 @@ from jobs.stereoset.plan import VectorSet
 from jobs.stereoset.tables import STEERED, rows_schema
 from steering_core.scoring import Measure
 from steering_core.vectors import SteeringVectors
+from steersweep.errors import UserError
 
 _GROUP = ("model", "split", "bias_type")
 
@@ -30,7 +30,7 @@ def rows_frame(
         measures: what was measured of the rows beside scores.
 
     Raises:
-        UserActionError: a part that holds other examples than planned.
+        UserError: a part that holds other examples than planned.
         CorruptPartError: a damaged part.
     """
     schema = pa.schema([*rows_schema(measures), *((name, pa.string()) for name in _GROUP)])
@@ -39,7 +39,7 @@ def rows_frame(
         rows = read_part(storage, key, task_id)
         num_cells = max(1, len(task.cells))
         if rows["example_id"].to_pylist() != list(task.example_ids) * num_cells:
-            raise UserActionError(
+            raise UserError(
                 f"{storage.uri_of(key)} holds other examples than planned; delete it to have "
                 "it recomputed"
             )

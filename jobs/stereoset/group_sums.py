@@ -36,7 +36,7 @@ def sums_of_parts(storage: Storage, parts: GroupParts, readers: int = READERS) -
     """Read the rows of a group, so many parts at a time, and add them up.
 
     Raises:
-        UserActionError: a part that holds other examples than its baseline.
+        UserError: a part that holds other examples than its baseline.
         CorruptPartError: a damaged part.
     """
     shards = baseline_shards(storage, parts, readers)
@@ -53,7 +53,7 @@ def added_up(storage: Storage, groups: Sequence[GroupParts]) -> Iterator[Iterato
     Several groups are read at a time where that pays off.
 
     Raises:
-        UserActionError, CorruptPartError: as ``sums_of_parts``.
+        UserError: as ``sums_of_parts``.
     """
     place = _where(groups)
     with place.begin as begin:

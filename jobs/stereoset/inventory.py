@@ -7,15 +7,15 @@ from collections.abc import Iterable, KeysView, Mapping, Sequence
 from dataclasses import dataclass
 
 from cluster.checked import CheckedPart, check_listed
-from cluster.errors import CorruptPartError, ObjectNotFoundError, UserActionError
+from cluster.errors import CorruptPartError, ObjectNotFoundError
 from cluster.ledger import Ledger
 from cluster.storage import Storage, StoredObject
 from cluster.threads import thread_pool
 from jobs.stereoset.manifest import from_tables
 from jobs.stereoset.plan import Group, PlannedTask, VectorSet
 from jobs.stereoset.tables import HELD_OUT, HELD_OUT_SUMS, STEERED
-from steering_core.errors import InputError
 from steering_core.vectors import SteeringVectors, from_safetensors
+from steersweep.errors import UserError
 
 _READERS = 16
 
@@ -80,12 +80,12 @@ def take_inventory(storage: Storage, planned: Sequence[PlannedTask] | None = Non
         planned: the plan where the caller has it; otherwise the manifest's.
 
     Raises:
-        UserActionError: a part that is damaged, or no run at all.
+        UserError: a part that is damaged, or no run at all.
     """
     if planned is None:
         planned = from_tables(Ledger(storage).read_manifest())
         if not planned:
-            raise UserActionError(f"{storage.uri} holds no run of steersweep")
+            raise UserError(f"{storage.uri} holds no run of steersweep")
     wanted = list(dict.fromkeys(of for task in planned for of in task.vector_sets))
     with thread_pool(_READERS) as pool:  # draws of nulls make hundreds of small files
         read = pool.map(lambda of: read_vectors(storage, of), wanted)
@@ -100,13 +100,15 @@ def take_inventory(storage: Storage, planned: Sequence[PlannedTask] | None = Non
 
 
 def read_vectors(storage: Storage, of: VectorSet) -> SteeringVectors | None:
-    """Vectors of a set, or None where there are none yet; raises UserActionError if damaged."""
+    """Vectors of a set, or None where there are none yet; raises UserError if damaged."""
     try:
-        return from_safetensors(storage.read(of.key), storage.uri_of(of.key))
+        data = storage.read(of.key)
     except ObjectNotFoundError:
         return None
-    except InputError as error:
-        raise UserActionError(f"{error}; delete it to have it recomputed") from error
+    try:
+        return from_safetensors(data, storage.uri_of(of.key))
+    except UserError as error:
+        raise UserError(f"{error}; delete it to have it recomputed") from error
 
 
 def task_id_with(task: PlannedTask, vectors: Mapping[VectorSet, SteeringVectors]) -> str | None:
@@ -140,7 +142,7 @@ def _done(
     return metadata, good
 
 
-def _damaged(bad: Mapping[str, CorruptPartError]) -> UserActionError:
+def _damaged(bad: Mapping[str, CorruptPartError]) -> UserError:
     first = next(iter(bad.values()))
     more = f" ({len(bad) - 1} more parts are damaged)" if len(bad) > 1 else ""
-    return UserActionError(f"{first}{more}")
+    return UserError(f"{first}{more}")

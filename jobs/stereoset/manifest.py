@@ -8,8 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from cluster.errors import UserActionError
 from jobs.stereoset.plan import Group, PlannedTask
+from steersweep.errors import UserError
 
 _ROWS_AT_ONCE = 4096  # as plain objects, a row takes several times its place in the task
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -58,12 +58,12 @@ def from_tables(tables: Iterable[pa.Table]) -> list[PlannedTask]:
     """The tasks of all generations, oldest first.
 
     Raises:
-        UserActionError: a table that is no manifest, or whose names would lead out of the output.
+        UserError: a table that is no manifest, or whose names would lead out of the output.
     """
     try:
         return _from_tables(tables)
     except (KeyError, TypeError, ValueError) as error:
-        raise UserActionError(
+        raise UserError(
             f"the manifest is not that of a sweep ({' '.join(str(error).split())}); choose another "
             "output"
         ) from error

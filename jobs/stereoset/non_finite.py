@@ -10,9 +10,9 @@ import pyarrow as pa
 
 from jobs.stereoset.inventory import Inventory
 from jobs.stereoset.plan import Group
-from steering_core.errors import InputError
 from steering_core.pooled import PooledStates
 from steering_core.stereoset import LABELS, Example
+from steersweep.errors import UserError
 
 FOOTER_KEY = "num_non_finite"
 _SCORES = [f"score_{label.replace('-', '_')}" for label in LABELS]
@@ -61,12 +61,12 @@ def require_finite(pooled: PooledStates, examples: tuple[Example, ...], dtype: s
     """Refuse pooled states from which no vector can be made.
 
     Raises:
-        InputError: names the first example and layer.
+        UserError: names the first example and layer.
     """
     is_finite = np.isfinite(pooled.differences).all(axis=-1)
     if not is_finite.all():
         layer, row = np.argwhere(~is_finite)[0]
-        raise InputError(
+        raise UserError(
             f"the hidden states of example {examples[row].example_id} are not finite at layer "
             f"{pooled.layers[layer]} in {dtype}; use a dtype with a wider range, or another model"
         )

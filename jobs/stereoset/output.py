@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from cluster.checked import CHECKED_KEY, write_checked
-from cluster.errors import UserActionError
 from cluster.lease import Lease
 from cluster.ledger import Ledger
 from cluster.storage import Storage
@@ -33,8 +32,8 @@ from jobs.stereoset.plan import (
 )
 from jobs.stereoset.resolve import Sweep, recorded_identity
 from jobs.stereoset.tables import HELD_OUT
-from steering_core.errors import InputError
 from steering_core.nulls import Null
+from steersweep.errors import UserError
 
 _OLD_TEMPORARY_S = 3600.0
 
@@ -85,8 +84,8 @@ class Output:
         """The output as it is, with the sweep planned into it; writes nothing.
 
         Raises:
-            InputError: it belongs to a different sweep, or an example that a model cannot take.
-            UserActionError: the folder holds files that no run has left.
+            UserError: it belongs to a different sweep, it has an example that a model cannot take,
+                or the folder holds files that no run has left.
         """
         ledger = Ledger(storage)
         before = ledger.read_record()
@@ -132,7 +131,7 @@ class Output:
             more: what else the record says of the session.
 
         Raises:
-            UserActionError: the storage cannot be written to, or another driver holds it.
+            UserError: the storage cannot be written to, or another driver holds it.
         """
         self.storage.check_writable()
         lease = stack.enter_context(Lease.acquire(self.storage, LOCK_KEY))
@@ -228,7 +227,7 @@ def _check_draws(storage: Storage, sweep: Sweep, known: Sequence[PlannedTask]) -
     """Refuse more draws where an earlier version has stored one without its labels' seed."""
     for null, num in sweep.spec.nulls.num_draws().items():
         if num > 1 and old_nulls(known, null):
-            raise InputError(
+            raise UserError(
                 f"nulls.{null} is {num}, but {storage.uri} was started by an earlier version and "
                 f"holds its one draw in a form that takes no more; set nulls.{null} to 1, or use "
                 "--new for a new output"
@@ -239,7 +238,7 @@ def _check_unused(storage: Storage) -> None:
     """Refuse a folder that holds files which no run has left."""
     for entry in storage.list():
         if not entry.key.startswith(_OURS):
-            raise UserActionError(
+            raise UserError(
                 f"{storage.uri} is not empty but holds no run (it contains {entry.key}); "
                 "choose a new or empty output"
             )

@@ -50,7 +50,7 @@ def report(
         by: columns that the printed result separates; None: its short form.
 
     Raises:
-        UserActionError: no run at this place, or damaged parts; or nothing to compare with.
+        UserError: no run at this place, or damaged parts; or nothing to compare with.
     """
     record = Ledger(storage).read_record() or {}
     inventory = take_inventory(storage)

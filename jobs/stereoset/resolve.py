@@ -18,7 +18,6 @@ from jobs.spec import ModelSpec
 from jobs.stereoset.spec import StereoSetSpec, not_in_the_grid
 from jobs.vector_files import content_digest, read_vectors_of_spec
 from steering_core.encoding import EncodedExample, ExampleEncoder, check_lengths
-from steering_core.errors import InputError
 from steering_core.exchange.vector_file import VectorFile
 from steering_core.hook_points import check_layers
 from steering_core.models import (
@@ -33,6 +32,7 @@ from steering_core.protocol import Protocol
 from steering_core.stereoset import Example, StereoSet, read_stereoset
 from steering_core.vectors import assign_folds
 from steering_core.work import RowCounts, counts_of
+from steersweep.errors import UserError
 
 GroupKey = tuple[str, str]
 """A split and a bias type."""
@@ -55,7 +55,7 @@ class SweepModel:
     _counted: dict[Example, RowCounts] = field(default_factory=dict, repr=False, compare=False)
 
     def encode(self, examples: tuple[Example, ...]) -> list[EncodedExample]:
-        """Encoded examples; raises InputError for one that the model cannot take."""
+        """Encoded examples; raises UserError for one that the model cannot take."""
         rows = self.encoder.encode(examples)
         check_lengths(rows, max_tokens=self.facts.max_tokens, model=self.source.path)
         return rows
@@ -208,7 +208,7 @@ def resolve(spec: StereoSetSpec, device: str | None = None) -> Sweep:
             this machine.
 
     Raises:
-        InputError: anything the user must change, in one line.
+        UserError: anything the user must change, in one line.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     transformers.logging.set_verbosity_error()
@@ -243,7 +243,7 @@ def _with_null_layers(spec: StereoSetSpec) -> StereoSetSpec:
     if layers is None or layers == ALL_LAYERS:
         return spec.model_copy(update={"nulls": spec.nulls.model_copy(update={"layers": None})})
     if outside := [str(layer) for layer in layers if layer not in spec.steering.layers]:
-        raise InputError(not_in_the_grid("layers", outside))
+        raise UserError(not_in_the_grid("layers", outside))
     return spec
 
 
@@ -275,7 +275,7 @@ def _vectors(
     for layer in spec.steering.layers:
         said = file.read_point(layer)
         if said is not None and said != protocol.read_at(layer):
-            raise InputError(
+            raise UserError(
                 f"vectors.file: layer {layer} in {uri} was read at {said}, but vectors.read "
                 f"means {protocol.read_at(layer)}; set vectors.read to that site"
             )
@@ -291,7 +291,7 @@ def _groups(
             examples = dataset.group(split, bias_type, spec.data.limit, spec.data.seed)
             if not examples:
                 there = ", ".join(f"{s}: {'/'.join(c)}" for s, c in dataset.counts().items())
-                raise InputError(
+                raise UserError(
                     f"{spec.data.path} holds no {bias_type} example in {split}; it holds {there}"
                 )
             targets = [e.target for e in examples]
@@ -308,8 +308,8 @@ def _model(
         tokenizer = load_tokenizer(source)
         facts = read_facts(source, tokenizer)
         encoder = ExampleEncoder(tokenizer, protocol, spec.path)
-    except InputError as error:
-        raise InputError(f"models.{name}: {error}") from error
+    except UserError as error:
+        raise UserError(f"models.{name}: {error}") from error
     check_layers(layers, facts.num_blocks, f"models.{name} ({spec.path})")
     if not source.is_local:
         source = replace(source, revision=facts.commit)

@@ -16,7 +16,7 @@ from jobs.stereoset.headline import averages, sentences
 from jobs.stereoset.push import push_of
 from jobs.stereoset.summary_keys import POOLED
 from jobs.words import coefficient, count, signed
-from steering_core.errors import InputError
+from steersweep.errors import UserError
 
 KEYS = ("model", "split", "bias_type", "layer", "coeff")
 _MOST_ROWS = 60
@@ -45,12 +45,12 @@ def parse_by(text: str | None) -> frozenset[str]:
     """The columns named by ``--by layer,bias_type``.
 
     Raises:
-        InputError: a name that is no column of the result.
+        UserError: a name that is no column of the result.
     """
     names = [] if text is None else [name.strip() for name in text.split(",")]
     for name in names:
         if name not in KEYS:
-            raise InputError(f"--by takes {', '.join(KEYS)} separated by commas, got {name!r}")
+            raise UserError(f"--by takes {', '.join(KEYS)} separated by commas, got {name!r}")
     return frozenset(names)
 
 

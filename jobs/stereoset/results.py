@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from cluster.errors import UserActionError
+from cluster.errors import CorruptPartError
 from cluster.storage import Storage
 from jobs.data_source import DataSource
 from jobs.results import FlatRows, Results
@@ -19,6 +19,7 @@ from jobs.stereoset.inventory import take_inventory
 from jobs.stereoset.null_tests import NULL_TESTS_SCHEMA
 from jobs.stereoset.summary import summarise
 from jobs.stereoset.summary_tables import DOSE_RESPONSE_SCHEMA, NULLS_SCHEMA
+from steersweep.errors import UserError
 
 
 class StereoSetResults(Results):
@@ -156,7 +157,7 @@ class StereoSetResults(Results):
         its data file.
 
         Raises:
-            UserActionError: no texts are stored, and the data file is not here or has changed.
+            UserError: no texts are stored, and the data file is not here or has changed.
         """
         frame: pd.DataFrame = stored_examples(self._storage, self._inventory, self.run).to_pandas()
         return frame
@@ -167,7 +168,9 @@ class StereoSetResults(Results):
         try:
             examples = stored_examples(self._storage, self._inventory, self.run)
             source = DataSource.of(examples)
-        except UserActionError as error:
+        except CorruptPartError:  # stored texts are damaged, which must not go unnoticed
+            raise
+        except UserError as error:
             reason = str(error)
         return FlatRows(
             schema=flat_schema(self._measures),

@@ -8,7 +8,7 @@ from typing import Any
 
 from cluster.backends.base import Backend
 from cluster.driver import execute
-from cluster.errors import ClusterError, StorageUnavailableError, UserActionError
+from cluster.errors import ClusterError, StorageUnavailableError
 from cluster.lease import Lease
 from cluster.logs import StoredLog
 from cluster.metrics import Metrics
@@ -31,7 +31,7 @@ from jobs.stereoset.resolve import Sweep, resolve
 from jobs.stereoset.spec import StereoSetSpec
 from jobs.stereoset.stages import Stages
 from jobs.words import count
-from steering_core.errors import InputError
+from steersweep.errors import UserError
 
 
 def run(spec: StereoSetSpec, *, new: bool = False, figures: bool = True) -> int:
@@ -42,7 +42,7 @@ def run(spec: StereoSetSpec, *, new: bool = False, figures: bool = True) -> int:
         figures: whether the report at the end draws them.
 
     Raises:
-        InputError, UserActionError: the user must change something; nothing was written then.
+        UserError: the user must change something; nothing was written then.
     """
     return run_session(spec, lambda opened: _run(spec, opened, figures), new=new)
 
@@ -121,7 +121,7 @@ class _Session:
                 )
         except KeyboardInterrupt:
             return scheduler.outcome(interrupted=True)
-        except (ClusterError, InputError) as error:
+        except (ClusterError, UserError) as error:
             self._write_stopped(error)
             raise
 
@@ -129,7 +129,7 @@ class _Session:
         """Write down how it ended, then report; returns the exit code.
 
         Raises:
-            UserActionError: the user must act, or another driver has taken over.
+            UserError: the user must act, or another driver has taken over.
         """
         if signals.number is not None:
             self._storage.hasten()  # a user is waiting
@@ -139,7 +139,7 @@ class _Session:
             return signals.exit_code
         if not self._lease.still_held():
             # Its record is that other driver's to write.
-            raise UserActionError(
+            raise UserError(
                 f"another driver has taken over {self._storage.uri}; see `steersweep status`"
             )
         return self._end(outcome)
@@ -175,7 +175,7 @@ class _Session:
             reason = outcome.stop.message
             self._record.write("stopped", reason=reason, **speed)
             if outcome.stop.user_must_act:
-                raise UserActionError(reason)
+                raise UserError(reason)
             if lost:
                 say(lost)
             warn(f"the run stopped: {reason}; finished work is kept")
@@ -184,7 +184,7 @@ class _Session:
         say(self._progress.last_line())
         try:
             report(self._storage, set_aside, figures=self._figures)
-        except ClusterError as error:
+        except (ClusterError, UserError) as error:
             self._write_stopped(error)
             raise
         if lost:

@@ -13,12 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cluster.errors import UserActionError
 from cluster.parts import read_part
 from cluster.storage import Storage
 from cluster.threads import thread_pool
 from steering_core.nulls import label_signs
 from steering_core.stereoset import LABELS
+from steersweep.errors import UserError
 
 SCORE_COLUMNS = [f"score_{label.replace('-', '_')}" for label in LABELS]
 TOKEN_COLUMNS = [f"num_tokens_{label.replace('-', '_')}" for label in LABELS]
@@ -153,7 +153,7 @@ def steered_rows(
         shards: the group's baseline.
 
     Raises:
-        UserActionError: a part that holds other examples than its baseline.
+        UserError: a part that holds other examples than its baseline.
         CorruptPartError: a damaged part.
     """
     for part, table in _tables(storage, parts.steered, readers):
@@ -163,7 +163,7 @@ def steered_rows(
         num_cells = table.num_rows // num
         repeated = pa.concat_arrays([before.example_ids] * num_cells)
         if num_cells * num != table.num_rows or not rows.example_ids.equals(repeated):
-            raise UserActionError(
+            raise UserError(
                 f"{storage.uri_of(part.key)} holds other examples than its baseline; delete it to "
                 "have it recomputed"
             )

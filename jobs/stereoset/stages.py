@@ -15,10 +15,10 @@ from jobs.stereoset.plan import Group, PlannedTask, VectorSet, uses_held_out_fol
 from jobs.stereoset.resolve import Sweep
 from jobs.stereoset.tables import HELD_OUT, STEERED, NullTable
 from jobs.stereoset.worker import Payload, StoredVectors
-from steering_core.errors import InputError
 from steering_core.nulls import draw_seed, random_vectors, with_norms_of
 from steering_core.vector_fits import METHODS
 from steering_core.vectors import SteeringVectors, to_safetensors
+from steersweep.errors import UserError
 
 
 class Stages:
@@ -99,7 +99,7 @@ class Stages:
         made = replace(self._make(of, fits, layers), unit=unit)
         unmeasured = sorted(set(layers) - set(made.stream_norms))
         if unit == "stream" and unmeasured:
-            raise InputError(
+            raise UserError(
                 f"{of.group}: the stream where layer {unmeasured[0]} is steered has no finite "
                 "mean norm above 0, so steering.unit: stream has no meaning there; leave the layer "
                 "out, or use a models.<name>.dtype with a larger range"

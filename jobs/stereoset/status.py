@@ -25,7 +25,7 @@ def status(storage: Storage, record: Mapping[str, Any], driver: DriverState) -> 
     Groups of examples are printed while the run is unfinished, or with ``--verbose``.
 
     Raises:
-        UserActionError: no run at this place, or damaged parts.
+        UserError: no run at this place, or damaged parts.
     """
     if record and not Ledger(storage).read_manifest():
         say(f"{storage.uri}: {driver.told}; nothing is planned yet", at=Verbosity.QUIET)

@@ -22,8 +22,8 @@ from jobs.stereoset.scored_rows import (
 from jobs.stereoset.summary_keys import SummaryKey, with_pooled
 from jobs.stereoset.summary_sums import GroupSums
 from jobs.stereoset.summary_tables import CELLS_SCHEMA, HEADLINE_SCHEMA
-from steering_core.errors import InputError
 from steering_core.stereoset import LABELS
+from steersweep.errors import UserError
 
 Vectors = Literal["in_sample", "held_out", "file"]
 _GROUP = ["model", "split", "bias_type"]
@@ -36,7 +36,7 @@ def summarize_frames(
 ) -> dict[str, pd.DataFrame]:
     """``cells``, ``pooled`` and ``headline`` of these rows; see ``steersweep.summarize``."""
     if vectors not in get_args(Vectors):
-        raise InputError(f"vectors must be one of {', '.join(get_args(Vectors))}, got {vectors!r}")
+        raise UserError(f"vectors must be one of {', '.join(get_args(Vectors))}, got {vectors!r}")
     _check("baseline", baseline, _ROWS)
     _check("steered", steered, [*_ROWS, *_CELL])
     models: dict[str, list[GroupSums]] = {}
@@ -63,24 +63,24 @@ def _check(name: str, frame: pd.DataFrame, needed: list[str]) -> None:
     """Refuse a frame that lacks a column, or a value that rows are grouped by."""
     like = f"steersweep.load(...).{name}"
     if missing := [column for column in needed if column not in frame.columns]:
-        raise InputError(
+        raise UserError(
             f"the frame {name} lacks {', '.join(missing)}; its columns must be those of {like}"
         )
     keys = [column for column in (*_GROUP, "example_id", "target", *_CELL) if column in needed]
     if empty := [column for column in keys if frame[column].isna().any()]:
-        raise InputError(
+        raise UserError(
             f"the frame {name} has rows without {', '.join(empty)}; its rows must be those of "
             f"{like}"
         )
     unknown = set(frame["choice"].dropna()) - set(LABELS)
     if unknown:
-        raise InputError(
+        raise UserError(
             f"the frame {name} has the choice {min(map(str, unknown))!r}; choices are "
             f"{', '.join(LABELS)}"
         )
     for column in SCORE_COLUMNS:
         if not is_numeric_dtype(frame[column]):
-            raise InputError(f"the column {column} of the frame {name} does not hold numbers")
+            raise UserError(f"the column {column} of the frame {name} does not hold numbers")
 
 
 def _groups(baseline: pd.DataFrame, steered: pd.DataFrame) -> Iterator[tuple[str, GroupSums]]:
@@ -90,10 +90,10 @@ def _groups(baseline: pd.DataFrame, steered: pd.DataFrame) -> Iterator[tuple[str
         model, split, bias_type = map(str, key)
         name = f"{model}/{split}/{bias_type}"
         if key not in before:
-            raise InputError(f"the frame baseline has no row of {name}, which steered has")
+            raise UserError(f"the frame baseline has no row of {name}, which steered has")
         unsteered = before[key].set_index("example_id", drop=False)
         if unsteered.index.has_duplicates:
-            raise InputError(f"the frame baseline has an example of {name} twice")
+            raise UserError(f"the frame baseline has an example of {name} twice")
         # Examples that were filtered out of the steered rows alone are no part of the group.
         unsteered = unsteered[unsteered.index.isin(rows["example_id"])]
         scored = _scored(unsteered)
@@ -113,13 +113,13 @@ def _cell(
     place = f"{name}, layer {layer}, coefficient {coeff:g}"
     rows = rows.set_index("example_id", drop=False)
     if rows.index.has_duplicates:
-        raise InputError(f"the frame steered has an example of {place} twice")
+        raise UserError(f"the frame steered has an example of {place} twice")
     if unknown := rows.index.difference(unsteered.index).tolist():
-        raise InputError(
+        raise UserError(
             f"the frame baseline lacks {len(unknown)} examples of {place}, first {unknown[0]!r}"
         )
     if len(rows) < len(unsteered):
-        raise InputError(
+        raise UserError(
             f"the frame steered has {len(rows)} of {len(unsteered)} examples of {place}; keep the "
             "same examples in every cell, so that cells can be compared and pooled"
         )

@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import transformers
 
-from cluster.errors import UserActionError
 from cluster.parts import read_part
 from cluster.storage import Storage
 from jobs.console import detail, print_table, say, warn
@@ -25,6 +24,7 @@ from steering_core.certificate import Certificate, RowName, Tolerance, draw, tol
 from steering_core.engine import Cell
 from steering_core.models import load_model
 from steering_core.slow_engine import SlowEngine
+from steersweep.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,13 @@ def verified(storage: Storage, num_rows: int, seed: int) -> dict[str, Any]:
         seed: of the draw.
 
     Raises:
-        UserActionError: no run there, nothing finished, or model or data changed since.
-        InputError: model or data are not where they were.
+        UserError: there is no run, nothing is finished, or model or data are not where they were
+            or have changed since.
     """
     sweep, outcome = recorded_sweep(storage, StereoSetSpec, resolve, recorded_identity)
     inventory = take_inventory(storage)
     if not inventory.done:
-        raise UserActionError(f"{storage.uri} holds no finished task yet; run the sweep first")
+        raise UserError(f"{storage.uri} holds no finished task yet; run the sweep first")
     found = [
         _verify_model(storage, sweep, model, inventory, num_rows, seed)
         for model in sweep.models.values()

@@ -12,7 +12,6 @@ import pyarrow as pa
 import torch
 import transformers
 
-from cluster.errors import UserActionError
 from cluster.storage import StorageSpec
 from jobs.stereoset.batch_size import ModelTuning, read_tuning, shared_tuning
 from jobs.stereoset.certifier import Certifier, TaskRows
@@ -24,7 +23,6 @@ from steering_core.device_check import check_devices, devices_of
 from steering_core.device_settings import device_settings
 from steering_core.encoding import ExampleEncoder
 from steering_core.engine import Arm, Cell, Scores
-from steering_core.errors import InputError
 from steering_core.kernels.applied import why_not
 from steering_core.kernels.choice import KernelChoice, choose_kernels, require_kernels
 from steering_core.models import ModelSource, load_model, load_tokenizer
@@ -36,6 +34,7 @@ from steering_core.scoring import Measure
 from steering_core.stereoset import Example
 from steering_core.tuning import Tuning, tune
 from steering_core.vectors import SteeringVectors, from_safetensors
+from steersweep.errors import StopRunError, UserError
 
 
 @dataclass(frozen=True)
@@ -121,14 +120,11 @@ class StereoSetWorker:
         """Load model and tokenizer once; facts for the log and ``run.json``.
 
         Raises:
-            UserActionError: the model cannot be loaded, its layout is not understood, or it lacks a
+            UserError: the model cannot be loaded, its layout is not understood, or it lacks a
                 hook point of the grid.
         """
         if self._facts is None:
-            try:
-                self._facts = self._load()
-            except InputError as error:
-                raise UserActionError(str(error)) from error
+            self._facts = self._load()
         return self._facts
 
     def _load(self) -> Mapping[str, str]:
@@ -171,9 +167,9 @@ class StereoSetWorker:
         """The tables that the payload names; the last one carries the certificate.
 
         Raises:
-            UserActionError: past the certificate's tolerance, where the spec says stop; a damaged
+            StopRunError: past the certificate's tolerance, if the spec says stop; a damaged
                 ``tuning/`` file in the output, or kernels in it that cannot be used here.
-            InputError: an example cannot be encoded, or its hidden states are not finite.
+            UserError: an example cannot be encoded, or its hidden states are not finite.
         """
         if payload.cells:
             return self._steered(payload)
@@ -251,7 +247,7 @@ class StereoSetWorker:
             self._tuning = self._shared_tuning(payload, rows)
         tokens = payload.tokens_per_batch or self._tuning.tokens_per_batch
         if tokens is None:  # the output was begun with a number, and its plan was lost
-            raise UserActionError(
+            raise StopRunError(
                 f"{self._storage.uri_of(self._tuning_key)} holds no batch size; delete it, or set "
                 "compute.tokens_per_batch to the number that the output was begun with"
             )
@@ -268,8 +264,8 @@ class StereoSetWorker:
             try:
                 require_kernels(self._model, shared.kernels, is_packed=self._engine.is_packed)
                 self._engine = self._engine.anew(shared.kernels)
-            except InputError as error:
-                raise UserActionError(
+            except UserError as error:
+                raise StopRunError(
                     f"{self._storage.uri_of(key)} says that this output is computed with kernels, "
                     f"and this replica cannot use them: {error}; resume on the machines and with "
                     "the packages that began it, or start a new output"
@@ -314,7 +310,7 @@ class StereoSetWorker:
     def _read_vectors(self, of: StoredVectors) -> SteeringVectors:
         vectors = from_safetensors(self._storage.read(of.key), of.key)
         if not _holds(vectors, of.digests):
-            raise InputError(f"{of.key} does not hold the vectors that this task was planned with")
+            raise UserError(f"{of.key} does not hold the vectors that this task was planned with")
         return vectors
 
 

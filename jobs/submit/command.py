@@ -15,7 +15,6 @@ from typing import Literal
 from packaging.requirements import Requirement
 
 from cluster.environment import needs, plain_variables
-from cluster.errors import UserActionError
 from cluster.storage import StorageSpec
 from cluster.submission import Job, JobRequest, JobServer, JobTakenError, ServerAwayError
 from jobs import __version__
@@ -24,7 +23,7 @@ from jobs.kinds import AnySpec
 from jobs.submit import follow
 from jobs.submit.package import write_package
 from jobs.submit.travel import SPEC_NAME, Travelling, travelling
-from steering_core.errors import InputError
+from steersweep.errors import UserError
 
 _STOP_S = 30
 """So long the driver may take to end when its job is stopped; Ray's own limit is 3 s."""
@@ -58,7 +57,7 @@ def submit(spec: AnySpec, options: SubmitOptions) -> int:
     """Submit a sweep, or find the job that runs it already; returns the exit code.
 
     Raises:
-        InputError, UserActionError: the user must change something.
+        UserError: the user must change something.
         ClusterError: the run itself failed.
     """
     sweep = travelling(spec)
@@ -88,12 +87,12 @@ def requirements() -> tuple[str, ...]:
     """What this package depends on, but for Ray, which is the cluster's own.
 
     Raises:
-        InputError: this package is not installed here, so that nothing is known of it.
+        UserError: this package is not installed here, so that nothing is known of it.
     """
     try:
         listed = importlib.metadata.requires("steersweep") or []
     except importlib.metadata.PackageNotFoundError:
-        raise InputError(
+        raise UserError(
             "--pip needs steersweep to be installed here; pip install it first"
         ) from None
     parsed = [Requirement(text) for text in listed]
@@ -143,8 +142,8 @@ def _start(
         except JobTakenError:  # another submitter was faster: look again
             continue
         except ServerAwayError as error:
-            raise UserActionError(f"{error}; submit again (the job will only run once)") from error
-    raise UserActionError(f"others keep submitting jobs named {name}; try again")
+            raise UserError(f"{error}; submit again (the job will only run once)") from error
+    raise UserError(f"others keep submitting jobs named {name}; try again")
 
 
 def _attempts(server: JobServer, name: str) -> dict[int, Job]:
@@ -159,7 +158,7 @@ def _attempts(server: JobServer, name: str) -> dict[int, Job]:
 
 def _joined(job: Job, digest: str) -> str:
     if job.metadata.get("spec") != digest:
-        raise UserActionError(
+        raise UserError(
             f"job {job.id} is {job.status.lower()} with another spec for this output; wait for it "
             "to end, stop it, or choose another output"
         )

@@ -6,9 +6,10 @@ import re
 import time
 from collections.abc import Callable
 
-from cluster.errors import ClusterError, UserActionError
+from cluster.errors import ClusterError
 from cluster.submission import Job, JobServer, ServerAwayError
 from jobs.console import REPLICA_IS_READY, quote
+from steersweep.errors import UserError
 
 START_S = 60.0
 """So long the start of a job is watched; loading a large model may take longer."""
@@ -37,7 +38,7 @@ class Follower:
         """The job once a replica of it is ready, or it has ended, or the time is over.
 
         Raises:
-            UserActionError: the server does not answer any more.
+            UserError: the server does not answer any more.
         """
         give_up = time.monotonic() + within_s
         while True:
@@ -58,7 +59,8 @@ class Follower:
         """Of a job that has ended, as `steersweep run` would have given it.
 
         Raises:
-            UserActionError, ClusterError: it failed; in the driver's words, else in Ray's.
+            UserError: Ray could not start it, or its driver says that the user must act.
+            ClusterError: it failed otherwise; in the driver's words, else in Ray's.
         """
         assert job.is_ended, job.status
         if job.status == "SUCCEEDED":
@@ -68,7 +70,7 @@ class Follower:
         cause = f"job {job.id}: {failure(job, self._lines)}"
         # Ray could not start it, or the driver says that the user must act.
         if job.exit_code is None or job.exit_code == 2:
-            raise UserActionError(cause)
+            raise UserError(cause)
         raise ClusterError(cause)
 
     def _look(self) -> Job | None:
@@ -78,7 +80,7 @@ class Follower:
             log = self._server.log(self._job_id)
         except ServerAwayError as error:
             if time.monotonic() - self._last_answer > _AWAY_S:
-                raise UserActionError(
+                raise UserError(
                     f"{error}; job {self._job_id} keeps running; submit again to follow it"
                 ) from error
             return None

@@ -9,8 +9,9 @@ from pathlib import Path
 import cluster
 import jobs
 import steering_core
+import steersweep
 from jobs.submit.travel import SPEC_NAME, Travelling
-from steering_core.errors import InputError
+from steersweep.errors import UserError
 
 MOST_BYTES = 16 * 2**20
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -20,14 +21,14 @@ def write_package(file: Path, sweep: Travelling, most_bytes: int = MOST_BYTES) -
     """Write the zip. Equal content gives equal bytes, and is uploaded once.
 
     Raises:
-        InputError: it would be larger than ``most_bytes`` unpacked.
+        UserError: it would be larger than ``most_bytes`` unpacked.
     """
     contents = {name: path.read_bytes() for name, path in _sources()}
     contents |= {SPEC_NAME: sweep.spec.encode(), **sweep.files}
     num_bytes = sum(map(len, contents.values()))
     if num_bytes > most_bytes:
         largest = max(contents, key=lambda name: len(contents[name]))
-        raise InputError(
+        raise UserError(
             f"the package to upload to the cluster has {num_bytes / 2**20:.1f} MiB, more than the "
             f"limit of {most_bytes / 2**20:.1f} MiB; its largest file is {largest}: remove files "
             "that are not part of steersweep"
@@ -41,8 +42,8 @@ def write_package(file: Path, sweep: Travelling, most_bytes: int = MOST_BYTES) -
 
 
 def _sources() -> Iterator[tuple[str, Path]]:
-    """Every file of the three packages, by its name in the zip."""
-    for package in (cluster, jobs, steering_core):
+    """Every file of the four packages, by its name in the zip."""
+    for package in (cluster, jobs, steering_core, steersweep):
         root = Path(str(package.__file__)).parent
         for path in sorted(root.rglob("*")):
             inside = path.relative_to(root.parent)

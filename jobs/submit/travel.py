@@ -17,7 +17,7 @@ from jobs.persona.spec import PersonaSpec
 from jobs.persona.traits import read_trait
 from jobs.resources import EMBEDDED, PIP_MODELS, local_path
 from jobs.stereoset.spec import StereoSetSpec
-from steering_core.errors import InputError
+from steersweep.errors import UserError
 
 SPEC_NAME = "sweep.yaml"
 
@@ -39,11 +39,11 @@ def travelling(spec: AnySpec) -> Travelling:
     """What of a spec travels.
 
     Raises:
-        InputError: it names something that only this machine can see, or holds a secret, or would
+        UserError: it names something that only this machine can see, or holds a secret, or would
             compute on the head itself.
     """
     if spec.compute.executor == "in_process":
-        raise InputError(
+        raise UserError(
             "compute.executor: in_process would compute on the cluster's head node, outside Ray; "
             "use ray"
         )
@@ -61,7 +61,7 @@ def travelling(spec: AnySpec) -> Travelling:
             _check_vectors(f"traits.{name}.vectors", of.vectors)
     for key, text in _texts(document):
         if redact(text) != text:
-            raise InputError(
+            raise UserError(
                 f"{key} holds what looks like a secret, and the spec is sent unencrypted; put it "
                 "into the environment of Ray on each node"
             )
@@ -71,7 +71,7 @@ def travelling(spec: AnySpec) -> Travelling:
 def _check_output(output: str) -> None:
     is_uri = "://" in output
     if not is_uri and not Path(output).is_absolute():
-        raise InputError(
+        raise UserError(
             f"output: {output} is a folder on this machine; give s3://bucket/prefix, or the "
             "absolute path of a folder that all nodes share"
         )
@@ -85,7 +85,7 @@ def _check_model(key: str, path: str) -> None:
         return
     is_here = path.startswith((".", "~")) or Path(path).is_dir()
     if is_here and not Path(path).is_absolute():
-        raise InputError(
+        raise UserError(
             f"{key}: {path} is a folder on this machine, and weights are not uploaded; give a hub "
             "id, or the absolute path of a folder that all nodes share"
         )
@@ -96,7 +96,7 @@ def _check_file(key: str, path: str, node: str) -> None:
         local_path(path)
         return
     if not Path(path).is_absolute():
-        raise InputError(
+        raise UserError(
             f"{key}: {path} is a file on this machine, and data files are not uploaded; give its "
             f"absolute path on {node} of the cluster"
         )

@@ -6,8 +6,8 @@ import hashlib
 from dataclasses import replace
 from typing import Literal, get_args
 
-from steering_core.errors import InputError
 from steering_core.exchange.vector_file import VectorFile, Written, read_native, write_native
+from steersweep.errors import UserError
 
 Format = Literal["persona_vectors", "repeng", "steering_vectors", "safetensors"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -23,10 +23,10 @@ def read_vectors(data: bytes, where: str) -> tuple[Format, VectorFile]:
     Provenance of a foreign file says which file it was, by its SHA-256.
 
     Raises:
-        InputError: a file of none of the formats, or a damaged one.
+        UserError: a file of none of the formats, or a damaged one.
     """
     if not data:
-        raise InputError(f"{where} is empty")
+        raise UserError(f"{where} is empty")
     kind, file = _read(data, where)
     if kind != "safetensors":
         sha = hashlib.sha256(data).hexdigest()
@@ -68,7 +68,7 @@ def write_vectors(
         model_type: of the model's config, which repeng keeps.
 
     Raises:
-        InputError: a vector that was read elsewhere than the format can say, or an option that the
+        UserError: a vector that was read elsewhere than the format can say, or an option that the
             format needs is missing.
     """
     if kind == "safetensors":

@@ -13,7 +13,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from steering_core.errors import InputError
 from steering_core.exchange.torch_file import save_torch, to_float32
 from steering_core.exchange.vector_file import (
     NUM_BLOCKS,
@@ -23,6 +22,7 @@ from steering_core.exchange.vector_file import (
     read_at,
     vector_file,
 )
+from steersweep.errors import UserError
 
 TOOL = "persona_vectors"
 _FEWEST_ROWS = 2
@@ -32,10 +32,10 @@ def from_tensor(value: torch.Tensor, where: str) -> VectorFile:
     """The vectors of such a tensor.
 
     Raises:
-        InputError: another shape or dtype, no row but zeros, or a value that is not finite.
+        UserError: another shape or dtype, no row but zeros, or a value that is not finite.
     """
     if value.ndim != 2 or len(value) < _FEWEST_ROWS or value.shape[1] < 1:
-        raise InputError(
+        raise UserError(
             f"{where}: {TOOL} files hold a tensor [blocks + 1, width], got {list(value.shape)}"
         )
     rows_LD = to_float32(value, where)
@@ -58,17 +58,17 @@ def write(file: VectorFile, num_blocks: int | None = None) -> Written:
         num_blocks: of the model; where left out, what the provenance says.
 
     Raises:
-        InputError: the number of blocks is not known, or too small for a layer.
+        UserError: the number of blocks is not known, or too small for a layer.
     """
     check_stream(file, TOOL)
     known = file.provenance.get(NUM_BLOCKS)
     if num_blocks is None and known is None:
-        raise InputError(
+        raise UserError(
             f"{TOOL} files have a row for every block; give the model's number of blocks"
         )
     num_rows = 1 + (int(known or 0) if num_blocks is None else num_blocks)
     if file.layers[-1] >= num_rows:
-        raise InputError(f"layer {file.layers[-1]} is not in 1..{num_rows - 1}, the model's blocks")
+        raise UserError(f"layer {file.layers[-1]} is not in 1..{num_rows - 1}, the model's blocks")
     rows_LD = np.zeros((num_rows, file.width), dtype=np.float32)
     for layer, vector in file.vectors.whole.items():
         rows_LD[layer] = vector

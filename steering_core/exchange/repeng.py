@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from steering_core.errors import InputError
 from steering_core.exchange.vector_file import (
     MODEL_TYPE,
     VectorFile,
@@ -26,6 +25,7 @@ from steering_core.exchange.vector_file import (
     read_at,
     vector_file,
 )
+from steersweep.errors import UserError
 
 TOOL = "repeng"
 MAGIC = b"GGUF"
@@ -39,7 +39,7 @@ def read(data: bytes, where: str) -> VectorFile:
     """The vectors of a file's content.
 
     Raises:
-        InputError: no control vectors, quantised ones, or a value that is not finite.
+        UserError: no control vectors, quantised ones, or a value that is not finite.
     """
     import gguf
 
@@ -54,16 +54,16 @@ def read(data: bytes, where: str) -> VectorFile:
             tensors = {t.name: (t.tensor_type.name, np.array(t.data)) for t in reader.tensors}
         except Exception as error:  # the reader checks little: what is damaged fails anywhere
             first = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InputError(f"{where}: not a complete GGUF file: {first}") from None
+            raise UserError(f"{where}: not a complete GGUF file: {first}") from None
     if arch != _ARCH:
-        raise InputError(f"{where}: a GGUF file that holds {arch or 'nothing'}, not a {_ARCH}")
+        raise UserError(f"{where}: a GGUF file that holds {arch or 'nothing'}, not a {_ARCH}")
     whole = {}
     for name, (kind, values) in tensors.items():
         match = _DIRECTION.fullmatch(name)
         if match is None:
             continue
         if kind not in ("F32", "F16") or values.ndim != 1:
-            raise InputError(
+            raise UserError(
                 f"{where}: {name} must be a vector of F32 or F16, got {kind} {list(values.shape)}"
             )
         whole[int(match[1]) + 1] = values.astype(np.float32)

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from steering_core.errors import InputError
 from steering_core.exchange.torch_file import load_torch, save_torch, to_float32
 from steering_core.exchange.vector_file import (
     VectorFile,
@@ -23,6 +22,7 @@ from steering_core.exchange.vector_file import (
     read_at,
     vector_file,
 )
+from steersweep.errors import UserError
 
 TOOL = "steering-vectors"
 CLASS_NAME = "steering_vectors.steering_vector.SteeringVector"
@@ -37,26 +37,26 @@ def from_value(value: Any, where: str) -> VectorFile:
     """The vectors of a ``SteeringVector`` or of its arguments.
 
     Raises:
-        InputError: neither, another layer type, a negative block, or a tensor that is no vector.
+        UserError: neither, another layer type, a negative block, or a tensor that is no vector.
     """
     fields = vars(value) if isinstance(value, StandIn) else value
     activations = fields.get("layer_activations") if isinstance(fields, dict) else None
     if not isinstance(activations, dict) or not activations:
-        raise InputError(
+        raise UserError(
             f"{where}: {TOOL} files hold layer_activations by block, but there are none"
         )
     layer_type = fields.get("layer_type", _LAYER_TYPE)
     if layer_type != _LAYER_TYPE:
-        raise InputError(
+        raise UserError(
             f"{where}: vectors of layer_type {layer_type!r}; only {_LAYER_TYPE}, the stream after "
             "a block, can be imported"
         )
     whole = {}
     for block, tensor in activations.items():
         if isinstance(block, bool) or not isinstance(block, int) or block < 0:
-            raise InputError(f"{where}: block numbers start at 0, got {block!r}")
+            raise UserError(f"{where}: block numbers start at 0, got {block!r}")
         if not isinstance(tensor, torch.Tensor) or tensor.squeeze().ndim != 1:
-            raise InputError(f"{where}: block {block} has no vector [width]")
+            raise UserError(f"{where}: block {block} has no vector [width]")
         whole[block + 1] = to_float32(tensor.squeeze(), where)
     provenance = {"imported_from": TOOL, **read_at(sorted(whole))}
     return vector_file(whole, provenance, where)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from steering_core.errors import InputError
+from steersweep.errors import UserError
 
 
 def load_torch(data: bytes, where: str, stand_ins: Sequence[tuple[type, str]] = ()) -> Any:
@@ -22,7 +22,7 @@ def load_torch(data: bytes, where: str, stand_ins: Sequence[tuple[type, str]] = 
         stand_ins: classes to build in place of others, by the others' full names.
 
     Raises:
-        InputError: not such a file, or one that needs code to be loaded.
+        UserError: not such a file, or one that needs code to be loaded.
     """
     allowed: list[Any] = list(stand_ins)
     try:
@@ -30,13 +30,13 @@ def load_torch(data: bytes, where: str, stand_ins: Sequence[tuple[type, str]] = 
             warnings.simplefilter("ignore")  # of pickle's version: what cannot be read raises
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise InputError(
+        raise UserError(
             f"{where}: not a torch.save file, or it holds more than tensors and plain data; such "
             "files are not loaded, because loading them runs their code"
         ) from None
     except (RuntimeError, EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
         first = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
-        raise InputError(f"{where}: not a complete torch.save file: {first}") from None
+        raise UserError(f"{where}: not a complete torch.save file: {first}") from None
 
 
 def save_torch(value: Any) -> bytes:
@@ -50,10 +50,10 @@ def to_float32(tensor: torch.Tensor, where: str) -> np.ndarray:
     """A copy as float32, exact for bfloat16, float16 and float32.
 
     Raises:
-        InputError: another dtype, which float32 does not hold.
+        UserError: another dtype, which float32 does not hold.
     """
     if tensor.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        raise InputError(
+        raise UserError(
             f"{where}: vectors must be float32, bfloat16 or float16, got {tensor.dtype}"
         )
     values: np.ndarray = tensor.detach().float().contiguous().numpy().copy()

@@ -22,7 +22,6 @@ import numpy as np
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from steering_core.errors import InputError
 from steering_core.hook_points import HookPoint, hook_point_of_layer
 from steering_core.vectors import (
     FOLD_SIZES_KEY,
@@ -33,6 +32,7 @@ from steering_core.vectors import (
     safetensors_metadata,
     to_safetensors,
 )
+from steersweep.errors import UserError
 
 EMBEDDINGS = "embeddings"
 """Name of the tensor for the stream before the first block, which no layer number has."""
@@ -73,10 +73,10 @@ class VectorFile:
         return HookPoint.parse(said) if said else None
 
     def of_fold(self, fold: int) -> VectorFile:
-        """The vectors of one fold as if they were the whole; raises InputError for no such fold."""
+        """The vectors of one fold as if they were the whole; raises UserError for no such fold."""
         if not 0 <= fold < self.num_folds:
             have = f"folds 0..{self.num_folds - 1}" if self.num_folds else "no folds"
-            raise InputError(f"there is no fold {fold}; the file has {have}")
+            raise UserError(f"there is no fold {fold}; the file has {have}")
         whole = {layer: folds[fold] for layer, folds in self.vectors.folds.items()}
         return replace(
             self,
@@ -85,11 +85,11 @@ class VectorFile:
         )
 
     def of_layers(self, layers: Sequence[int]) -> VectorFile:
-        """Some of the layers; raises InputError for one that the file does not have."""
+        """Some of the layers; raises UserError for one that the file does not have."""
         missing = sorted(set(layers) - set(self.layers))
         if missing:
             have = ", ".join(map(str, self.layers))
-            raise InputError(f"there is no layer {missing[0]}; the file has {have}")
+            raise UserError(f"there is no layer {missing[0]}; the file has {have}")
         left_out = {
             f"{prefix}{layer}"
             for layer in set(self.layers) - set(layers)
@@ -121,17 +121,17 @@ def vector_file(
     """The file of vectors read from elsewhere, in the order of their layers.
 
     Raises:
-        InputError: none, different widths, or a value that is not finite.
+        UserError: none, different widths, or a value that is not finite.
     """
     rows = {**({} if embeddings is None else {0: embeddings}), **dict(sorted(whole.items()))}
     if not whole:
-        raise InputError(f"{where}: the file holds no vector")
+        raise UserError(f"{where}: the file holds no vector")
     widths = {len(vector) for vector in rows.values()}
     if len(widths) > 1:
-        raise InputError(f"{where}: the vectors have different widths: {sorted(widths)}")
+        raise UserError(f"{where}: the vectors have different widths: {sorted(widths)}")
     for layer, vector in rows.items():
         if not np.isfinite(vector).all():
-            raise InputError(f"{where}: the vector of layer {layer} has values that are not finite")
+            raise UserError(f"{where}: the vector of layer {layer} has values that are not finite")
     return VectorFile(
         SteeringVectors(dict(sorted(whole.items())), {}), dict(provenance), embeddings
     )
@@ -150,14 +150,14 @@ def read_at(layers: Sequence[int], last_is_normed: int | None = None) -> dict[st
 
 
 def check_stream(file: VectorFile, tool: str) -> None:
-    """Raise InputError for a vector that was not read from the stream behind its block.
+    """Raise UserError for a vector that was not read from the stream behind its block.
 
     Other tools' numbers mean that place, so the vector would be added elsewhere than it is from.
     """
     for layer in file.layers:
         said = file.read_point(layer)
         if said not in (None, hook_point_of_layer(layer, "resid_post")):
-            raise InputError(
+            raise UserError(
                 f"layer {layer} was read at {said}, and {tool} only has the residual stream after "
                 f"a block; leave the layer out"
             )
@@ -171,11 +171,11 @@ def read_native(data: bytes, where: str) -> VectorFile:
     stored = from_safetensors(data, where)
     vectors = SteeringVectors(stored.whole, stored.folds)
     if not vectors.whole:
-        raise InputError(f"{where}: the file holds no steering vector")
+        raise UserError(f"{where}: the file holds no steering vector")
     metadata = safetensors_metadata(data)
     embeddings = load_tensors(data).get(EMBEDDINGS)
     if embeddings is not None and metadata.get(f"digest.{EMBEDDINGS}") != _digest(embeddings):
-        raise InputError(f"{where}: the tensor {EMBEDDINGS} does not match its digest")
+        raise UserError(f"{where}: the tensor {EMBEDDINGS} does not match its digest")
     sweeps_own = (UNIT_KEY, FOLD_SIZES_KEY)
     provenance = {
         k: v for k, v in metadata.items() if not k.startswith("digest.") and k not in sweeps_own

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from steering_core.errors import InputError
 from steering_core.kernels import KERNELS
 from steering_core.kernels.modules import GatedMlp, RmsNorm, gated_mlps, rms_norms
 from steering_core.models import LoadedModel
 from steering_core.replay import forward_replaced
 from steering_core.scoring import AddLogSumExp
+from steersweep.errors import UserError
 
 _HALF = (torch.bfloat16, torch.float16)
 
@@ -48,7 +48,7 @@ class AppliedKernels:
             attention kernel needs.
 
     Raises:
-        InputError: an unknown name, or a kernel that this model, device or dtype cannot use.
+        UserError: an unknown name, or a kernel that this model, device or dtype cannot use.
     """
 
     def __init__(
@@ -60,15 +60,13 @@ class AppliedKernels:
         if not self.names:
             return
         if unknown := set(names) - set(KERNELS):
-            raise InputError(f"no kernel {', '.join(sorted(unknown))}; there are {KERNELS}")
+            raise UserError(f"no kernel {', '.join(sorted(unknown))}; there are {KERNELS}")
         if (reason := why_not(model)) is not None:
-            raise InputError(
-                f"{model.name}: cannot use kernels ({', '.join(self.names)}): {reason}"
-            )
+            raise UserError(f"{model.name}: cannot use kernels ({', '.join(self.names)}): {reason}")
         if "attention" in self.names and not is_packed:
-            raise InputError(f"{model.name}: the attention kernel needs packed rows")
+            raise UserError(f"{model.name}: the attention kernel needs packed rows")
         if "log_sum_exp" in self.names and type(model.layout.head) is not nn.Linear:
-            raise InputError(f"{model.name}: the kernel log_sum_exp needs a head that is nn.Linear")
+            raise UserError(f"{model.name}: the kernel log_sum_exp needs a head that is nn.Linear")
         if "rms_norm" in self.names:
             self._add("rms_norm", _norm_forwards(rms_norms(model.layout, model.dtype)))
         if "gated_mlp" in self.names:
@@ -76,7 +74,7 @@ class AppliedKernels:
 
     def _add(self, name: str, forwards: list[Replacement]) -> None:
         if not forwards:
-            raise InputError(f"the model has no module that the kernel {name} could replace")
+            raise UserError(f"the model has no module that the kernel {name} could replace")
         self._forwards += forwards
 
     @property

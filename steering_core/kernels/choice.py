@@ -20,7 +20,6 @@ from torch import Tensor
 from steering_core.attention import attend
 from steering_core.certificate import tolerance_for
 from steering_core.engine import Engine
-from steering_core.errors import InputError
 from steering_core.hook_points import HookPoint
 from steering_core.kernels import KERNELS
 from steering_core.kernels.applied import why_not
@@ -33,6 +32,7 @@ from steering_core.protocol import Protocol
 from steering_core.timing import seconds
 from steering_core.trunk import run_trunk
 from steering_core.xla import forward_only
+from steersweep.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ def require_kernels(model: LoadedModel, names: Collection[str], *, is_packed: bo
     """Check that this device computes with these kernels, which another replica has chosen.
 
     Raises:
-        InputError: a kernel that cannot be used here, or is wrong here.
+        UserError: a kernel that cannot be used here, or is wrong here.
     """
     if not names:
         return
@@ -132,7 +132,7 @@ def require_kernels(model: LoadedModel, names: Collection[str], *, is_packed: bo
         if name not in checks or not checks[name].is_right
     ]
     if unfit:
-        raise InputError(f"{model.name}: {'; '.join(unfit)}")
+        raise UserError(f"{model.name}: {'; '.join(unfit)}")
 
 
 def check_kernels(
@@ -146,10 +146,10 @@ def check_kernels(
     """What comes of each kernel that the model has a place for, by name.
 
     Raises:
-        InputError: the model, its device or its dtype can use no kernel.
+        UserError: the model, its device or its dtype can use no kernel.
     """
     if (reason := why_not(model)) is not None:
-        raise InputError(f"{model.name}: {reason}")
+        raise UserError(f"{model.name}: {reason}")
     checks: dict[str, KernelCheck] = {}
     with forward_only(model.device):
         for name in KERNELS:

@@ -23,7 +23,7 @@ import pyarrow as pa
 from cluster.backends.ray_backend import RayBackend
 from cluster.backends.ray_session import ray_session
 from cluster.driver import execute
-from cluster.errors import ClusterError, UserActionError
+from cluster.errors import ClusterError
 from cluster.lease import Lease
 from cluster.ledger import Ledger
 from cluster.outcome import Outcome
@@ -34,6 +34,7 @@ from cluster.scheduler import Scheduler
 from cluster.storage import Storage, StorageSpec
 from cluster.tasks import Pool, Receipt, Task, WorkerFactory
 from jobs.signals import StopSignals
+from steersweep.errors import UserError
 from tests.chaos import conditions
 from tests.chaos.workers import Shard
 
@@ -96,7 +97,7 @@ def drive(settings: Settings) -> None:
             code = _drive_cheap(settings)
     except KeyboardInterrupt:
         code = signals.exit_code
-    except UserActionError as error:
+    except UserError as error:
         print(f"error: {error}")
         code = 2
     except ClusterError as error:
@@ -168,7 +169,7 @@ def _drive_cheap(settings: Settings) -> int:
             ledger.write_record(_record("interrupted", record))
             raise
         if lease.is_lost or not lease.still_held():
-            raise UserActionError(f"another driver has taken over {storage.uri}")
+            raise UserError(f"another driver has taken over {storage.uri}")
         ended = _ended(outcome)
         ledger.write_record(_record(ended, record))
         print(ended)

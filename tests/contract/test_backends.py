@@ -23,7 +23,6 @@ import pytest
 from cluster.backends.base import Backend
 from cluster.backends.in_process import InProcessBackend
 from cluster.driver import execute
-from cluster.errors import UserActionError
 from cluster.outcome import Outcome
 from cluster.parts import read_part
 from cluster.placement import Share
@@ -43,6 +42,7 @@ from cluster.tasks import (
     TaskFinished,
     WorkerFactory,
 )
+from steersweep.errors import UserError
 from tests.support.workers import ArrivesBroken, Script
 
 REPOSITORY = Path(__file__).parents[2]
@@ -447,9 +447,9 @@ def test_the_number_of_replicas_fits_the_cluster(ray_cluster: None) -> None:
     assert resolve_num_replicas(None, Share(1.0), num_tasks=1) == 1
     assert resolve_num_replicas(2, Share(1.0), num_tasks=9) == 2
     assert resolve_num_replicas(None, Share(1.0), num_tasks=0) == 1
-    with pytest.raises(UserActionError, match=r"asks for 3 replicas.* room for 2;"):
+    with pytest.raises(UserError, match=r"asks for 3 replicas.* room for 2;"):
         resolve_num_replicas(3, Share(1.0), num_tasks=9)
-    with pytest.raises(UserActionError, match=r"asks for 1 GPU for a replica; .* has 0 "):
+    with pytest.raises(UserError, match=r"asks for 1 GPU for a replica; .* has 0 "):
         resolve_num_replicas(None, Share(1.0, 1.0), num_tasks=9)
 
 

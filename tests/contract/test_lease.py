@@ -17,10 +17,11 @@ from typing import Any
 
 import pytest
 
-from cluster.errors import LeaseHeldError, StorageUnavailableError, UserActionError
+from cluster.errors import LeaseHeldError, StorageUnavailableError
 from cluster.lease import Lease, LeaseContent
 from cluster.processes import is_running, machine_id, process_start
 from cluster.storage import Storage, VersionedObject, open_storage
+from steersweep.errors import UserError
 
 KEY = "driver.lock"
 
@@ -149,10 +150,10 @@ class TestTakingOver:
             pickle.loads(pickle.dumps(lease.token)).require_in(storage)
             # The same path on a node that does not share it: nothing, or an older run's lock.
             elsewhere = open_storage(str(tmp_path / "elsewhere"))
-            with pytest.raises(UserActionError, match="that all nodes share"):
+            with pytest.raises(UserError, match="that all nodes share"):
                 lease.token.require_in(elsewhere)
             write_lock(elsewhere, token="older")
-            with pytest.raises(UserActionError, match="that all nodes share"):
+            with pytest.raises(UserError, match="that all nodes share"):
                 lease.token.require_in(elsewhere)
 
     def test_from_a_reused_pid(self, storage: Storage) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from cluster.errors import LeaseHeldError, UserActionError
+from cluster.errors import LeaseHeldError
 from cluster.ledger import RECORD_KEY, Ledger
 from cluster.storage import Storage, open_storage
+from steersweep.errors import UserError
 from tests.support.s3 import Fault, S3Server
 
 
@@ -88,7 +89,7 @@ def test_a_lost_reply_is_not_another_driver(s3_uri: str, s3_faults: S3Server) ->
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b"{}", b'{"record_version": "x"}'])
 def test_what_is_no_record_is_refused(storage: Storage, content: bytes) -> None:
     storage.replace(RECORD_KEY, content)
-    with pytest.raises(UserActionError, match=RECORD_KEY):
+    with pytest.raises(UserError, match=RECORD_KEY):
         Ledger(storage).read_record()
 
 
@@ -97,10 +98,10 @@ def test_generations_of_the_manifest(storage: Storage) -> None:
     assert ledger.read_manifest() == []
     ledger.append_manifest(pa.table({"x": [1]}), 0, "a1")
     other.append_manifest(pa.table({"x": [1]}), 0, "b1")  # the same plan: no conflict
-    with pytest.raises(UserActionError, match="another driver has just extended"):
+    with pytest.raises(UserError, match="another driver has just extended"):
         other.append_manifest(pa.table({"x": [2]}), 0, "b2")
     ledger.append_manifest(pa.table({"x": [3]}), 1, "a2")
     assert [t["x"].to_pylist() for t in other.read_manifest()] == [[1], [3]]
     storage.delete("manifest/0000.parquet")
-    with pytest.raises(UserActionError, match="were expected"):
+    with pytest.raises(UserError, match="were expected"):
         ledger.read_manifest()

@@ -17,10 +17,10 @@ from ray.cluster_utils import Cluster
 
 from cluster.backends.ray_backend import RayBackend
 from cluster.backends.ray_nodes import has_autoscaler, resolve_num_replicas
-from cluster.errors import UserActionError
 from cluster.placement import Share
 from cluster.storage import StorageSpec
 from cluster.tasks import Event, Pool, ReplicaPlaced, ReplicaReady, WorkerFactory
+from steersweep.errors import UserError
 from tests.support.sweeps import steersweep, write_spec
 
 pytestmark = pytest.mark.ray
@@ -164,7 +164,7 @@ def test_a_sweep_runs_where_its_labels_say(machines: Machines, tmp_path: Path) -
 
 def test_a_node_is_waited_for_no_longer_than_was_said(machines: Machines) -> None:
     with pytest.raises(
-        UserActionError, match=r"no node with enough room joined within 0\.1 s: .* the largest node"
+        UserError, match=r"no node with enough room joined within 0\.1 s: .* the largest node"
     ):
         resolve_num_replicas(1, Share(gpus=4.0), 9, wait_s=0.1)
 

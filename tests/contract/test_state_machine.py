@@ -30,13 +30,14 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from cluster.errors import LeaseHeldError, UserActionError
+from cluster.errors import LeaseHeldError
 from cluster.lease import Lease
 from cluster.ledger import RECORD_KEY, Ledger
 from cluster.parts import check_parts, commit_part, read_part
 from cluster.storage import PutOutcome, Storage, open_storage
 from cluster.storage.keys import temporary_name
 from cluster.table_digest import table_digest
+from steersweep.errors import UserError
 from tests.support.s3 import BUCKET
 
 LOCK = "driver.lock"
@@ -282,5 +283,5 @@ def test_the_machine_finds_a_commit_that_overwrites(monkeypatch: pytest.MonkeyPa
         return PutOutcome.WON
 
     monkeypatch.setattr("cluster.storage.local.LocalStorage.put_if_absent", overwrite)
-    with tempfile.TemporaryDirectory() as folder, pytest.raises((AssertionError, UserActionError)):
+    with tempfile.TemporaryDirectory() as folder, pytest.raises((AssertionError, UserError)):
         run_machine(lambda: open_storage(f"{folder}/{uuid.uuid4().hex}"), max_examples=60)

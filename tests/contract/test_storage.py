@@ -30,16 +30,12 @@ from botocore.exceptions import (
     ReadTimeoutError,
 )
 
-from cluster.errors import (
-    ObjectNotFoundError,
-    StorageUnavailableError,
-    TransientStorageError,
-    UserActionError,
-)
+from cluster.errors import ObjectNotFoundError, StorageUnavailableError, TransientStorageError
 from cluster.storage import PutOutcome, Storage, StorageSpec, StoredObject, files, open_storage
 from cluster.storage import s3 as s3_module
 from cluster.storage.local import LocalStorage
 from cluster.storage.s3 import S3Storage
+from steersweep.errors import UserError
 from tests.support.s3 import BUCKET, Fault, S3Server
 
 WON, ALREADY_SAME, LOST = PutOutcome.WON, PutOutcome.ALREADY_SAME, PutOutcome.LOST
@@ -309,7 +305,7 @@ class TestOpen:
         ["", "gs://b/x", "http://h/x", "s3://", "s3://b//x", "s3://bucket/../x", "file://host/x"],
     )
     def test_refused(self, uri: str) -> None:
-        with pytest.raises(UserActionError) as caught:
+        with pytest.raises(UserError) as caught:
             open_storage(uri)
         assert "\n" not in str(caught.value)
 
@@ -318,7 +314,7 @@ class TestOpen:
             lambda: StorageSpec("s3://key:hunter2@bucket/x"),
             lambda: StorageSpec("s3://bucket/x", "http://key:hunter2@host:9000"),
         ):
-            with pytest.raises(UserActionError) as caught:
+            with pytest.raises(UserError) as caught:
                 make()
             assert "hunter2" not in str(caught.value)
 

@@ -12,11 +12,12 @@ from pandas.testing import assert_frame_equal
 from safetensors.numpy import load_file
 
 import steersweep
-from cluster.errors import CorruptPartError, UserActionError
+from cluster.errors import CorruptPartError
 from cluster.storage import StorageSpec
 from jobs import results
 from jobs.examples_file import EXAMPLES_KEY
 from jobs.persona import run as persona_run
+from steersweep.errors import UserError
 from tests.support.stored_outputs import STORED_OUTPUTS, copy_stored_output
 from tests.support.sweeps import read_rows, write_spec
 from tests.support.sweeps import steersweep as command
@@ -134,16 +135,16 @@ def test_what_is_shown_names_every_table(folder: Path) -> None:
 
 
 def test_what_holds_no_run_is_refused_in_one_line(folder: Path) -> None:
-    with pytest.raises(UserActionError, match="holds no run of steersweep"):
+    with pytest.raises(UserError, match="holds no run of steersweep"):
         steersweep.load(str(folder / "nothing"))
     (folder / "other").mkdir()
     (folder / "other" / "run.json").write_text('{"name": "of another tool"}')
-    with pytest.raises(UserActionError, match="is not the record of a run"):
+    with pytest.raises(UserError, match="is not the record of a run"):
         steersweep.load(str(folder / "other"))
     newer = copy_stored_output("persona", folder)
     record = (newer / "run.json").read_text()
     (newer / "run.json").write_text(record.replace('"job": "persona"', '"job": "poems"'))
-    with pytest.raises(UserActionError, match="job 'poems', which this steersweep does not know"):
+    with pytest.raises(UserError, match="job 'poems', which this steersweep does not know"):
         steersweep.load(str(newer))
     (newer / "run.json").unlink()
     assert len(steersweep.load(str(newer)).answers) == 48
@@ -178,13 +179,13 @@ def test_texts_that_cannot_be_had_are_missed_in_one_line(folder: Path) -> None:
     record = output / "run.json"
     there = record.read_text()
     record.write_text(there.replace("embedded:examples.json", "gone.json"))
-    with pytest.raises(UserActionError, match=r"has no examples\.parquet .*gone\.json: no such"):
+    with pytest.raises(UserError, match=r"has no examples\.parquet .*gone\.json: no such"):
         steersweep.load(str(output)).examples  # noqa: B018
     assert command("report", str(output)).code == 0
     assert not (output / "examples.parquet").exists()
     digest = there.split('"data (content)": "')[1][:64]
     record.write_text(there.replace(digest, "0" * 64))
-    with pytest.raises(UserActionError, match="has changed since the run"):
+    with pytest.raises(UserError, match="has changed since the run"):
         steersweep.load(str(output)).examples  # noqa: B018
 
 

@@ -12,9 +12,10 @@ import pytest
 from pandas.testing import assert_frame_equal
 from safetensors.numpy import load_file
 
-from cluster.errors import CorruptPartError, UserActionError
+from cluster.errors import CorruptPartError
 from cluster.storage import StorageSpec
 from jobs.results import Results, load
+from steersweep.errors import UserError
 from tests.support.sweeps import steersweep, write_spec
 
 GROUP = ["model", "split", "bias_type"]
@@ -95,7 +96,7 @@ def test_rows_are_checked(output: Path, tmp_path: Path) -> None:
     pq.write_table(table.set_column(column, "score_unrelated", scores), part)
     with pytest.raises(CorruptPartError, match="rows with digest"):
         load(uri)
-    with pytest.raises(UserActionError, match="holds no run"):
+    with pytest.raises(UserError, match="holds no run"):
         load(str(tmp_path / "nothing"))
 
 

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 import steersweep
-from cluster.errors import UserActionError
 from jobs import in_python
-from steering_core.errors import InputError
+from steersweep.errors import UserError
 from tests.support.stored_outputs import STORED_OUTPUTS, copy_stored_output
 from tests.support.sweeps import steersweep as command
 from tests.support.sweeps import write_spec
@@ -34,13 +33,13 @@ def test_a_sweep_is_run_and_its_results_are_those_of_load(tmp_path: Path) -> Non
     assert (len(results.baseline), len(results.steered)) == (2, 4)
     assert results.baseline.equals(steersweep.load(str(tmp_path / "other")).baseline)
     assert steersweep.verify(results.uri, rows=2)
-    with pytest.raises(InputError, match=r"data\.limit"):
+    with pytest.raises(UserError, match=r"data\.limit"):
         steersweep.run(spec, {"data.limit": -1})
     with pytest.raises(
-        InputError, match=r"data\.limit: must be a value of a sweep file, got <object"
+        UserError, match=r"data\.limit: must be a value of a sweep file, got <object"
     ):
         steersweep.run(spec, {"data.limit": object()})
-    with pytest.raises(InputError, match="rows must be at least 1, got 0"):
+    with pytest.raises(UserError, match="rows must be at least 1, got 0"):
         steersweep.verify(results.uri, rows=0)
 
 
@@ -55,7 +54,7 @@ def test_a_plan_is_plain_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     left = steersweep.plan("persona.yaml", output=str(tmp_path / "new"))
     assert sum(phase["num_answers"] for phase in left["phases"]) == 2 * (12 + 2 * (2 * 2 + 1))
     assert json.loads(json.dumps([found, left])) == [found, left]
-    with pytest.raises(InputError, match="device and replicas are for job stereoset"):
+    with pytest.raises(UserError, match="device and replicas are for job stereoset"):
         steersweep.plan("persona.yaml", device="h100")
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "new").exists()
@@ -78,7 +77,7 @@ def test_a_report_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert (output / "report.html").is_file()
     assert not (output / "figures").exists()
     assert len(results.answers) == 48
-    with pytest.raises(UserActionError, match="holds no run"):
+    with pytest.raises(UserError, match="holds no run"):
         steersweep.report(str(tmp_path / "nothing"))
 
 
@@ -98,7 +97,7 @@ def test_a_run_in_another_thread_is_refused(tmp_path: Path) -> None:
     def in_a_thread() -> None:
         try:
             in_python.run(write_spec(tmp_path / "sweep.yaml"))
-        except InputError as error:
+        except UserError as error:
             found.append(error)
 
     thread = threading.Thread(target=in_a_thread)

@@ -11,12 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from cluster.errors import UserActionError
 from jobs.stereoset.certifier import Certifier, TaskRows
 from jobs.stereoset.spec import CertificateSpec
 from steering_core.encoding import EncodedExample
 from steering_core.engine import Cell, Engine
-from steering_core.errors import InputError
 from steering_core.hook_points import SITES
 from steering_core.interventions import Intervention
 from steering_core.kernels import KERNELS, applied, choice, gated_mlp, log_sum_exp, rms_norm
@@ -27,6 +25,7 @@ from steering_core.probes import engine_for, random_row
 from steering_core.protocol import PROTOCOLS, Protocol
 from steering_core.slow_engine import SlowEngine
 from steering_core.vectors import SteeringVectors
+from steersweep.errors import UserError
 from tests.interpreted.clock import clock
 from tests.support.tiny_models import random_model
 
@@ -204,14 +203,14 @@ def test_an_engine_anew_has_the_same_kernels() -> None:
 def test_kernels_that_cannot_be_used_are_refused(
     names: list[str], options: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(UserError, match=message):
         Engine(model_of("llama"), PROTOCOLS["aligned"], kernels=names, **options)
 
 
 def test_a_float32_model_gets_no_kernel() -> None:
     model = replace(model_of("llama"), dtype=torch.float32)
     assert "float16" in (applied.why_not(model) or "")
-    with pytest.raises(InputError, match="are for bfloat16 and float16"):
+    with pytest.raises(UserError, match="are for bfloat16 and float16"):
         Engine(model, PROTOCOLS["aligned"], kernels=["rms_norm"])
 
 
@@ -259,7 +258,7 @@ def test_a_stored_kernel_that_is_wrong_or_does_not_run_here_is_an_error(
     choice.require_kernels(model, ("gated_mlp", "rms_norm"))
     monkeypatch.setattr(rms_norm, "rms_norm", _off_by(rms_norm.rms_norm, 1.01))
     monkeypatch.setattr(gated_mlp, "gated_product", out_of_order)
-    with pytest.raises(InputError) as error:
+    with pytest.raises(UserError) as error:
         choice.require_kernels(model, ("gated_mlp", "rms_norm"))
     message = str(error.value)
     assert "gated_mlp cannot be used: RuntimeError: no kernel image is available" in message
@@ -283,5 +282,5 @@ def test_a_wrong_kernel_in_the_engine_is_what_the_certificate_finds(
     np.testing.assert_array_equal(stored.scores, right.scores)
 
     stops = Certifier(model, protocol, CertificateSpec(on_failure="stop"), "tiny")
-    with pytest.raises(UserActionError, match="the fast path is inaccurate here"):
+    with pytest.raises(UserError, match="the fast path is inaccurate here"):
         stops.baseline(task, wrong, pooled)

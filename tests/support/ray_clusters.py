@@ -33,7 +33,7 @@ def ray_machines(num_workers: int, environment: Mapping[str, str]) -> Iterator[M
     """
     folder = Path(tempfile.mkdtemp(prefix="rm"))
     # First on the path, so that only a package that travelled can be imported.
-    for name in ("jobs", "cluster", "steering_core"):
+    for name in ("jobs", "cluster", "steering_core", "steersweep"):
         (folder / "poison" / name).mkdir(parents=True)
         (folder / "poison" / name / "__init__.py").write_text("raise ImportError('not ours')\n")
     changes = {

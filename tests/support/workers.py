@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from cluster.errors import StorageUnavailableError, UserActionError
+from cluster.errors import StorageUnavailableError
+from steersweep.errors import UserError
 
 
 class UnpicklableError(Exception):
@@ -63,7 +64,7 @@ class ScriptedWorker:
             if self._load == "raise":
                 raise RuntimeError("no such\nmodel")
             if self._load == "user":
-                raise UserActionError("revision 'x' does not exist; choose another")
+                raise UserError("revision 'x' does not exist; choose another")
             if self._load == "exit":
                 os._exit(3)
         return {"name": self.name, "pid": str(os.getpid()), "parent": str(os.getppid())}

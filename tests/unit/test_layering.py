@@ -1,4 +1,7 @@
-"""Which package may know which: the science runs without Ray, the cluster without a model."""
+"""Which package may know which: the science runs without Ray, the cluster without a model.
+
+Of this project, both may import only their own modules and `steersweep.errors`.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,9 @@ FORBIDDEN = {
     "cluster": {"torch", "transformers", "steering_core", "jobs"},
 }
 
+SHARED = "steersweep.errors"
+"""The one module of the project that every package may import; it imports nothing of it."""
+
 _IMPORT_ALL = """
 import importlib, json, pkgutil, sys
 package = importlib.import_module(sys.argv[1])
@@ -28,7 +34,7 @@ for name in names:
     except ModuleNotFoundError as error:
         if error.name != "triton":  # optional, and not on every platform
             raise
-print(json.dumps({"imported": names, "loaded": sorted({n.split(".")[0] for n in sys.modules})}))
+print(json.dumps({"imported": names, "loaded": sorted(sys.modules)}))
 """
 
 
@@ -43,7 +49,9 @@ def test_importing_every_module_loads_nothing_forbidden(package: str) -> None:
     result = json.loads(done.stdout.splitlines()[-1])
     files = {path.stem for path in modules(package)} - {"__init__"}
     assert files <= {name.rpartition(".")[2] for name in result["imported"]}
-    assert not FORBIDDEN[package] & set(result["loaded"])
+    loaded = result["loaded"]
+    assert not FORBIDDEN[package] & {name.partition(".")[0] for name in loaded}
+    assert {name for name in loaded if name.startswith("steersweep.")} == {SHARED}
 
 
 def modules(package: str) -> list[Path]:
@@ -51,18 +59,23 @@ def modules(package: str) -> list[Path]:
 
 
 def imported(source: str) -> Iterator[str]:
-    """Top-level names of every import in a source, also inside functions and type checks."""
+    """Modules of every import in a source, also inside functions and type checks."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            yield from (alias.name.partition(".")[0] for alias in node.names)
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            yield (node.module or "").partition(".")[0]
+            yield node.module or ""
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
-            yield from (str(a.value).partition(".")[0] for a in node.args if is_text(a))
+            yield from (str(a.value) for a in node.args if is_text(a))
 
 
 def is_text(node: ast.AST) -> bool:
     return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
+def is_forbidden(module: str, package: str) -> bool:
+    top = module.partition(".")[0]
+    return top in FORBIDDEN[package] or (top == "steersweep" and module != SHARED)
 
 
 @pytest.mark.parametrize("package", FORBIDDEN)
@@ -71,9 +84,20 @@ def test_no_module_imports_what_is_forbidden_even_late(package: str) -> None:
     found = {
         str(path.relative_to(ROOT)): bad
         for path in modules(package)
-        if (bad := sorted(FORBIDDEN[package] & set(imported(path.read_text()))))
+        if (bad := [name for name in imported(path.read_text()) if is_forbidden(name, package)])
     }
     assert found == {}
+
+
+def test_the_shared_module_imports_nothing_of_the_project() -> None:
+    code = f"import json, sys, {SHARED}; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    ours = ("steersweep", "jobs", "cluster", "steering_core")
+    loaded = {name for name in json.loads(done.stdout) if name.partition(".")[0] in ours}
+    assert loaded == {"steersweep", SHARED}
 
 
 def test_the_scan_sees_late_and_conditional_imports() -> None:
@@ -83,5 +107,10 @@ def late():
     from pandas.core import frame
     importlib.import_module("boto3.session")
 from . import jobs
+from steersweep import errors
 """
-    assert set(imported(source)) == {"ray", "pandas", "boto3"}
+    assert list(imported(source)) == [
+        "steersweep", "ray.data", "pandas.core", "boto3.session"
+    ]  # fmt: skip
+    assert all(is_forbidden(name, "steering_core") for name in imported(source))
+    assert not is_forbidden(SHARED, "steering_core")

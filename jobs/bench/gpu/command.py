@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command; the exit code.
 
     Raises:
-        InputError: something the user must change.
+        UserError: something the user must change.
     """
     default = GpuOptions()
     parser = argparse.ArgumentParser(

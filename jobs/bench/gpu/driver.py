@@ -100,7 +100,7 @@ def bench_gpu(options: GpuOptions, say: Say, plans: Sequence[Plan] = PLANS) -> G
     """Run the chosen sections; gpu.json is replaced after every step, gpu.md after every section.
 
     Raises:
-        InputError: something the user must change; raised before anything is written.
+        UserError: something the user must change; raised before anything is written.
     """
     options.check()
     return _Run(options, say, plans).whole()

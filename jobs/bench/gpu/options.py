@@ -10,9 +10,9 @@ from typing import Any
 
 from jobs.bench.rows import EMBEDDED
 from jobs.resources import local_path
-from steering_core.errors import InputError
 from steering_core.models import device_kind
 from steering_core.stereoset import read_stereoset
+from steersweep.errors import UserError
 
 DEVICES = ("auto", "cuda", "cpu")
 SHAPES = ("real", "tiny")
@@ -41,20 +41,20 @@ class GpuOptions:
     device: str = "auto"
 
     def check(self) -> None:
-        """Raise InputError for anything that the user must change; writes nothing."""
+        """Raise UserError for anything that the user must change; writes nothing."""
         if self.shape not in SHAPES:
-            raise InputError(f"--shape must be one of {', '.join(SHAPES)}, got {self.shape!r}")
+            raise UserError(f"--shape must be one of {', '.join(SHAPES)}, got {self.shape!r}")
         if unknown := [name for name in self.sections if name not in SECTIONS]:
-            raise InputError(
+            raise UserError(
                 f"--sections takes names from {', '.join(SECTIONS)}, separated by commas, got "
                 f"{', '.join(map(repr, unknown))}"
             )
         if not self.seconds > 0:
-            raise InputError(f"--seconds must be more than 0, got {self.seconds:g}")
+            raise UserError(f"--seconds must be more than 0, got {self.seconds:g}")
         if self.device not in DEVICES:
-            raise InputError(f"--device must be one of {', '.join(DEVICES)}, got {self.device!r}")
+            raise UserError(f"--device must be one of {', '.join(DEVICES)}, got {self.device!r}")
         if self.shape != "tiny" and self.device_type() != "cuda":
-            raise InputError(
+            raise UserError(
                 "bench gpu needs a CUDA device, and "
                 + ("--device asks for the CPU" if self.device == "cpu" else "this machine has none")
                 + "; to try the command on the CPU, add --shape tiny"
@@ -65,7 +65,7 @@ class GpuOptions:
         folder = self.folder
         above = next(p for p in (folder, *folder.parents) if p.exists())
         if not above.is_dir():
-            raise InputError(f"--output {self.output}: {above} is a file, not a folder")
+            raise UserError(f"--output {self.output}: {above} is a file, not a folder")
 
     @property
     def folder(self) -> Path:
@@ -93,7 +93,7 @@ class GpuOptions:
         return cls(**{**told, "sections": tuple(told["sections"])})
 
     def device_type(self) -> str:
-        """``cuda`` or ``cpu``; raises InputError for a device that is not there."""
+        """``cuda`` or ``cpu``; raises UserError for a device that is not there."""
         kind = device_kind(self.device)
         return kind if kind == "cuda" else "cpu"
 

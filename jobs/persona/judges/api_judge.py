@@ -55,7 +55,7 @@ class ApiJudge(Judge):
         self._check_reply(reply)
 
     def _check_reply(self, reply: Any) -> None:
-        """Raise InputError for a reply to `PROBE` that no score can be read from."""
+        """Raise UserError for a reply to `PROBE` that no score can be read from."""
         self._endpoint.check_number(self._read(reply))
 
     async def ask(self, query: Query) -> Verdict:

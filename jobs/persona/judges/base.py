@@ -73,7 +73,7 @@ class Judge(ABC):
         """Prove that the judge answers, before anything is made for it to score.
 
         Raises:
-            InputError, UserActionError: one line that says what to change.
+            UserError: one line that says what to change.
         """
 
     @abstractmethod
@@ -81,7 +81,7 @@ class Judge(ABC):
         """The verdict; a query that fails is one, too, and never a score.
 
         Raises:
-            UserActionError: no query can succeed any more, as with a key that was refused.
+            StopRunError: no query can succeed any more, as with a key that was refused.
         """
 
     async def __aenter__(self) -> Self:

@@ -11,9 +11,8 @@ import os
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from cluster.errors import UserActionError
 from jobs.persona.judges.base import Verdict
-from steering_core.errors import InputError
+from steersweep.errors import StopRunError, UserError
 
 CHECK_TIMEOUT_S = 20.0
 CHECK_RETRIES = 1
@@ -39,19 +38,19 @@ class Endpoint:
         """The key that the environment holds; a server of one's own may need none.
 
         Raises:
-            InputError: the official endpoint needs one.
+            UserError: the official endpoint needs one.
         """
         value = os.environ.get(self.key_variable, "").strip()
         if not value and is_official:
-            raise InputError(
+            raise UserError(
                 f"judge {self.judge} needs a key for {self.host}: set {self.key_variable}"
             )
         return value or _NO_KEY
 
     def check_number(self, verdict: Verdict) -> None:
-        """Raise InputError unless the answer to `PROBE` was a number."""
+        """Raise UserError unless the answer to `PROBE` was a number."""
         if verdict.outcome != "scored":
-            raise InputError(
+            raise UserError(
                 f"judge {self.judge}: {self.host} was asked for a number and {verdict.said}; a "
                 "model that thinks before it answers needs more max_tokens"
             )
@@ -60,30 +59,30 @@ class Endpoint:
         """A failed verdict.
 
         Raises:
-            UserActionError: no later query can succeed either.
+            StopRunError: no later query can succeed either.
         """
         if _status(error) in (401, 402) or _code(error) in _OUT_OF_CREDIT:
             raise self.explained(error)
         return Verdict("failed", said=_what(error))
 
-    def explained(self, error: Exception) -> UserActionError:
+    def explained(self, error: Exception) -> StopRunError:
         """What to tell the user of a request that did not come through."""
         status, who = _status(error), f"judge {self.judge}: {self.host}"
         if status == 402 or _code(error) in _OUT_OF_CREDIT:
-            return UserActionError(f"{who} has no credit left for this key ({self.key_variable})")
+            return StopRunError(f"{who} has no credit left for this key ({self.key_variable})")
         if status in (401, 403):
-            return UserActionError(
+            return StopRunError(
                 f"{who} refused the key in {self.key_variable} (HTTP {status}); set a valid one"
             )
         if status == 404:
-            return UserActionError(
+            return StopRunError(
                 f"{who} has no model {self.judge!r}, or base_url is wrong (HTTP 404)"
             )
         if status is None:
-            return UserActionError(
+            return StopRunError(
                 f"{who} cannot be reached ({_what(error)}); check base_url and the network"
             )
-        return UserActionError(f"{who} did not answer a test query ({_what(error)})")
+        return StopRunError(f"{who} did not answer a test query ({_what(error)})")
 
 
 def _status(error: Exception) -> int | None:

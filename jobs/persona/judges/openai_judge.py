@@ -11,7 +11,7 @@ from jobs.persona.judges.api_judge import ApiJudge
 from jobs.persona.judges.base import Verdict
 from jobs.persona.judges.reading import by_log_probs, by_text, number_masses
 from jobs.persona.judges.spec import OpenAIJudgeSpec
-from steering_core.errors import InputError
+from steersweep.errors import UserError
 
 _NUM_LIKELIEST = 20
 """Tokens with log-probabilities: the most that the API gives."""
@@ -49,9 +49,9 @@ class OpenAIJudge(ApiJudge):
         who, advice = f"judge {self.name}: {self._endpoint.host}", "set `read: text`"
         likeliest = _likeliest(reply)
         if not likeliest:
-            raise InputError(f"{who} gives no log-probabilities; {advice}")
+            raise UserError(f"{who} gives no log-probabilities; {advice}")
         if max(likeliest, key=lambda text: likeliest[text]).strip() == "8":
-            raise InputError(
+            raise UserError(
                 f"{who} writes 85 digit by digit, so its first token is not a score; {advice}"
             )
 

@@ -30,7 +30,7 @@ def open_judge(
         gpu_share: part of a GPU that a local model may take.
 
     Raises:
-        InputError: a local model that is not there, or is no chat model.
+        UserError: a local model that is not there, or is no chat model.
     """
     if isinstance(spec, OpenAIJudgeSpec):
         from jobs.persona.judges.openai_judge import OpenAIJudge
@@ -52,7 +52,6 @@ def _local(spec: LocalJudgeSpec, device: str, gpu_share: float) -> Judge:
 
     from jobs.persona.prompts import check_undated
     from steering_core.chat import ChatFormat
-    from steering_core.errors import InputError
     from steering_core.models import (
         load_model,
         load_tokenizer,
@@ -61,6 +60,7 @@ def _local(spec: LocalJudgeSpec, device: str, gpu_share: float) -> Judge:
         resolve_dtype,
     )
     from steering_core.next_tokens import ChatNextTokens, NumberTokens
+    from steersweep.errors import UserError
 
     source = spec.source()
     tokenizer = load_tokenizer(source)
@@ -68,8 +68,8 @@ def _local(spec: LocalJudgeSpec, device: str, gpu_share: float) -> Judge:
     numbers = NumberTokens.of(tokenizer, name)
     try:
         check_undated(ChatFormat(tokenizer, spec.path, options=spec.template), "judge.template")
-    except InputError as error:
-        raise InputError(f"{name}: {error}") from error
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
     facts = read_facts(source, tokenizer)
     where = resolve_device(device) if device == "auto" else torch.device(device)
     dtype = str(resolve_dtype(spec.dtype, where)).removeprefix("torch.")

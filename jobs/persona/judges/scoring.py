@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from cluster.errors import UserActionError
 from cluster.storage import Storage
 from jobs.identity import digest
 from jobs.persona.judges.base import OUTCOMES, Judge, Outcome, Query, Verdict
@@ -15,6 +14,7 @@ from jobs.persona.judges.prompts import COHERENCE_PROMPT, fill
 from jobs.persona.judges.replies import ReplyStore, known_verdicts
 from jobs.persona.traits import COHERENCE, Trait
 from jobs.words import count
+from steersweep.errors import StopRunError
 
 MOST_FAILURES_IN_A_ROW = 20
 
@@ -90,7 +90,7 @@ class Scorer:
         self._store = ReplyStore(storage, judge.name) if keeps and storage is not None else None
         self._coherence_prompt, self._on_verdict = coherence_prompt, on_verdict
         self._num_failed_in_a_row = 0
-        self._stopped_by: UserActionError | None = None
+        self._stopped_by: StopRunError | None = None
         self.usage = Usage()
 
     def score(self, trait: Trait, answers: Sequence[Answer]) -> list[Judgement]:
@@ -100,7 +100,7 @@ class Scorer:
         Answers that are alike are judged once.
 
         Raises:
-            UserActionError: the judge refuses the key, or fails again and again; or the store
+            StopRunError: the judge refuses the key, or fails again and again; or the store
                 cannot be written. What was scored is kept.
         """
         queries = [
@@ -160,7 +160,7 @@ class Scorer:
             key, query = entry
             try:
                 verdict = await self.judge.ask(query)
-            except UserActionError as error:
+            except StopRunError as error:
                 # Queries that are under way may be paid for: they end, and are stored.
                 self._stopped_by = self._stopped_by or error
                 return
@@ -175,7 +175,7 @@ class Scorer:
         has_failed = verdict.outcome == "failed"
         self._num_failed_in_a_row = self._num_failed_in_a_row + 1 if has_failed else 0
         if self._num_failed_in_a_row >= MOST_FAILURES_IN_A_ROW and self._stopped_by is None:
-            self._stopped_by = UserActionError(
+            self._stopped_by = StopRunError(
                 f"judge {self.judge.name}: {self._num_failed_in_a_row} queries in a row failed; "
                 f"the last error: {verdict.said}; finished scores are kept, run again later"
             )

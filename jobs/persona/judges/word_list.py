@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from jobs.persona.judges.base import Judge, Query, Verdict
 from jobs.persona.traits import COHERENCE, Trait
-from steering_core.errors import InputError
+from steersweep.errors import UserError
 
 _WORD = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)*")
 _SHORTEST = 4
@@ -30,10 +30,10 @@ class WordListJudge(Judge):
         return {"kind": "word_list", "words": words, "words_for_100": self._words_for_100}
 
     def check(self) -> None:
-        """Raise InputError for a trait without words."""
+        """Raise UserError for a trait without words."""
         for trait, words in self._words.items():
             if not words:
-                raise InputError(f"judge word_list has no words for {trait}; set judge.words")
+                raise UserError(f"judge word_list has no words for {trait}; set judge.words")
 
     async def ask(self, query: Query) -> Verdict:
         """The score; an answer without words is incoherent and shows no trait."""

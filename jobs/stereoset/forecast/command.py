@@ -29,9 +29,9 @@ from jobs.stereoset.resolve import Sweep, resolve
 from jobs.stereoset.spec import StereoSetSpec
 from jobs.words import count
 from steering_core.buckets import Buckets
-from steering_core.errors import InputError
 from steering_core.skeleton import Skeleton, read_skeleton
 from steering_core.work import Batching
+from steersweep.errors import UserError
 
 _ASSUMED_TOKENS = {"cpu": 1024}
 _ASSUMED_TOKENS_ACCELERATOR = 16_384
@@ -58,17 +58,17 @@ class PlanOptions:
     prints_json: bool = False
 
     def check(self) -> None:
-        """Raise InputError for what cannot be meant."""
+        """Raise UserError for what cannot be meant."""
         if self.device is None and self.share is not None:
-            raise InputError("--share needs a --device")
+            raise UserError("--share needs a --device")
         if self.share is not None and not 0 < self.share <= 1:
-            raise InputError(f"--share must be above 0 and at most 1, got {self.share:g}")
+            raise UserError(f"--share must be above 0 and at most 1, got {self.share:g}")
         if self.replicas is not None and self.replicas < 1:
-            raise InputError(f"--replicas must be at least 1, got {self.replicas}")
+            raise UserError(f"--replicas must be at least 1, got {self.replicas}")
         if not 0 <= self.seconds < float("inf"):
-            raise InputError(f"--seconds must be at least 0, got {self.seconds:g}")
+            raise UserError(f"--seconds must be at least 0, got {self.seconds:g}")
         if self.json is not None and not self.json_path().parent.is_dir():
-            raise InputError(
+            raise UserError(
                 f"--json-file {self.json}: the folder {self.json_path().parent} does not exist"
             )
 
@@ -83,7 +83,7 @@ def plan(spec: StereoSetSpec, options: PlanOptions) -> SweepForecast:
     a few seconds where its weights are here. Starts no Ray.
 
     Raises:
-        InputError, UserActionError: what ``steersweep run`` would refuse, too.
+        UserError: what ``steersweep run`` would refuse, too.
     """
     options.check()
     device = None if options.device is None else device_of(options.device)
@@ -212,7 +212,7 @@ class _Planner:
             measured = measure(
                 self._sweep, model, skeleton, examples, tokens, self._options.seconds
             )
-        except InputError as error:
+        except UserError as error:
             return None, f"not measured: {error}"
         return measured, (
             f"measured on {measured.num_rows:,} rows x {measured.num_cells:,} cells in "
@@ -221,7 +221,7 @@ class _Planner:
 
 
 def _check_gpus_are_here(compute: ComputeSpec) -> None:
-    """Raise InputError if replicas ask for more GPUs than this machine has.
+    """Raise UserError if replicas ask for more GPUs than this machine has.
 
     A run on this machine would be refused, too. In this process replicas ask for none, and a run
     that waits for nodes may get them.
@@ -232,7 +232,7 @@ def _check_gpus_are_here(compute: ComputeSpec) -> None:
         return
     num_here = torch.cuda.device_count()
     if wanted > num_here:
-        raise InputError(
+        raise UserError(
             f"compute.gpus_per_replica is {wanted:g}, and this machine has {count(num_here, 'GPU')}"
             "; name the hardware of the run with --device, such as --device a100, or lower "
             "compute.gpus_per_replica"

@@ -47,7 +47,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from steering_core.errors import InputError
+from steersweep.errors import UserError
 
 DEFAULT_SHARE = 0.3
 """Of the stated rate that needed operations reach: an assumption. On the one machine that has been
@@ -73,10 +73,10 @@ class Device:
     memory_bytes: int
 
     def peak_flops_per_s(self, dtype: str) -> float:
-        """The stated rate of a dtype; raises InputError where the vendor states none."""
+        """The stated rate of a dtype; raises UserError where the vendor states none."""
         if dtype not in self.flops_per_s:
             stated = ", ".join(self.flops_per_s)
-            raise InputError(
+            raise UserError(
                 f"{self.name} has no stated rate for {dtype}, only for {stated}; set the models' "
                 "dtype"
             )
@@ -134,12 +134,12 @@ def device_of(name: str) -> Device:
     """The accelerator of that name, however it is spelled: ``RTX 4090``, ``rtx4090``, ``4090``.
 
     Raises:
-        InputError: no such name; the message lists all of them.
+        UserError: no such name; the message lists all of them.
     """
     asked = _letters(name).removeprefix("rtx")
     found = next((d for k, d in DEVICES.items() if _letters(k).removeprefix("rtx") == asked), None)
     if found is None:
-        raise InputError(f"--device must be one of {', '.join(DEVICES)}, got {name!r}")
+        raise UserError(f"--device must be one of {', '.join(DEVICES)}, got {name!r}")
     return found
 
 

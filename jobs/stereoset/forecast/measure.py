@@ -84,7 +84,7 @@ def measure(
         budget_s: seconds to aim at, without loading; what has begun is finished.
 
     Raises:
-        InputError: the model cannot be loaded.
+        UserError: the model cannot be loaded.
     """
     started = time.monotonic()
     transformers.logging.disable_progress_bar()

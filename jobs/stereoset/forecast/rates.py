@@ -41,7 +41,7 @@ def rates_on(
     than its products.
 
     Raises:
-        InputError: the vendor states no rate for the dtype.
+        UserError: the vendor states no rate for the dtype.
     """
     reached = device.peak_flops_per_s(dtype) * share
     per_pass = total.checked_flops / max(1, total.checked_passes)

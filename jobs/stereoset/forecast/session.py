@@ -13,9 +13,9 @@ from jobs.stereoset.inventory import Inventory
 from jobs.stereoset.plan import PlannedTask
 from jobs.stereoset.resolve import Sweep
 from jobs.words import duration
-from steering_core.errors import InputError
 from steering_core.skeleton import read_skeleton
 from steering_core.work import Batching
+from steersweep.errors import UserError
 
 
 class Tally:
@@ -76,7 +76,7 @@ def _forecasts(sweep: Sweep, inventory: Inventory) -> dict[str, Forecast]:
     for name, model in sweep.models.items():
         try:
             skeleton = read_skeleton(model.source)
-        except InputError as error:  # what cannot be forecast can still be run
+        except UserError as error:  # what cannot be forecast can still be run
             warn(f"{error}; run.json will not contain the planned work")
             continue
         forecaster = Forecaster(sweep, name, skeleton, batching)

@@ -7,10 +7,10 @@ import os
 import pytest
 
 from cluster.environment import NEEDS_VARIABLE, needs, plain_variables, require_variables
-from cluster.errors import UserActionError
 from cluster.replica import Replica
 from cluster.storage import StorageSpec
 from cluster.tasks import Failure, FailureKind, WorkerFactory
+from steersweep.errors import UserError
 
 
 def test_plain_settings_travel() -> None:
@@ -34,21 +34,21 @@ def test_a_setting_that_looks_like_a_secret_is_refused_and_not_repeated(
 ) -> None:
     monkeypatch.setenv("SOME_PASSWORD", "planted-in-the-environment")
     name, _, value = setting.partition("=")
-    with pytest.raises(UserActionError, match=f"--needs {name}") as caught:
+    with pytest.raises(UserError, match=f"--needs {name}") as caught:
         plain_variables([setting])
     assert value not in str(caught.value)
 
 
 @pytest.mark.parametrize("setting", ["A", "=x", "1A=x", "A B=x"])
 def test_a_setting_is_name_and_value(setting: str) -> None:
-    with pytest.raises(UserActionError, match="NAME=VALUE"):
+    with pytest.raises(UserError, match="NAME=VALUE"):
         plain_variables([setting])
 
 
 def test_needs_take_names_only() -> None:
     assert needs([]) == {}
     assert needs(["HF_TOKEN", "X", "HF_TOKEN"]) == {NEEDS_VARIABLE: "HF_TOKEN,X"}
-    with pytest.raises(UserActionError) as caught:
+    with pytest.raises(UserError) as caught:
         needs(["HF_TOKEN=verysecret"])
     assert "verysecret" not in str(caught.value)
 
@@ -60,7 +60,7 @@ def test_what_is_needed_and_not_there_is_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv(NEEDS_VARIABLE, "NEEDED_HERE")
     require_variables()
     monkeypatch.setenv(NEEDS_VARIABLE, "NEEDED_HERE,NOT_THERE")
-    with pytest.raises(UserActionError, match=r"^NOT_THERE must be in the environment"):
+    with pytest.raises(UserError, match=r"^NOT_THERE must be in the environment"):
         require_variables()
 
 

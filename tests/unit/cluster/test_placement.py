@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from cluster.backends.ray_backend import actor_options
-from cluster.errors import UserActionError
 from cluster.placement import Node, Share, check_selector, num_fitting, num_replicas, why_no_room
+from steersweep.errors import UserError
 
 SMALL = Node({"CPU": 8.0, "GPU": 2.0, "accelerator_type:L4": 1.0}, {"zone": "eu"})
 LARGE = Node({"CPU": 32.0, "GPU": 4.0, "accelerator_type:A100": 1.0}, {"zone": "us", "spot": "yes"})
@@ -51,9 +51,9 @@ def test_as_many_as_asked_for_as_fit_and_as_there_are_tasks() -> None:
     assert num_replicas(5, share, NODES, 100, may_grow=False) == 5
     assert num_replicas(7, share, NODES, 100, may_grow=True) == 7
     assert num_replicas(None, share, NODES, 100, may_grow=True) == 6
-    with pytest.raises(UserActionError, match="has room for 6"):
+    with pytest.raises(UserError, match="has room for 6"):
         num_replicas(7, share, NODES, 100, may_grow=False)
-    with pytest.raises(UserActionError, match="largest node has 4"):
+    with pytest.raises(UserError, match="largest node has 4"):
         num_replicas(7, Share(1.0, 8.0), NODES, 100, may_grow=True)
 
 

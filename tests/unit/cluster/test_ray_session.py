@@ -10,7 +10,7 @@ import pytest
 
 from cluster.backends import ray_session as module
 from cluster.backends.ray_session import ray_session
-from cluster.errors import UserActionError
+from steersweep.errors import UserError
 
 
 def free_port() -> int:
@@ -28,7 +28,7 @@ def test_a_named_cluster_that_is_not_there_is_one_line_within_seconds(
     address = address.format(port=free_port())
     monkeypatch.setenv("RAY_ADDRESS", address)
     start = time.monotonic()
-    with pytest.raises(UserActionError) as caught, ray_session():
+    with pytest.raises(UserError) as caught, ray_session():
         pass
     assert time.monotonic() - start < module.REACH_S + 5.0
     assert f"no Ray cluster at {address}" in str(caught.value)

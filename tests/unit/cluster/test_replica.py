@@ -16,12 +16,18 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from cluster.errors import StorageUnavailableError, TransientStorageError, UserActionError
+from cluster.errors import (
+    CorruptPartError,
+    NewerPartError,
+    StorageUnavailableError,
+    TransientStorageError,
+)
 from cluster.lease import Lease
 from cluster.parts import read_part
 from cluster.replica import Replica
 from cluster.storage import StorageSpec, open_storage
 from cluster.tasks import Failure, FailureKind, Receipt, Task, WorkerFactory
+from steersweep.errors import StopRunError, UserError
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -122,7 +128,7 @@ class OnDevice(Recorder):
 
 
 @pytest.mark.parametrize(
-    "raised", [RuntimeError("CUDA error: odd\nadvice"), MemoryError(), UserActionError("look")]
+    "raised", [RuntimeError("CUDA error: odd\nadvice"), MemoryError(), UserError("look")]
 )
 def test_any_failure_on_a_broken_device_is_a_lost_replica(
     raised: Exception, tmp_path: Path
@@ -182,7 +188,10 @@ def test_tables_that_the_task_does_not_name_are_its_failure(
         (MemoryError("out"), FailureKind.MEMORY, "MemoryError: out", False),
         (OSError("disk"), FailureKind.TASK, "OSError: disk", False),
         (ModuleNotFoundError("no x"), FailureKind.RUN, "ModuleNotFoundError: no x", False),
-        (UserActionError("change it"), FailureKind.RUN, "change it", True),
+        (StopRunError("change it"), FailureKind.RUN, "change it", True),
+        (UserError("too long", "row 3"), FailureKind.TASK, "too long row 3", True),
+        (CorruptPartError("no part"), FailureKind.TASK, "no part", True),
+        (NewerPartError("too new"), FailureKind.TASK, "too new", True),
         (StorageUnavailableError("no bucket"), FailureKind.RUN, "no bucket", True),
         (TransientStorageError("no answer"), FailureKind.STORAGE, "no answer", False),
     ],
@@ -207,6 +216,9 @@ def test_what_a_run_raises_is_classified(
         (RuntimeError("what a store may raise"), FailureKind.STORAGE),
         (pa.ArrowNotImplementedError("type"), FailureKind.TASK),
         (ValueError("bad key"), FailureKind.TASK),
+        (UserError("no such thing"), FailureKind.TASK),
+        (CorruptPartError("no part"), FailureKind.TASK),
+        (StopRunError("no such thing"), FailureKind.RUN),
         (StorageUnavailableError("bucket gone"), FailureKind.RUN),
         (TransientStorageError("no answer for 120 s"), FailureKind.STORAGE),
         (pa.ArrowMemoryError("malloc"), FailureKind.MEMORY),

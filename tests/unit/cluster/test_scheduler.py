@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import pytest
 
+from cluster.errors import CorruptPartError
 from cluster.policy import Policy
 from cluster.scheduler import Scheduler
 from cluster.tasks import (
@@ -27,6 +28,7 @@ from cluster.tasks import (
     TaskFinished,
     WorkerFactory,
 )
+from steersweep.errors import UserError
 
 FACTORY = WorkerFactory("nowhere:nothing")
 A, B = Pool("a", FACTORY), Pool("b", FACTORY)
@@ -79,8 +81,11 @@ class Bench:
         return self.step()
 
     def fail(self, kind: FailureKind, slot: int = 0, text: str = "ValueError: odd") -> list[Action]:
+        return self.fail_with(fault(kind, text), slot)
+
+    def fail_with(self, failure: Failure, slot: int = 0) -> list[Action]:
         task_id = self.running[slot].task.id
-        self.scheduler.handle(TaskFailed(slot, task_id, fault(kind, text)), self.now)
+        self.scheduler.handle(TaskFailed(slot, task_id, failure), self.now)
         return self.step()
 
     def lose(self, kind: FailureKind = FailureKind.REPLICA, slot: int = 0) -> list[Action]:
@@ -826,6 +831,20 @@ def test_different_failures_or_one_success_keep_the_run_going() -> None:
     bench.finish()
     fail_all(bench, ["ValueError: x"] * 12)
     assert not bench.scheduler.finished
+
+
+def test_errors_for_the_user_are_told_apart_by_their_type() -> None:
+    """Their messages are bare texts, without the type that other failures are told apart by."""
+    for last, stops in ((UserError, True), (CorruptPartError, False)):
+        bench = Bench([make_task(f"t{i:02}") for i in range(50)])
+        bench.step()
+        bench.ready(0)
+        errors = [UserError(f"example {i}: too long") for i in range(7)]
+        for error in (*errors, last("x: y")):
+            bench.fail_with(Failure.from_exception(FailureKind.TASK, error))
+        stop = bench.scheduler.outcome().stop
+        assert (stop is not None) is stops
+        assert stop is None or stop.message.endswith("in the same way; the last: x: y")
 
 
 @pytest.mark.parametrize(("num_tasks", "num_allowed"), [(50, 9), (400, 20)])

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.errors import TransientStorageError, UserActionError
+from cluster.errors import TransientStorageError
 from cluster.replica import Replica
 from cluster.storage import Storage, StorageSpec
 from cluster.tasks import Failure, FailureKind, Task, WorkerFactory
@@ -24,6 +24,7 @@ from steering_core.models import ModelSource
 from steering_core.protocol import PROTOCOLS
 from steering_core.stereoset import read_stereoset
 from steering_core.tuning import Tuning, tune
+from steersweep.errors import UserError
 from tests.support.sweeps import steersweep, write_spec
 
 KEY = tuning_key("tiny")
@@ -183,7 +184,7 @@ DAMAGED = {
 @pytest.mark.parametrize("what", list(DAMAGED))
 def test_a_damaged_file_is_one_line_that_says_to_delete_it(what: str, storage: Storage) -> None:
     storage.replace(KEY, DAMAGED[what])
-    with pytest.raises(UserActionError, match=r"tiny\.json is damaged; delete it") as caught:
+    with pytest.raises(UserError, match=r"tiny\.json is damaged; delete it") as caught:
         read_tuning(storage, KEY)
     assert "\n" not in str(caught.value)
 

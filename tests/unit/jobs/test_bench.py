@@ -29,11 +29,11 @@ from jobs.bench.shapes import SHAPES, build_shape
 from jobs.bench.subject import BenchOptions, Subject, load_subject
 from steering_core.encoding import EncodedCandidate, EncodedExample
 from steering_core.engine import Cell
-from steering_core.errors import InputError
 from steering_core.flops import Costs, RowNeeds, costs_of, needed_flops, needs_of, plain_flops
 from steering_core.interventions import Intervention
 from steering_core.reference import reference_scores
 from steering_core.stereoset import LABELS, Example
+from steersweep.errors import UserError
 from tests.support.golden import model_path
 
 pytestmark = pytest.mark.slow
@@ -137,7 +137,7 @@ def test_shapes_have_the_parameters_of_the_known_models() -> None:
 
 
 def test_an_unknown_shape_is_refused_with_the_names_there_are() -> None:
-    with pytest.raises(InputError, match="gemma2-mid"):
+    with pytest.raises(UserError, match="gemma2-mid"):
         build_shape("gemma9", torch.device("cpu"), torch.float32)
 
 
@@ -368,14 +368,14 @@ def test_a_model_folder_is_benched_with_its_own_tokenizer() -> None:
 )
 def test_what_the_user_must_change_is_said(changed: dict[str, object], message: str) -> None:
     options = replace(BenchOptions(shape="tiny", rows=4, device="cpu"), **changed)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(UserError, match=message):
         bench(options, lambda _: None)
 
 
 def test_lists_of_numbers() -> None:
     assert numbers("1,3", int, "--layers") == (1, 3)
     assert numbers("-0.5", float, "--coeffs") == (-0.5,)
-    with pytest.raises(InputError, match="--layers takes numbers"):
+    with pytest.raises(UserError, match="--layers takes numbers"):
         numbers("1;3", int, "--layers")
 
 

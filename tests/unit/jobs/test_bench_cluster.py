@@ -13,7 +13,7 @@ from cluster.backends.in_process import InProcessBackend
 from cluster.storage import Storage
 from jobs.bench import cluster
 from jobs.bench.cluster import ClusterOptions, ClusterResult, bench_cluster
-from steering_core.errors import InputError
+from steersweep.errors import UserError
 from tests.support.sweeps import steersweep
 
 TINY = ClusterOptions(shape="tiny", task_seconds=0.1, tasks=2, repeats=2, layers=(2,))
@@ -65,7 +65,7 @@ def test_each_way_runs_the_same_tasks_and_commits_them(
     ],
 )
 def test_what_the_user_must_change_is_said(changed: dict[str, object], message: str) -> None:
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(UserError, match=message):
         bench_cluster(replace(TINY, **changed), lambda _: None)  # type: ignore[arg-type]
 
 

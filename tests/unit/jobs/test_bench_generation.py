@@ -20,7 +20,7 @@ from jobs.bench.generate import (
     rows_of,
 )
 from jobs.bench.shapes import SHAPES, build_shape
-from steering_core.errors import InputError
+from steersweep.errors import UserError
 
 SMALL = GenerateOptions(
     shape="tiny", coeffs=(0.0, 2.0), device="cpu", threads=1, prompts=5, new_tokens=6,
@@ -82,7 +82,7 @@ def test_a_bench_of_generation_reports_what_it_measured(tmp_path: Path) -> None:
 def test_what_a_user_of_generation_must_change_is_said(
     changed: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(UserError, match=message):
         bench_generate(replace(SMALL, **changed), lambda _: None)
 
 

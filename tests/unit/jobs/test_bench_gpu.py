@@ -28,9 +28,9 @@ from jobs.bench.gpu.record import GpuRecord, SectionRecord, StepRecord, finite
 from jobs.bench.gpu.section import Order
 from jobs.bench.gpu.steps import Check, Found, LeftOutError, Setting, Step, run_steps
 from steering_core import engine
-from steering_core.errors import InputError
 from steering_core.kernels import KERNELS
 from steering_core.kernels.choice import KernelCheck
+from steersweep.errors import UserError
 
 ROOT = Path(__file__).parents[3]
 CPU = torch.device("cpu")
@@ -257,7 +257,7 @@ def test_ctrl_c_leaves_no_process_behind(tmp_path: Path, monkeypatch: pytest.Mon
 def test_what_the_user_must_change_is_said_before_anything_is_written(
     tmp_path: Path, changed: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(UserError, match=message):
         bench_gpu(tiny(tmp_path, **changed), lambda _: None)
     assert list(tmp_path.iterdir()) == []
 

@@ -17,8 +17,8 @@ import pytest
 
 from jobs import data
 from jobs.data import check_official, fetch_stereoset
-from steering_core.errors import InputError
 from steering_core.stereoset import LABELS, OFFICIAL_COUNTS
+from steersweep.errors import UserError
 
 
 def official_document() -> dict[str, Any]:
@@ -132,7 +132,7 @@ def test_without_a_source_a_checked_cached_copy_is_used_as_it_is(
     # The server is gone; the copy needs none.
     assert fetch_stereoset() == cached
     cached.write_bytes(one_short)
-    with pytest.raises(InputError, match=r"dev\.json is not StereoSet's development set"):
+    with pytest.raises(UserError, match=r"dev\.json is not StereoSet's development set"):
         fetch_stereoset()
 
 
@@ -144,7 +144,7 @@ def test_counts_are_compared_in_every_group(tmp_path: Path, split: str, bias_typ
     moved["bias_type"] = "race"
     path = tmp_path / "dev.json"
     path.write_text(json.dumps(document))
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(UserError) as caught:
         check_official(path)
     found, wanted = OFFICIAL_COUNTS[split][bias_type] - 1, OFFICIAL_COUNTS[split][bias_type]
     message = str(caught.value)
@@ -158,9 +158,7 @@ def test_wrong_counts_keep_nothing_and_name_the_source(
 ) -> None:
     source = tmp_path / "mine.json"
     source.write_bytes(one_short)
-    with pytest.raises(
-        InputError, match=r"mine\.json is not StereoSet's development set"
-    ) as caught:
+    with pytest.raises(UserError, match=r"mine\.json is not StereoSet's development set") as caught:
         fetch_stereoset(str(source), str(target))
     assert "--from" in str(caught.value)
     assert left_in(tmp_path) == [source]
@@ -175,7 +173,7 @@ def test_a_truncated_copy_keeps_nothing_and_names_the_source(
     source.write_bytes(half)
     with serving(mirror(half)) as url:
         shown = str(source) if of_file else url
-        with pytest.raises(InputError) as caught:
+        with pytest.raises(UserError) as caught:
             fetch_stereoset(shown, str(target))
     assert str(caught.value).startswith(f"{shown}: not valid JSON")
     assert left_in(tmp_path) == [source]
@@ -186,14 +184,14 @@ def test_an_earlier_copy_survives_a_failed_fetch(
 ) -> None:
     target.parent.mkdir(parents=True)
     target.write_bytes(official)
-    with serving(mirror(one_short)) as url, pytest.raises(InputError):
+    with serving(mirror(one_short)) as url, pytest.raises(UserError):
         fetch_stereoset(url, str(target))
     assert target.read_bytes() == official
     assert left_in(tmp_path) == [target]
 
 
 def fails_to_download(url: str, target: Path) -> str:
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(UserError) as caught:
         fetch_stereoset(url, str(target))
     assert not target.exists()
     message = str(caught.value)
@@ -243,7 +241,7 @@ def test_an_answer_too_large_to_be_the_file_is_refused(
     monkeypatch.setattr(data, "_MOST_BYTES", len(official) - 1)
     with (
         serving(mirror(official)) as url,
-        pytest.raises(InputError, match=f"larger than {len(official) - 1:,} bytes"),
+        pytest.raises(UserError, match=f"larger than {len(official) - 1:,} bytes"),
     ):
         fetch_stereoset(url, str(target))
     assert not target.exists()
@@ -256,12 +254,12 @@ def test_a_missing_file_and_an_impossible_target_are_plain_errors(
     tmp_path: Path, official: bytes
 ) -> None:
     source = tmp_path / "mine.json"
-    with pytest.raises(InputError, match=r"mine\.json cannot be read: No such file"):
+    with pytest.raises(UserError, match=r"mine\.json cannot be read: No such file"):
         fetch_stereoset(str(source), str(tmp_path / "dev.json"))
     source.write_bytes(official)
-    with pytest.raises(InputError, match=r"cannot be written: "):
+    with pytest.raises(UserError, match=r"cannot be written: "):
         fetch_stereoset(str(source), str(source / "dev.json"))
-    with pytest.raises(InputError, match=r"cannot be written: "):
+    with pytest.raises(UserError, match=r"cannot be written: "):
         (tmp_path / "folder").mkdir()
         fetch_stereoset(str(source), str(tmp_path / "folder"))
     assert left_in(tmp_path) == [source]

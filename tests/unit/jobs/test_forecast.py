@@ -7,7 +7,7 @@ import pytest
 from jobs.stereoset.forecast import devices
 from jobs.stereoset.forecast.devices import DEVICES, device_of
 from jobs.stereoset.forecast.wall_time import busy_seconds, startup_seconds
-from steering_core.errors import InputError
+from steersweep.errors import UserError
 
 
 def test_the_table_in_the_docstring_is_what_is_computed_with() -> None:
@@ -41,7 +41,7 @@ def test_a_device_is_found_however_it_is_spelled(spelled: str, name: str) -> Non
 
 @pytest.mark.parametrize("name", ["", "rtx", "h999", "9"])
 def test_an_unknown_device_is_refused_with_the_names(name: str) -> None:
-    with pytest.raises(InputError, match=r"must be one of v100, t4, rtx-3090, .*tpu-v6e, got"):
+    with pytest.raises(UserError, match=r"must be one of v100, t4, rtx-3090, .*tpu-v6e, got"):
         device_of(name)
 
 

@@ -18,8 +18,8 @@ from jobs.resources import local_path
 from jobs.spec import load_spec
 from jobs.spec_mistakes import MOST_SHOWN
 from jobs.stereoset.spec import StereoSetSpec
-from steering_core.errors import InputError
 from steering_core.stereoset import LABELS, StereoSet, read_stereoset
+from steersweep.errors import UserError
 
 SPEC: dict[str, Any] = {
     "job": "stereoset",
@@ -110,7 +110,7 @@ def check_spec(data: bytes, *overrides: str) -> None:
         path.write_bytes(data)
         try:
             found = load_spec(StereoSetSpec, str(path), overrides)
-        except InputError as error:
+        except UserError as error:
             assert_clear_lines(error)
             return
     assert isinstance(found, StereoSetSpec)
@@ -124,7 +124,7 @@ def check_data(data: bytes) -> None:
         path.write_bytes(data)
         try:
             found = read_stereoset(path)
-        except InputError as error:
+        except UserError as error:
             assert_one_line(error)
             assert str(path) in str(error)
             return
@@ -134,14 +134,14 @@ def check_data(data: bytes) -> None:
         assert all(text.strip() for text in (one.example_id, one.target, *one.sentences))
 
 
-def assert_one_line(error: InputError) -> None:
+def assert_one_line(error: UserError) -> None:
     message = str(error)
     assert message
     assert len(message.splitlines()) == 1, message
     assert len(message) < 2000, message
 
 
-def assert_clear_lines(error: InputError) -> None:
+def assert_clear_lines(error: UserError) -> None:
     """A line, or a heading and a line for each mistake, or a line and the place that it quotes."""
     assert str(error).splitlines() == list(error.lines)
     assert error.lines[0]

@@ -15,7 +15,7 @@ from jobs.kinds import load_any_spec
 from jobs.persona.spec import PersonaSpec
 from jobs.stereoset.resolve import resolve
 from jobs.stereoset.spec import StereoSetSpec
-from steering_core.errors import InputError
+from steersweep.errors import UserError
 
 MINIMAL: dict[str, dict[str, Any]] = {
     "stereoset": {"data": {"path": "embedded:examples.json"}},
@@ -81,7 +81,7 @@ def test_forms_of_layers(job: str, text: str, layers: tuple[int, ...], tmp_path:
     ],
 )
 def test_what_is_no_layer_is_one_clear_line(job: str, text: str, says: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=rf"steering\.layers[.\d]*: .*{re.escape(says)}") as caught:
+    with pytest.raises(UserError, match=rf"steering\.layers[.\d]*: .*{re.escape(says)}") as caught:
         spec_of(job, tmp_path, f"{{layers: {text}, coeffs: [1]}}")
     assert "\n" not in str(caught.value)
 
@@ -92,7 +92,7 @@ def test_a_single_coefficient_needs_no_list(job: str, tmp_path: Path) -> None:
         spec = spec_of(job, tmp_path, f"{{layers: 1, coeffs: {text}}}")
         assert spec.steering.coeffs == tuple(Decimal(c) for c in coeffs)
     for text, says in (("many", "must be a number, got 'many'"), ("[]", "needs at least 1 entry")):
-        with pytest.raises(InputError, match=rf"steering\.coeffs: {says}"):
+        with pytest.raises(UserError, match=rf"steering\.coeffs: {says}"):
             spec_of(job, tmp_path, f"{{layers: 1, coeffs: {text}}}")
 
 
@@ -100,7 +100,7 @@ def test_a_single_coefficient_needs_no_list(job: str, tmp_path: Path) -> None:
 def test_all_layers_are_every_block_of_models_of_one_depth(job: str, tmp_path: Path) -> None:
     spec = spec_of(job, tmp_path, "{layers: all, coeffs: [1]}")
     assert with_all_layers(spec, {"a": 3, "b": 3}).steering.layers == (1, 2, 3)
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(UserError) as caught:
         with_all_layers(spec, {"a": 26, "b": 42})
     assert "but a has 26, b has 42; give a range that every model has, such as 1-26" in str(
         caught.value

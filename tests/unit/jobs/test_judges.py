@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from cluster.errors import StorageUnavailableError, UserActionError
+from cluster.errors import StorageUnavailableError
 from cluster.parts import read_part
 from cluster.storage import Storage, StorageSpec
 from jobs.persona.judges import (
@@ -36,7 +36,7 @@ from jobs.persona.judges.replies import PREFIX, ReplyStore
 from jobs.persona.judges.scoring import MOST_FAILURES_IN_A_ROW
 from jobs.persona.judges.word_list import telling_words
 from jobs.spec import SpecModel, load_spec
-from steering_core.errors import InputError
+from steersweep.errors import UserError
 from tests.support.judge_server import (
     NUM_TOKENS_IN,
     NUM_TOKENS_OUT,
@@ -288,7 +288,7 @@ def test_what_changes_no_answer_changes_no_key(tmp_path: Path, changed: dict[str
 
 
 def complaint(judge: Judge) -> str:
-    with pytest.raises((InputError, UserActionError)) as caught:
+    with pytest.raises(UserError) as caught:
         judge.check()
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -384,7 +384,7 @@ def test_a_key_that_is_refused_in_between_ends_the_scoring(tmp_path: Path, statu
 
     with judge_server(reply) as server:
         scorer = Scorer(openai_judge(server, concurrency=1), storage_in(tmp_path))
-        with pytest.raises(UserActionError, match="OPENAI_API_KEY"):
+        with pytest.raises(UserError, match="OPENAI_API_KEY"):
             scorer.score(TRAIT, ANSWERS)
         assert len(server.prompts) == 9
         kept = ReplyStore(storage_in(tmp_path), "m")
@@ -394,7 +394,7 @@ def test_a_key_that_is_refused_in_between_ends_the_scoring(tmp_path: Path, statu
 def test_a_judge_that_is_down_ends_the_scoring(tmp_path: Path) -> None:
     with judge_server(lambda *_: 500) as server:
         judge = openai_judge(server, max_retries=0, concurrency=1)
-        with pytest.raises(UserActionError, match=r"20 queries in a row failed.*HTTP 500"):
+        with pytest.raises(UserError, match=r"20 queries in a row failed.*HTTP 500"):
             Scorer(judge, storage_in(tmp_path)).score(TRAIT, answers(50))
     assert len(server.prompts) == MOST_FAILURES_IN_A_ROW
 
@@ -422,12 +422,12 @@ def test_the_key_is_in_no_message_no_log_and_nothing_that_is_stored(
         judge = make(server)
         try:
             judge.check()
-        except UserActionError as error:
+        except UserError as error:
             shown += [repr(e) for e in chain(error)]
         try:
             judgements = Scorer(judge, storage_in(tmp_path)).score(TRAIT, ANSWERS[:2])
             shown.append(repr(judgements))
-        except UserActionError as error:
+        except UserError as error:
             shown += [repr(e) for e in chain(error)]
         assert all(KEY in key for key in server.keys)
     shown += [judge.name, repr(judge.identity()), repr(vars(judge))]
@@ -468,7 +468,7 @@ class _File(SpecModel):
 def test_a_spec_never_repeats_a_secret(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "x.yaml"
     path.write_text(f"judge:\n  kind: openai\n  model: m\n  {text}\n")
-    with pytest.raises(InputError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         load_spec(_File, str(path))
     assert KEY not in str(caught.value)
     assert "hunter2" not in str(caught.value)
@@ -531,7 +531,7 @@ def test_words_are_counted(tmp_path: Path) -> None:
 
 def test_the_words_of_a_trait_are_those_that_only_its_positive_instructions_have() -> None:
     assert telling_words(TRAIT) == ("with",)
-    with pytest.raises(InputError, match="no words for cheerful; set judge"):
+    with pytest.raises(UserError, match="no words for cheerful; set judge"):
         bare = open_judge(
             _SPEC.validate_python({"kind": "word_list"}),
             [type(TRAIT)("cheerful", (), ("?",), "{answer}")],

@@ -9,16 +9,15 @@ from typing import Any
 
 import pytest
 
-from cluster.errors import UserActionError
 from cluster.storage import Storage, StorageSpec
 from jobs.stereoset import worker as worker_module
 from jobs.stereoset.batch_size import ModelTuning, read_tuning
 from jobs.stereoset.forecast import measure as measure_module
 from steering_core import engine as engine_module
 from steering_core.engine import Engine
-from steering_core.errors import InputError
 from steering_core.kernels.choice import KernelCheck, KernelChoice
 from steering_core.tuning import Tuning
+from steersweep.errors import UserError
 from tests.support.sweeps import steersweep, write_spec
 from tests.unit.jobs.test_batch_size import KEY, factory, payload
 
@@ -150,7 +149,7 @@ def test_a_batch_size_that_is_given_leaves_the_choice_in_the_file(
     assert device.used == [("rms_norm",)] * 2
     assert read_tuning(storage, KEY) == ModelTuning(None, {}, ("rms_norm",))
     # The plan was lost, and the sweep no longer gives the number.
-    with pytest.raises(UserActionError, match="holds no batch size; delete it, or set"):
+    with pytest.raises(UserError, match="holds no batch size; delete it, or set"):
         worker(storage).run(payload())
 
 
@@ -174,7 +173,7 @@ def test_a_replica_that_cannot_use_the_kernels_says_so(storage: Storage) -> None
     """For real: no CUDA, and float32."""
     storage.replace(KEY, stored('["rms_norm"]'))
     for tokens in (None, 450):
-        with pytest.raises(UserActionError, match="need a CUDA device") as caught:
+        with pytest.raises(UserError, match="need a CUDA device") as caught:
             worker(storage).run(payload(tokens))
         message = str(caught.value)
         assert "says that this output is computed with kernels" in message
@@ -188,10 +187,10 @@ def test_a_replica_whose_device_fails_the_check_says_so(
     worker(storage).run(payload())
 
     def refuse(*_: Any, **__: Any) -> None:
-        raise InputError("tiny: the kernel rms_norm is wrong here")
+        raise UserError("tiny: the kernel rms_norm is wrong here")
 
     monkeypatch.setattr(worker_module, "require_kernels", refuse)
-    with pytest.raises(UserActionError, match="rms_norm is wrong here; resume on"):
+    with pytest.raises(UserError, match="rms_norm is wrong here; resume on"):
         worker(storage).run(payload())
 
 
@@ -203,7 +202,7 @@ def test_a_damaged_choice_is_one_line_that_says_to_delete_it(
         f'{{"tuning_version": 2, "tokens_per_batch": 7, "rows_per_s": {{}}, "kernels": {kernels}}}'
     )
     storage.replace(KEY, text.encode())
-    with pytest.raises(UserActionError, match="is damaged; delete it"):
+    with pytest.raises(UserError, match="is damaged; delete it"):
         read_tuning(storage, KEY)
 
 

@@ -15,7 +15,7 @@ from jobs.resources import PIP_MODELS, local_path, model_source
 from jobs.spec import ModelSpec, load_spec
 from jobs.stereoset.resolve import resolve
 from jobs.stereoset.spec import StereoSetSpec
-from steering_core.errors import InputError
+from steersweep.errors import UserError
 from tests.support.sweeps import steersweep, write_spec
 
 
@@ -55,7 +55,7 @@ def test_gguf_file_is_recorded_only_if_it_is_set(kind: type[ModelSpec]) -> None:
 
 @pytest.mark.parametrize("file", ["/x.gguf", "../x.gguf", "a/../../x.gguf", ""])
 def test_a_gguf_file_is_inside_its_folder(tmp_path: Path, file: str) -> None:
-    with pytest.raises(InputError, match=r"models\.a\.gguf_file: must "):
+    with pytest.raises(UserError, match=r"models\.a\.gguf_file: must "):
         spec_with(tmp_path, {"a": {"path": "folder", "gguf_file": file}})
 
 
@@ -68,7 +68,7 @@ def test_a_model_from_pip_is_found_without_importing_its_package(
     (package / "__init__.py").write_text("import a_library_that_is_not_there")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, packaged.module, raising=False)
-    with pytest.raises(InputError, match="is not installed"):
+    with pytest.raises(UserError, match="is not installed"):
         model_source("embedded:smollm2")  # the package without its file
     (package / packaged.file).write_bytes(b"GGUF")
     source = model_source("embedded:smollm2")
@@ -99,15 +99,15 @@ def test_the_pinned_version_is_the_one_that_the_message_names() -> None:
 
 
 def test_an_embedded_model_is_a_model_and_has_its_own_file(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="embedded:smollm2 is a model; a file is needed"):
+    with pytest.raises(UserError, match="embedded:smollm2 is a model; a file is needed"):
         local_path("embedded:smollm2")
-    with pytest.raises(InputError, match="is a GGUF file already; leave gguf_file out"):
+    with pytest.raises(UserError, match="is a GGUF file already; leave gguf_file out"):
         model_source("embedded:smollm2", gguf_file="x.gguf")
-    with pytest.raises(InputError, match=r"no embedded file has that name; .*gemma2-tiny.*smollm2"):
+    with pytest.raises(UserError, match=r"no embedded file has that name; .*gemma2-tiny.*smollm2"):
         model_source("embedded:smollm3")
 
 
 @pytest.mark.parametrize("path", ["/no/such/folder", "./none", "~/no-such-folder", "~nobody-x/y"])
 def test_a_folder_that_is_not_there_is_refused_as_a_folder(tmp_path: Path, path: str) -> None:
-    with pytest.raises(InputError, match=r"models\.a: .*(does not exist|no such user)"):
+    with pytest.raises(UserError, match=r"models\.a: .*(does not exist|no such user)"):
         resolve(spec_with(tmp_path, {"a": path}))

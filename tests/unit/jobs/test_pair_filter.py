@@ -6,7 +6,7 @@ import pytest
 
 from jobs.persona.filter import FilterSpec, check_enough, effective_pairs
 from jobs.persona.judges import Judgement, Verdict, count_outcomes
-from steering_core.errors import InputError
+from steersweep.errors import UserError
 
 DEFAULT = FilterSpec()  # type: ignore[call-arg]
 
@@ -91,7 +91,7 @@ def test_few_pairs_are_a_warning_and_none_an_error() -> None:
     assert warning is not None
     assert warning.startswith("evil: 4 of 5 pairs are effective")
     with pytest.raises(
-        InputError, match=r"no pair is left to make a vector from; evil: 0 of 1 pairs"
+        UserError, match=r"no pair is left to make a vector from; evil: 0 of 1 pairs"
     ):
         check_enough(effective_pairs([bad], [bad], DEFAULT), "evil")
 

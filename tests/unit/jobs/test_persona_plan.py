@@ -19,7 +19,7 @@ from jobs.persona.worker import sampling_of
 from jobs.spec import load_spec
 from steering_core import xla
 from steering_core.chat import ChatFormat
-from steering_core.errors import InputError
+from steersweep.errors import UserError
 from tests.support.personas import save_chat_model, write_persona_spec
 
 
@@ -37,7 +37,7 @@ def sweep_of(folder: Path, *changes: str) -> PersonaSweep:
 
 def test_xla_is_refused_by_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(xla, "is_installed", lambda: True)
-    with pytest.raises(InputError, match="device is xla, which job persona does not support"):
+    with pytest.raises(UserError, match="device is xla, which job persona does not support"):
         sweep_of(folder, "compute.device=xla")
 
 
@@ -125,7 +125,7 @@ def test_cuda_gets_larger_tasks_and_more_slots_unless_the_output_or_the_spec_say
         PersonaSpec, str(folder / "persona.yaml"), ("generation.rows_at_once=7",)
     ).generation
     assert given.num_slots("cuda") == given.num_slots("cpu") == 7
-    with pytest.raises(InputError, match="rows_at_once"):
+    with pytest.raises(UserError, match="rows_at_once"):
         load_spec(PersonaSpec, str(folder / "persona.yaml"), ("generation.rows_at_once=0",))
 
 
@@ -202,5 +202,5 @@ def test_a_replica_that_ends_answers_otherwise_is_refused() -> None:
     spec = GenerationSpec.model_validate({"max_new_tokens": 3})
     tokenizer = SimpleNamespace(eos_token_id=2)
     assert sampling_of(spec, model, tokenizer, (2, 7)).eos_ids == (2, 7)
-    with pytest.raises(InputError, match=r"ends answers with the tokens \[2, 7\].*read \[2\] from"):
+    with pytest.raises(UserError, match=r"ends answers with the tokens \[2, 7\].*read \[2\] from"):
         sampling_of(spec, model, tokenizer, (2,))

@@ -10,7 +10,7 @@ import pytest
 
 from jobs.persona.judges.prompts import COHERENCE_PROMPT, fill
 from jobs.persona.traits import InstructionPair, read_trait, system_text
-from steering_core.errors import InputError
+from steersweep.errors import UserError
 from tests.support.traits import write_trait
 
 PUBLISHED = Path(__file__).parents[4] / "shared" / "data" / "traits"
@@ -66,7 +66,7 @@ def test_what_is_wrong_is_said_in_one_line(
     tmp_path: Path, changed: dict[str, Any], message: str
 ) -> None:
     path = write_trait(tmp_path, **changed)
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(UserError) as caught:
         read_trait(path)
     assert str(caught.value).startswith(f"{path}: {message}")
     assert "\n" not in str(caught.value)
@@ -86,15 +86,15 @@ def test_what_is_wrong_is_said_in_one_line(
 def test_a_file_that_is_no_trait_is_refused(tmp_path: Path, data: bytes, message: str) -> None:
     path = tmp_path / "x.json"
     path.write_bytes(data)
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(UserError, match=message):
         read_trait(path)
 
 
 def test_a_missing_file_and_an_unusable_name_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"gone\.json cannot be read: No such file"):
+    with pytest.raises(UserError, match=r"gone\.json cannot be read: No such file"):
         read_trait(tmp_path / "gone.json")
     for name in ("coherence", "a/b", "", "..", "x" * 65):
-        with pytest.raises(InputError, match="a trait's name may"):
+        with pytest.raises(UserError, match="a trait's name may"):
             read_trait(write_trait(tmp_path), name)
 
 

@@ -15,7 +15,7 @@ from jobs.same_sweep import changes_of, different_sweep, removals_of
 from jobs.spec import load_spec
 from jobs.stereoset.resolve import resolve
 from jobs.stereoset.spec import StereoSetSpec
-from steering_core.errors import InputError
+from steersweep.errors import UserError
 from tests.support.personas import save_chat_model, write_persona_spec
 from tests.support.sweeps import write_spec
 
@@ -88,7 +88,7 @@ def test_a_persona_output_of_another_sweep_is_refused_with_reasons(
     storage = StorageSpec(str(tmp_path)).open()
     record = {"identity": persona_sweep(persona_folder).identity()}
     _check_same(storage, record, persona_sweep(persona_folder, "steering.coeffs=[7]"))
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(UserError) as caught:
         _check_same(storage, record, persona_sweep(persona_folder, "generation.seed=5"))
     (line,) = caught.value.lines
     assert "generation.seed: 0 -> 5 (it decides the text of every answer)" in line

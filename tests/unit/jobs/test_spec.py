@@ -19,8 +19,8 @@ from jobs.persona.spec import PersonaSpec
 from jobs.resources import embedded_specs
 from jobs.spec import ComputeSpec, ModelSpec, SpecModel, load_spec
 from jobs.stereoset.spec import SteeringSpec, StereoSetSpec
-from steering_core.errors import InputError
 from steering_core.protocol import PROTOCOLS, Protocol, ProtocolName
+from steersweep.errors import UserError
 
 MINIMAL: dict[str, Any] = {
     "job": "stereoset",
@@ -44,7 +44,7 @@ def load(path: Path, *overrides: str, output: str | None = None) -> StereoSetSpe
 
 def refused_lines(path: Path, *overrides: str, output: str | None = None) -> list[str]:
     """The lines with which a spec is refused."""
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(UserError) as caught:
         load(path, *overrides, output=output)
     assert str(caught.value).splitlines() == list(caught.value.lines)
     return list(caught.value.lines)

@@ -11,7 +11,7 @@ import yaml
 
 from jobs.kinds import load_any_spec
 from jobs.spec_mistakes import MOST_SHOWN
-from steering_core.errors import InputError
+from steersweep.errors import UserError
 from tests.support.sweeps import steersweep
 
 STEREOSET: dict[str, Any] = {
@@ -44,7 +44,7 @@ def refused(
     """The lines with which sweep.yaml of that content is refused."""
     text = document if isinstance(document, str) else yaml.safe_dump(document, sort_keys=False)
     Path("sweep.yaml").write_text(text)
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(UserError) as caught:
         load_any_spec("sweep.yaml", overrides, output)
     return list(caught.value.lines)
 
@@ -103,7 +103,7 @@ def test_values_and_keys_are_bounded(folder: Path) -> None:
 
 
 def test_a_message_of_several_lines_survives_pickling(folder: Path) -> None:
-    error = InputError("two mistakes:", "  one", "  an\nother")
+    error = UserError("two mistakes:", "  one", "  an\nother")
     assert pickle.loads(pickle.dumps(error)).lines == error.lines
     assert error.lines == ("two mistakes:", "  one", "  an other")
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster.errors import ClusterError, UserActionError
+from cluster.errors import ClusterError
 from cluster.storage import StorageSpec
 from cluster.submission import Job, ServerAwayError
 from jobs.console import REPLICA_IS_READY
@@ -21,7 +21,7 @@ from jobs.submit.command import job_name, requirements
 from jobs.submit.follow import Follower
 from jobs.submit.package import write_package
 from jobs.submit.travel import SPEC_NAME, Travelling, travelling
-from steering_core.errors import InputError
+from steersweep.errors import UserError
 from tests.support.sweeps import write_spec
 
 
@@ -58,7 +58,7 @@ def test_what_the_cluster_cannot_see_is_refused(
 ) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(UserError) as caught:
         travelling(_spec(tmp_path, override))
     assert told in str(caught.value)
     assert "hf_abc" not in str(caught.value)
@@ -103,7 +103,7 @@ def test_traits_travel_with_their_spec(tmp_path: Path, monkeypatch: pytest.Monke
     assert yaml.safe_load(sweep.spec)["traits"]["evil"] == {"path": there}
     shared = travelling(_persona(tmp_path, "/shared/evil.json"))
     assert shared.files == {}
-    with pytest.raises(InputError, match=r"no\.json cannot be read"):
+    with pytest.raises(UserError, match=r"no\.json cannot be read"):
         travelling(_persona(tmp_path, "no.json"))
 
 
@@ -115,17 +115,22 @@ def test_the_package_is_whole_small_and_the_same_each_time(tmp_path: Path) -> No
     with zipfile.ZipFile(tmp_path / "one") as archive:
         names = archive.namelist()
         assert archive.read(SPEC_NAME) == b"job: x\n"
-    assert {"jobs/cli.py", "cluster/driver.py", "steering_core/engine.py"} < set(names)
+    assert {
+        "jobs/cli.py",
+        "cluster/driver.py",
+        "steering_core/engine.py",
+        "steersweep/errors.py",
+    } < set(names)
     assert {"jobs/demo/examples.json", "jobs/page/assets/page.css", "traits/a.json"} < set(names)
     tops = {name.partition("/")[0] for name in names}
-    assert tops == {"jobs", "cluster", "steering_core", "traits", SPEC_NAME}
+    assert tops == {"jobs", "cluster", "steering_core", "steersweep", "traits", SPEC_NAME}
     assert not any("__pycache__" in name for name in names)
     assert (tmp_path / "one").stat().st_size < 4 * 2**20
 
 
 def test_a_package_that_is_too_large_names_its_largest_file(tmp_path: Path) -> None:
     sweep = Travelling("job: x\n", {"traits/huge.json": bytes(3 * 2**20)})
-    with pytest.raises(InputError, match=r"limit of 2\.0 MiB; its largest file is traits/huge"):
+    with pytest.raises(UserError, match=r"limit of 2\.0 MiB; its largest file is traits/huge"):
         write_package(tmp_path / "zip", sweep, 2 * 2**20)
     assert not (tmp_path / "zip").exists()
 
@@ -221,14 +226,14 @@ def test_a_start_that_takes_long_is_not_waited_for() -> None:
 def test_a_server_that_is_gone_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follow, "_AWAY_S", -1.0)
     follower, _ = _follower(Server(None))
-    with pytest.raises(UserActionError, match="no answer; job j-1 keeps running"):
+    with pytest.raises(UserError, match="no answer; job j-1 keeps running"):
         follower.until_ended()
 
 
 @pytest.mark.parametrize(
     ("log", "exit_code", "kind", "told"),
     [
-        ("a\nerror: no such thing\n", 2, UserActionError, "no such thing"),
+        ("a\nerror: no such thing\n", 2, UserError, "no such thing"),
         ("warning: set aside: x\n", 1, ClusterError, "set aside: x"),
         (
             "Traceback (most recent call last):\n  File\nKeyError: 'x'\n",
@@ -246,7 +251,7 @@ def test_a_failed_driver_is_one_line(
 ) -> None:
     follower, shown = _follower(Server(("FAILED", START + log, exit_code)))
     job = follower.until_ended()
-    with pytest.raises(ClusterError) as caught:
+    with pytest.raises(kind) as caught:
         follower.exit_code(job)
     assert type(caught.value) is kind
     assert str(caught.value).startswith("job j-1: ")
@@ -257,7 +262,7 @@ def test_a_failed_driver_is_one_line(
 def test_an_environment_that_cannot_be_built_is_one_line() -> None:
     server = Server(("FAILED", "", None), message=PIP, error_type="RUNTIME_ENV_SETUP_FAILURE")
     follower, _ = _follower(server)
-    with pytest.raises(UserActionError) as caught:
+    with pytest.raises(UserError) as caught:
         follower.exit_code(follower.until_ended())
     assert str(caught.value) == (
         "job j-1: its environment cannot be built: ERROR: No matching distribution found for "

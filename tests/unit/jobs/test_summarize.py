@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 import steersweep
-from steering_core.errors import InputError
+from steersweep.errors import UserError
 from tests.support.stored_outputs import STORED_OUTPUTS
 
 KEYS = ["model", "split", "bias_type", "layer", "coeff"]
@@ -46,23 +46,23 @@ def test_a_missing_column_is_one_clear_error(
 ) -> None:
     frames = {"baseline": results.baseline, "steered": results.steered}
     frames[frame] = frames[frame].drop(columns=column)
-    with pytest.raises(InputError, match=f"the frame {frame} lacks {column}; its columns must be"):
+    with pytest.raises(UserError, match=f"the frame {frame} lacks {column}; its columns must be"):
         steersweep.summarize(**frames, vectors="in_sample")
 
 
 def test_what_cannot_be_compared_is_refused(results: steersweep.StereoSetResults) -> None:
     baseline, steered = results.baseline, results.steered
-    with pytest.raises(InputError, match="same examples in every cell"):
+    with pytest.raises(UserError, match="same examples in every cell"):
         steersweep.summarize(baseline, steered.iloc[1:], vectors="file")
-    with pytest.raises(InputError, match="twice"):
+    with pytest.raises(UserError, match="twice"):
         steersweep.summarize(baseline, pd.concat([steered, steered.iloc[:1]]), vectors="file")
-    with pytest.raises(InputError, match="baseline lacks 1 examples"):
+    with pytest.raises(UserError, match="baseline lacks 1 examples"):
         steersweep.summarize(baseline.iloc[1:], steered, vectors="file")
-    with pytest.raises(InputError, match="steered has rows without layer, coeff"):
+    with pytest.raises(UserError, match="steered has rows without layer, coeff"):
         steersweep.summarize(baseline, steered.assign(layer=None, coeff=None), vectors="file")
-    with pytest.raises(InputError, match="baseline has the choice 'A'; choices are stereotype"):
+    with pytest.raises(UserError, match="baseline has the choice 'A'; choices are stereotype"):
         steersweep.summarize(baseline.assign(choice="A"), steered, vectors="file")
-    with pytest.raises(InputError, match="score_unrelated of the frame steered does not hold"):
+    with pytest.raises(UserError, match="score_unrelated of the frame steered does not hold"):
         steersweep.summarize(baseline, steered.assign(score_unrelated="a"), vectors="file")
-    with pytest.raises(InputError, match="vectors must be one of in_sample, held_out, file"):
+    with pytest.raises(UserError, match="vectors must be one of in_sample, held_out, file"):
         steersweep.summarize(baseline, steered, vectors="in sample")  # type: ignore[arg-type]

@@ -12,8 +12,8 @@ from jobs.persona.traits import read_trait
 from jobs.resources import SPEC_SETS, embedded_specs, local_path
 from jobs.spec import ComputeSpec
 from jobs.sweeps import load_one_sweep, load_sweeps, run_sweeps, storages_of
-from steering_core.errors import InputError
 from steering_core.stereoset import BIAS_TYPES, SPLITS, read_stereoset
+from steersweep.errors import UserError
 from tests.support.sweeps import steersweep, write_spec
 
 
@@ -52,9 +52,9 @@ def test_set_reaches_every_sweep_or_is_refused_with_their_names() -> None:
     changed = load_sweeps("demo", ["steering.layers=[3]", "compute.device=cpu"])
     assert [sweep.steering.layers for sweep in changed] == [(3,), (3,)]
     assert [sweep.compute.device for sweep in changed] == ["cpu", "cpu"]
-    with pytest.raises(InputError, match=r"data\.limit=3[\s\S]*demo-persona and demo-stereoset"):
+    with pytest.raises(UserError, match=r"data\.limit=3[\s\S]*demo-persona and demo-stereoset"):
         load_sweeps("demo", ["data.limit=3"])
-    with pytest.raises(InputError, match="both would get runs/x; use --output DIR"):
+    with pytest.raises(UserError, match="both would get runs/x; use --output DIR"):
         load_sweeps("demo", ["output=runs/x"])
 
 
@@ -83,7 +83,7 @@ def test_one_sweep_keeps_its_own_output_and_option(
 
 def test_a_command_for_one_sweep_refuses_a_set() -> None:
     assert load_one_sweep("demo-tiny", command="submit").output == "runs/demo-tiny"
-    with pytest.raises(InputError, match=r"submit takes one sweep\. demo is 2 sweeps, demo-per"):
+    with pytest.raises(UserError, match=r"submit takes one sweep\. demo is 2 sweeps, demo-per"):
         load_one_sweep("demo", command="submit")
     for arguments in (("submit", "demo"), ("plan", "demo", "--json")):
         finished = steersweep(*arguments)

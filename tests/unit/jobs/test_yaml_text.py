@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from jobs.yaml_text import MAX_BYTES, MAX_DEPTH, MAX_NODES, load_yaml
-from steering_core.errors import InputError
+from steersweep.errors import UserError
 
 LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{name}: &{name} [{','.join(['*' + before] * 10)}]\n"
@@ -35,7 +35,7 @@ LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
 )
 def test_what_is_too_much_is_refused_in_a_moment(text: str, says: str) -> None:
     start = time.monotonic()
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(UserError, match=says):
         load_yaml(text)
     assert time.monotonic() - start < 5.0
 

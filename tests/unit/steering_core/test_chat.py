@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from steering_core.chat import ChatFormat
-from steering_core.errors import InputError
+from steersweep.errors import UserError
 from tests.support.tiny_models import train_tokenizer
 
 WITH_SYSTEM = (
@@ -58,7 +58,7 @@ def test_a_template_without_bos_gets_none() -> None:
 
 def test_a_template_with_two_is_refused() -> None:
     chat = ChatFormat(tokenizer_with("{{ bos_token }}" + WITH_SYSTEM), "m")
-    with pytest.raises(InputError, match="starts with two BOS tokens"):
+    with pytest.raises(UserError, match="starts with two BOS tokens"):
         chat.prompt_ids("x")
 
 
@@ -70,7 +70,7 @@ def test_without_a_system_role_the_message_goes_before_the_users(template: str) 
     assert chat.text("Why?") == "<bos><user>Why?\n<assistant>"
     refusing = ChatFormat(tokenizer_with(template), "m", system="refuse")
     assert refusing.text("Why?") == "<bos><user>Why?\n<assistant>"
-    with pytest.raises(InputError, match="m has no system role; set `system: merge_into_user`"):
+    with pytest.raises(UserError, match="m has no system role; set `system: merge_into_user`"):
         refusing.prompt_ids("Why?", "Be kind.")
 
 
@@ -85,18 +85,18 @@ def test_options_reach_the_template() -> None:
 
 
 def test_a_model_without_a_template_is_refused() -> None:
-    with pytest.raises(InputError, match="the tokenizer of base-7b has no chat template"):
+    with pytest.raises(UserError, match="the tokenizer of base-7b has no chat template"):
         ChatFormat(tokenizer_with(None), "base-7b")
 
 
 def test_what_a_template_refuses_is_said_in_one_line() -> None:
     template = "{{ raise_exception('no\nusers') }}"
-    with pytest.raises(InputError, match="the chat template of m refuses the messages"):
+    with pytest.raises(UserError, match="the chat template of m refuses the messages"):
         ChatFormat(tokenizer_with(template), "m").prompt_ids("x")
 
 
 def test_an_unknown_choice_is_refused() -> None:
-    with pytest.raises(InputError, match="merge_into_user or refuse, got 'drop'"):
+    with pytest.raises(UserError, match="merge_into_user or refuse, got 'drop'"):
         ChatFormat(tokenizer_with(WITH_SYSTEM), "m", system="drop")  # type: ignore[arg-type]
 
 

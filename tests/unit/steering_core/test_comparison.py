@@ -16,7 +16,7 @@ from steering_core.certificate import (
     draw,
     tolerance_for,
 )
-from steering_core.errors import InputError
+from steersweep.errors import UserError
 
 NAN, INF = np.nan, np.inf
 TOLERANCE = Tolerance(score=1e-4, pooled=1e-3)
@@ -168,7 +168,7 @@ def test_the_message_names_cell_example_difference_and_limit() -> None:
 def test_each_dtype_has_a_tolerance_and_scores_can_have_another() -> None:
     assert TOLERANCES["float32"].score == 1e-4
     assert tolerance_for("bfloat16", 0.5) == Tolerance(0.5, TOLERANCES["bfloat16"].pooled)
-    with pytest.raises(InputError, match="float8"):
+    with pytest.raises(UserError, match="float8"):
         tolerance_for("float8")
 
 

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from steering_core.engine import Engine
-from steering_core.errors import InputError
 from steering_core.hook_points import HookPoint
 from steering_core.hooks import add
 from steering_core.interventions import Intervention
@@ -20,6 +19,7 @@ from steering_core.layout import find_layout
 from steering_core.protocol import PROTOCOLS
 from steering_core.reference import reference_scores
 from steering_core.steerer import ActivationSteerer
+from steersweep.errors import UserError
 from tests.support.golden import encode_group, golden_model, on_cpu
 from tests.support.tiny_models import random_model
 
@@ -74,15 +74,15 @@ def test_what_would_be_lost_is_refused(
     compile_(part(model))
     assert effect(model, model.model.layers[1]) == 0.0, "a plain hook is not lost any more"
 
-    with pytest.raises(InputError, match="was compiled, and compiled code skips hooks") as caught:
+    with pytest.raises(UserError, match="was compiled, and compiled code skips hooks") as caught:
         ActivationSteerer(model, VECTOR, layer=1)
     assert "pass the model as it was before torch.compile" in str(caught.value)
-    with pytest.raises(InputError, match="was compiled"):
+    with pytest.raises(UserError, match="was compiled"):
         find_layout(model)
     # Compiled only after the layout was found: at the latest when a hook is set.
-    with pytest.raises(InputError, match="was compiled"), steerer:
+    with pytest.raises(UserError, match="was compiled"), steerer:
         pass
-    with pytest.raises(InputError, match="was compiled"), add(layout, [(POINT, VECTOR, 1.0)]):
+    with pytest.raises(UserError, match="was compiled"), add(layout, [(POINT, VECTOR, 1.0)]):
         pass
     assert not model.model.layers[1]._forward_hooks
 
@@ -91,9 +91,9 @@ def test_a_wrapper_is_refused_and_the_model_inside_it_is_not() -> None:
     model = fresh()
     wrapper = compiled(model)
     assert effect(wrapper, model.model.layers[1]) == 0.0
-    with pytest.raises(InputError, match="llama: the model was compiled"):
+    with pytest.raises(UserError, match="llama: the model was compiled"):
         find_layout(wrapper, "llama")
-    with pytest.raises(InputError, match="the model was compiled"):
+    with pytest.raises(UserError, match="the model was compiled"):
         ActivationSteerer(wrapper, VECTOR, layer=1)
     with ActivationSteerer(model, VECTOR, layer=1), torch.inference_mode():
         steered = model(input_ids=IDS, use_cache=False).logits
@@ -107,9 +107,9 @@ def test_a_compiled_block_is_refused_and_named_the_others_are_steered() -> None:
     model.model.layers[1] = compiled(model.model.layers[1])
     compile_in_place(model.model.layers[2])
     for block in (1, 2):
-        with pytest.raises(InputError, match=rf"blocks\.{block}\..*: model\.layers\.{block} was"):
+        with pytest.raises(UserError, match=rf"blocks\.{block}\..*: model\.layers\.{block} was"):
             layout.module_at(HookPoint(block, "resid_pre"))
-        with pytest.raises(InputError, match=f"layers.{block} was"):
+        with pytest.raises(UserError, match=f"layers.{block} was"):
             ActivationSteerer(model, VECTOR, layer=block).__enter__()
     assert effect(model, layout.module_at(HookPoint(3, "resid_post"))) > 0.1
 
@@ -137,5 +137,5 @@ def test_parts_below_the_steered_point_may_be_compiled() -> None:
     assert np.abs(wanted - unsteered.scores).max() > 1e-3
     # What is steered itself is no such part.
     compile_in_place(module.model.layers[0].post_feedforward_layernorm)
-    with pytest.raises(InputError, match=r"layers\.0\.post_feedforward_layernorm was compiled"):
+    with pytest.raises(UserError, match=r"layers\.0\.post_feedforward_layernorm was compiled"):
         model.layout.module_at(HookPoint(0, "mlp_out"))

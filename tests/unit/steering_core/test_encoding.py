@@ -14,9 +14,9 @@ from steering_core.encoding import (
     num_common,
     question_text,
 )
-from steering_core.errors import InputError
 from steering_core.protocol import PROTOCOLS, Protocol
 from steering_core.stereoset import LABELS, Example
+from steersweep.errors import UserError
 from tests.support.golden import golden_examples
 from tests.support.tiny_models import train_tokenizer
 
@@ -183,7 +183,7 @@ def test_published_refuses_a_tokenizer_without_bos_or_pad_and_names_aligned(
     bos: int | None, pad: int | None, missing: str
 ) -> None:
     tokenizer = Letters(bos_token_id=bos, pad_token_id=pad)
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(UserError) as caught:
         ExampleEncoder(tokenizer, PUBLISHED, "some/model")
     message = str(caught.value)
     assert ("no BOS and no pad" if missing == "both" else f"{missing} token") in message
@@ -204,7 +204,7 @@ def test_a_mixture_needs_only_what_its_parts_need() -> None:
     assert {len(c.token_ids) for c in row.candidates} == {row.num_tokens}
     assert row.candidates[0].pooled == (0, row.num_tokens)
     assert text(row.candidates[0].scored_ids) == " A. Aa"
-    with pytest.raises(InputError, match="no pad token"):
+    with pytest.raises(UserError, match="no pad token"):
         encode(only_pooled, Letters(pad_token_id=None))
     only_scored = encode(Protocol(pooling="candidate", scoring="as_published"))
     q = 1 + len(QUESTION)
@@ -227,7 +227,7 @@ def test_published_refuses_a_candidate_that_is_longer_alone_than_its_row(num_alo
         row = encode(PUBLISHED, tokenizer)
         assert row.candidates[0].scored_positions[-1] == row.num_tokens - 1
         return
-    with pytest.raises(InputError, match=r"candidate A cannot be scored as published.*aligned"):
+    with pytest.raises(UserError, match=r"candidate A cannot be scored as published.*aligned"):
         encode(PUBLISHED, tokenizer)
 
 
@@ -236,13 +236,13 @@ def test_published_refuses_a_candidate_of_pads_alone() -> None:
         return [ord(c) for c in text] if "Answer" in text else [PAD] * 3
 
     tokenizer = Letters(adds_bos=False, bos_token_id=PAD, encode=alone_is_pads)
-    with pytest.raises(InputError, match="or only padding"):
+    with pytest.raises(UserError, match="or only padding"):
         encode(PUBLISHED, tokenizer)
 
 
 def test_a_candidate_without_a_token_of_its_own_is_refused() -> None:
     tokenizer = Letters(encode=lambda t: [ord(c) for c in t.removesuffix(" C. C!")])
-    with pytest.raises(InputError, match="id-7: candidate C adds no token"):
+    with pytest.raises(UserError, match="id-7: candidate C adds no token"):
         encode(ALIGNED, tokenizer)
 
 
@@ -258,7 +258,7 @@ def test_a_row_longer_than_the_context_is_refused_by_id() -> None:
     row = encode(PUBLISHED)
     check_lengths([row], max_tokens=row.num_tokens, model="m")
     check_lengths([row], max_tokens=None, model="m")
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(UserError) as caught:
         check_lengths([row], max_tokens=row.num_tokens - 1, model="some/model")
     assert "id-7" in str(caught.value)
     assert f"{row.num_tokens - 1} positions of some/model" in str(caught.value)

@@ -16,10 +16,10 @@ import pytest
 import torch
 from safetensors.numpy import save as save_tensors
 
-from steering_core.errors import InputError
 from steering_core.exchange.formats import FORMATS, Format, read_vectors, write_vectors
 from steering_core.exchange.vector_file import VectorFile, read_at
 from steering_core.vectors import SteeringVectors, safetensors_metadata, to_safetensors
+from steersweep.errors import UserError
 
 WIDTH = 6
 NUM_BLOCKS = 5
@@ -246,7 +246,7 @@ def test_a_saved_object_of_the_library_is_taken_over_without_the_library() -> No
     assert kind == "steering_vectors"
     assert file.layers == (1, 4)
     np.testing.assert_array_equal(file.vectors.whole[4], activations[3][0].numpy())
-    with pytest.raises(InputError, match="layer_type 'mlp'; only decoder_block"):
+    with pytest.raises(UserError, match="layer_type 'mlp'; only decoder_block"):
         read_vectors(saved(SteeringVector(activations, "mlp")), "x.pt")
 
 
@@ -276,9 +276,9 @@ def test_folds_stay_in_our_own_format_and_can_be_taken_out() -> None:
     assert fold.num_folds == 0
     assert fold.provenance["fold"] == "2"
     np.testing.assert_array_equal(fold.vectors.whole[1], file.vectors.folds[1][2])
-    with pytest.raises(InputError, match=r"no fold 3; the file has folds 0\.\.2"):
+    with pytest.raises(UserError, match=r"no fold 3; the file has folds 0\.\.2"):
         file.of_fold(3)
-    with pytest.raises(InputError, match="no fold 0; the file has no folds"):
+    with pytest.raises(UserError, match="no fold 0; the file has no folds"):
         fold.of_fold(0)
 
 
@@ -296,7 +296,7 @@ def test_some_layers_can_be_taken() -> None:
     some = file.of_layers((3, 1))
     assert some.layers == (1, 3)
     assert {k for k in some.provenance if k.startswith("read.")} == {"read.layer.1", "read.layer.3"}
-    with pytest.raises(InputError, match="no layer 4; the file has 1, 2, 3"):
+    with pytest.raises(UserError, match="no layer 4; the file has 1, 2, 3"):
         file.of_layers((4,))
 
 
@@ -306,16 +306,16 @@ def test_vectors_from_another_place_are_not_given_a_number_that_means_this_one(
     kind: Format, point: str
 ) -> None:
     file = file_of(2, **{"read.layer.2": point})
-    with pytest.raises(InputError, match=f"layer 2 was read at {point}, and "):
+    with pytest.raises(UserError, match=f"layer 2 was read at {point}, and "):
         write_vectors(kind, file)
     assert write_vectors("safetensors", file)
 
 
 def test_persona_vectors_needs_the_number_of_blocks() -> None:
     file = VectorFile(vectors_of(2, 4), {})
-    with pytest.raises(InputError, match="give the model's number of blocks"):
+    with pytest.raises(UserError, match="give the model's number of blocks"):
         write_vectors("persona_vectors", file)
-    with pytest.raises(InputError, match=r"layer 4 is not in 1\.\.3"):
+    with pytest.raises(UserError, match=r"layer 4 is not in 1\.\.3"):
         write_vectors("persona_vectors", file, num_blocks=3)
     data = write_vectors("persona_vectors", file, num_blocks=4).data
     assert torch.load(io.BytesIO(data), weights_only=True).shape == (5, WIDTH)
@@ -337,7 +337,7 @@ class Harm:
 def test_nothing_in_a_file_is_run(tmp_path: Path) -> None:
     harm = tmp_path / "harm"
     for data in (saved(Harm(harm)), pickle.dumps(Harm(harm)), saved({"a": Harm(harm)})):
-        with pytest.raises(InputError, match="because loading them runs their code"):
+        with pytest.raises(UserError, match="because loading them runs their code"):
             read_vectors(data, "x.pt")
     assert not harm.exists()
 
@@ -383,7 +383,7 @@ def damaged(data: bytes) -> bytes:
 def test_a_bad_file_is_one_line(tmp_path: Path) -> None:
     files = bad_files(tmp_path)
     for name, data in files.items():
-        with pytest.raises(InputError) as caught:
+        with pytest.raises(UserError) as caught:
             read_vectors(data, "the/file")
         assert str(caught.value).startswith("the/file"), name
         assert "\n" not in str(caught.value), name
@@ -395,6 +395,6 @@ def test_a_damaged_row_before_the_first_block_is_found() -> None:
     size = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + size])
     at = 8 + size + header["embeddings"]["data_offsets"][0]
-    with pytest.raises(InputError, match="embeddings does not match its digest"):
+    with pytest.raises(UserError, match="embeddings does not match its digest"):
         read_vectors(data[:at] + b"\x01" + data[at + 1 :], "x")
     assert "digest.embeddings" in safetensors_metadata(data)

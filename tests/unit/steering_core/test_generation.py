@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from steering_core import generation
-from steering_core.errors import InputError
 from steering_core.generation import Generated, GenerationCounts, GenerationRow, generate
 from steering_core.hook_points import HookPoint
 from steering_core.interventions import Intervention
 from steering_core.sampling import Sampling
 from steering_core.slot_cache import whole_columns
+from steersweep.errors import UserError
 from tests.support.generation import NUM_BLOCKS, WIDTH, model_of, prompt_of, row_of, vector_of
 
 GREEDY = Sampling(max_new_tokens=6, eos_ids=(), greedy=True)
@@ -242,12 +242,12 @@ def _raise(error: Exception) -> None:
 def test_a_row_that_cannot_be_generated_is_refused(changed: dict[str, Any], message: str) -> None:
     options: dict[str, Any] = {"prompt_ids": prompt_of(1, 5)}
     rows = [GenerationRow(prompt_of(0, 5)), GenerationRow(**(options | changed))]
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(UserError, match=message):
         run(rows)
 
 
 def test_settings_are_checked() -> None:
-    with pytest.raises(InputError, match="rows_at_once must be at least 1, got 0"):
+    with pytest.raises(UserError, match="rows_at_once must be at least 1, got 0"):
         run([], rows_at_once=0)
-    with pytest.raises(InputError, match="top_p"):
+    with pytest.raises(UserError, match="top_p"):
         run([], replace(GREEDY, top_p=2.0))

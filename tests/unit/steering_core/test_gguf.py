@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from steering_core import gguf
-from steering_core.errors import InputError
 from steering_core.models import (
     ModelSource,
     load_model,
@@ -22,6 +21,7 @@ from steering_core.models import (
     read_facts,
 )
 from steering_core.skeleton import read_skeleton
+from steersweep.errors import UserError
 from tests.support.gguf_files import write_llama
 from tests.support.tiny_models import train_tokenizer
 
@@ -173,7 +173,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(gguf, "_to_disk", is_full)
-    with pytest.raises(InputError, match=r"the disk is full.*XDG_CACHE_HOME"):
+    with pytest.raises(UserError, match=r"the disk is full.*XDG_CACHE_HOME"):
         gguf.dequantized_folder(written[0])
     assert [p for p in fresh.iterdir() if p.is_dir()] == []
 
@@ -183,7 +183,7 @@ def test_a_cache_folder_that_cannot_be_written_is_one_line(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.raises(InputError, match=r"cannot be kept in .*Not a directory.*XDG_CACHE_HOME"):
+    with pytest.raises(UserError, match=r"cannot be kept in .*Not a directory.*XDG_CACHE_HOME"):
         gguf.dequantized_folder(written[0])
 
 
@@ -192,19 +192,19 @@ def test_what_is_no_readable_gguf_file_is_refused(
 ) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
-    with pytest.raises(InputError, match=r"a\.gguf does not exist; that folder holds no"):
+    with pytest.raises(UserError, match=r"a\.gguf does not exist; that folder holds no"):
         load_tokenizer(ModelSource(str(folder), gguf_file="a.gguf"))
     shutil.copy(written[0], folder / "b.gguf")
-    with pytest.raises(InputError, match=r"a\.gguf does not exist; there are b\.gguf"):
+    with pytest.raises(UserError, match=r"a\.gguf does not exist; there are b\.gguf"):
         load_tokenizer(ModelSource(str(folder), gguf_file="a.gguf"))
     (folder / "a.gguf").write_bytes(b"PK zip")
-    with pytest.raises(InputError, match=r"a\.gguf is not a GGUF file"):
+    with pytest.raises(UserError, match=r"a\.gguf is not a GGUF file"):
         load_tokenizer(ModelSource(str(folder), gguf_file="a.gguf"))
     (folder / "a.gguf").write_bytes(written[0].read_bytes()[:5000])
-    with pytest.raises(InputError, match=r"transformers cannot read .*a\.gguf: "):
+    with pytest.raises(UserError, match=r"transformers cannot read .*a\.gguf: "):
         load_tokenizer(ModelSource(str(folder), gguf_file="a.gguf"))
     write_llama(folder / "a.gguf", train_tokenizer([TEXT], 300), architecture="abacus")
-    with pytest.raises(InputError, match=r"cannot read .*a\.gguf: .*abacus.*not supported"):
+    with pytest.raises(UserError, match=r"cannot read .*a\.gguf: .*abacus.*not supported"):
         load_tokenizer(ModelSource(str(folder), gguf_file="a.gguf"))
     assert [p for p in fresh.iterdir() if p.is_dir()] == []
 
@@ -213,7 +213,7 @@ def test_a_gguf_file_that_is_not_named_is_found_for_the_user(
     written: tuple[Path, torch.nn.Module],
 ) -> None:
     file, _ = written
-    with pytest.raises(InputError, match=rf"set gguf_file: {file.name}"):
+    with pytest.raises(UserError, match=rf"set gguf_file: {file.name}"):
         load_tokenizer(ModelSource(str(file.parent)))
-    with pytest.raises(InputError, match=rf"is a file; set path: {file.parent}, gguf_file: "):
+    with pytest.raises(UserError, match=rf"is a file; set path: {file.parent}, gguf_file: "):
         load_tokenizer(ModelSource(str(file)))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from steering_core.errors import InputError
 from steering_core.hook_points import HookPoint, check_layers, hook_point_of_layer
 from steering_core.protocol import PROTOCOLS
+from steersweep.errors import UserError
 
 
 @pytest.mark.parametrize("text", ["blocks.0.resid_pre", "blocks.41.resid_post"])
@@ -27,7 +27,7 @@ def test_a_hook_point_survives_its_own_text(text: str) -> None:
     ],
 )
 def test_other_texts_are_refused(text: str) -> None:
-    with pytest.raises(InputError, match="not of the form blocks"):
+    with pytest.raises(UserError, match="not of the form blocks"):
         HookPoint.parse(text)
 
 
@@ -46,7 +46,7 @@ def test_layer_is_the_hidden_state_number_of_the_paper() -> None:
 
 @pytest.mark.parametrize("layer", [0, -1])
 def test_no_layer_means_the_last_block_by_counting_backwards(layer: int) -> None:
-    with pytest.raises(InputError, match=f"at least 1, got {layer}"):
+    with pytest.raises(UserError, match=f"at least 1, got {layer}"):
         hook_point_of_layer(layer, "resid_pre")
 
 
@@ -54,5 +54,5 @@ def test_no_layer_means_the_last_block_by_counting_backwards(layer: int) -> None
 def test_layers_outside_the_model_name_it_and_its_range(layer: int) -> None:
     check_layers((1, 26), 26, "google/gemma-2-2b")
     message = rf"layer must be in 1\.\.26 for google/gemma-2-2b, got {layer}"
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(UserError, match=message):
         check_layers((1, layer), 26, "google/gemma-2-2b")

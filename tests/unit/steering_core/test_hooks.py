@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from steering_core.errors import InputError
 from steering_core.hook_points import HookPoint
 from steering_core.hooks import add, capture, change
 from steering_core.layout import ModelLayout
+from steersweep.errors import UserError
 
 WIDTH, NUM_BLOCKS = 4, 3
 VECTOR = torch.tensor([1.0, -2.0, 0.5, 3.0])
@@ -205,7 +205,7 @@ def test_a_point_beyond_the_blocks_is_refused_and_no_hook_is_set(opener: str, bl
     stack = Stack()
     points = [*ALL_POINTS, HookPoint(block, "resid_pre")]
     message = rf"blocks\.{block}\.resid_pre: the model has blocks 0\.\.2"
-    with pytest.raises(InputError, match=message), OPENERS[opener](layout_of(stack), points):
+    with pytest.raises(UserError, match=message), OPENERS[opener](layout_of(stack), points):
         pass
     assert num_hooks(stack) == 0
 
@@ -260,7 +260,7 @@ def test_a_vector_of_another_width_is_refused_and_no_hook_is_set(shape: tuple[in
     """A vector [1, D] would broadcast without an error, and one of width 1 too."""
     stack = Stack()
     points = [(ALL_POINTS[0], VECTOR, 1.0), (ALL_POINTS[3], torch.ones(shape), 1.0)]
-    with pytest.raises(InputError) as caught, add(layout_of(stack), points):
+    with pytest.raises(UserError) as caught, add(layout_of(stack), points):
         pass
     assert f"blocks.1.resid_post has shape {shape}, the stream ({WIDTH},)" in str(caught.value)
     assert num_hooks(stack) == 0

@@ -13,12 +13,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from steering_core.engine import Engine
-from steering_core.errors import InputError
 from steering_core.kernels.choice import choose_kernels
 from steering_core.kernels.modules import RmsNorm, gated_mlps, rms_norms
 from steering_core.layout import ModelLayout
 from steering_core.models import LoadedModel
 from steering_core.protocol import Protocol
+from steersweep.errors import UserError
 from tests.support.golden import on_cpu
 from tests.support.tiny_models import random_model
 
@@ -162,7 +162,7 @@ def llama(monkeypatch: pytest.MonkeyPatch) -> LoadedModel:
 
 def test_an_engine_without_cuda_runs_no_kernel(llama: LoadedModel) -> None:
     assert Engine(llama, Protocol()).kernels == ()
-    with pytest.raises(InputError, match="need a CUDA device, and the model is on device cpu"):
+    with pytest.raises(UserError, match="need a CUDA device, and the model is on device cpu"):
         Engine(llama, Protocol(), kernels=["rms_norm"])
 
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
-from steering_core.errors import InputError
 from steering_core.hook_points import HookPoint
 from steering_core.hooks import capture
 from steering_core.layout import ModelLayout, find_layout, hidden_of, with_hidden
+from steersweep.errors import UserError
 from tests.support.tiny_models import FAMILIES, random_model
 
 VOCAB = 300
@@ -58,7 +58,7 @@ def test_caps_scales_and_projections_behind_the_blocks_are_kept() -> None:
 def test_no_matching_module_list_says_what_was_looked_for_and_seen() -> None:
     model = random_model("llama", VOCAB)
     model.config.num_hidden_layers = 7
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(UserError) as caught:
         find_layout(model, "some/model")
     assert str(caught.value) == (
         "some/model: looked for one ModuleList with num_hidden_layers = 7 blocks, found 0; its "
@@ -69,7 +69,7 @@ def test_no_matching_module_list_says_what_was_looked_for_and_seen() -> None:
 def test_two_matching_module_lists_are_refused() -> None:
     model = random_model("llama", VOCAB)
     model.extra = nn.ModuleList(nn.Identity() for _ in range(4))
-    with pytest.raises(InputError, match=r"found 2; .*model\.layers \(4\), extra \(4\)"):
+    with pytest.raises(UserError, match=r"found 2; .*model\.layers \(4\), extra \(4\)"):
         find_layout(model)
 
 
@@ -93,7 +93,7 @@ def test_a_head_that_does_something_else_is_an_error_at_load_time() -> None:
     plain = random_model("llama", VOCAB)
     scaled = ScaledLogits(plain.config).eval()
     scaled.load_state_dict(plain.state_dict())
-    with pytest.raises(InputError, match=r"some/model: final norm.*its head computes something"):
+    with pytest.raises(UserError, match=r"some/model: final norm.*its head computes something"):
         find_layout(scaled, "some/model")
     assert num_hooks(scaled) == 0
 
@@ -106,7 +106,7 @@ def test_an_unknown_step_behind_the_blocks_is_an_error_that_says_how_far_it_got(
         return output
 
     model.model.register_forward_hook(double)
-    with pytest.raises(InputError, match=r"got as far as \['LlamaRMSNorm'\]"):
+    with pytest.raises(UserError, match=r"got as far as \['LlamaRMSNorm'\]"):
         find_layout(model)
     assert num_hooks(model) == 1
 
@@ -114,7 +114,7 @@ def test_an_unknown_step_behind_the_blocks_is_an_error_that_says_how_far_it_got(
 def test_a_model_without_output_embedding_is_refused() -> None:
     model = random_model("llama", VOCAB)
     model.get_output_embeddings = lambda: None  # type: ignore[assignment]
-    with pytest.raises(InputError, match="no output embedding"):
+    with pytest.raises(UserError, match="no output embedding"):
         find_layout(model)
 
 
@@ -143,7 +143,7 @@ def test_stream_of_a_tuple_is_its_first_entry_and_the_rest_is_kept(rest: tuple[A
 
 @pytest.mark.parametrize("output", [None, SimpleNamespace(last_hidden_state=1), ("x",)])
 def test_a_block_that_returns_no_stream_is_refused(output: Any) -> None:
-    with pytest.raises(InputError, match="a block returned"):
+    with pytest.raises(UserError, match="a block returned"):
         hidden_of(output)
 
 

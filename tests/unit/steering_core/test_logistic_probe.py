@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from steering_core import logistic_probe
-from steering_core.errors import InputError
 from steering_core.logistic_probe import fit_logistic
+from steersweep.errors import UserError
 from tests.support.direct_fits import (
     direct_logistic,
     newton,
@@ -62,7 +62,7 @@ def test_a_probe_that_does_not_converge_is_refused_by_name(
 ) -> None:
     monkeypatch.setattr(logistic_probe, "_MOST_STEPS", 1)
     with pytest.raises(
-        InputError, match=r"probe of layer 3 did not converge: its gradient .* 1 steps"
+        UserError, match=r"probe of layer 3 did not converge: its gradient .* 1 steps"
     ):
         fit_logistic(correlated_pairs(), "layer 3")
 
@@ -70,5 +70,5 @@ def test_a_probe_that_does_not_converge_is_refused_by_name(
 def test_a_difference_lost_beside_the_spread_is_refused_by_name() -> None:
     pairs = correlated_pairs()
     states = pairs.stereotype.astype(np.float64)
-    with pytest.raises(InputError, match=r"so small .* probe of layer 3 cannot be fitted"):
+    with pytest.raises(UserError, match=r"so small .* probe of layer 3 cannot be fitted"):
         fit_logistic(replace(pairs, anti=states + 1e-12, stereotype=states), "layer 3")

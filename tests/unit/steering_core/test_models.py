@@ -21,7 +21,6 @@ from safetensors.torch import load_file, save_file
 from tokenizers import pre_tokenizers
 
 from steering_core import hub, models, xla
-from steering_core.errors import InputError
 from steering_core.models import (
     ModelSource,
     load_config,
@@ -32,6 +31,7 @@ from steering_core.models import (
     resolve_dtype,
 )
 from steering_core.sampling import eos_ids_of
+from steersweep.errors import UserError
 from tests.support.golden import model_path
 from tests.support.tiny_models import save_model, train_tokenizer
 
@@ -94,7 +94,7 @@ def test_a_device_asked_for_by_name_is_never_replaced(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_devices(monkeypatch)
-    with pytest.raises(InputError, match=f"device {name} is not available; available here: cpu"):
+    with pytest.raises(UserError, match=f"device {name} is not available; available here: cpu"):
         resolve_device(name)
     set_devices(monkeypatch, name)
     assert resolve_device(name).type == name
@@ -102,7 +102,7 @@ def test_a_device_asked_for_by_name_is_never_replaced(
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:0", "CPU", ""])
 def test_an_unknown_device_lists_the_known_ones(name: str) -> None:
-    with pytest.raises(InputError, match="auto, cuda, xla, mps, cpu, got"):
+    with pytest.raises(UserError, match="auto, cuda, xla, mps, cpu, got"):
         resolve_device(name)
 
 
@@ -112,7 +112,7 @@ def test_dtype_auto_is_float32_on_the_cpu_and_bfloat16_elsewhere() -> None:
         assert resolve_dtype("auto", torch.device(name)) == torch.bfloat16
         assert resolve_dtype("float32", torch.device(name)) == torch.float32
     assert resolve_dtype("float16", torch.device("cpu")) == torch.float16
-    with pytest.raises(InputError, match="auto or one of float32, bfloat16, float16, got 'int8'"):
+    with pytest.raises(UserError, match="auto or one of float32, bfloat16, float16, got 'int8'"):
         resolve_dtype("int8", torch.device("cpu"))
 
 
@@ -164,23 +164,23 @@ def test_a_folder_without_config_is_not_a_model_folder(folder: Path) -> None:
     (folder / "config.json").unlink()
     source = ModelSource(str(folder))
     for use in (lambda: load_model(source, device="cpu"), lambda: read_facts(source, None)):
-        with pytest.raises(InputError, match=r"is not a model folder: it has no config\.json"):
+        with pytest.raises(UserError, match=r"is not a model folder: it has no config\.json"):
             use()
 
 
 def test_a_folder_without_tokenizer_is_refused(folder: Path) -> None:
     for file in folder.glob("*token*"):
         file.unlink()
-    with pytest.raises(InputError, match=r"no usable tokenizer in .*copy"):
+    with pytest.raises(UserError, match=r"no usable tokenizer in .*copy"):
         load_tokenizer(ModelSource(str(folder)))
 
 
 def test_a_folder_without_safetensors_is_refused_even_with_a_pickle(folder: Path) -> None:
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
-    with pytest.raises(InputError, match=r"holds no \*\.safetensors weights"):
+    with pytest.raises(UserError, match=r"holds no \*\.safetensors weights"):
         facts(folder)
-    with pytest.raises(InputError, match=r"cannot load .*copy"):
+    with pytest.raises(UserError, match=r"cannot load .*copy"):
         load_model(ModelSource(str(folder)), device="cpu")
 
 
@@ -191,7 +191,7 @@ def test_a_config_that_does_not_say_its_shape_is_refused(
     shape = {"num_hidden_layers": 4, "hidden_size": 64, "vocab_size": 9}
     del shape[key]
     monkeypatch.setattr(models, "load_config", lambda _source: SimpleNamespace(**shape))
-    with pytest.raises(InputError, match="only decoder language models can be steered"):
+    with pytest.raises(UserError, match="only decoder language models can be steered"):
         read_facts(ModelSource(str(folder)), None)
 
 
@@ -200,7 +200,7 @@ def test_a_model_that_is_not_cached_is_refused_in_one_line_when_offline() -> Non
     assert not source.is_local
     for load in (load_model, load_tokenizer):
         with pytest.raises(
-            InputError, match=r"no model at 'no-such/model-anywhere'.*OFFLINE is set"
+            UserError, match=r"no model at 'no-such/model-anywhere'.*OFFLINE is set"
         ):
             load(source)
 
@@ -211,7 +211,7 @@ def test_a_path_is_never_tried_as_a_hub_id(path: str, monkeypatch: pytest.Monkey
     source = ModelSource(path)
     assert source.is_local
     for load in (load_model, load_tokenizer):
-        with pytest.raises(InputError, match=rf"the folder {path} does not exist"):
+        with pytest.raises(UserError, match=rf"the folder {path} does not exist"):
             load(source)
 
 
@@ -235,7 +235,7 @@ def test_a_hub_that_does_not_answer_is_asked_once_and_named(
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
         monkeypatch.setattr(hub, "PROBE_S", 0.2)
         for load in (load_tokenizer, load_config, load_model):
-            with pytest.raises(InputError, match=f"'lab/model'.*{endpoint} cannot be reached"):
+            with pytest.raises(UserError, match=f"'lab/model'.*{endpoint} cannot be reached"):
                 load(ModelSource("lab/model"))
         silent.accept()[0].close()
         silent.settimeout(0.1)
@@ -385,7 +385,7 @@ def test_a_share_of_a_gpu_is_all_that_a_process_takes(
     assert fractions == [0.25 - 0.75 / 24]
     # Four processes and what CUDA takes for each are the whole GPU.
     assert 4 * (fractions[0] * 24 + 0.75) == 24
-    with pytest.raises(InputError, match=r"0\.03 of a GPU of 24\.0 GiB is less than the 0\.75 GiB"):
+    with pytest.raises(UserError, match=r"0\.03 of a GPU of 24\.0 GiB is less than the 0\.75 GiB"):
         models._keep_to_share(0.03)
     load_model(ModelSource(str(llama)), device="cpu", gpu_share=0.25)
     assert len(fractions) == 1, "there is no GPU to share"
@@ -445,7 +445,7 @@ def test_a_model_that_does_not_fit_its_gpus_is_refused() -> None:
     models.check_all_placed({}, "m")
     models.check_all_placed({"model.embed": 0, "model.layers.0": 1}, "m")
     with pytest.raises(
-        InputError, match=r"m does not fit the 2 GPUs of a replica: 2 of its 4 parts"
+        UserError, match=r"m does not fit the 2 GPUs of a replica: 2 of its 4 parts"
     ):
         models.check_all_placed({"a": 0, "b": 1, "c": "cpu", "d": "disk"}, "m")
 
@@ -490,5 +490,5 @@ def test_tokens_that_end_answers_are_known_before_the_model_is_loaded(
 def test_a_generation_config_that_cannot_be_used_is_refused(folder: Path) -> None:
     (folder / "generation_config.json").write_text("[1]")
     source = ModelSource(str(folder))
-    with pytest.raises(InputError, match=r"generation_config\.json cannot be used"):
+    with pytest.raises(UserError, match=r"generation_config\.json cannot be used"):
         models.read_eos_ids(source, load_tokenizer(source))

@@ -12,9 +12,9 @@ import torch
 from jobs.persona.judges import Answer, Scorer, open_judge
 from jobs.persona.judges.reading import number_masses, spelled_masses, weighted_score
 from jobs.persona.judges.spec import LocalJudgeSpec
-from steering_core.errors import InputError
 from steering_core.models import LoadedModel, ModelSource, load_model, load_tokenizer
 from steering_core.next_tokens import ChatNextTokens
+from steersweep.errors import UserError
 from tests.support.tiny_models import save_model, train_tokenizer
 from tests.support.traits import TRAIT
 
@@ -117,5 +117,5 @@ def test_only_the_likeliest_are_returned_and_no_hook_is_left(tmp_path: Path) -> 
 def test_a_model_that_cannot_chat_is_refused(tmp_path: Path) -> None:
     model, tokenizer = judge_model(tmp_path, "llama", whole_numbers=False)
     tokenizer.chat_template = None
-    with pytest.raises(InputError, match="has no chat template; a judge must be a chat model"):
+    with pytest.raises(UserError, match="has no chat template; a judge must be a chat model"):
         ChatNextTokens(model, tokenizer)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from steering_core.errors import InputError
 from steering_core.nulls import label_signs
 from steering_core.pairs import PairMeans, Pairs, centered_states
+from steersweep.errors import UserError
 from tests.support.pairs import correlated_pairs, in_float64, paired
 
 
@@ -32,19 +32,19 @@ def test_a_small_difference_of_large_states_is_not_lost() -> None:
 def test_states_that_are_not_finite_are_refused_by_name(bad: float, side: int) -> None:
     states = [np.ones((9, 3), np.float32), np.zeros((9, 3), np.float32)]
     states[side][8, 1] = bad
-    with pytest.raises(InputError, match=r"not finite, so the vector of layer 3 of m/s/b cannot"):
+    with pytest.raises(UserError, match=r"not finite, so the vector of layer 3 of m/s/b cannot"):
         PairMeans.of(paired(*states), "the vector of layer 3 of m/s/b")
 
 
 def test_nothing_to_fit_from_is_refused_by_name() -> None:
     empty = np.zeros((0, 3))
-    with pytest.raises(InputError, match=r"there is no example to fit layer 3 with"):
+    with pytest.raises(UserError, match=r"there is no example to fit layer 3 with"):
         PairMeans.of(paired(empty, empty), "layer 3")
 
 
 def test_a_mean_difference_of_zero_is_refused_by_name() -> None:
     difference = np.array([[1.0, -2.0], [-1.0, 2.0]])
-    with pytest.raises(InputError, match=r"mean difference is zero, so layer 3 has neither"):
+    with pytest.raises(UserError, match=r"mean difference is zero, so layer 3 has neither"):
         PairMeans.of(paired(difference, np.zeros((2, 2))), "layer 3")
 
 

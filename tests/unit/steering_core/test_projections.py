@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from steering_core.errors import InputError
 from steering_core.projections import cosines, projections
+from steersweep.errors import UserError
 
 
 def test_a_projection_is_in_units_of_the_state() -> None:
@@ -27,7 +27,7 @@ def test_cosines_of_a_few_vectors() -> None:
 
 @pytest.mark.parametrize("vector", [[0.0, 0.0], [np.nan, 1.0], [np.inf, 1.0]])
 def test_a_vector_without_a_direction_is_refused(vector: list[float]) -> None:
-    with pytest.raises(InputError, match="has no direction"):
+    with pytest.raises(UserError, match="has no direction"):
         projections(np.ones((2, 2)), np.array(vector))
-    with pytest.raises(InputError, match="has no direction"):
+    with pytest.raises(UserError, match="has no direction"):
         cosines(np.array([[1.0, 1.0], vector]))

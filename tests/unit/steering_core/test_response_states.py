@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from steering_core.errors import InputError
 from steering_core.response_states import AnsweredPrompt, collect_response_states
+from steersweep.errors import UserError
 from tests.support.generation import FAMILIES, NUM_BLOCKS, WIDTH, model_of, prompt_of
 
 TOLERANCE = 1e-5
@@ -93,5 +93,5 @@ def test_no_hook_is_left() -> None:
     [((0, 3), "row 0 has an empty prompt"), ((500, 13), "row 0 has 513 tokens, more than the 512")],
 )
 def test_rows_that_cannot_run_are_refused(lengths: tuple[int, int], message: str) -> None:
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(UserError, match=message):
         collect_response_states(model_of("llama"), rows_of([lengths]), 100)

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import nn
 
-from steering_core.errors import InputError
 from steering_core.sampling import (
     Sampling,
     _least_kept_by_bisection,
@@ -21,6 +20,7 @@ from steering_core.sampling import (
     random_stream,
     row_seed,
 )
+from steersweep.errors import UserError
 
 PLAIN = Sampling(max_new_tokens=1, eos_ids=())
 
@@ -141,7 +141,7 @@ def test_a_stream_is_its_seeds_and_longer_ones_begin_alike() -> None:
         atol=1e-15,
     )
     for seed in (-1, 2**128):
-        with pytest.raises(InputError, match="seed must be in"):
+        with pytest.raises(UserError, match="seed must be in"):
             random_stream(seed, 1)
 
 
@@ -171,7 +171,7 @@ def test_settings_that_cannot_be_sampled_with_are_refused(
     changed: dict[str, Any], message: str
 ) -> None:
     options: dict[str, Any] = {"max_new_tokens": 1, "eos_ids": ()}
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(UserError, match=message):
         Sampling(**(options | changed)).check()
 
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from steering_core.errors import InputError
 from steering_core.hook_points import HookPoint
 from steering_core.hooks import capture
 from steering_core.steerer import ActivationSteerer
+from steersweep.errors import UserError
 from tests.support.generation import FAMILIES, NUM_BLOCKS, WIDTH, model_of, vector_of
 
 IDS = torch.tensor([[5, 9, 11, 4], [7, 8, 3, 200]])
@@ -201,10 +201,10 @@ def test_a_tuple_keeps_what_stands_beside_the_stream_and_nothing_is_edited_in_pl
 )
 def test_what_cannot_steer_is_refused(changed: dict[str, Any], message: str) -> None:
     options: dict[str, Any] = {"steering_vector": VECTOR, "layer": 1}
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(UserError, match=message):
         ActivationSteerer(model_of("llama").module, **(options | changed))
 
 
 def test_the_default_block_is_refused_where_the_model_has_fewer() -> None:
-    with pytest.raises(InputError, match=r"layer must be in 0\.\.3.* got 19"):
+    with pytest.raises(UserError, match=r"layer must be in 0\.\.3.* got 19"):
         ActivationSteerer(model_of("llama").module, VECTOR)

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from steering_core.errors import InputError
 from steering_core.stereoset import BIAS_TYPES, LABELS, OFFICIAL_COUNTS, read_stereoset
+from steersweep.errors import UserError
 from tests.support.golden import EXAMPLES_PATH
 
 Document = dict[str, Any]
@@ -122,7 +122,7 @@ def test_a_bad_field_is_named_with_its_place(tmp_path: Path, change: str) -> Non
     read_stereoset(write(tmp_path, content))
     apply(content)
     path = write(tmp_path, content)
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(UserError) as caught:
         read_stereoset(path)
     assert str(caught.value).startswith(f"{path}: ")
     assert message in str(caught.value)
@@ -142,23 +142,23 @@ def test_a_bad_field_is_named_with_its_place(tmp_path: Path, change: str) -> Non
 def test_a_file_that_is_not_a_json_object_is_refused(
     tmp_path: Path, content: str, message: str
 ) -> None:
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(UserError, match=message):
         read_stereoset(write(tmp_path, content))
 
 
 def test_an_absurdly_long_number_is_a_plain_error(tmp_path: Path) -> None:
     """Python refuses to parse it with a ValueError that is not a JSONDecodeError."""
-    with pytest.raises(InputError, match=r"dev\.json: "):
+    with pytest.raises(UserError, match=r"dev\.json: "):
         read_stereoset(write(tmp_path, '{"version": ' + "1" * 5000 + ', "data": {}}'))
 
 
 def test_missing_unreadable_and_undecodable_files_are_plain_errors(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no such data file; `steersweep data fetch`"):
+    with pytest.raises(UserError, match=r"no such data file; `steersweep data fetch`"):
         read_stereoset(tmp_path / "absent.json")
-    with pytest.raises(InputError, match="cannot be read as UTF-8 text"):
+    with pytest.raises(UserError, match="cannot be read as UTF-8 text"):
         read_stereoset(tmp_path)
     (tmp_path / "latin.json").write_bytes(b'{"data": "\xe9"}')
-    with pytest.raises(InputError, match="cannot be read as UTF-8 text"):
+    with pytest.raises(UserError, match="cannot be read as UTF-8 text"):
         read_stereoset(tmp_path / "latin.json")
 
 
@@ -247,6 +247,6 @@ def test_a_value_of_megabytes_is_not_repeated(key: str, tmp_path: Path) -> None:
     row["sentences"] = [] if key == "id" else row["sentences"]
     path = tmp_path / "dev.json"
     path.write_text(json.dumps(document))
-    with pytest.raises(InputError, match=f"{key}.*xxx") as caught:
+    with pytest.raises(UserError, match=f"{key}.*xxx") as caught:
         read_stereoset(path)
     assert len(str(caught.value)) < 500

@@ -8,11 +8,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from steering_core.errors import InputError
 from steering_core.logistic_probe import fit_logistic
 from steering_core.pairs import Pairs
 from steering_core.vector_fits import METHODS, fit_layer, fit_pca, fit_whitened
 from steering_core.vectors import Method
+from steersweep.errors import UserError
 from tests.support.direct_fits import direct_mean_difference, direct_pca, direct_whitened
 from tests.support.pairs import correlated_pairs, in_float64, paired
 
@@ -65,7 +65,7 @@ def test_whitened_undoes_a_feature_that_is_all_noise() -> None:
 
 def test_states_that_do_not_vary_cannot_be_whitened() -> None:
     anti, stereotype = np.ones((4, 3), np.float32), np.zeros((4, 3), np.float32)
-    with pytest.raises(InputError, match=r"states vary too little .* to fit layer 3 by whitening"):
+    with pytest.raises(UserError, match=r"states vary too little .* to fit layer 3 by whitening"):
         fit_whitened(paired(anti, stereotype), "layer 3")
 
 
@@ -137,10 +137,10 @@ def test_one_fold_is_no_fold_and_errors_name_layer_group_and_fold(name: Method) 
     pairs = correlated_pairs(6)
     assert fit_layer(name, pairs, 1, "layer 1 of m/s/b")[1] == ()
     zero = paired(pairs.stereotype, pairs.stereotype, 3)
-    with pytest.raises(InputError, match=f"zero, so the {name} vector of layer 1 of m/s/b has"):
+    with pytest.raises(UserError, match=f"zero, so the {name} vector of layer 1 of m/s/b has"):
         fit_layer(name, zero, 3, "layer 1 of m/s/b")
     differs_in_fold_1 = np.where(zero.folds[:, None] == 1, pairs.anti, pairs.stereotype)
-    with pytest.raises(InputError, match=r"of layer 1 of m/s/b without fold 1 has neither"):
+    with pytest.raises(UserError, match=r"of layer 1 of m/s/b without fold 1 has neither"):
         fit_layer(name, paired(differs_in_fold_1, pairs.stereotype, 3), 3, "layer 1 of m/s/b")
 
 

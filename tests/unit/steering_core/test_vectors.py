@@ -11,7 +11,6 @@ import pytest
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from steering_core.errors import InputError
 from steering_core.vectors import (
     FoldSums,
     SteeringVectors,
@@ -24,6 +23,7 @@ from steering_core.vectors import (
     safetensors_metadata,
     to_safetensors,
 )
+from steersweep.errors import UserError
 
 WIDTH = 5
 
@@ -85,9 +85,9 @@ def test_callers_sums_are_not_changed() -> None:
 
 def test_nothing_to_fit_from_is_an_error() -> None:
     empty, full = FoldSums(4, 0, np.zeros(WIDTH), 0), FoldSums(4, 1, np.ones(WIDTH), 3)
-    with pytest.raises(InputError, match=r"there is no example to fit the vector of layer 4 with"):
+    with pytest.raises(UserError, match=r"there is no example to fit the vector of layer 4 with"):
         fit_mean_difference([empty], num_folds=1)
-    with pytest.raises(InputError, match=r"layer 4 without fold 1 with"):
+    with pytest.raises(UserError, match=r"layer 4 without fold 1 with"):
         fit_mean_difference([empty, full], num_folds=2)
 
 
@@ -129,7 +129,7 @@ def test_few_terms_get_a_fold_each_and_a_single_one_is_refused() -> None:
         assert sorted({folds[0], folds[1]}) == [0, 1]
         assert folds[0] == folds[2]
     assert set(assign_folds([*"abcab"], 5, 0, "a group")) == {0, 1, 2}
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(UserError) as caught:
         assign_folds(["a", "a"], 3, 0, "intersentence/religion")
     message = str(caught.value)
     assert "vectors.folds is 3" in message
@@ -180,10 +180,10 @@ def test_a_changed_tensor_does_not_match_its_digest(name: str) -> None:
     tensors, metadata = load_tensors(data), safetensors_metadata(data)
     changed = tensors[name].copy()
     changed[-1] = np.nextafter(changed[-1], np.float32(9), dtype=np.float32)
-    with pytest.raises(InputError, match=r"here: tensors of layer 11 do not match their digest"):
+    with pytest.raises(UserError, match=r"here: tensors of layer 11 do not match their digest"):
         from_safetensors(save_tensors({**tensors, name: changed}, metadata=metadata), "here")
     del metadata["digest.layer.11"]
-    with pytest.raises(InputError, match="do not match their digest"):
+    with pytest.raises(UserError, match="do not match their digest"):
         from_safetensors(save_tensors(tensors, metadata=metadata), "here")
 
 
@@ -275,7 +275,7 @@ def test_a_changed_norm_or_unit_is_refused(key: str, text: str | None) -> None:
     data = to_safetensors(in_streams(fitted(2)), {})
     metadata = {**safetensors_metadata(data), key: text}
     kept = {k: v for k, v in metadata.items() if v is not None}
-    with pytest.raises(InputError, match=r"^here: "):
+    with pytest.raises(UserError, match=r"^here: "):
         from_safetensors(save_tensors(load_tensors(data), metadata=kept), "here")
 
 
@@ -327,5 +327,5 @@ VECTOR = np.ones(WIDTH, np.float32)
     ids=["empty", "text", "truncated", "a list", "other names", "no number", "no fold 0"],
 )
 def test_a_file_that_is_not_one_of_vectors_is_refused_by_name(data: bytes) -> None:
-    with pytest.raises(InputError, match=r"^s3://b/k: not a file of steering vectors"):
+    with pytest.raises(UserError, match=r"^s3://b/k: not a file of steering vectors"):
         from_safetensors(data, "s3://b/k")

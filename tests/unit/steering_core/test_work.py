@@ -14,7 +14,6 @@ from torch import nn
 from steering_core import engine as engine_module
 from steering_core.buckets import Buckets, batches_in_buckets
 from steering_core.engine import Cell, Engine
-from steering_core.errors import InputError
 from steering_core.flops import costs_of, needed_flops, needs_of
 from steering_core.interventions import Positions
 from steering_core.memory import peak_memory
@@ -36,6 +35,7 @@ from steering_core.work import (
     total_needs,
     total_needs_behind,
 )
+from steersweep.errors import UserError
 from tests.support.golden import encode_group, golden_model, model_path
 from tests.support.tiny_models import FAMILIES, save_model, train_tokenizer
 
@@ -168,7 +168,7 @@ def test_a_skeleton_has_the_shapes_of_the_loaded_model(family: str, tmp_path: Pa
 
 def test_a_config_that_is_no_decoder_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "vit"}')
-    with pytest.raises(InputError, match="shapes cannot be derived"):
+    with pytest.raises(UserError, match="shapes cannot be derived"):
         read_skeleton(ModelSource(str(tmp_path)))
 
 
