@@ -193,13 +193,13 @@ _MOST_BYTES = 256 << 20
 def num_layers_at_once(num_examples: int, width: int) -> int:
     """Layers that a fit from states can take with less than 256 MB; at least one.
 
-    Each keeps 8 bytes for each example and dimension. The fit of one of them needs up to five times
-    as much for itself: shuffled labels, the examples outside a fold, both in float64; and twice the
-    products of its states or of its features.
+    Each keeps 8 bytes for each example and dimension. The fit of one of them needs four times as
+    much for itself (shuffled labels, the examples outside a fold, both of these in float64), and
+    twice the products of its states or of its features.
     """
     states_bytes = 8 * num_examples * width
     products_bytes = 8 * min(2 * num_examples, width) ** 2
-    room = _MOST_BYTES - 5 * states_bytes - 2 * products_bytes
+    room = _MOST_BYTES - 4 * states_bytes - 2 * products_bytes
     return max(1, room // max(1, states_bytes))
 
 
