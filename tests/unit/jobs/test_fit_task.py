@@ -166,6 +166,21 @@ def test_mean_differences_are_those_of_the_sums_bit_for_bit(
             assert _close(vector, output.direct("mean_difference", layer, fold_of, fold=fold))
 
 
+@pytest.mark.parametrize("source", ["sums", "held_out_sums"])
+def test_sums_are_added_in_the_order_of_the_parts(
+    source: Any, output: Output, tmp_path: Path
+) -> None:
+    storage = StorageSpec(str(tmp_path / "out")).open()
+    refs = []
+    for total in (2.0**60, -(2.0**60), 3.0):  # in another order, the 3 is lost
+        refs.append(PartRef(f"{source}/{len(refs)}.parquet", f"{len(refs)}"))
+        rows = sums_table([FoldSums(2, 0, np.array([total]), 1)])
+        commit_part(storage, refs[-1].key, rows, task_id=refs[-1].task_id, attempt="1")
+    to_fit = SetToFit("t", source, {"a": 0, "b": 0, "c": 0}, 1)
+    payload = output.payload(to_fit, layers=(2,), **{"sums": (), source: tuple(refs)})
+    assert fitted_vectors(fit(storage, payload), "t").whole[2].tolist() == [1.0]
+
+
 @pytest.mark.parametrize("seed", [None, "shuffled/0/1"])
 @pytest.mark.parametrize("method", list(DIRECT))
 def test_each_method_fits_from_states(method: Any, seed: str | None, output: Output) -> None:
