@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from cluster.errors import CorruptPartError, UserActionError
+from cluster.errors import CorruptPartError
 from cluster.parts import commit_part
 from cluster.storage import Storage, StorageSpec
 from jobs.stereoset import fit_task
@@ -36,10 +36,10 @@ from jobs.stereoset.tables import (
     states_table,
     sums_table,
 )
-from steering_core.errors import InputError
 from steering_core.nulls import label_signs
 from steering_core.pooled import PooledStates
 from steering_core.vectors import FoldSums, SteeringVectors, fit_mean_difference
+from steersweep.errors import UserError
 from tests.support.direct_fits import DIRECT_FITS, direct_mean_difference
 from tests.support.golden import golden_examples
 from tests.support.pairs import correlated_pairs
@@ -217,7 +217,7 @@ def test_the_old_draw_of_shuffled_labels_comes_from_its_sums(output: Output) -> 
 
 def test_an_output_that_was_not_shuffled_at_its_start_says_so(output: Output) -> None:
     to_fit = SetToFit("nulls/null=shuffled", "old_shuffled_sums", HELD_OUT_OF, NUM_HELD_OUT_FOLDS)
-    with pytest.raises(UserActionError, match=r"out was started before `nulls: \[shuffled\]`"):
+    with pytest.raises(UserError, match=r"out was started before `nulls: \[shuffled\]`"):
         output.fit_one(to_fit, sums=output.parts["held_out_sums"])
 
 
@@ -316,7 +316,7 @@ def test_the_part_of_another_task_is_refused(source: str, output: Output) -> Non
 
 def test_an_error_of_a_fit_names_method_layer_group_and_fold(output: Output) -> None:
     alone = dict.fromkeys(IDS, 0)  # nothing is left outside the only fold
-    with pytest.raises(InputError, match=r"pca vector of layer 2 of m/s/b without fold 0"):
+    with pytest.raises(UserError, match=r"pca vector of layer 2 of m/s/b without fold 0"):
         output.fit_one(SetToFit("t", "states", alone, 2), method="pca")
 
 

@@ -63,10 +63,13 @@ def test_whitened_undoes_a_feature_that_is_all_noise() -> None:
     assert abs(found[0]) < 0.05 * abs(found[1])
 
 
-def test_states_that_do_not_vary_cannot_be_whitened() -> None:
-    anti, stereotype = np.ones((4, 3), np.float32), np.zeros((4, 3), np.float32)
+@pytest.mark.parametrize("width", [3, 30])
+@pytest.mark.parametrize("variation", [0.0, 1.0])
+def test_states_that_vary_too_little_cannot_be_whitened(width: int, variation: float) -> None:
+    """Not at all, or along one line by the same amount, so that nothing is shrunk."""
+    stereotype = variation * np.outer([1.0, -1.0, 1.0, -1.0], np.arange(1.0, width + 1))
     with pytest.raises(UserError, match=r"states vary too little .* to fit layer 3 by whitening"):
-        fit_whitened(paired(anti, stereotype), "layer 3")
+        fit_whitened(paired(stereotype + 2, stereotype), "layer 3")
 
 
 @fits
