@@ -1,1 +1,1 @@
-"""What the pages of all jobs share: a base template, style, script, tables, words, warnings."""
+"""What the pages of all jobs share: content, base template, style, scripts, tables, words."""

@@ -37,6 +37,12 @@ def random_models(record: Mapping[str, Any]) -> list[str]:
     return [name for name, model in models.items() if model["path"] in RANDOM_WEIGHTS]
 
 
+def of_lost_record(record: Mapping[str, Any]) -> Iterator[Caution]:
+    """The warning that nobody knows what was run, if ``run.json`` is lost."""
+    if not record:
+        yield Caution("run.json is lost, so this page cannot say what was run.")
+
+
 def of_random_weights(record: Mapping[str, Any]) -> Iterator[Caution]:
     """The warning that numbers mean nothing, if a model's weights are random."""
     if names := random_models(record):

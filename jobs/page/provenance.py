@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+
+import yaml
 
 _DIGEST_SHOWN = 16
 
@@ -25,6 +27,31 @@ class Ran:
     terms: tuple[tuple[str, str], ...] = ()
     versions: Mapping[str, str] | None = None
     spec: str = ""
+
+
+def ran_of(
+    record: Mapping[str, Any],
+    terms: Iterable[tuple[str, str]],
+    made: datetime,
+    *,
+    is_complete: bool,
+    spec: str | None = None,
+) -> Ran:
+    """What ``run.json`` says of a run, after the job's own terms.
+
+    Args:
+        record: what ``run.json`` holds; not empty.
+        made: when the page was made, which is the end of a complete run whose end is unknown.
+        spec: the resolved spec as YAML; None: as ``run.json`` holds it.
+    """
+    return Ran(
+        models_of(record),
+        (*terms, *when(record, made, is_complete=is_complete)),
+        versions_of(record),
+        yaml.safe_dump(record["spec"], sort_keys=False, allow_unicode=True)
+        if spec is None
+        else spec,
+    )
 
 
 def models_of(record: Mapping[str, Any]) -> tuple[Mapping[str, str], ...]:

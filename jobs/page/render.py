@@ -6,37 +6,42 @@ import base64
 import hashlib
 import importlib.resources
 from collections.abc import Iterator, Mapping
+from importlib.resources.abc import Traversable
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
 from jobs.figures.palette import SERIES, Color
+from jobs.page.page import PageContent
 
 _SHARED = importlib.resources.files("jobs.page") / "assets"
 
 
 def render(
-    package: str, context: Mapping[str, Any], colors: Mapping[str, Color] | None = None
+    page: PageContent,
+    package: str = "jobs.page",
+    more: Mapping[str, Any] | None = None,
+    colors: Mapping[str, Color] | None = None,
 ) -> str:
-    """A package's ``assets/page.html.j2`` with everything that it needs inline.
+    """The page's HTML, with everything that it needs inline.
 
-    The page draws its figures with the package's ``assets/figures.js``. All that comes from the
-    context is escaped. The page's policy lets only its own scripts run, by their hashes.
+    The template is ``assets/page.html.j2`` of the package, or ``base.html.j2`` if the package has
+    none. All values are escaped. The page's policy lets only its own scripts run, by their hashes.
 
     Args:
-        colors: what the page's style calls ``--<name>``, beside those that all pages have.
+        package: of the job. If the page has figures, its ``assets/figures.js`` draws them.
+        more: what the package's template reads, in addition to ``page``.
+        colors: available to the page's style as ``--<name>``, in addition to those of all pages.
     """
-    from plotly.offline import get_plotlyjs  # 5 MB, which only this needs
-
     assets = importlib.resources.files(package) / "assets"
 
     def template(name: str) -> str:
-        of_package = assets / name
-        return of_package.read_text("utf-8") if of_package.is_file() else _asset(name)
+        in_package = assets / name
+        return in_package.read_text("utf-8") if in_package.is_file() else _asset(name)
 
-    figures = (assets / "figures.js").read_text("utf-8")
-    scripts = [get_plotlyjs(), _asset("plots.js"), figures, _asset("tables.js")]
+    name = "page.html.j2" if (assets / "page.html.j2").is_file() else "base.html.j2"
+    scripts = [*(_figure_scripts(assets) if page.figures else ()), _asset("tables.js")]
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(template),
         autoescape=True,
@@ -46,12 +51,19 @@ def render(
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     style = _asset("page.css") + _variables(dict(_series()) | dict(colors or {}))
-    return environment.get_template("page.html.j2").render(
-        **context,
+    return environment.get_template(name).render(
+        **(more or {}),
+        page=page,
         style=Markup(style),  # noqa: S704 - from files and constants of ours
         scripts=[Markup(script) for script in scripts],  # noqa: S704
         script_hashes=[_hash(script) for script in scripts],
     )
+
+
+def _figure_scripts(assets: Traversable) -> list[str]:
+    from plotly.offline import get_plotlyjs  # 5 MB, which only figures need
+
+    return [get_plotlyjs(), _asset("plots.js"), (assets / "figures.js").read_text("utf-8")]
 
 
 def _series() -> Iterator[tuple[str, Color]]:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from jobs.page.words import DASH, coefficient
+
 _FEW_ROWS = 20
 _MANY_ROWS = 400
 _MANY_COLUMNS = 12
@@ -37,6 +39,25 @@ class Cell:
     detail: str = ""
     mark: str = ""
     tone: str = ""
+
+
+MISSING = Cell(DASH, None)
+"""A value that there is not."""
+
+
+def word_cell(text: str) -> Cell:
+    """A name or another text."""
+    return Cell(text, text)
+
+
+def count_cell(value: int) -> Cell:
+    """A count, with thousands separators."""
+    return Cell(f"{value:,}", value)
+
+
+def coeff_cell(value: float) -> Cell:
+    """A coefficient with every digit that it has."""
+    return Cell(coefficient(value), value)
 
 
 @dataclass(frozen=True)

@@ -60,8 +60,9 @@ def report(storage: Storage, parts: Parts | None = None, *, figures: bool = True
 def _draw(storage: Storage, summary: PersonaSummary, missing: str, *, figures: bool) -> None:
     # matplotlib takes a second to load, and only this needs it.
     from jobs.figures.write import FIGURES, write_figures
+    from jobs.page.page import PAGE_KEY
     from jobs.persona.figures import NAMES, planned_figures
-    from jobs.persona.page.write import PAGE_KEY, write_page
+    from jobs.persona.page.write import write_page
 
     if figures:
         drawn = planned_figures(summary)

@@ -15,6 +15,7 @@ from cluster.errors import ObjectNotFoundError
 from cluster.ledger import Ledger
 from cluster.storage import Storage
 from jobs.console import detail, link, say, warn
+from jobs.page.page import PAGE_KEY
 from jobs.stereoset.certificate_file import CERTIFICATE_KEY, write_certificate
 from jobs.stereoset.comparison import COMPARED_SCHEMA, compare, of_seeds, print_comparisons
 from jobs.stereoset.examples import store_missing_examples
@@ -22,7 +23,7 @@ from jobs.stereoset.headline import VECTORS
 from jobs.stereoset.inventory import Inventory, take_inventory
 from jobs.stereoset.non_finite import described
 from jobs.stereoset.page.facts import gather
-from jobs.stereoset.page.write import PAGE_KEY, write_page
+from jobs.stereoset.page.write import write_page
 from jobs.stereoset.push import push_of
 from jobs.stereoset.result import as_json as result_as_json
 from jobs.stereoset.result import print_result, select

@@ -31,9 +31,9 @@ from cluster.checked import CheckedPart, write_checked
 from cluster.driver import execute
 from cluster.parts import commit_part
 from cluster.storage import Storage, StorageSpec
+from jobs.page.page import PAGE_KEY
 from jobs.resources import local_path
 from jobs.stereoset.inventory import take_inventory
-from jobs.stereoset.page.write import PAGE_KEY
 from jobs.stereoset.summary_tables import CELLS_SCHEMA
 from steering_core.vectors import SteeringVectors, to_safetensors
 from tests.scale.gauge import MB, Gauge, gauged, machine

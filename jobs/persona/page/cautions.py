@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from jobs.page.cautions import Caution, of_random_weights
+from jobs.page.cautions import Caution, of_lost_record, of_random_weights
 from jobs.page.words import counted
 from jobs.persona.filter import FEWEST_PAIRS
 from jobs.persona.questions import questions_asked
@@ -26,10 +26,9 @@ def cautions(summary: PersonaSummary, record: Mapping[str, Any], missing: str) -
     found = list(of_random_weights(record))
     if missing:
         found.append(Caution(f"This sweep is not complete. Still to come: {missing}."))
-    if not record:
-        found.append(Caution("run.json is lost, so this page cannot say what was run."))
     return [
         *found,
+        *of_lost_record(record),
         *_judge(summary, record),
         *_pairs(summary),
         *_questions(summary),

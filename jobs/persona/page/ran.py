@@ -6,9 +6,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
-import yaml
-
-from jobs.page.provenance import Ran, models_of, short, versions_of, when
+from jobs.page.provenance import Ran, ran_of, short
 from jobs.page.words import coefficient, counted
 from jobs.persona.questions import questions_asked
 from jobs.persona.summary import PersonaSummary
@@ -43,10 +41,8 @@ def ran(
             f"({_pooling(spec)})",
         ),
         *_grid(spec["steering"]),
-        *when(record, made, is_complete=is_complete),
     ]
-    document = yaml.safe_dump(spec, sort_keys=False, allow_unicode=True)
-    return Ran(models_of(record), tuple(terms), versions_of(record), document)
+    return ran_of(record, terms, made, is_complete=is_complete)
 
 
 def _traits(summary: PersonaSummary, record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

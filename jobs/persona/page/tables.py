@@ -7,13 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from jobs.page.table import Cell, Column, Table
-from jobs.page.words import DASH, coefficient, number
+from jobs.page.table import MISSING, Cell, Column, Table, coeff_cell, count_cell, word_cell
+from jobs.page.words import DASH, number
 from jobs.persona.figures import on_own_vectors
 from jobs.persona.page.finding import SIGNIFICANT
 from jobs.persona.summary import PersonaSummary
 
-_MISSING = Cell(DASH, None)
 _Row = Mapping[Any, Any]
 
 
@@ -37,8 +36,8 @@ def steered(summary: PersonaSummary) -> Table:
             (
                 *_words(row, words),
                 Cell(str(row["layer"]), row["layer"]),
-                _coeff(row["coeff"]),
-                _count(row["num_answers"]),
+                coeff_cell(row["coeff"]),
+                count_cell(row["num_answers"]),
                 _estimate(row, "trait_score"),
                 _estimate(row, "coherence"),
                 _estimate(row, "trait_score_change"),
@@ -68,7 +67,7 @@ def contrast(summary: PersonaSummary) -> Table:
         tuple(
             (
                 *_words(row, words),
-                _count(row["num_answers"]),
+                count_cell(row["num_answers"]),
                 _number(row["trait_score"]),
                 _number(row["coherence"]),
                 _number(row["num_pairs"], digits=0),
@@ -131,11 +130,11 @@ def _projection(row: _Row) -> tuple[Cell, ...]:
         Cell(positions or DASH, positions),
         Cell(str(row["at_layer"]), row["at_layer"]),
         Cell(_CONDITIONS[row["condition"]], row["condition"]),
-        _MISSING if pd.isna(row["coeff"]) else _coeff(row["coeff"]),
-        _count(row["num_answers"]),
+        MISSING if pd.isna(row["coeff"]) else coeff_cell(row["coeff"]),
+        count_cell(row["num_answers"]),
         _number(row["mean"], digits=2),
         _number(row["median"], digits=2),
-        _MISSING
+        MISSING
         if pd.isna(row["lower"])
         else Cell(f"{number(row['lower'], 2)} to {number(row['upper'], 2)}", row["lower"]),
     )
@@ -147,20 +146,12 @@ def _word_columns(names: Sequence[str]) -> tuple[Column, ...]:
 
 
 def _words(row: _Row, names: Sequence[str]) -> tuple[Cell, ...]:
-    return tuple(Cell(str(row[name]), str(row[name])) for name in names)
-
-
-def _coeff(value: float) -> Cell:
-    return Cell(coefficient(value), value)
-
-
-def _count(value: int) -> Cell:
-    return Cell(f"{value:,}", value)
+    return tuple(word_cell(str(row[name])) for name in names)
 
 
 def _estimate(row: _Row, name: str) -> Cell:
     if pd.isna(row[name]):
-        return _MISSING
+        return MISSING
     low, high = (number(row[f"{name}{end}"], 1) for end in ("_low", "_high"))
     mark = "*" if row.get(f"{name}_p", 1.0) <= SIGNIFICANT else ""
     return Cell(number(row[name], 1), row[name], f"{low} to {high}", mark)
@@ -168,5 +159,5 @@ def _estimate(row: _Row, name: str) -> Cell:
 
 def _number(value: float | None, digits: int = 1) -> Cell:
     if value is None or pd.isna(value):
-        return _MISSING
+        return MISSING
     return Cell(number(value, digits), value)

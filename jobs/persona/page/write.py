@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from cluster.redaction import redact_all
 from cluster.storage import Storage
-from jobs.page.cautions import random_models
+from jobs.page.page import Figures, PageContent, title_of
+from jobs.page.page import write_page as write
 from jobs.page.render import render
 from jobs.persona.page import tables
 from jobs.persona.page.answers import compared
@@ -19,7 +19,6 @@ from jobs.persona.page.finding import finding
 from jobs.persona.page.ran import ran
 from jobs.persona.summary import PersonaSummary
 
-PAGE_KEY = "report.html"
 _PACKAGE = "jobs.persona.page"
 
 
@@ -35,8 +34,7 @@ def write_page(
         record: what ``run.json`` holds; empty if it is lost.
         missing: what is still to come, in words; empty if nothing is.
     """
-    page = page_of(summary, record, missing, storage.uri)
-    storage.replace(PAGE_KEY, page.encode())
+    write(storage, page_of(summary, record, missing, storage.uri))
 
 
 def page_of(
@@ -45,21 +43,22 @@ def page_of(
     """The page's HTML; ``uri`` is where the output is."""
     record, made = redact_all(record), datetime.now(UTC)
     spec = record.get("spec", {})
-    random = " with random weights" if random_models(record) else ""
-    all_tables = [made_of(summary) for made_of in (tables.steered, tables.projections)]
-    return render(
-        _PACKAGE,
-        {
-            "title": f"Persona vectors{random}: {', '.join(spec.get('models', {}))}",
-            "made": made,
-            "traits": list(spec.get("traits", {})),
-            "missing": missing,
-            "finding": list(finding(summary)),
-            "cautions": cautions(summary, record, missing),
-            "drawn": [figure.plain() for figure in drawn(summary)],
-            "compared": list(compared(summary)),
-            "tables": [of for of in (*all_tables, tables.contrast(summary)) if of.rows],
-            "ran": ran(summary, record, made, is_complete=not missing),
-            "uri": shlex.quote(redact_all(uri)),
-        },
+    all_tables = [make(summary) for make in (tables.steered, tables.projections, tables.contrast)]
+    figures = [figure.plain() for figure in drawn(summary)]
+    traits = ", ".join(spec.get("traits", {}))
+    page = PageContent(
+        title=title_of("Persona vectors", record, list(spec.get("models", {}))),
+        made=made,
+        uri=uri,
+        ran=ran(summary, record, made, is_complete=not missing),
+        question="Does steering with a trait's vector change how strongly answers show the trait? "
+        f"Traits: {traits}",
+        unfinished="not complete" if missing else "",
+        finding=list(finding(summary)),
+        no_finding="No steered answer has been judged yet, so there is no finding.",
+        cautions=cautions(summary, record, missing),
+        figures=Figures(figures, figures, if_none="Nothing has been judged or projected yet."),
+        tables=[table for table in all_tables if table.rows],
+        spec_file="persona.yaml",
     )
+    return render(page, _PACKAGE, {"compared": list(compared(summary))})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jobs.page.cautions import Caution, of_random_weights
+from jobs.page.cautions import Caution, of_lost_record, of_random_weights
 from jobs.page.words import coefficient, counted
 from jobs.stereoset.page.estimate import Estimate
 from jobs.stereoset.page.facts import Facts
@@ -24,6 +24,7 @@ def cautions(facts: Facts) -> list[Caution]:
         *of_random_weights(facts.record),
         *_certificate(facts),
         *_missing(facts),
+        *of_lost_record(facts.record),
         *_vectors(facts),
         *_numbers(facts),
         *_terms(facts),
@@ -143,8 +144,6 @@ def _missing(facts: Facts) -> Iterator[Caution]:
             "the same spec computes it again:",
             list(facts.without_baseline),
         )
-    if not facts.record:
-        yield Caution("run.json is lost, so this page cannot say what was run.")
 
 
 def _numbers(facts: Facts) -> Iterator[Caution]:

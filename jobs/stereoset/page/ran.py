@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from jobs.page.provenance import Ran, models_of, short, versions_of, when
+from jobs.page.provenance import Ran, ran_of, short
 from jobs.page.words import MINUS, PERCENT, coefficient, counted
 from jobs.stereoset.labels import ARROW, DELTA, ROLES
 from jobs.stereoset.page import words
@@ -25,9 +25,10 @@ def ran(facts: Facts) -> Ran:
         *_inputs(spec, identity),
         *_protocol(spec, num_folds, has_held_out=bool(facts.summary.held_out.num_rows)),
         *_counts(facts),
-        *when(facts.record, facts.made, is_complete=facts.is_complete),
     ]
-    return Ran(models_of(facts.record), tuple(terms), versions_of(facts.record), _as_yaml(spec))
+    return ran_of(
+        facts.record, terms, facts.made, is_complete=facts.is_complete, spec=_as_yaml(spec)
+    )
 
 
 def _inputs(spec: Mapping[str, Any], identity: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from jobs.page.table import Cell, Column, Table
-from jobs.page.words import DASH, coefficient, counted, number
+from jobs.page.table import MISSING, Cell, Column, Table, coeff_cell, count_cell, word_cell
+from jobs.page.words import counted, number
 from jobs.stereoset.comparison import Comparison
 from jobs.stereoset.headline import KINDS, VECTORS, averages
 from jobs.stereoset.labels import CHANGES, DELTA, FLOWS, LABELS
@@ -26,7 +26,6 @@ _MOST_ROWS = 2000
 _Row = Mapping[str, Any]
 
 
-_MISSING = Cell(DASH, None)
 _MARK = f"q < {SIGNIFICANT}, and the interval excludes 0"
 _KL = Column("KL", "nats per token")
 _KL_NOTE = (
@@ -67,9 +66,9 @@ def glance(summary: Summary) -> Table:
         ),
         tuple(
             (
-                _word(row["model"]),
-                _word(_place(row)),
-                _coeff(row["coeff"]),
+                word_cell(row["model"]),
+                word_cell(_place(row)),
+                coeff_cell(row["coeff"]),
                 *_vectors_cell(summary, vectors),
                 *(_estimate(row, name, digits=3, q=row[f"{name}_q"]) for name in CHANGES),
                 *_flow_cells(row),
@@ -106,10 +105,10 @@ def headline(summary: Summary) -> Table:
         ),
         tuple(
             (
-                _word(row["model"]),
-                _word(row["split"]),
-                _coeff(row["coeff"]),
-                _word(names[row["vectors"]]),
+                word_cell(row["model"]),
+                word_cell(row["split"]),
+                coeff_cell(row["coeff"]),
+                word_cell(names[row["vectors"]]),
                 _estimate(row, "anti_rise_percent"),
                 *(_estimate(row, name, times=100) for name in FLOWS),
                 *(_estimate(row, name, digits=3) for name in CHANGES),
@@ -138,7 +137,7 @@ def _vectors_column(summary: Summary) -> tuple[Column, ...]:
 
 
 def _vectors_cell(summary: Summary, vectors: str) -> tuple[Cell, ...]:
-    return (_word(KINDS[vectors]),) if summary.held_out.num_rows else ()
+    return (word_cell(KINDS[vectors]),) if summary.held_out.num_rows else ()
 
 
 def held_out_differences(summary: Summary) -> Table:
@@ -186,11 +185,11 @@ def null_tests(summary: Summary) -> Table:
         ),
         tuple(
             (
-                _word(row["model"]),
-                _word(_place(row)),
-                _coeff(row["coeff"]),
-                _word(KINDS[row["vectors"]]),
-                _word(row["null"]),
+                word_cell(row["model"]),
+                word_cell(_place(row)),
+                coeff_cell(row["coeff"]),
+                word_cell(KINDS[row["vectors"]]),
+                word_cell(row["null"]),
                 *(
                     cell
                     for name, digits, times, _ in estimates
@@ -211,7 +210,7 @@ def null_tests(summary: Summary) -> Table:
 
 def _rank_cells(row: _Row | None, digits: int, times: float) -> tuple[Cell, ...]:
     if row is None:
-        return (_MISSING,) * 3
+        return (MISSING,) * 3
     return (
         Cell(number(times * row["value"], digits), times * row["value"]),
         Cell(f"{row['rank']:,} of {row['num_draws'] + 1:,}", row["rank"]),
@@ -288,11 +287,11 @@ def _ranges(summary: Summary) -> Table:
         ),
         tuple(
             (
-                _word(row["model"]),
-                _word(_place(row)),
-                _coeff(row["coeff"]),
+                word_cell(row["model"]),
+                word_cell(_place(row)),
+                coeff_cell(row["coeff"]),
                 *_vectors_cell(summary, vectors),
-                _word(what),
+                word_cell(what),
                 *cells,
             )
             for row, vectors, what, cells in entries[:_MOST_ROWS]
@@ -305,7 +304,7 @@ def _ranges(summary: Summary) -> Table:
 def _range(draws: Sequence[_Row], name: str, digits: int, times: float) -> Cell:
     values = sorted(times * row[name] for row in draws if row[name] is not None)
     if not values:
-        return _MISSING
+        return MISSING
     middle = median(values)
     detail = f"{number(values[0], digits)} to {number(values[-1], digits)}"
     return Cell(number(middle, digits), middle, detail)
@@ -349,10 +348,10 @@ def seeds(rows: Sequence[_Row]) -> Table:
         ),
         tuple(
             (
-                *(_word(row[name]) for name in ("model", "split")),
-                _word(VECTORS[row["vectors"]]),
-                _word(_headline_name(row["estimate"])),
-                _coeff(row["coeff"]),
+                *(word_cell(row[name]) for name in ("model", "split")),
+                word_cell(VECTORS[row["vectors"]]),
+                word_cell(_headline_name(row["estimate"])),
+                coeff_cell(row["coeff"]),
                 *(
                     _seed_number(row["estimate"], row[name])
                     for name in ("mean", "sd", "smallest", "largest")
@@ -425,9 +424,9 @@ def _differences(name: str, caption: str, rows: Sequence[_Row]) -> Table:
         ),
         tuple(
             (
-                _word(row["model"]),
-                _word(_place(row)),
-                _coeff(row["coeff"]),
+                word_cell(row["model"]),
+                word_cell(_place(row)),
+                coeff_cell(row["coeff"]),
                 *(_estimate(row, name, digits=3, q=row[f"{name}_q"]) for name in CHANGES),
                 *_flow_cells(row),
                 _estimate(row, "changed", times=100),
@@ -471,10 +470,10 @@ def _beside(
         ),
         tuple(
             (
-                _word(model),
-                _word(_place(row)),
-                _coeff(coeff),
-                _word(of),
+                word_cell(model),
+                word_cell(_place(row)),
+                coeff_cell(coeff),
+                word_cell(of),
                 *_flow_cells(row),
                 _estimate(row, "lms_change"),
                 Cell(f"{num_significant:,} of {num_tested:,}", num_significant),
@@ -520,11 +519,11 @@ def dose_response(summary: Summary) -> Table:
         ),
         tuple(
             (
-                _word(row["model"]),
-                _word(_place(row)),
-                _word(VECTORS[row["vectors"]]),
-                _count(row["num_examples"]),
-                _count(row["num_points"]),
+                word_cell(row["model"]),
+                word_cell(_place(row)),
+                word_cell(VECTORS[row["vectors"]]),
+                count_cell(row["num_examples"]),
+                count_cell(row["num_points"]),
                 *(_estimate(row, name, times=100) for name in MONOTONE),
                 _estimate(at_largest[row["vectors"]][_key(row)], "anti_steered", times=100),
             )
@@ -563,7 +562,7 @@ def baseline(summary: Summary) -> Table:
         tuple(
             (
                 *_group_cells(row),
-                _count(row["num_examples"]),
+                count_cell(row["num_examples"]),
                 *(_estimate(row, name) for name in ("lms", "ss", "icat")),
                 *(_estimate(row, name, times=100) for name in shares),
             )
@@ -603,9 +602,9 @@ def cells(summary: Summary) -> Table:
             (
                 *_group_cells(row),
                 Cell(str(row["layer"]), row["layer"]),
-                _coeff(row["coeff"]),
+                coeff_cell(row["coeff"]),
                 *_vectors_cell(summary, vectors),
-                _count(row["num_examples"]),
+                count_cell(row["num_examples"]),
                 *(_estimate(row, name, digits=3, q=row[f"{name}_q"]) for name in CHANGES),
                 *_flow_cells(row),
                 *(_estimate(row, f"{name}_change") for name in ("lms", "ss", "icat")),
@@ -638,16 +637,14 @@ def certificate(facts: Facts) -> Table:
         ),
         tuple(
             (
-                _word(name),
+                word_cell(name),
                 Cell(of["verdict"], of["verdict"], tone=tones.get(of["verdict"], "caution")),
-                _count(of["num_rows_checked"]),
+                count_cell(of["num_rows_checked"]),
                 Cell(f"{of['largest_difference']:.2g}", of["largest_difference"])
                 if of["num_rows_checked"]
-                else _MISSING,
-                _MISSING
-                if of["tolerance"] is None
-                else Cell(f"{of['tolerance']}", of["tolerance"]),
-                _count(of["num_changed_choices"]),
+                else MISSING,
+                MISSING if of["tolerance"] is None else Cell(f"{of['tolerance']}", of["tolerance"]),
+                count_cell(of["num_changed_choices"]),
                 Cell(
                     f"{of['num_tasks_checked']:,} of {of['num_tasks']:,}", of["num_tasks_checked"]
                 ),
@@ -673,7 +670,7 @@ def _group_columns() -> tuple[Column, ...]:
 
 
 def _group_cells(row: Mapping[str, Any]) -> tuple[Cell, ...]:
-    return tuple(_word(row[name]) for name in ("model", "split", "bias_type"))
+    return tuple(word_cell(row[name]) for name in ("model", "split", "bias_type"))
 
 
 def _flow_columns() -> tuple[Column, ...]:
@@ -689,18 +686,6 @@ def _has_kl(rows: Sequence[_Row]) -> bool:
     return any(row["kl"] is not None for row in rows)
 
 
-def _word(text: str) -> Cell:
-    return Cell(text, text)
-
-
-def _count(value: int) -> Cell:
-    return Cell(f"{value:,}", value)
-
-
-def _coeff(value: float) -> Cell:
-    return Cell(coefficient(value), value)
-
-
 def _estimate(
     row: Mapping[str, Any],
     name: str,
@@ -711,7 +696,7 @@ def _estimate(
 ) -> Cell:
     found, value = Estimate.of(row, name, times), row[name]
     if value is None or value != value:
-        return _MISSING
+        return MISSING
     if found is None:  # defined, without an interval
         return Cell(number(times * value, digits), times * value)
     detail = f"{number(found.low, digits)} to {number(found.high, digits)}"

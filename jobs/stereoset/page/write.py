@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cluster.storage import Storage
-from jobs.page.cautions import random_models
+from jobs.page.page import Figures, PageContent, title_of
+from jobs.page.page import write_page as write
 from jobs.page.render import render
 from jobs.page.table import Table
 from jobs.page.words import typeset
@@ -19,14 +20,17 @@ from jobs.stereoset.page.finding import finding
 from jobs.stereoset.page.ran import STATISTICS, glossary, ran
 from jobs.stereoset.push import push_of
 
-PAGE_KEY = "report.html"
 _MOST_SENTENCES = 6
+_INTENDED = (
+    "Steering vectors should move choices from stereotype to anti-stereotype. Do they move "
+    "anything else?"
+)
 _PACKAGE = "jobs.stereoset.page"
 
 
 def write_page(storage: Storage, facts: Facts) -> None:
     """Write ``report.html``."""
-    storage.replace(PAGE_KEY, page_of(facts).encode())
+    write(storage, page_of(facts, storage.uri))
 
 
 def _tables(facts: Facts) -> Iterator[Table]:
@@ -46,37 +50,37 @@ def _tables(facts: Facts) -> Iterator[Table]:
         yield made(facts.summary)
 
 
-def page_of(facts: Facts) -> str:
-    """The page's HTML."""
-    found = finding(facts.summary)
-    push = push_of(facts.summary.cells.to_pylist())
-    return render(
-        _PACKAGE,
-        {
-            "title": _title(facts),
-            "made": facts.made,
-            "facts": facts,
-            "ran": ran(facts),
-            "finding": found,
-            "push": None if push is None else push.sentence(),
-            "cautions": cautions(facts),
-            "headline": tables.headline(facts.summary),
-            "headline_sentences": [
-                typeset(text)
-                for text in sentences(facts.summary.headline.to_pylist())[:_MOST_SENTENCES]
-            ],
-            "paper": PAPER,
-            "glance": tables.glance(facts.summary),
-            "tables": [table for table in _tables(facts) if table.rows],
-            "certificate": tables.certificate(facts),
-            "drawn": drawn(facts.summary, found.coeff).plain(),
-            "statistics": STATISTICS,
-            "glossary": glossary(has_intent=facts.summary.has_intent),
-        },
-        COLORS,
+def page_of(facts: Facts, uri: str = "URI") -> str:
+    """The page's HTML; ``uri`` is where the output is."""
+    summary = facts.summary
+    found, push = finding(summary), push_of(summary.cells.to_pylist())
+    figures = drawn(summary, found.coeff)
+    page = PageContent(
+        title=title_of("Steering sweep on StereoSet", facts.record, facts.models),
+        made=facts.made,
+        uri=uri,
+        ran=ran(facts),
+        question=_INTENDED if summary.has_intent else "What does steering move?",
+        unfinished=""
+        if facts.is_complete
+        else f"{facts.num_tasks_done:,} of {facts.num_tasks:,} tasks done",
+        no_finding="No cell is complete yet, so there is no finding.",
+        cautions=cautions(facts),
+        figures=Figures(figures.figures, figures.plain(), figures.note, "No cell is complete yet."),
+        tables=[table for table in _tables(facts) if table.rows],
     )
-
-
-def _title(facts: Facts) -> str:
-    random = " with random weights" if random_models(facts.record) else ""
-    return f"Steering sweep on StereoSet{random}: {', '.join(facts.models)}"
+    more = {
+        "facts": facts,
+        "finding": found,
+        "push": None if push is None else push.sentence(),
+        "headline": tables.headline(summary),
+        "headline_sentences": [
+            typeset(text) for text in sentences(summary.headline.to_pylist())[:_MOST_SENTENCES]
+        ],
+        "paper": PAPER,
+        "glance": tables.glance(summary),
+        "certificate": tables.certificate(facts),
+        "statistics": STATISTICS,
+        "glossary": glossary(has_intent=summary.has_intent),
+    }
+    return render(page, _PACKAGE, more, COLORS)

@@ -96,6 +96,11 @@ def test_a_run_without_a_cell_makes_a_page() -> None:
     assert "run.json is lost" in page
 
 
+def test_links_lead_to_the_sections_in_their_order() -> None:
+    page = page_of(facts_of(synthetic(["base"], [1], [20.0]), record()))
+    assert re.findall(r'href="#([^"]+)"', page) == re.findall(r'<section id="([^"]+)"', page)
+
+
 def test_warnings_name_their_places() -> None:
     fell = flows(0.0, 0.0, 0.0, lms_change=(-30.0, -35.0, -25.0))
     unclear = flows(0.0, 0.0, 0.0, lms_change=(-30.0, -65.0, 5.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -180,6 +181,11 @@ def test_what_was_run_and_how_to_verify_it_are_on_the_page() -> None:
         "steersweep verify &#39;runs/my output&#39;",
     ):  # fmt: skip
         assert said in page, said
+
+
+def test_links_lead_to_the_sections_in_their_order() -> None:
+    page = page_of(summary(), record(), "")
+    assert re.findall(r'href="#([^"]+)"', page) == re.findall(r'<section id="([^"]+)"', page)
 
 
 def test_projection_means_are_in_a_table() -> None:

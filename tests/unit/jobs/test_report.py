@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster.storage import open_storage
-from jobs.stereoset.page.write import PAGE_KEY
+from jobs.page.page import PAGE_KEY
 from jobs.stereoset.report import show
 from jobs.stereoset.result import as_json, print_result
 from jobs.stereoset.summary_tables import CELLS_SCHEMA, HEADLINE_SCHEMA
