@@ -28,31 +28,44 @@ class CheckedPart:
 
     Attributes:
         metadata: that of the table's own schema, from the footer.
+        has_read_rows: whether every row was held against the digest, and not the footer alone.
     """
 
     task_id: str
     version: str
     metadata: Mapping[str, str]
+    has_read_rows: bool = False
 
 
 def check_listed(
-    storage: Storage, task_ids: Mapping[str, str], listed: Mapping[str, StoredObject]
+    storage: Storage,
+    task_ids: Mapping[str, str],
+    listed: Mapping[str, StoredObject],
+    known: Mapping[str, CheckedPart] | None = None,
+    *,
+    reads_rows: bool = False,
 ) -> tuple[dict[str, CheckedPart], dict[str, CorruptPartError]]:
     """Check the parts {key: task id}, each of which is listed; returns (good, bad).
 
     Reads only those that no earlier check has seen as they are now. Raises
     `StorageUnavailableError`.
+
+    `known`: what `read_checked` gives, if the caller has it. `reads_rows`: hold every row against
+    the part's digest, which reads whole parts.
     """
-    known = _read(storage) if task_ids else {}
+    if known is None:
+        known = read_checked(storage) if task_ids else {}
     good = {}
     for key, task_id in task_ids.items():
         part = known.get(key)
-        if part and (part.task_id, part.version) == (task_id, listed[key].version):
+        if part is None or (part.task_id, part.version) != (task_id, listed[key].version):
+            continue
+        if part.has_read_rows or not reads_rows:
             good[key] = part
     left = {key: task_id for key, task_id in task_ids.items() if key not in good}
-    found, bad = check_parts(storage, left)
+    found, bad = check_parts(storage, left, reads_rows=reads_rows)
     for key, info in found.items():
-        good[key] = CheckedPart(info.task_id, listed[key].version, info.metadata)
+        good[key] = CheckedPart(info.task_id, listed[key].version, info.metadata, reads_rows)
     return good, bad
 
 
@@ -64,6 +77,7 @@ def write_checked(storage: Storage, parts: Mapping[str, CheckedPart]) -> None:
             "task_id": [part.task_id for part in parts.values()],
             "version": [part.version for part in parts.values()],
             "metadata": [json.dumps(dict(part.metadata)) for part in parts.values()],
+            "has_read_rows": [part.has_read_rows for part in parts.values()],
         },
         schema=_SCHEMA,
     )
@@ -72,10 +86,16 @@ def write_checked(storage: Storage, parts: Mapping[str, CheckedPart]) -> None:
     storage.replace(CHECKED_KEY, sink.getvalue().to_pybytes())
 
 
-_SCHEMA = pa.schema([(name, pa.string()) for name in ("key", "task_id", "version", "metadata")])
+_SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("key", "task_id", "version", "metadata")),
+        ("has_read_rows", pa.bool_()),
+    ]
+)
 
 
-def _read(storage: Storage) -> dict[str, CheckedPart]:
+def read_checked(storage: Storage) -> dict[str, CheckedPart]:
+    """What an earlier session has found whole, by key; nothing if that is not known any more."""
     try:
         data = storage.read(CHECKED_KEY)
     except ObjectNotFoundError:
@@ -85,7 +105,12 @@ def _read(storage: Storage) -> dict[str, CheckedPart]:
         # Parts without a certificate say the same: one object of all of them.
         metadata = {text: json.loads(text) for text in pc.unique(table["metadata"]).to_pylist()}
         return {
-            row["key"]: CheckedPart(row["task_id"], row["version"], metadata[row["metadata"]])
+            row["key"]: CheckedPart(
+                row["task_id"],
+                row["version"],
+                metadata[row["metadata"]],
+                row.get("has_read_rows", False),  # a version before this column wrote it
+            )
             for batch in table.to_batches(_ROWS_AT_ONCE)
             for row in batch.to_pylist()
         }

@@ -10,6 +10,7 @@ from cluster.backends.base import Backend
 from cluster.metrics import Heartbeat, Metrics, memory_bytes
 from cluster.outcome import Outcome, Progress
 from cluster.scheduler import Scheduler
+from cluster.side_work import SideWork
 from cluster.tasks import (
     Action,
     Event,
@@ -39,20 +40,22 @@ def execute(
     on_finished: Callable[[Task, Receipt], Iterable[Task]] | None = None,
     on_event: Callable[[Event], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    side_work: SideWork | None = None,
     on_heartbeat: Callable[[], None] | None = None,
     metrics: Metrics | None = None,
     stop_requested: Callable[[], bool] = lambda: False,
     poll_s: float = 0.2,
     clock: Callable[[], float] = time.monotonic,
 ) -> Outcome:
-    """Run every task of the scheduler, and those that `on_finished` adds; returns how it ended.
+    """Run every task of the scheduler, and those that follow from them; returns how it ended.
 
     `on_finished` is called once for each task that is done and returns the tasks that follow from
-    it. `on_event` sees every event, `on_progress` the counts after each batch of them,
-    `on_heartbeat` follows each line that the log gets every minute. What these callbacks raise
-    ends the run and reaches the caller; failures of tasks and replicas never do.
-    Returns at once when `stop_requested()` turns true, or the scheduler stops: what is in flight
-    is left to `backend.close()`, what is committed stays.
+    it. What takes long goes to `side_work`, which returns its tasks later; the run is not over
+    while it is busy. `on_event` sees every event, `on_progress` the counts after each batch of
+    them, `on_heartbeat` follows each line that the log gets every minute. What these callbacks
+    raise ends the run and reaches the caller; failures of tasks and replicas never do. Returns at
+    once when `stop_requested()` turns true, or the scheduler stops: what is in flight is left to
+    `backend.close()`, what is committed stays.
 
     Deadlines count the time in which this loop looked. What it slept through, in a callback that
     waits for storage or as a stopped process, is nobody's delay: the news of that time is still to
@@ -62,10 +65,16 @@ def execute(
     patience = _Patience(scheduler, watched())
     teller = _Teller(scheduler, metrics, watched.real)
     wait_s = 0.0  # what was under way when the loop before this one ended may be done by now
-    while not scheduler.finished:
+    while True:
         if stop_requested():
             return scheduler.outcome(interrupted=True)
-        events = backend.poll(wait_s)
+        if side_work is not None:
+            scheduler.add(side_work.poll())
+        is_beside = side_work is not None and side_work.is_busy
+        if scheduler.finished and (scheduler.stopped or not is_beside):
+            break
+        # Tasks that follow from side work should not wait for the end of a long poll.
+        events = backend.poll(min(wait_s, _SIDE_POLL_S) if is_beside else wait_s)
         now, wait_s = watched(), poll_s
         for event in events:
             _log(event)
@@ -88,6 +97,7 @@ def execute(
     return scheduler.outcome()
 
 
+_SIDE_POLL_S = 0.02
 _MOST_PER_LOOK_S = 5.0
 _REPORT_S = 5.0
 
@@ -152,6 +162,10 @@ class _Patience:
     def check(self, now: float, *, heard: bool) -> None:
         """Stop the scheduler where it is time to; says what is awaited."""
         scheduler, policy = self._scheduler, self._scheduler.policy
+        if scheduler.finished:
+            # Replicas that have nothing to do while side work goes on are not silent.
+            self._last_event = self._last_end = now
+            return
         if heard:
             self._last_event = now
         if scheduler.num_ended != self._num_ended:

@@ -25,6 +25,8 @@ class Pace:
     def saw(self, slot: Slot, now: float) -> None:
         """The slot's task is done."""
         assert slot.record is not None
+        if slot.record.task.is_urgent:  # of another kind than the tasks that are timed
+            return
         took_s, cost, pool = now - slot.since, slot.record.task.cost, slot.held_pool
         slot.num_timed += 1
         slot.timed_s += took_s
@@ -65,7 +67,7 @@ class Pace:
                 continue
             if record.num_in_flight != 1 or record.state is not TaskState.IN_FLIGHT:
                 continue
-            if record.num_strikes or record.num_task_failures:
+            if record.num_strikes or record.num_task_failures or record.task.is_urgent:
                 continue
             left_s = self._left_s(slot, idle, record.task.cost, now)
             if left_s > most_left_s:
@@ -76,7 +78,8 @@ class Pace:
         """Whether the task on a draining replica will not be done before its node is gone."""
         assert slot.record is not None
         assert slot.drains_by is not None
-        expected_s = self.expected_s(slot, slot.record.task.cost)
+        task = slot.record.task
+        expected_s = None if task.is_urgent else self.expected_s(slot, task.cost)
         # Once it is late, nobody knows: it may still be done in time.
         is_late = expected_s is None or now > slot.since + expected_s
         return not is_late and slot.since + (expected_s or 0.0) > slot.drains_by

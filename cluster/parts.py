@@ -123,16 +123,24 @@ def read_part(storage: Storage, key: str, task_id: str | None = None) -> pa.Tabl
 
 
 def check_parts(
-    storage: Storage, task_ids: Mapping[str, str], num_threads: int = 16
+    storage: Storage,
+    task_ids: Mapping[str, str],
+    num_threads: int = 16,
+    *,
+    reads_rows: bool = False,
 ) -> tuple[dict[str, PartInfo], dict[str, CorruptPartError]]:
     """Check the parts {key: task id}; return (good, bad), each in the order given.
 
-    A part that is not there is bad. Raises `StorageUnavailableError`.
+    A part that is not there is bad. Raises `StorageUnavailableError`. `reads_rows`: hold every row
+    against the digest, and do not only read the footer.
     """
 
     def check(key: str) -> PartInfo | CorruptPartError:
         try:
-            return check_part(storage, key, task_ids[key])
+            info = check_part(storage, key, task_ids[key])
+            if reads_rows:
+                read_part(storage, key, task_ids[key])
+            return info
         except CorruptPartError as error:
             return error
         except ObjectNotFoundError as error:

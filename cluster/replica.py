@@ -72,6 +72,13 @@ class Replica:
                 target=_exit_when_orphaned, args=(os.getppid(),), name="parent-watch", daemon=True
             ).start()
 
+    @classmethod
+    def holding(cls, worker: Worker, storage: Storage) -> Replica:
+        """One whose worker is loaded already, and that runs tasks in this process."""
+        replica = cls(WorkerFactory(""), storage.spec)
+        replica._worker, replica._storage = worker, storage
+        return replica
+
     def placed(self) -> None:
         """Answers as soon as this process is there, so that waiting for it is told from loading."""
 

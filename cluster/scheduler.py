@@ -155,6 +155,11 @@ class Scheduler:
         return self._stop is not None or self._book.num_unfinished == 0
 
     @property
+    def stopped(self) -> bool:
+        """True once the run has a reason to end early."""
+        return self._stop is not None
+
+    @property
     def num_ended(self) -> int:
         """Number of tasks done or set aside."""
         return self._book.num_done + self._book.num_set_aside
@@ -421,7 +426,7 @@ class Scheduler:
         )
         allowed = self.policy.deadline_s(
             record.task.cost,
-            self._pace.slowest(slot.held_pool),
+            None if record.task.is_urgent else self._pace.slowest(slot.held_pool),
             record.num_strikes,
             is_timed=slot.num_timed > 0,
         )

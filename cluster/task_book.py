@@ -12,6 +12,8 @@ from cluster.outcome import SetAside
 from cluster.policy import Policy
 from cluster.tasks import Failure, FailureKind, Receipt, Task
 
+Rank = tuple[bool, float, int]
+
 
 class TaskState(Enum):
     WAITING = auto()
@@ -26,8 +28,8 @@ class TaskRecord:
     """One task's history."""
 
     task: Task
-    rank: tuple[float, int]
-    "Sorts the longest first, ties by insertion."
+    rank: Rank
+    "Sorts urgent tasks first, then the longest, ties by insertion."
     state: TaskState = TaskState.WAITING
     not_before: float = 0.0
     num_attempts: int = 0
@@ -60,9 +62,7 @@ class TaskBook:
         self._policy = policy
         self._rng = rng
         self._suffix = suffix
-        self._queues: dict[str, list[tuple[tuple[float, int], TaskRecord]]] = {
-            name: [] for name in pool_names
-        }
+        self._queues: dict[str, list[tuple[Rank, TaskRecord]]] = {name: [] for name in pool_names}
         "A heap by rank for each pool; a task that was done while it waited is still in it."
         self._num_queued = dict.fromkeys(self._queues, 0)
         self._remaining_cost: dict[str, float] = dict.fromkeys(self._queues, 0.0)
@@ -79,7 +79,7 @@ class TaskBook:
             raise ValueError(f"task {task.id} names pool {task.pool!r}; pools are {known}")
         if task.id in self.records:
             raise ValueError(f"task {task.id} was added before")
-        record = TaskRecord(task, rank=(-task.cost, len(self.records)))
+        record = TaskRecord(task, rank=(not task.is_urgent, -task.cost, len(self.records)))
         self.records[task.id] = record
         self._remaining_cost[task.pool] += task.cost
         self.total_cost += task.cost

@@ -35,7 +35,10 @@ class Task:
     payload: Any
     "Handed to `Worker.run` as it is; must survive pickling."
     num_items: int = 0
-    "What it computes in the job's own unit, for a monitor."
+    "What it computes in the job's own unit (rows, answers), for progress and a monitor."
+    is_urgent: bool = False
+    """Others wait for it, and it is short: it goes before the rest of its pool, and says nothing
+    about how long these take, as with a fit of vectors between tasks of the model."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.cost) and self.cost > 0):

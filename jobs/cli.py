@@ -11,11 +11,9 @@ import typer
 from jobs import __version__
 from jobs.bench_cli import bench_app
 from jobs.vectors_cli import vectors_app
-from steersweep.errors import UserError
 
 if TYPE_CHECKING:
     from cluster.storage import Storage
-    from jobs.kinds import AnySpec
 
 app = typer.Typer(
     name="steersweep",
@@ -119,7 +117,7 @@ def run(
         steersweep run sweep.yaml --set data.limit=20
     """
     _configure(verbose=verbose, quiet=quiet)
-    from jobs.sweeps import run_sweeps
+    from jobs.sweeps.named import run_sweeps
 
     draws = _draws_figures(no_figures=no_figures, figures=figures)
     raise typer.Exit(run_sweeps(spec, set_ or [], output, new=new, figures=draws))
@@ -204,12 +202,13 @@ def submit(
 
         steersweep submit sweep.yaml --wait
     """
+    from steersweep.errors import UserError
 
     if wait and no_wait:
         raise UserError("give --wait or --no-wait, not both")
     from jobs.submit.command import SubmitOptions
     from jobs.submit.command import submit as submit_job
-    from jobs.sweeps import load_one_sweep
+    from jobs.sweeps.named import load_one_sweep
 
     sweep = load_one_sweep(spec, set_ or [], output, command="submit")
     options = SubmitOptions(
@@ -288,45 +287,19 @@ def plan(
     _refuse_extra(context, as_json=json_)
     _configure(verbose=verbose, quiet=quiet, as_json=json_)
     from jobs.console import say
-    from jobs.sweeps import load_one_sweep, load_sweeps
+    from jobs.sweeps import commands
+    from jobs.sweeps.estimate import PlanOptions
+    from jobs.sweeps.named import load_one_sweep, load_sweeps
 
     if json_ or json_file:
         sweeps = [load_one_sweep(spec, set_ or [], output, command="plan with --json")]
     else:
         sweeps = load_sweeps(spec, set_ or [], output)
+    options = PlanOptions(device, replicas, share, seconds, json_file)
     for sweep in sweeps:
         if len(sweeps) > 1:
             say(f"{sweep.output}:")
-        _plan(sweep, device, replicas, share, seconds, json_file, prints_json=json_)
-
-
-def _plan(
-    sweep: AnySpec,
-    device: str | None,
-    replicas: int | None,
-    share: float | None,
-    seconds: float,
-    json_file: str | None,
-    *,
-    prints_json: bool,
-) -> None:
-    """Plan one sweep, of either job."""
-    from jobs.persona.spec import PersonaSpec
-
-    if isinstance(sweep, PersonaSpec):
-        from jobs.persona.forecast import plan as tell_of_persona
-
-        if (device, replicas, share) != (None, None, None):
-            raise UserError(
-                "--device, --replicas and --share are for job stereoset; no time is forecast for "
-                "job persona: leave them out"
-            )
-        tell_of_persona(sweep, json_file, prints_json=prints_json)
-        return
-    from jobs.stereoset.forecast.command import PlanOptions
-    from jobs.stereoset.forecast.command import plan as tell
-
-    tell(sweep, PlanOptions(device, replicas, share, seconds, json_file, prints_json=prints_json))
+        commands.plan(sweep, options, prints_json=json_)
 
 
 @app.command()
@@ -356,15 +329,16 @@ def status(
         steersweep status runs/gemma2 --json
     """
     _configure(verbose=verbose, quiet=quiet, as_json=json_)
-    from jobs import outputs
+    from jobs.sweeps import commands
+    from steersweep.errors import UserError
 
     if watch and json_:
         raise UserError("give --watch or --json, not both")
     storage = _open(uri, endpoint_url)
     if watch:
-        outputs.watch(storage, every)
+        commands.watch(storage, every)
     else:
-        outputs.status(storage, prints_json=json_)
+        commands.status(storage, prints_json=json_)
 
 
 def _compared(first: str | None, others: list[str] | None) -> list[str]:
@@ -422,12 +396,12 @@ def report(
         steersweep report runs/seed0 --compare runs/seed1 runs/seed2 runs/seed3
     """
     _configure(verbose=verbose, quiet=quiet, as_json=json_)
-    from jobs import outputs
+    from jobs.sweeps import commands
 
-    outputs.report(
+    commands.report(
         _open(uri, endpoint_url),
         figures=_draws_figures(no_figures=no_figures, figures=figures),
-        beside=[_open(other, endpoint_url) for other in _compared(compare, others)],
+        others=[_open(other, endpoint_url) for other in _compared(compare, others)],
         by=by,
         prints_json=json_,
     )
@@ -465,13 +439,14 @@ def verify(
         steersweep verify demo-tiny --rows 100 --seed 1
     """
     _configure(verbose=verbose, quiet=quiet, as_json=json_)
-    from jobs import outputs
-    from jobs.sweeps import storages_of
+    from jobs.sweeps import commands
+    from jobs.sweeps.named import storages_of
+    from steersweep.errors import UserError
 
     storages = storages_of(source, endpoint_url)
     if json_ and len(storages) > 1:
         raise UserError(f"{source} has several outputs; verify --json takes one of them as URI")
-    codes = [outputs.verify(storage, rows, seed, prints_json=json_) for storage in storages]
+    codes = [commands.verify(storage, rows, seed, prints_json=json_) for storage in storages]
     raise typer.Exit(max(codes))
 
 
@@ -523,9 +498,9 @@ def schema(
         steersweep schema --job persona
     """
     from jobs.console import print_json
-    from jobs.kinds import spec_kind
+    from jobs.sweeps.registry import spec_type
 
-    print_json(spec_kind(job).model_json_schema())
+    print_json(spec_type(job).model_json_schema())
 
 
 @data_app.command()
@@ -564,6 +539,7 @@ def _configure(*, verbose: bool, quiet: bool, as_json: bool = False) -> None:
         UserError: both more and less are asked for.
     """
     from jobs.console import configure
+    from steersweep.errors import UserError
 
     if verbose and quiet:
         raise UserError("give --verbose or --quiet, not both")
@@ -572,6 +548,7 @@ def _configure(*, verbose: bool, quiet: bool, as_json: bool = False) -> None:
 
 def _draws_figures(*, no_figures: bool, figures: bool) -> bool:
     """Whether to draw figures: as the options say, or else STEERSWEEP_FIGURES."""
+    from steersweep.errors import UserError
 
     if no_figures and figures:
         raise UserError("give --figures or --no-figures, not both")
@@ -585,6 +562,7 @@ def _refuse_extra(context: typer.Context, *, as_json: bool) -> None:
     Raises:
         UserError: there are some.
     """
+    from steersweep.errors import UserError
 
     if context.args and as_json:
         raise UserError(
@@ -629,6 +607,7 @@ def main() -> None:
     """
     from cluster.errors import ClusterError
     from jobs.console import complain, configure, show_bug
+    from steersweep.errors import UserError
 
     code = 0
     # Read when torch is loaded. By default OpenMP's threads spin while they wait for each other,

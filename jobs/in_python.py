@@ -8,20 +8,16 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cluster.storage import Storage, StorageSpec
-from jobs import outputs
 from jobs.console import warn
-from jobs.kinds import AnySpec, load_any_spec
-from jobs.persona.spec import PersonaSpec
-from jobs.results import open_results, results_of
-from jobs.sweeps import run_sweep
+from jobs.results import Results, open_results, results_of
+from jobs.spec import JobSpec
+from jobs.sweeps import commands
+from jobs.sweeps.estimate import PlanOptions
+from jobs.sweeps.registry import load_any_spec
 from steersweep.errors import UserError
-
-if TYPE_CHECKING:
-    from jobs.persona.results import PersonaResults
-    from jobs.stereoset.results import StereoSetResults
 
 _TASKS_FAILED = 1
 
@@ -32,11 +28,11 @@ def run(
     output: str | None = None,
     *,
     figures: bool = True,
-) -> StereoSetResults | PersonaResults:
+) -> Results:
     """See ``steersweep.run``."""
     sweep = _spec(spec, overrides, output)
     with _signals_put_back():
-        code = run_sweep(sweep, new=False, figures=figures)
+        code = commands.run(sweep, new=False, figures=figures)
     if code > _TASKS_FAILED:
         raise KeyboardInterrupt
     results = open_results(sweep.output, sweep.storage.endpoint_url)
@@ -57,32 +53,19 @@ def plan(
     seconds: float = 20.0,
 ) -> dict[str, Any]:
     """See ``steersweep.plan``."""
-    sweep = _spec(spec, overrides, output)
-    if isinstance(sweep, PersonaSpec):
-        from jobs.persona.forecast import as_json
-        from jobs.persona.forecast import plan as plan_persona
-
-        if (device, replicas) != (None, None):
-            raise UserError("device and replicas are for job stereoset; leave them out")
-        return as_json(plan_persona(sweep))
-    from jobs.stereoset.forecast.command import PlanOptions
-    from jobs.stereoset.forecast.command import plan as plan_stereoset
-
     options = PlanOptions(device=device, replicas=replicas, seconds=seconds)
-    return plan_stereoset(sweep, options).as_json()
+    return commands.plan(_spec(spec, overrides, output), options)
 
 
 def status(uri: str, endpoint_url: str | None = None) -> dict[str, Any]:
     """See ``steersweep.status``."""
-    return outputs.status_content(_reached(uri, endpoint_url))
+    return commands.status(_reached(uri, endpoint_url))
 
 
-def report(
-    uri: str, endpoint_url: str | None = None, *, figures: bool = True
-) -> StereoSetResults | PersonaResults:
+def report(uri: str, endpoint_url: str | None = None, *, figures: bool = True) -> Results:
     """See ``steersweep.report``."""
     storage = _reached(uri, endpoint_url)
-    outputs.report(storage, figures=figures)
+    commands.report(storage, figures=figures)
     return results_of(storage)
 
 
@@ -90,12 +73,12 @@ def verify(uri: str, rows: int = 20, seed: int = 0, endpoint_url: str | None = N
     """See ``steersweep.verify``."""
     if rows < 1:
         raise UserError(f"rows must be at least 1, got {rows}")
-    return outputs.verify(_reached(uri, endpoint_url), rows, seed) == 0
+    return commands.verify(_reached(uri, endpoint_url), rows, seed) == 0
 
 
 def _spec(
     spec: str | os.PathLike[str], overrides: Mapping[str, Any] | None, output: str | None
-) -> AnySpec:
+) -> JobSpec:
     texts = [f"{key}={_yaml(key, value)}" for key, value in (overrides or {}).items()]
     return load_any_spec(os.fspath(spec), texts, output)
 

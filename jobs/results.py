@@ -6,20 +6,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster.ledger import Ledger
 from cluster.storage import Storage, StorageSpec
 from jobs.data_source import DataSource
+from jobs.sweeps.job import StoredOutput
+from jobs.sweeps.registry import job_of_output
 from steersweep.errors import UserError
-
-if TYPE_CHECKING:
-    from jobs.persona.results import PersonaResults
-    from jobs.stereoset.results import StereoSetResults
 
 
 @dataclass(frozen=True)
@@ -119,50 +116,31 @@ class Results(ABC):
         return "\n".join(lines)
 
 
-def open_results(uri: str, endpoint_url: str | None = None) -> StereoSetResults | PersonaResults:
+def open_results(uri: str, endpoint_url: str | None = None) -> Results:
     """The results of a run of any job, finished or not, from a folder or ``s3://bucket/prefix``.
 
     Args:
         endpoint_url: of an S3-compatible store (MinIO, R2, ...).
 
     Raises:
-        UserError: there is no run of steersweep at this place, or its plan or a part is
-            damaged.
+        UserError: there is no run of steersweep at this place, or its plan or a part is damaged.
     """
     storage = StorageSpec(uri, endpoint_url).open()
     storage.check_reachable()
     return results_of(storage)
 
 
-def results_of(storage: Storage) -> StereoSetResults | PersonaResults:
+def results_of(storage: Storage) -> Results:
     """The results in an opened output; raises as ``open_results`` does."""
-    record = Ledger(storage).read_record() or {}
-    job = record["spec"].get("job") if record else _job_without_record(storage)
-    if job == "persona":
-        from jobs.persona.results import PersonaResults
-
-        return PersonaResults(storage, record)
-    if job == "stereoset":
-        from jobs.stereoset.results import StereoSetResults
-
-        return StereoSetResults(storage, record)
-    raise UserError(
-        f"{storage.uri} holds a run of job {job!r}, which this steersweep does not know; use the "
-        "version that made it"
-    )
+    output = StoredOutput.read(storage)
+    job = job_of_output(output)
+    return job.results(job.open(output))
 
 
-def load(uri: str, endpoint_url: str | None = None) -> StereoSetResults | PersonaResults:
+def load(uri: str, endpoint_url: str | None = None) -> Results:
     """As ``open_results``, with every table read at once.
 
     Raises:
         UserError: there is no run at this place, or parts are damaged.
-        CorruptPartError: a part whose rows are not those of its digest.
     """
     return open_results(uri, endpoint_url).read_all()
-
-
-def _job_without_record(storage: Storage) -> str:
-    """The job of an output whose run.json is lost, by the plan that it keeps."""
-    has_index = next(iter(storage.list("index.json")), None) is not None
-    return "persona" if has_index else "stereoset"

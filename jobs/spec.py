@@ -257,7 +257,42 @@ class StorageOptions(SpecModel):
     region: str | None = Field(None, json_schema_extra=role("runtime"))
 
 
-Spec = TypeVar("Spec", bound=SpecModel)
+Tolerance = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class CertificateSpec(SpecModel):
+    """Results that are recomputed on the slow path, and what happens if they differ."""
+
+    rows_per_task: Annotated[StrictInt, Field(ge=0)] = Field(
+        2,
+        description="Rows or answers of each task to recompute one by one; 0: none",
+        json_schema_extra=role("runtime"),
+    )
+    tolerance: Literal["auto"] | Tolerance = Field(
+        "auto",
+        description="Largest difference that is accepted: of a score, in nats; of an answer, in "
+        "the probability of a token. auto: by dtype",
+        json_schema_extra=role("runtime"),
+    )
+    on_failure: Literal["fall_back", "stop", "warn"] = Field(
+        "fall_back",
+        description="If the tolerance is exceeded. fall_back: compute the task on the slow "
+        "path; stop: end the run; warn: continue",
+        json_schema_extra=role("runtime"),
+    )
+
+
+class JobSpec(SpecModel):
+    """Base of the sweep file of every job. Each declares these keys itself, in its own order."""
+
+    if TYPE_CHECKING:
+        job: str
+        compute: ComputeSpec
+        storage: StorageOptions
+        output: str
+
+
+Spec = TypeVar("Spec", bound=JobSpec)
 
 
 def load_spec(

@@ -21,12 +21,13 @@ from steersweep.errors import UserError
 Path = Literal["engine", "reference"]
 """Which path the rows in storage come from."""
 
-Quantity = Literal["score", "pooled", "stream_norm", "kl"]
+Quantity = Literal["score", "pooled", "stream_norm", "kl", "token"]
 _WORDS: Mapping[Quantity, str] = {
     "score": "score",
     "pooled": "pooled state",
     "stream_norm": "mean norm of the stream",
     "kl": "divergence from the unsteered distribution",
+    "token": "token of an answer",
 }
 
 
@@ -133,14 +134,25 @@ class RowName:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerName:
+    """Which generated answer."""
+
+    row_id: str
+
+    def __str__(self) -> str:
+        return f"answer {self.row_id}"
+
+
+@dataclass(frozen=True, slots=True)
 class Worst:
     """The row farthest from the reference, measured in its tolerance.
 
     Attributes:
-        difference: in nats, or relative for ``pooled``; None where one side only is finite.
+        difference: in nats, relative for ``pooled``, a probability for ``token``; None where one
+            side only is finite.
     """
 
-    row: RowName
+    row: RowName | AnswerName
     quantity: Quantity
     difference: float | None
     tolerance: float
@@ -158,6 +170,11 @@ class Worst:
         what = _WORDS[self.quantity]
         if self.difference is None:
             return f"{self.row}: a {what} is finite in only one of the two passes"
+        if self.quantity == "token":
+            return (
+                f"{self.row}: a token is {self.difference:.2g} in probability from the choice of "
+                f"the plain forward pass (tolerance: {self.tolerance:g})"
+            )
         unit = " (relative)" if self.quantity == "pooled" else " nats"
         return (
             f"{self.row}: {what} differs by {self.difference:.2g}{unit} from the plain forward "
@@ -274,6 +291,24 @@ class Certificate:
             num_one_sided=deviation.num_one_sided,
             largest_kl_difference=deviation.largest,
             worst=Worst(row, "kl", _reported(deviation), tolerance),
+        )
+
+    @classmethod
+    def of_answer(
+        cls, row: AnswerName, num_other: int, furthest: float, tolerance: float
+    ) -> Certificate:
+        """The certificate of one generated answer (``answer_check.AnswerCheck``).
+
+        Args:
+            num_other: tokens that the plain pass would have chosen otherwise; they count as changed
+                choices.
+            furthest: the largest change of a probability that would make it choose the same.
+        """
+        return cls(
+            num_rows_checked=1,
+            largest_difference=furthest,
+            num_changed_choices=num_other,
+            worst=Worst(row, "token", furthest, tolerance),
         )
 
     @classmethod

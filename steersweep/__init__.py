@@ -76,7 +76,7 @@ def load(
     """
     from jobs.results import open_results
 
-    return open_results(fspath(uri), endpoint_url)
+    return open_results(fspath(uri), endpoint_url)  # type: ignore[return-value]
 
 
 def run(
@@ -105,7 +105,7 @@ def run(
     """
     from jobs import in_python
 
-    return in_python.run(spec, overrides, output, figures=figures)
+    return in_python.run(spec, overrides, output, figures=figures)  # type: ignore[return-value]
 
 
 def plan(
@@ -168,7 +168,7 @@ def report(
     """
     from jobs import in_python
 
-    return in_python.report(fspath(uri), endpoint_url, figures=figures)
+    return in_python.report(fspath(uri), endpoint_url, figures=figures)  # type: ignore[return-value]
 
 
 def verify(

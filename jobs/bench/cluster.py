@@ -34,10 +34,11 @@ from jobs.bench.report import grid
 from jobs.bench.rows import draw_examples, train_tokenizer
 from jobs.bench.shapes import build_shape
 from jobs.identity import digest
+from jobs.spec import CertificateSpec
 from jobs.stereoset.batch_size import tuning_key
-from jobs.stereoset.spec import CertificateSpec
 from jobs.stereoset.tables import part_key, vectors_key
-from jobs.stereoset.worker import Payload, StoredVectors
+from jobs.stereoset.worker import Payload, SteeringOf
+from jobs.sweeps.worker import StoredVectors
 from steering_core.engine import Cell
 from steering_core.hook_points import check_layers
 from steering_core.models import ModelSource
@@ -242,7 +243,7 @@ class _Work:
             folds=folds,
             tokens_per_batch=self.options.tokens_per_batch,
             cells=self.cells,
-            vectors={"steered": StoredVectors(vectors_key(*_WHERE), digests, folds)},
+            vectors={"steered": SteeringOf(StoredVectors(vectors_key(*_WHERE), digests), folds)},
         )
         parts = {"steered": part_key("steered", *_WHERE, task_id)}
         return Task(task_id, _POOL, float(num_examples), parts, payload)

@@ -2,38 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.storage import Storage, StorageSpec
 from cluster.tasks import Task
-from jobs.console import Verbosity, print_json, print_tables, say
-from jobs.persona.earlier import (
-    ids_of,
-    refuse_other_sweep,
-    refuse_unfinished,
-    rows_per_task_of,
-)
+from jobs.console import Verbosity, print_tables, say
 from jobs.persona.index import Group, Parts
 from jobs.persona.judges.prompts import COHERENCE_PROMPT, fill
-from jobs.persona.plan import (
-    Asked,
-    answer_tasks,
-    contrast_rows,
-    missing,
-    rows_per_task,
-    steered_rows,
-)
-from jobs.persona.resolve import IDS_VERSION, PersonaModel, PersonaSweep, resolve
+from jobs.persona.output import PersonaOutput
+from jobs.persona.plan import Asked, answer_tasks, contrast_rows, rows_per_task, steered_rows
+from jobs.persona.resolve import IDS_VERSION, PersonaModel, PersonaSweep
 from jobs.persona.spec import PersonaSpec
 from jobs.persona.tables import Phase
+from jobs.sweeps.estimate import PLAN_VERSION, Estimate, PlanOptions
+from jobs.sweeps.same_sweep import check_same_sweep
 from jobs.words import count
 from steering_core.models import load_tokenizer
 from steering_core.vectors import from_safetensors
-from steersweep.errors import UserError
+
+if TYPE_CHECKING:
+    from jobs.persona.job import PersonaJob
 
 _PAID = ("openai", "anthropic")
 
@@ -62,51 +52,56 @@ class PhaseForecast:
     most_judge_tokens: int
 
 
+@dataclass(frozen=True)
+class PersonaForecast(Estimate):
+    """Everything that ``steersweep plan`` tells of a persona sweep."""
+
+    sweep: PersonaSweep
+    phases: Sequence[PhaseForecast]
+
+    def show(self) -> None:
+        """See ``Estimate``."""
+        _show(self.sweep, self.phases)
+
+    def as_json(self) -> dict[str, Any]:
+        """See ``Estimate``."""
+        return {
+            "plan_version": PLAN_VERSION,
+            "phases": [asdict(phase) for phase in self.phases],
+        }
+
+
 def plan(
-    spec: PersonaSpec, json_file: str | None = None, *, prints_json: bool = False
-) -> list[PhaseForecast]:
-    """Print what the sweep has left to do, and write it as JSON if asked; returns it.
+    job: PersonaJob,
+    spec: PersonaSpec,
+    options: PlanOptions,  # noqa: ARG001
+) -> PersonaForecast:
+    """What the sweep has left to do.
 
     Raises:
         UserError: what ``steersweep run`` would refuse, too.
     """
-    path = None if json_file is None else Path(json_file).expanduser()
-    if path is not None and not path.parent.is_dir():
-        raise UserError(f"--json-file {json_file}: the folder {path.parent} does not exist")
     storage = StorageSpec(spec.output, spec.storage.endpoint_url, spec.storage.region).open()
     storage.check_reachable()
-    ids = ids_of(storage)
-    refuse_unfinished(storage, ids)
-    sweep = resolve(spec, ids=ids, rows_per_task=rows_per_task_of(storage))
-    parts = Parts.read(storage)
-    if ids < IDS_VERSION:
-        refuse_other_sweep(storage, sweep)
-        phases = list(_finished(parts))
-    else:
-        phases = list(_forecasts(storage, sweep, parts))
-    _show(sweep, phases)
-    content = as_json(phases)
-    if prints_json:
-        print_json(content)
-    if path is not None:
-        path.write_text(json.dumps(content, indent=2) + "\n")
-    return phases
+    output = PersonaOutput.read(storage)
+    sweep = job.resolve(spec, None, output)
+    check_same_sweep(job, sweep, output)
+    if sweep.ids < IDS_VERSION:
+        return PersonaForecast(sweep, list(_finished(output.index)))
+    return PersonaForecast(sweep, list(_forecasts(output, sweep)))
 
 
-def as_json(phases: Sequence[PhaseForecast]) -> dict[str, Any]:
-    """A plan as plain data."""
-    return {"plan_version": 1, "phases": [asdict(phase) for phase in phases]}
-
-
-def _forecasts(storage: Storage, sweep: PersonaSweep, parts: Parts) -> Iterator[PhaseForecast]:
+def _forecasts(output: PersonaOutput, sweep: PersonaSweep) -> Iterator[PhaseForecast]:
+    parts = output.index
     for model in sweep.models.values():
         tokenizer = load_tokenizer(model.source)
         generation = sweep.spec.generation
         for trait, content in sweep.traits.items():
             prompts = (content.trait.eval_prompt, COHERENCE_PROMPT)
             for phase, rows in _rows(sweep, model, trait):
-                tasks = _tasks(storage, sweep, parts, Group(model.name, trait), phase, rows)
-                left = [row for task in missing(storage, tasks) for row in task.payload.rows]
+                tasks = _tasks(output.storage, sweep, parts, Group(model.name, trait), phase, rows)
+                done = output.parts.done(tasks)
+                left = [row for task in tasks if task.id not in done for row in task.payload.rows]
                 questions = [fill(prompt, row.question, "") for row in left for prompt in prompts]
                 judged = {text: len(tokenizer(text)["input_ids"]) for text in set(questions)}
                 new_tokens = len(left) * generation.max_new_tokens

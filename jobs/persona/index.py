@@ -10,9 +10,9 @@ from typing import Any
 from cluster.errors import ObjectNotFoundError
 from cluster.storage import Storage
 from jobs.persona.filter import EffectivePairs
-from jobs.persona.plan import PartRef
 from jobs.persona.resolve import ROWS_PER_TASK
 from jobs.persona.tables import Phase
+from jobs.sweeps.parts import PartRef
 from steersweep.errors import UserError
 
 INDEX_KEY = "index.json"
@@ -59,8 +59,8 @@ class Parts:
     rows_per_task: int = ROWS_PER_TASK
     version: int | None = None
 
-    def write(self, storage: Storage) -> None:
-        """Write it down."""
+    def as_bytes(self) -> bytes:
+        """The content of ``index.json``."""
         content = {
             "index_version": _VERSION,
             ROWS_PER_TASK_KEY: self.rows_per_task,
@@ -70,7 +70,7 @@ class Parts:
             "pairs": [[g.model, g.trait, asdict(pairs)] for g, pairs in self.pairs.items()],
             "vectors": [[g.model, g.trait, key] for g, key in self.vectors.items()],
         }
-        storage.replace(INDEX_KEY, json.dumps(content, indent=1).encode())
+        return json.dumps(content, indent=1).encode()
 
     @classmethod
     def read(cls, storage: Storage) -> Parts:

@@ -7,21 +7,22 @@ from dataclasses import dataclass
 from itertools import groupby, islice, product
 from typing import Any, Literal
 
-from cluster.storage import Storage
 from cluster.tasks import Task
 from jobs.identity import digest, float_text
 from jobs.persona.judges.prompts import COHERENCE_PROMPT
 from jobs.persona.resolve import PersonaModel, PersonaSweep
 from jobs.persona.tables import Phase, part_key
 from jobs.persona.traits import Trait
+from jobs.sweeps.parts import PartRef
+from jobs.sweeps.worker import StoredVectors
 from steering_core.hook_points import HookPoint
 from steering_core.sampling import row_seed
 from steering_core.steerer import GenerationPositions
 
 Polarity = Literal["positive", "negative"]
 POLARITIES: tuple[Polarity, ...] = ("positive", "negative")
-JUDGE_POOL = "judge:local"
-"""Of replicas that hold the judge; no model can have that name."""
+JUDGE_POOL = "judge:"
+"""Of the judge, on replicas or in the driver; no model can have that name."""
 
 
 @dataclass(frozen=True)
@@ -61,26 +62,16 @@ def hook_point(layer: int) -> HookPoint:
 
 
 @dataclass(frozen=True)
-class PartRef:
-    """A part in storage, and the task that it must belong to."""
-
-    key: str
-    task_id: str
-
-
-@dataclass(frozen=True)
 class AnswersPayload:
     """Answers to write.
 
     Attributes:
-        vectors_key: of the vectors that steer them; None if nothing does.
-        vector_digests: that each layer's vector must have.
+        vectors: that steer them; None if nothing does.
     """
 
     task_id: str
     rows: tuple[Asked, ...]
-    vectors_key: str | None = None
-    vector_digests: Mapping[int, str] | None = None
+    vectors: StoredVectors | None = None
 
 
 @dataclass(frozen=True)
@@ -104,11 +95,11 @@ class ProjectionsPayload:
     """Answers whose states are projected on vectors.
 
     Attributes:
-        vectors: (trait, pooling, storage key, digest by layer) of each file.
+        vectors: (trait, pooling, vectors) of each file.
     """
 
     answers: PartRef
-    vectors: tuple[tuple[str, str, str, Mapping[int, str]], ...]
+    vectors: tuple[tuple[str, str, StoredVectors], ...]
 
 
 def contrast_rows(sweep: PersonaSweep, model: PersonaModel, trait: str) -> Iterator[Asked]:
@@ -221,9 +212,11 @@ def answer_tasks(
                 "vectors": used,
             }
         )
-        payload = AnswersPayload(task_id, shard, key if layers else None, used)
+        steering = StoredVectors(key, used) if layers and key is not None else None
+        payload = AnswersPayload(task_id, shard, steering)
         parts = {"answers": part_key("answers", model.name, trait, phase, task_id)}
-        tasks.append(Task(task_id, model.name, float(len(shard)), parts, payload))
+        num = len(shard)
+        tasks.append(Task(task_id, model.name, float(num), parts, payload, num_items=num))
     return tasks
 
 
@@ -275,12 +268,18 @@ def rows_per_task(sweep: PersonaSweep) -> int:
 
 
 def scores_task(
-    model: str, trait: Trait, phase: Phase, answers: PartRef, judge: Mapping[str, object]
+    model: str,
+    trait: Trait,
+    phase: Phase,
+    answers: PartRef,
+    judge: Mapping[str, object],
+    num_rows: int,
 ) -> Task:
     """The task that judges a part's answers.
 
     Args:
         judge: its identity.
+        num_rows: answers of the part.
     """
     task_id = digest(
         {
@@ -292,7 +291,8 @@ def scores_task(
         }
     )
     parts = {"scores": part_key("scores", model, trait.name, phase, task_id)}
-    return Task(task_id, JUDGE_POOL, 1.0, parts, ScoresPayload(answers, trait))
+    payload = ScoresPayload(answers, trait)
+    return Task(task_id, JUDGE_POOL, float(num_rows), parts, payload, num_items=num_rows)
 
 
 def sums_task(model: str, trait: str, answers: PartRef, kept: Sequence[str]) -> Task:
@@ -300,7 +300,8 @@ def sums_task(model: str, trait: str, answers: PartRef, kept: Sequence[str]) -> 
     payload = SumsPayload(answers, tuple(kept))
     task_id = digest({"table": "sums", "answers": answers.task_id, "kept": list(kept)})
     parts = {"sums": part_key("sums", model, trait, "contrast", task_id)}
-    return Task(task_id, model, float(len(kept)), parts, payload)
+    num = len(kept)
+    return Task(task_id, model, float(num), parts, payload, num_items=num, is_urgent=True)
 
 
 def projections_task(
@@ -309,23 +310,16 @@ def projections_task(
     phase: Phase,
     answers: PartRef,
     num_rows: int,
-    vectors: Sequence[tuple[str, str, str, Mapping[int, str]]],
+    vectors: Sequence[tuple[str, str, StoredVectors]],
 ) -> Task:
     """The task that projects the states of a part's answers on every vector of its model."""
     task_id = digest(
         {
             "table": "projections",
             "answers": answers.task_id,
-            "vectors": [[trait, pooling, digests] for trait, pooling, _, digests in vectors],
+            "vectors": [[trait, pooling, of.digests] for trait, pooling, of in vectors],
         }
     )
     parts = {"projections": part_key("projections", model, trait, phase, task_id)}
     payload = ProjectionsPayload(answers, tuple(vectors))
-    return Task(task_id, model, float(num_rows), parts, payload)
-
-
-def missing(storage: Storage, tasks: Sequence[Task]) -> list[Task]:
-    """The tasks of which storage lacks a part."""
-    places = {key.rsplit("/", 1)[0] + "/" for task in tasks for key in task.parts.values()}
-    there = {entry.key for place in sorted(places) for entry in storage.list(place)}
-    return [task for task in tasks if not there.issuperset(task.parts.values())]
+    return Task(task_id, model, float(num_rows), parts, payload, num_items=num_rows)

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
-from cluster.ledger import Ledger
-from cluster.storage import Storage
 from jobs.console import Verbosity, link, print_table, print_tables, say, warn
 from jobs.examples_file import read_examples, write_examples
 from jobs.persona.examples import examples_of_answers
 from jobs.persona.index import Parts
+from jobs.persona.output import PersonaOutput
 from jobs.persona.stored import judged_answers
 from jobs.persona.summary import PersonaSummary, summarise
-from jobs.session import DriverState
+from jobs.sweeps.certificate_file import Checked, write_certificate
+from jobs.sweeps.report import ReportOptions, write_table
+from jobs.sweeps.session import DriverState
 from jobs.words import coefficient
 
 _GROUP = ("model", "trait")
@@ -29,61 +30,62 @@ coherence: mean score for being readable; below 50 the text has broken down.
 Both are scores of the judge; the interval is over questions."""
 
 
-def report(storage: Storage, parts: Parts | None = None, *, figures: bool = True) -> PersonaSummary:
-    """Write ``summary/``, ``figures/`` and ``report.html``, and print the scores.
+_CHECKED = Checked(item="answer", unit=" in probability", choice="changed token")
 
-    Args:
-        parts: what the sweep consists of; None: what the output says of it.
-        figures: whether to draw them.
+
+def report(output: PersonaOutput, options: ReportOptions) -> dict[str, Any]:
+    """Write ``summary/``, ``figures/``, ``certificate.json`` and ``report.html``; print the scores.
+
+    Returns:
+        The printed result as plain data, unrounded: the rows of ``summary/steered``.
 
     Raises:
         UserError: damaged parts.
     """
-    if parts is None:
-        parts = Parts.read(storage)
-        for group, pairs in parts.pairs.items():
-            say(pairs.line(str(group)))
+    storage, parts = output.storage, output.index
+    for group, pairs in parts.pairs.items():
+        say(pairs.line(str(group)))
     summary = summarise(storage, parts)
     missing = not_there(parts)
     if missing:
         warn(f"the sweep is not complete yet ({missing} missing); the report covers the rest")
-    _write(storage, summary)
+    for name, frame in summary.tables().items():
+        table = pa.Table.from_pandas(frame, preserve_index=False)
+        write_table(storage, name, table, only_with_rows=True)
     if read_examples(storage) is None:  # of an output that an earlier version made
         write_examples(storage, examples_of_answers(judged_answers(storage, parts)))
     if len(summary.steered):
         print_result(summary.steered)
+    certificate = write_certificate(storage, output.footers(), _CHECKED)
     say(f"tables:  {storage.uri_of('summary')}")
-    _draw(storage, summary, missing, figures=figures)
-    return summary
+    _draw(output, summary, missing, figures=options.figures)
+    result = json.loads(summary.steered.to_json(orient="records", double_precision=15))
+    return {"certificate": certificate["overall"], "result": result}
 
 
-def _draw(storage: Storage, summary: PersonaSummary, missing: str, *, figures: bool) -> None:
+def _draw(output: PersonaOutput, summary: PersonaSummary, missing: str, *, figures: bool) -> None:
     # matplotlib takes a second to load, and only this needs it.
     from jobs.figures.write import FIGURES, write_figures
     from jobs.page.page import PAGE_KEY
     from jobs.persona.figures import NAMES, planned_figures
     from jobs.persona.page.write import write_page
 
+    storage = output.storage
     if figures:
         drawn = planned_figures(summary)
         write_figures(storage, drawn, NAMES)
         say(f"figures: {storage.uri_of(FIGURES)} ({len(drawn)} as PNG and PDF)")
-    write_page(storage, summary, Ledger(storage).read_record() or {}, missing)
+    write_page(storage, summary, output.record or {}, missing)
     say(f"page:    {link(storage.uri_of(PAGE_KEY))}")
 
 
-def as_json(summary: PersonaSummary) -> dict[str, Any]:
-    """The printed result as plain data, unrounded: the rows of ``summary/steered``."""
-    return {"result": json.loads(summary.steered.to_json(orient="records", double_precision=15))}
-
-
-def status(storage: Storage, driver: DriverState) -> dict[str, Any]:
+def status(output: PersonaOutput, driver: DriverState) -> dict[str, Any]:
     """Print how far each stage has come, and return it as plain data.
 
     Raises:
         UserError: a damaged index.
     """
-    parts = Parts.read(storage)
+    storage, parts = output.storage, output.index
     missing = not_there(parts)
     say(f"{storage.uri}: {driver.told}", at=Verbosity.QUIET)
     say(f"missing: {missing}" if missing else "all stages are done", at=Verbosity.QUIET)
@@ -124,25 +126,6 @@ def not_there(parts: Parts) -> str:
     if "steered" not in phases:
         return "steered answers or their judgements"
     return "" if parts.projections else "projections"
-
-
-def _write(storage: Storage, summary: PersonaSummary) -> None:
-    """Write the tables of ``summary/`` as Parquet and CSV."""
-    for name, frame in summary.tables().items():
-        if frame.empty:
-            continue
-        for kind, write in (("parquet", _parquet), ("csv", _csv)):
-            storage.replace(f"summary/{name}.{kind}", write(frame))
-
-
-def _parquet(frame: pd.DataFrame) -> bytes:
-    sink = io.BytesIO()
-    frame.to_parquet(sink, index=False)
-    return sink.getvalue()
-
-
-def _csv(frame: pd.DataFrame) -> bytes:
-    return frame.to_csv(index=False).encode()
 
 
 def print_result(steered: pd.DataFrame) -> None:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cached_property
-from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 
 from cluster.parts import check_part
-from cluster.storage import Storage
 from jobs.data_source import source_of_persona
 from jobs.examples_file import read_examples
 from jobs.persona.examples import examples_of_answers
-from jobs.persona.index import Parts
+from jobs.persona.output import PersonaOutput
 from jobs.persona.stored import (
     JUDGED_SCHEMA,
     judged_answers,
@@ -33,9 +31,9 @@ class PersonaResults(Results):
 
     tables = ("answers", "vectors", "projections", "examples")
 
-    def __init__(self, storage: Storage, record: Mapping[str, Any]) -> None:
-        super().__init__(storage, record)
-        self._parts = Parts.read(storage)
+    def __init__(self, output: PersonaOutput) -> None:
+        super().__init__(output.storage, output.record or {})
+        self._parts = output.index
 
     @cached_property
     def answers(self) -> pd.DataFrame:

@@ -12,7 +12,9 @@ from jobs.persona.filter import FilterSpec
 from jobs.persona.judges.spec import JudgeSpec
 from jobs.spec import (
     AtLeastOne,
+    CertificateSpec,
     ComputeSpec,
+    JobSpec,
     ModelEntry,
     ModelName,
     SpecModel,
@@ -140,7 +142,7 @@ class PersonaSteeringSpec(SpecModel):
     )
 
 
-class PersonaSpec(SpecModel):
+class PersonaSpec(JobSpec):
     """Persona vectors: found, steered with, judged, watched and compared."""
 
     job: Literal["persona"] = Field(json_schema_extra=role("identity"))
@@ -153,6 +155,7 @@ class PersonaSpec(SpecModel):
     vectors: PersonaVectorsSpec = PersonaVectorsSpec()  # type: ignore[call-arg]
     steering: PersonaSteeringSpec
     compute: ComputeSpec = ComputeSpec()  # type: ignore[call-arg]
+    certificate: CertificateSpec = CertificateSpec()  # type: ignore[call-arg]
     storage: StorageOptions = StorageOptions()  # type: ignore[call-arg]
     output: str = Field(
         min_length=1, description="Folder or s3://bucket/prefix", json_schema_extra=role("runtime")

@@ -12,8 +12,8 @@ import pyarrow as pa
 from cluster.parts import read_part
 from cluster.storage import Storage
 from jobs.persona.index import Group, Parts
-from jobs.persona.plan import PartRef
 from jobs.persona.tables import ANSWERS_SCHEMA, PROJECTIONS_SCHEMA, SCORES_SCHEMA, Phase, rows_of
+from jobs.sweeps.parts import PartRef
 from steering_core.vectors import from_safetensors
 
 GroupPhase = tuple[Group, Phase]

@@ -13,8 +13,9 @@ import pyarrow as pa
 from cluster.parts import read_part
 from cluster.storage import Storage
 from jobs.persona.index import Group, Parts
-from jobs.persona.plan import PartRef, hook_point
+from jobs.persona.plan import hook_point
 from jobs.persona.tables import ANSWERS_SCHEMA, PROJECTIONS_SCHEMA, SCORES_SCHEMA, Phase, rows_of
+from jobs.sweeps.parts import PartRef
 from steering_core.projections import cosines
 from steering_core.stats.clusters import Cluster, means, side_by_side
 from steering_core.stats.flips import signs, simultaneous

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 
 import pyarrow as pa
 import torch
-import transformers
 
 from cluster.parts import read_part
 from cluster.storage import Storage, StorageSpec
 from jobs.persona.judges import Answer, Judgement, JudgeSpec, Scorer, Verdict, open_judge
-from jobs.persona.plan import PartRef, ScoresPayload
+from jobs.persona.plan import ScoresPayload
 from jobs.persona.tables import SCORES_SCHEMA
 from jobs.persona.traits import Trait
+from jobs.sweeps.parts import PartRef
+from jobs.sweeps.worker import set_up_process
 from steering_core.device_check import check_devices
 from steering_core.device_settings import device_settings
 from steering_core.models import resolve_device
+from steersweep.errors import UserError
 
 
 def score_part(
@@ -26,7 +27,7 @@ def score_part(
     """What a judge says of a part's answers, and how many of its verdicts have failed.
 
     Raises:
-        StopRunError: the judge cannot go on.
+        UserError: the judge cannot go on.
     """
     rows = read_part(storage, answers.key, answers.task_id).to_pylist()
     judged = scorer.score(trait, [Answer(row["question"], row["answer"]) for row in rows])
@@ -58,6 +59,35 @@ def _row(row_id: str, judged: Judgement) -> dict[str, object]:
     }
 
 
+class FailedVerdictsError(Exception):
+    """Some queries could not be asked: their answers have no verdict yet."""
+
+
+class JudgeHere:
+    """Asks a judge from the driver, and scores parts of answers (a ``cluster`` worker)."""
+
+    def __init__(self, scorer: Scorer, storage: Storage) -> None:
+        self._scorer, self._storage = scorer, storage
+
+    def load(self) -> Mapping[str, str]:
+        """Nothing is to be loaded."""
+        return {}
+
+    def run(self, payload: ScoresPayload) -> Mapping[str, pa.Table]:
+        """The table ``scores`` of the payload's answers.
+
+        Raises:
+            FailedVerdictsError: some queries failed; the verdicts on all others are kept.
+        """
+        table, num_failed = score_part(self._storage, payload.answers, payload.trait, self._scorer)
+        if num_failed:
+            raise FailedVerdictsError(
+                f"{num_failed:,} of {2 * len(table):,} verdicts failed; all others are kept, and "
+                "the same command requests these again"
+            )
+        return {"scores": table}
+
+
 class JudgeWorker:
     """Holds a judge that is a model, and scores parts of answers (a ``cluster`` worker)."""
 
@@ -82,11 +112,12 @@ class JudgeWorker:
             UserError: the model cannot be loaded.
         """
         if self._scorer is None:
-            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-            transformers.logging.disable_progress_bar()
-            torch.set_num_threads(self._num_threads)
-            judge = open_judge(self._spec, [], self._device, self._gpu_share)
-            judge.check()
+            set_up_process(self._num_threads)
+            try:
+                judge = open_judge(self._spec, [], self._device, self._gpu_share)
+                judge.check()
+            except UserError as error:
+                raise UserError(str(error)) from error
             self._scorer = Scorer(judge)
         settings = device_settings(torch.device(self._device))
         return {"judge": self._spec.kind, "device": self._device, **settings}

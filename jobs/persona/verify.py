@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import transformers
 
 from cluster.parts import read_part
 from cluster.storage import Storage
 from jobs.console import detail, print_table, say, warn
-from jobs.persona.earlier import ids_of
+from jobs.persona.answer_tolerance import answer_tolerance
 from jobs.persona.index import Group, Parts
-from jobs.persona.plan import Asked, PartRef, contrast_rows, steered_rows
-from jobs.persona.resolve import PersonaModel, PersonaSweep, resolve
-from jobs.persona.spec import PersonaSpec
+from jobs.persona.output import PersonaOutput
+from jobs.persona.plan import Asked, contrast_rows, steered_rows
+from jobs.persona.resolve import PersonaModel, PersonaSweep
 from jobs.persona.tables import Phase
 from jobs.persona.worker import generation_row, sampling_of
-from jobs.recorded import recorded_sweep
+from jobs.sweeps.parts import PartRef
+from jobs.sweeps.recorded import recorded_sweep
 from steering_core.answer_check import AnswerCheck, check_answer
 from steering_core.certificate import draw
 from steering_core.generation import Generated
@@ -27,8 +28,8 @@ from steering_core.models import load_model, load_tokenizer
 from steering_core.vectors import SteeringVectors, from_safetensors
 from steersweep.errors import UserError
 
-_TOLERANCE = {"float32": 1e-4}
-_TOLERANCE_HALF = 0.05
+if TYPE_CHECKING:
+    from jobs.persona.job import PersonaJob
 
 
 @dataclass(frozen=True)
@@ -55,32 +56,22 @@ class _Verified:
         return not self.other_prompts and self.furthest <= self.tolerance
 
 
-def verify(storage: Storage, num_rows: int, seed: int) -> int:
-    """Return 0 if drawn answers are within the tolerance, else 1; see ``verified``."""
-    return 0 if verified(storage, num_rows, seed)["verdict"] != "broken" else 1
-
-
-def verified(storage: Storage, num_rows: int, seed: int) -> dict[str, Any]:
+def verified(job: PersonaJob, output: PersonaOutput, num_rows: int, seed: int) -> dict[str, Any]:
     """Check drawn answers, print the outcome and return it as plain data.
 
     Reads models and traits from where the run had them, in this process, and writes nothing.
 
     Args:
         num_rows: answers of each model, over traits and phases.
-        seed: of the draw.
+        seed: for choosing them.
 
     Raises:
-        UserError: there is no run, nothing is written, or model or traits are not where they were
-            or have changed since.
+        UserError: no run there, nothing written, model or traits changed since, or not where they
+            were.
     """
-    ids = ids_of(storage)
-    sweep, _ = recorded_sweep(
-        storage,
-        PersonaSpec,
-        lambda spec, device: resolve(spec, device, ids),
-        lambda record: record["identity"],
-    )
-    parts = Parts.read(storage)
+    storage = output.storage
+    sweep = recorded_sweep(job, output)
+    parts = output.index
     if not parts.answers:
         raise UserError(f"{storage.uri} holds no finished answers yet; run the sweep first")
     transformers.logging.disable_progress_bar()
@@ -137,7 +128,7 @@ def _verify_model(
         checks[name] = check_answer(loaded, row, answer, sampling)
     return _Verified(
         model.name,
-        _TOLERANCE.get(model.dtype, _TOLERANCE_HALF),
+        answer_tolerance(model.dtype, sweep.spec.certificate.tolerance),
         tuple(checks.values()),
         tuple(other_prompts),
         max(checks, key=lambda name: checks[name].furthest, default=""),

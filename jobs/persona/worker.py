@@ -2,39 +2,35 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
-import transformers
 
 from cluster.parts import read_part
-from cluster.storage import StorageSpec
+from jobs.persona.certifier import AnswerCertifier
 from jobs.persona.plan import (
     AnswersPayload,
     Asked,
-    PartRef,
     ProjectionsPayload,
     SumsPayload,
     hook_point,
 )
 from jobs.persona.spec import POOLINGS, GenerationSpec
 from jobs.persona.tables import ANSWERS_SCHEMA, PROJECTIONS_SCHEMA, SUMS_SCHEMA
-from steering_core.device_check import check_devices, devices_of
-from steering_core.device_settings import device_settings
+from jobs.spec import CertificateSpec
+from jobs.sweeps.parts import PartRef
+from jobs.sweeps.worker import ModelWorker
 from steering_core.generation import Generated, GenerationRow, generate
 from steering_core.generation_probe import slots_problem
 from steering_core.interventions import Intervention
-from steering_core.models import LoadedModel, ModelSource, load_model, load_tokenizer
+from steering_core.models import LoadedModel
 from steering_core.projections import projections
 from steering_core.reference_generation import reference_generate
 from steering_core.response_states import AnsweredPrompt, ResponseStates, collect_response_states
 from steering_core.sampling import Sampling, eos_ids_of
-from steering_core.vectors import SteeringVectors, from_safetensors
+from steering_core.vectors import SteeringVectors
 from steersweep.errors import UserError
 
 _TOKENS_PER_BATCH = {"cpu": 2048}
@@ -89,64 +85,35 @@ def sampling_of(
     )
 
 
-class PersonaWorker:
+class PersonaWorker(ModelWorker):
     """Holds one chat model and turns payloads into tables (a ``cluster`` worker)."""
 
     def __init__(
         self,
         *,
-        source: ModelSource,
         eos_ids: tuple[int, ...],
         generation: GenerationSpec,
-        device: str,
-        dtype: str,
-        num_threads: int,
-        gpu_share: float = 1.0,
-        storage: StorageSpec,
+        certificate: CertificateSpec,
         tokens_per_batch: int | None,
+        **model: Any,
     ) -> None:
-        self._source, self._eos_ids, self._spec = source, eos_ids, generation
-        self._device, self._dtype, self._num_threads = device, dtype, num_threads
-        self._gpu_share = gpu_share
-        self._storage = storage.open()
+        """Nothing is loaded yet; ``model``: as ``ModelWorker`` takes it."""
+        super().__init__(**model)
+        self._eos_ids, self._spec = eos_ids, generation
+        self._certificate_spec = certificate
         self._tokens = tokens_per_batch
-        self._facts: Mapping[str, str] | None = None
 
-    def load(self) -> Mapping[str, str]:
-        """Load model and tokenizer once; facts for the log and ``run.json``.
-
-        Raises:
-            UserError: the model cannot be loaded, or its layout is not understood.
-        """
-        if self._facts is None:
-            self._facts = self._load()
-        return self._facts
-
-    def _load(self) -> Mapping[str, str]:
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        transformers.logging.disable_progress_bar()
-        torch.set_num_threads(self._num_threads)
-        self._tokenizer = load_tokenizer(self._source)
-        self._model = load_model(
-            self._source, device=self._device, dtype=self._dtype, gpu_share=self._gpu_share
+    def prepare(self) -> Mapping[str, str]:
+        """See ``ModelWorker``."""
+        problem = slots_problem(self.model)
+        self._in_slots, why = problem is None, f"{self.source.path}: {problem}"
+        self._sampling = sampling_of(self._spec, self.model, self.tokenizer, self._eos_ids)
+        self._certifier = AnswerCertifier(
+            self.model, self._sampling, self._certificate_spec, self.source.path
         )
-        problem = slots_problem(self._model)
-        self._in_slots, why = problem is None, f"{self._source.path}: {problem}"
-        self._sampling = sampling_of(self._spec, self._model, self._tokenizer, self._eos_ids)
-        kind = self._model.device.type
+        kind = self.model.device.type
         self._tokens = self._tokens or _TOKENS_PER_BATCH.get(kind, _TOKENS_ON_ACCELERATOR)
-        return {
-            "host": platform.node(),
-            "device": str(self._model.device),
-            "dtype": str(self._model.dtype).removeprefix("torch."),
-            "answers": "in slots" if problem is None else f"one at a time ({why})",
-            **device_settings(self._model.device),
-        }
-
-    def check_device(self) -> None:
-        """Raise if the device that holds the model no longer computes."""
-        if self._facts is not None:
-            check_devices(devices_of(self._model.module))
+        return {"answers": "in slots" if problem is None else f"one at a time ({why})"}
 
     def run(self, payload: Payload) -> Mapping[str, pa.Table]:
         """The table that the payload names.
@@ -162,12 +129,15 @@ class PersonaWorker:
         return {"projections": self._projections(payload)}
 
     def _answers(self, payload: AnswersPayload) -> pa.Table:
-        vectors = None
-        if payload.vectors_key is not None:
-            vectors = self._vectors(payload.vectors_key, payload.vector_digests or {})
+        vectors = None if payload.vectors is None else self.vectors(payload.vectors)
         rows = [generation_row(asked, vectors) for asked in payload.rows]
-        written = self._generate(rows)
-        return pa.Table.from_pylist(
+        written, certificate = self._certifier.checked(
+            payload.task_id,
+            [asked.row_id for asked in payload.rows],
+            rows,
+            self._generate(rows),
+        )
+        table = pa.Table.from_pylist(
             [
                 {
                     "row_id": asked.row_id,
@@ -183,7 +153,7 @@ class PersonaWorker:
                     "apply": asked.apply,
                     "prompt_ids": list(row.prompt_ids),
                     "answer_ids": list(answer.token_ids),
-                    "answer": self._tokenizer.decode(answer.token_ids, skip_special_tokens=True),
+                    "answer": self.tokenizer.decode(answer.token_ids, skip_special_tokens=True),
                     "ended_by": answer.ended_by,
                     "task_id": payload.task_id,
                 }
@@ -191,12 +161,13 @@ class PersonaWorker:
             ],
             schema=ANSWERS_SCHEMA,
         )
+        return table if certificate is None else certificate.attached_to(table)
 
     def _generate(self, rows: Sequence[GenerationRow]) -> list[Generated]:
         if self._in_slots:
-            at_once = self._spec.num_slots(self._model.device.type)
-            return generate(self._model, rows, self._sampling, rows_at_once=at_once)
-        return [reference_generate(self._model, row, self._sampling) for row in rows]
+            at_once = self._spec.num_slots(self.model.device.type)
+            return generate(self.model, rows, self._sampling, rows_at_once=at_once)
+        return [reference_generate(self.model, row, self._sampling) for row in rows]
 
     def _sums(self, payload: SumsPayload) -> pa.Table:
         answers = self._read(payload.answers)
@@ -215,7 +186,7 @@ class PersonaWorker:
                 }
                 for sign in sorted(set(polarity))
                 for pooling in POOLINGS
-                for layer in range(self._model.layout.num_blocks)
+                for layer in range(self.model.layout.num_blocks)
             ],
             schema=SUMS_SCHEMA,
         )
@@ -226,8 +197,8 @@ class PersonaWorker:
         ids = [rows[number]["row_id"] for number in states.kept]
         norms = np.linalg.norm(states.response_mean, axis=-1)
         tables = []
-        for trait, pooling, key, digests in payload.vectors:
-            vectors = self._vectors(key, digests)
+        for trait, pooling, stored in payload.vectors:
+            vectors = self.vectors(stored)
             for layer, vector in sorted(vectors.whole.items()):
                 along = projections(states.response_mean[:, layer - 1], vector)
                 columns = {
@@ -245,14 +216,8 @@ class PersonaWorker:
     def _states(self, rows: Sequence[Mapping[str, Any]]) -> ResponseStates:
         assert self._tokens is not None, "not loaded"
         answered = [AnsweredPrompt(tuple(r["prompt_ids"]), tuple(r["answer_ids"])) for r in rows]
-        return collect_response_states(self._model, answered, self._tokens)
+        return collect_response_states(self.model, answered, self._tokens)
 
     def _read(self, part: PartRef) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = read_part(self._storage, part.key, part.task_id).to_pylist()
+        rows: list[dict[str, Any]] = read_part(self.storage, part.key, part.task_id).to_pylist()
         return rows
-
-    def _vectors(self, key: str, digests: Mapping[int, str]) -> SteeringVectors:
-        vectors = from_safetensors(self._storage.read(key), key)
-        if any(vectors.digest(layer) != wanted for layer, wanted in digests.items()):
-            raise UserError(f"{key} does not hold the vectors that this task was planned with")
-        return vectors

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from jobs.stereoset.certificate import TaskCertificate
-from jobs.stereoset.spec import CertificateSpec
+from jobs.spec import CertificateSpec
+from jobs.sweeps.certificate import TaskCertificate, judged
 from steering_core.certificate import Certificate, RowName, draw, tolerance_for
 from steering_core.encoding import EncodedExample
 from steering_core.engine import Arm, Scores
@@ -18,9 +17,6 @@ from steering_core.pooled import PooledStates
 from steering_core.protocol import Protocol
 from steering_core.scoring import Measure
 from steering_core.slow_engine import SlowEngine
-from steersweep.errors import StopRunError
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -60,7 +56,7 @@ class Certifier:
         """What is to be stored of phase 1: what came in, or the slow path's; and its certificate.
 
         Raises:
-            StopRunError: past the tolerance, if the spec says stop.
+            StopRunError: past the tolerance, where the spec says stop.
         """
         chosen = draw(rows.task_id, len(rows.encoded), self._spec.rows_per_task)
         if not chosen:
@@ -146,21 +142,7 @@ class Certifier:
         return scores, certificate
 
     def _judged(self, found: Certificate) -> TaskCertificate:
-        falls_back = not found.holds and self._spec.on_failure == "fall_back"
-        if not found.holds:
-            line = f"{self._name}: the fast path is inaccurate here: {found.worst}"
-            if self._spec.on_failure == "stop":
-                raise StopRunError(
-                    f"{line}; set `certificate.on_failure: fall_back` to have such tasks computed "
-                    "on the slow path, or a `certificate.tolerance` that fits this model"
-                )
-            logger.warning("%s (on_failure: %s)", line, self._spec.on_failure)
-        return TaskCertificate(
-            found=found,
-            path="reference" if falls_back else "engine",
-            dtype=self._dtype,
-            tolerance=self._tolerance,
-        )
+        return judged(found, self._spec, self._dtype, self._tolerance, self._name)
 
 
 def _name(row: EncodedExample, layer: int | None = None, coeff: float | None = None) -> RowName:

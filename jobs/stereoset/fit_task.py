@@ -22,6 +22,7 @@ from threadpoolctl import threadpool_limits
 from cluster.parts import read_part
 from cluster.storage import Storage
 from jobs.stereoset.tables import LayerStates, fold_sums, layer_states
+from jobs.sweeps.parts import PartRef
 from steering_core.nulls import label_signs
 from steering_core.pairs import Pairs
 from steering_core.vector_fits import fit_layer
@@ -40,14 +41,6 @@ Source = Literal["sums", "held_out_sums", "states", "old_shuffled_sums", "none"]
 """What a set of vectors is fitted from. ``old_shuffled_sums``: the one draw of shuffled labels of
 an output that an earlier version began. ``none``: vectors of a file, for which only the norms of
 the stream are read."""
-
-
-@dataclass(frozen=True)
-class PartRef:
-    """A part in storage, and the task that it must belong to."""
-
-    key: str
-    task_id: str
 
 
 @dataclass(frozen=True)

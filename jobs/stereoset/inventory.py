@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, KeysView, Mapping, Sequence
+from collections import Counter
+from collections.abc import KeysView, Mapping, Sequence
 from dataclasses import dataclass
 
-from cluster.checked import CheckedPart, check_listed
-from cluster.errors import CorruptPartError, ObjectNotFoundError
+from cluster.checked import CheckedPart
+from cluster.errors import ObjectNotFoundError
 from cluster.ledger import Ledger
-from cluster.storage import Storage, StoredObject
+from cluster.storage import Storage
 from cluster.threads import thread_pool
 from jobs.stereoset.manifest import from_tables
 from jobs.stereoset.plan import Group, PlannedTask, VectorSet
-from jobs.stereoset.tables import HELD_OUT, HELD_OUT_SUMS, STEERED
+from jobs.stereoset.tables import FITS, HELD_OUT, HELD_OUT_SUMS, STEERED
+from jobs.sweeps.parts import StoredParts
 from steering_core.vectors import SteeringVectors, from_safetensors
 from steersweep.errors import UserError
 
@@ -46,6 +47,13 @@ class Inventory:
         """The tasks that are done."""
         return [task for task in self.planned if task.plan_id in self.done]
 
+    def footers(self) -> dict[str, list[Mapping[str, str]]]:
+        """By model, the metadata of each done task's last part, which holds its certificate."""
+        found: dict[str, list[Mapping[str, str]]] = {}
+        for task in self.tasks_done():
+            found.setdefault(task.group.model, []).append(self.metadata[task.plan_id])
+        return found
+
     @property
     def num_rows_done(self) -> int:
         """Cell rows of the tasks that are done."""
@@ -73,11 +81,23 @@ class Inventory:
         ]
 
 
-def take_inventory(storage: Storage, planned: Sequence[PlannedTask] | None = None) -> Inventory:
+PART_FOLDERS = tuple(
+    f"{table}/"
+    for table in ("sums", HELD_OUT_SUMS, "states", "baseline", FITS, STEERED, HELD_OUT, "nulls")
+)
+"""Folders of an output that hold parts."""
+
+
+def take_inventory(
+    storage: Storage,
+    planned: Sequence[PlannedTask] | None = None,
+    parts: StoredParts | None = None,
+) -> Inventory:
     """What is planned and what is done.
 
     Args:
-        planned: the plan where the caller has it; otherwise the manifest's.
+        planned: the plan if the caller has it; otherwise the manifest's.
+        parts: of the output, if the caller has listed them.
 
     Raises:
         UserError: a part that is damaged, or no run at all.
@@ -95,8 +115,21 @@ def take_inventory(storage: Storage, planned: Sequence[PlannedTask] | None = Non
         task_id = task_id_with(task, vectors)
         if task_id is not None:
             task_ids[task.plan_id] = task_id
-    metadata, parts = _done(storage, planned, task_ids)
-    return Inventory(tuple(planned), vectors, task_ids, metadata, parts)
+    stored = StoredParts(storage, PART_FOLDERS) if parts is None else parts
+    keys_by_plan = {
+        task.plan_id: list(task.parts(task_ids[task.plan_id]).values())
+        for task in planned
+        if task.plan_id in task_ids
+    }
+    done = stored.done_of({task_ids[plan_id]: keys for plan_id, keys in keys_by_plan.items()})
+    keys_done = {plan: keys for plan, keys in keys_by_plan.items() if task_ids[plan] in done}
+    return Inventory(
+        tuple(planned),
+        vectors,
+        task_ids,
+        {plan: stored.checked[keys[-1]].metadata for plan, keys in keys_done.items()},
+        {key: stored.checked[key] for keys in keys_done.values() for key in keys},
+    )
 
 
 def read_vectors(storage: Storage, of: VectorSet) -> SteeringVectors | None:
@@ -118,31 +151,3 @@ def task_id_with(task: PlannedTask, vectors: Mapping[VectorSet, SteeringVectors]
     if any(of is None or not layers <= set(of.whole) for of in sets):
         return None
     return task.task_id([{layer: of.digest(layer) for layer in layers} for of in sets if of])
-
-
-def _done(
-    storage: Storage, planned: Iterable[PlannedTask], task_ids: Mapping[str, str]
-) -> tuple[dict[str, Mapping[str, str]], dict[str, CheckedPart]]:
-    present: dict[str, StoredObject] = {}
-    for table in ("sums", HELD_OUT_SUMS, "states", "baseline", STEERED, HELD_OUT, "nulls"):
-        present.update((entry.key, entry) for entry in storage.list(f"{table}/"))
-    keys_by_plan: dict[str, dict[str, str]] = defaultdict(dict)
-    for task in planned:
-        task_id = task_ids.get(task.plan_id)
-        if task_id is None:
-            continue
-        keys = task.parts(task_id).values()
-        if present.keys() >= set(keys):
-            keys_by_plan[task.plan_id] = dict.fromkeys(keys, task_id)
-    to_check = {key: task for keys in keys_by_plan.values() for key, task in keys.items()}
-    good, bad = check_listed(storage, to_check, present)
-    if bad:
-        raise _damaged(bad)
-    metadata = {plan: good[list(keys)[-1]].metadata for plan, keys in keys_by_plan.items()}
-    return metadata, good
-
-
-def _damaged(bad: Mapping[str, CorruptPartError]) -> UserError:
-    first = next(iter(bad.values()))
-    more = f" ({len(bad) - 1} more parts are damaged)" if len(bad) > 1 else ""
-    return UserError(f"{first}{more}")

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
@@ -188,6 +188,17 @@ def packing_for(sweep: Sweep, record: Mapping[str, Any] | None = None) -> Packin
         if record is None
         else bool(record.get(CUTS_CELLS_KEY, False)),
     )
+
+
+def packing_for_output(
+    sweep: Sweep, record: Mapping[str, Any] | None, known: Sequence[PlannedTask]
+) -> Packing:
+    """The packing of an output with the size of batches that it was planned with.
+
+    Batches are part of a task's identity.
+    """
+    packing = packing_for(sweep, record)
+    return replace(packing, tokens_per_batch=known[0].tokens_per_batch) if known else packing
 
 
 def plan_missing(

@@ -2,71 +2,61 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv as pa_csv
-import pyarrow.parquet as pq
 
 from cluster.checked import write_checked
 from cluster.errors import ObjectNotFoundError
-from cluster.ledger import Ledger
 from cluster.storage import Storage
-from jobs.console import detail, link, say, warn
+from jobs.console import say, warn
 from jobs.page.page import PAGE_KEY
-from jobs.stereoset.certificate_file import CERTIFICATE_KEY, write_certificate
 from jobs.stereoset.comparison import COMPARED_SCHEMA, compare, of_seeds, print_comparisons
 from jobs.stereoset.examples import store_missing_examples
 from jobs.stereoset.headline import VECTORS
-from jobs.stereoset.inventory import Inventory, take_inventory
+from jobs.stereoset.inventory import Inventory
 from jobs.stereoset.non_finite import described
+from jobs.stereoset.output import StereoSetOutput
 from jobs.stereoset.page.facts import gather
 from jobs.stereoset.page.write import write_page
 from jobs.stereoset.push import push_of
 from jobs.stereoset.result import as_json as result_as_json
-from jobs.stereoset.result import print_result, select
+from jobs.stereoset.result import parse_by, print_result, select
 from jobs.stereoset.summary import Summary, summarise
 from jobs.stereoset.summary_tables import HEADLINE_SCHEMA, NULLS_SCHEMA, stored_table
+from jobs.sweeps.certificate_file import write_certificate
+from jobs.sweeps.report import ReportOptions, say_where, write_table
 from jobs.words import count
 
 
-def report(
-    storage: Storage,
-    set_aside: Sequence[Mapping[str, Any]] | None = None,
-    *,
-    figures: bool = True,
-    beside: Sequence[Storage] = (),
-    by: frozenset[str] | None = None,
-) -> Summary:
+def report(output: StereoSetOutput, options: ReportOptions) -> dict[str, Any]:
     """Write ``summary/`` (Parquet, CSV), ``figures/``, ``certificate.json`` and ``report.html``.
 
     Prints the result, a line of the certificate, and links to what was written.
 
-    Args:
-        set_aside: what failed in the session under way; None: what the last session wrote down.
-        figures: whether to draw them.
-        beside: other runs, to compare with this one.
-        by: columns that the printed result separates; None: its short form.
+    Returns:
+        The printed result as plain data, unrounded.
 
     Raises:
-        UserError: no run at this place, or damaged parts; or nothing to compare with.
+        UserError: no run at this place, damaged parts, nothing to compare with, or ``by`` names no
+            column.
     """
-    record = Ledger(storage).read_record() or {}
-    inventory = take_inventory(storage)
+    columns = None if options.by is None else parse_by(options.by)
+    storage, record = output.storage, output.record or {}
+    inventory = output.inventory
     summary = summarise(storage, inventory)
-    comparisons = [compare(storage, summary, other) for other in beside]
-    seeds = of_seeds([storage, *beside], summary)
+    comparisons = [compare(storage, summary, other) for other in options.others]
+    seeds = of_seeds([storage, *options.others], summary)
     for name in ("cells", "pooled", "headline", "findings", "geometry", "baseline"):
-        _write(storage, name, getattr(summary, name))
+        write_table(storage, name, getattr(summary, name))
     for name in ("held_out", "held_out_pooled", "nulls", "null_tests", "dose_response"):
-        _write(storage, name, getattr(summary, name), only_with_rows=True)
+        write_table(storage, name, getattr(summary, name), only_with_rows=True)
     differences = [summary.differences, *(c.differences for c in comparisons)]
-    _write(storage, "differences", pa.concat_tables(differences), only_with_rows=True)
-    _write(storage, "seeds", seeds, only_with_rows=True)
+    write_table(storage, "differences", pa.concat_tables(differences), only_with_rows=True)
+    write_table(storage, "seeds", seeds, only_with_rows=True)
     compared = [COMPARED_SCHEMA.empty_table(), *(c.rows for c in comparisons)]
-    _write(storage, "compared", pa.concat_tables(compared), only_with_rows=True)
+    write_table(storage, "compared", pa.concat_tables(compared), only_with_rows=True)
     if summary.num_missing:
         warn(
             f"{summary.num_missing:,} of {summary.num_missing + summary.num_complete:,} cells are "
@@ -81,24 +71,24 @@ def report(
         summary.cells,
         summary.pooled,
         summary.headline,
-        by,
+        columns,
         held_out=summary.by_vectors["held_out"] if summary.held_out.num_rows else (),
         differences=summary.differences.to_pylist() if summary.held_out.num_rows else (),
     )
     print_comparisons(comparisons, seeds)
     for line in [*described(inventory), *_doses(summary)]:
         warn(line)
-    certificate = write_certificate(storage, inventory)
+    certificate = write_certificate(storage, inventory.footers())
     facts = gather(
-        inventory, summary, record, certificate, set_aside, comparisons, seeds.to_pylist()
+        inventory, summary, record, certificate, options.set_aside, comparisons, seeds.to_pylist()
     )
     write_page(storage, facts)
     write_checked(storage, inventory.parts)
     store_missing_examples(storage, inventory, record)
-    if figures:
+    if options.figures:
         _draw(storage, inventory, summary)
-    _say_where(storage)
-    return summary
+    say_where(storage)
+    return _as_json(summary, certificate["overall"], columns)
 
 
 def _doses(summary: Summary) -> list[str]:
@@ -106,34 +96,18 @@ def _doses(summary: Summary) -> list[str]:
     return [] if push is None else push.warnings(summary.unit)
 
 
-def as_json(storage: Storage, summary: Summary, by: frozenset[str] | None) -> dict[str, Any]:
-    """The printed result as plain data, unrounded; of a report that was just made."""
-    certificate = json.loads(storage.read(CERTIFICATE_KEY))
+def _as_json(
+    summary: Summary, certificate: Mapping[str, Any], by: frozenset[str] | None
+) -> dict[str, Any]:
     return {
         "num_missing_cells": summary.num_missing,
-        "certificate": certificate["overall"],
+        "certificate": certificate,
         "result": [
             row
             for vectors, rows in summary.by_vectors.items()
             for row in result_as_json(select(rows, by or frozenset()), vectors)
         ],
     }
-
-
-def _write(storage: Storage, name: str, table: pa.Table, *, only_with_rows: bool = False) -> None:
-    """Write a table of ``summary/``; what an earlier report left goes where it has no rows now."""
-    keys = {kind: f"summary/{name}.{kind}" for kind in ("parquet", "csv")}
-    if only_with_rows and not table.num_rows:
-        for key in keys.values():
-            storage.delete(key)
-        return
-    detail(f"writing {storage.uri_of(keys['parquet'])} ({count(table.num_rows, 'row')})")
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    storage.replace(keys["parquet"], sink.getvalue().to_pybytes())
-    sink = pa.BufferOutputStream()
-    pa_csv.write_csv(table, sink)
-    storage.replace(keys["csv"], sink.getvalue().to_pybytes())
 
 
 def _draw(storage: Storage, inventory: Inventory, summary: Summary) -> None:
@@ -181,7 +155,7 @@ def show(storage: Storage) -> bool:
     print_result(
         cells, pooled, headline, held_out=[*held_out, *held_out_pooled], differences=differences
     )
-    _say_where(storage)
+    say_where(storage)
     return True
 
 
@@ -191,8 +165,3 @@ def _rows_if_stored(storage: Storage, name: str) -> list[dict[str, Any]]:
     except ObjectNotFoundError:  # it is there only if it has rows
         return []
     return rows
-
-
-def _say_where(storage: Storage) -> None:
-    say(f"tables:  {storage.uri_of('summary')}")
-    say(f"page:    {link(storage.uri_of(PAGE_KEY))}")

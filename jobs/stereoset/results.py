@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
 
 import pandas as pd
 
 from cluster.errors import CorruptPartError
-from cluster.storage import Storage
 from jobs.data_source import DataSource
 from jobs.results import FlatRows, Results
 from jobs.stereoset.examples import stored_examples
 from jobs.stereoset.flat import flat_schema, flat_tables
 from jobs.stereoset.frames import rows_frame, vectors_frame
-from jobs.stereoset.inventory import take_inventory
 from jobs.stereoset.null_tests import NULL_TESTS_SCHEMA
+from jobs.stereoset.output import StereoSetOutput
 from jobs.stereoset.summary import summarise
 from jobs.stereoset.summary_tables import DOSE_RESPONSE_SCHEMA, NULLS_SCHEMA
 from steersweep.errors import UserError
@@ -41,10 +38,10 @@ class StereoSetResults(Results):
     )
     _in_every_summary = frozenset({"cells", "pooled", "headline", "geometry"})
 
-    def __init__(self, storage: Storage, record: Mapping[str, Any]) -> None:
-        super().__init__(storage, record)
-        self._inventory = take_inventory(storage)
-        self._measures = tuple(record.get("identity", {}).get("measures", ()))
+    def __init__(self, output: StereoSetOutput) -> None:
+        super().__init__(output.storage, output.record or {})
+        self._inventory = output.inventory
+        self._measures = tuple(self.run.get("identity", {}).get("measures", ()))
 
     @cached_property
     def baseline(self) -> pd.DataFrame:

@@ -9,7 +9,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, StrictI
 
 from jobs.grid import ALL_LAYERS, Coeffs, Layers
 from jobs.spec import (
+    CertificateSpec,
     ComputeSpec,
+    JobSpec,
     ModelEntry,
     ModelName,
     SpecModel,
@@ -203,29 +205,6 @@ Nulls = Annotated[
     NullsSpec, BeforeValidator(_draws_of_names, json_schema_input_type=NullsSpec | list[Null])
 ]
 
-Tolerance = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
-class CertificateSpec(SpecModel):
-    """Rows that are computed again on the slow path, and what happens when they differ."""
-
-    rows_per_task: Annotated[StrictInt, Field(ge=0)] = Field(
-        2,
-        description="Rows of each task to recompute one by one; 0: none",
-        json_schema_extra=role("runtime"),
-    )
-    tolerance: Literal["auto"] | Tolerance = Field(
-        "auto",
-        description="Largest difference of a score that is accepted, in nats; auto: by dtype",
-        json_schema_extra=role("runtime"),
-    )
-    on_failure: Literal["fall_back", "stop", "warn"] = Field(
-        "fall_back",
-        description="If the tolerance is exceeded. fall_back: compute the task on the slow "
-        "path; stop: end the run; warn: continue",
-        json_schema_extra=role("runtime"),
-    )
-
 
 def not_in_the_grid(name: str, outside: Sequence[str]) -> str:
     """Why nulls cannot have values of an axis that the grid lacks."""
@@ -235,7 +214,7 @@ def not_in_the_grid(name: str, outside: Sequence[str]) -> str:
     )
 
 
-class StereoSetSpec(SpecModel):
+class StereoSetSpec(JobSpec):
     """A sweep over StereoSet."""
 
     job: Literal["stereoset"] = Field(json_schema_extra=role("identity"))

@@ -97,6 +97,10 @@ HELD_OUT_SUMS = "held_out_sums"
 fitted from it, is the same with held-out vectors and without."""
 
 
+FITS = "fits"
+"""Vectors as fit tasks leave them; the driver makes the group's files of these."""
+
+
 class NullTable(NamedTuple):
     """A table of rows that are steered with vectors that mean nothing.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,17 +14,20 @@ import transformers
 from cluster.parts import read_part
 from cluster.storage import Storage
 from jobs.console import detail, print_table, say, warn
-from jobs.recorded import recorded_sweep
-from jobs.stereoset.inventory import Inventory, take_inventory
+from jobs.stereoset.inventory import Inventory
+from jobs.stereoset.output import StereoSetOutput
 from jobs.stereoset.plan import PlannedTask, VectorSet, uses_held_out_folds
-from jobs.stereoset.resolve import Sweep, SweepModel, recorded_identity, resolve
-from jobs.stereoset.spec import StereoSetSpec
+from jobs.stereoset.resolve import Sweep, SweepModel
 from jobs.stereoset.tables import is_steered_table, null_table, stored_scores
+from jobs.sweeps.recorded import recorded_sweep
 from steering_core.certificate import Certificate, RowName, Tolerance, draw, tolerance_for
 from steering_core.engine import Cell
 from steering_core.models import load_model
 from steering_core.slow_engine import SlowEngine
 from steersweep.errors import UserError
+
+if TYPE_CHECKING:
+    from jobs.stereoset.job import StereoSetJob
 
 
 @dataclass(frozen=True)
@@ -36,26 +39,24 @@ class _Verified:
     found: Certificate
 
 
-def verify(storage: Storage, num_rows: int, seed: int) -> int:
-    """Return 0 if recomputed rows are within the tolerance, else 1; see ``verified``."""
-    return 0 if verified(storage, num_rows, seed)["verdict"] != "broken" else 1
-
-
-def verified(storage: Storage, num_rows: int, seed: int) -> dict[str, Any]:
+def verified(
+    job: StereoSetJob, output: StereoSetOutput, num_rows: int, seed: int
+) -> dict[str, Any]:
     """Recompute rows of an output, print the outcome and return it as plain data.
 
     Reads model and data from where the run had them, in this process, and writes nothing.
 
     Args:
         num_rows: rows of each model, spread over its groups, baseline and steered.
-        seed: of the draw.
+        seed: for choosing them.
 
     Raises:
-        UserError: there is no run, nothing is finished, or model or data are not where they were
-            or have changed since.
+        UserError: no run there, nothing finished, model or data changed since, or not where they
+        were.
     """
-    sweep, outcome = recorded_sweep(storage, StereoSetSpec, resolve, recorded_identity)
-    inventory = take_inventory(storage)
+    storage = output.storage
+    sweep = recorded_sweep(job, output)
+    inventory = output.inventory
     if not inventory.done:
         raise UserError(f"{storage.uri} holds no finished task yet; run the sweep first")
     found = [
@@ -66,7 +67,7 @@ def verified(storage: Storage, num_rows: int, seed: int) -> dict[str, Any]:
     for v in found:
         if v.found.worst is not None:
             (detail if v.found.holds else warn)(f"{v.model}: {v.found.worst}")
-    num_missing = len(inventory.planned) - len(inventory.done) if outcome == "done" else 0
+    num_missing = len(inventory.planned) - len(inventory.done) if output.outcome == "done" else 0
     if num_missing:
         # A steered part's name covers its vectors: with other vectors it is not found.
         warn(

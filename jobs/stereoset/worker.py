@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import pyarrow as pa
-import torch
-import transformers
 
-from cluster.storage import StorageSpec
+from cluster.errors import StorageUnavailableError
+from jobs.spec import CertificateSpec
 from jobs.stereoset.batch_size import ModelTuning, read_tuning, shared_tuning
 from jobs.stereoset.certifier import Certifier, TaskRows
 from jobs.stereoset.encodings import Encodings
+from jobs.stereoset.fit_task import FitPayload, fit
 from jobs.stereoset.non_finite import counted, require_finite
-from jobs.stereoset.spec import CertificateSpec
-from jobs.stereoset.tables import HELD_OUT_SUMS, rows_table, states_table, sums_table
-from steering_core.device_check import check_devices, devices_of
-from steering_core.device_settings import device_settings
+from jobs.stereoset.tables import FITS, HELD_OUT_SUMS, rows_table, states_table, sums_table
+from jobs.sweeps.worker import ModelWorker, StoredVectors
 from steering_core.encoding import ExampleEncoder
 from steering_core.engine import Arm, Cell, Scores
 from steering_core.kernels.applied import why_not
 from steering_core.kernels.choice import KernelChoice, choose_kernels, require_kernels
-from steering_core.models import ModelSource, load_model, load_tokenizer
 from steering_core.nulls import label_signs
 from steering_core.pooled import PooledStates
 from steering_core.probes import engine_for
@@ -33,22 +29,19 @@ from steering_core.protocol import Protocol
 from steering_core.scoring import Measure
 from steering_core.stereoset import Example
 from steering_core.tuning import Tuning, tune
-from steering_core.vectors import SteeringVectors, from_safetensors
 from steersweep.errors import StopRunError, UserError
 
 
 @dataclass(frozen=True)
-class StoredVectors:
+class SteeringOf:
     """What steers the rows of one table.
 
     Attributes:
-        key: where the vectors are stored.
-        digests: that the vectors of each steered layer must have.
+        stored: the vectors.
         folds: of each example, by which its vector is chosen.
     """
 
-    key: str
-    digests: Mapping[int, str]
+    stored: StoredVectors
     folds: tuple[int, ...]
 
 
@@ -76,108 +69,72 @@ class Payload:
     held_out_folds: tuple[int, ...] = ()
     layers: tuple[int, ...] = ()
     cells: tuple[Cell, ...] = ()
-    vectors: Mapping[str, StoredVectors] = field(default_factory=dict)
+    vectors: Mapping[str, SteeringOf] = field(default_factory=dict)
 
 
-class StereoSetWorker:
-    """Holds one model and turns payloads into tables (a ``cluster`` worker).
-
-    Args:
-        accelerate: whether kernels may be chosen, if the output holds no choice yet.
-        measures: what is measured of steered rows beside scores.
-    """
+class StereoSetWorker(ModelWorker):
+    """Holds one model and turns payloads into tables (a ``cluster`` worker)."""
 
     def __init__(
         self,
         *,
-        source: ModelSource,
         protocol: Protocol,
         layers: Sequence[int],
-        device: str,
-        dtype: str,
-        num_threads: int,
-        gpu_share: float = 1.0,
-        storage: StorageSpec,
         certificate: CertificateSpec,
         tuning_key: str,
         accelerate: bool = False,
         measures: Collection[Measure] = (),
+        **model: Any,
     ) -> None:
-        self._source, self._protocol, self._layers = source, protocol, layers
-        self._device, self._dtype = device, dtype
-        self._num_threads = num_threads
-        self._gpu_share = gpu_share
-        self._storage = storage.open()
+        """Nothing is loaded yet.
+
+        Args:
+            accelerate: whether kernels may be chosen, if the output holds no choice yet.
+            measures: what is measured of steered rows beside scores.
+            model: as ``ModelWorker`` takes it.
+        """
+        super().__init__(**model)
+        self._protocol, self._layers = protocol, layers
         self._certificate_spec = certificate
         self._tuning_key = tuning_key
         self._accelerate = accelerate
         self._measures = measures
         self._tuning: ModelTuning | None = None
-        self._facts: Mapping[str, str] | None = None
-        self._vectors: dict[str, SteeringVectors] = {}
 
-    def load(self) -> Mapping[str, str]:
-        """Load model and tokenizer once; facts for the log and ``run.json``.
+    def prepare(self) -> Mapping[str, str]:
+        """See ``ModelWorker``.
 
         Raises:
-            UserError: the model cannot be loaded, its layout is not understood, or it lacks a
-                hook point of the grid.
+            UserError: the model lacks a hook point of the grid.
         """
-        if self._facts is None:
-            self._facts = self._load()
-        return self._facts
-
-    def _load(self) -> Mapping[str, str]:
-        # Whatever the driver set for itself. Texts get the same tokens with any number of threads.
-        os.environ["TOKENIZERS_PARALLELISM"] = "true" if self._num_threads > 1 else "false"
-        os.environ.setdefault("RAYON_NUM_THREADS", str(self._num_threads))
-        transformers.logging.disable_progress_bar()
-        # The number of threads decides how sums are split, and so the last bits.
-        torch.set_num_threads(self._num_threads)
-        tokenizer = load_tokenizer(self._source)
-        encoder = ExampleEncoder(tokenizer, self._protocol, self._source.path)
+        encoder = ExampleEncoder(self.tokenizer, self._protocol, self.source.path)
         self._encodings = Encodings(encoder.encode)
-        model = load_model(
-            self._source, device=self._device, dtype=self._dtype, gpu_share=self._gpu_share
-        )
         for layer in self._layers:
-            model.layout.module_at(self._protocol.read_at(layer))
-            model.layout.module_at(self._protocol.apply_at(layer))
-        self._model, self._engine = (
-            model,
-            engine_for(model, self._protocol, measures=self._measures),
-        )
+            self.model.layout.module_at(self._protocol.read_at(layer))
+            self.model.layout.module_at(self._protocol.apply_at(layer))
+        self._engine = engine_for(self.model, self._protocol, measures=self._measures)
         self._certifier = Certifier(
-            model, self._protocol, self._certificate_spec, self._source.path, self._measures
+            self.model, self._protocol, self._certificate_spec, self.source.path, self._measures
         )
-        return {
-            "host": platform.node(),
-            "device": str(model.device),
-            "dtype": str(model.dtype).removeprefix("torch."),
-            "rows": "packed" if self._engine.is_packed else "separate sequences",
-            **device_settings(model.device),
-        }
+        return {"rows": "packed" if self._engine.is_packed else "separate sequences"}
 
-    def check_device(self) -> None:
-        """Raise if the device that holds the model no longer computes."""
-        if self._facts is not None:
-            check_devices(devices_of(self._model.module))
-
-    def run(self, payload: Payload) -> Mapping[str, pa.Table]:
+    def run(self, payload: Payload | FitPayload) -> Mapping[str, pa.Table]:
         """The tables that the payload names; the last one carries the certificate.
 
         Raises:
-            StopRunError: past the certificate's tolerance, if the spec says stop; a damaged
+            StopRunError: past the certificate's tolerance, where the spec says stop; a damaged
                 ``tuning/`` file in the output, or kernels in it that cannot be used here.
             UserError: an example cannot be encoded, or its hidden states are not finite.
         """
+        if isinstance(payload, FitPayload):
+            return {FITS: self._fit(payload)}
         if payload.cells:
             return self._steered(payload)
         rows = self._rows(payload)
         tokens = self._tuned(payload, rows)
         scores, pooled = self._engine.baseline(rows.encoded, tokens, payload.layers)
         scores, pooled, certificate = self._certifier.baseline(rows, scores, pooled)
-        require_finite(pooled, payload.examples, str(self._dtype))
+        require_finite(pooled, payload.examples, self.dtype)
         made = {
             table: self._phase_1_table(table, payload, scores, pooled) for table in payload.tables
         }
@@ -185,6 +142,15 @@ class StereoSetWorker:
         if certificate is not None:
             made[last] = certificate.attached_to(made[last])
         return made
+
+    def _fit(self, payload: FitPayload) -> pa.Table:
+        try:
+            return fit(self.storage, payload)
+        except StorageUnavailableError:  # it may be back for the next attempt
+            raise
+        except UserError as error:
+            # Examples that determine no vector are the user's to change; trying again is of no use.
+            raise StopRunError(*error.lines) from error
 
     def _phase_1_table(
         self, table: str, payload: Payload, scores: Scores, pooled: PooledStates
@@ -204,13 +170,13 @@ class StereoSetWorker:
     def _steered(self, payload: Payload) -> dict[str, pa.Table]:
         rows = self._rows(payload)
         of_tables = [payload.vectors[table] for table in payload.tables]
-        arms = [Arm(payload.cells, self._load_vectors(of), of.folds) for of in of_tables]
+        arms = [Arm(payload.cells, self.vectors(of.stored), of.folds) for of in of_tables]
         tokens = self._tuned(payload, rows)
         scores = self._engine.steered_in_arms(rows.encoded, tokens, arms)
         scores, certificate = self._certifier.steered(
             rows,
             [
-                replace(arm, vectors=self._read_vectors(of))
+                replace(arm, vectors=self.read_vectors(of.stored))
                 for arm, of in zip(arms, of_tables, strict=True)
             ],
             scores,
@@ -248,7 +214,7 @@ class StereoSetWorker:
         tokens = payload.tokens_per_batch or self._tuning.tokens_per_batch
         if tokens is None:  # the output was begun with a number, and its plan was lost
             raise StopRunError(
-                f"{self._storage.uri_of(self._tuning_key)} holds no batch size; delete it, or set "
+                f"{self.storage.uri_of(self._tuning_key)} holds no batch size; delete it, or set "
                 "compute.tokens_per_batch to the number that the output was begun with"
             )
         return tokens
@@ -256,17 +222,17 @@ class StereoSetWorker:
     def _shared_tuning(self, payload: Payload, rows: TaskRows) -> ModelTuning:
         """What the output holds for the model, measured if it is to hold something."""
         key = self._tuning_key
-        if payload.tokens_per_batch is None or why_not(self._model) is None:
-            shared = shared_tuning(self._storage, key, partial(self._measure, payload, rows))
+        if payload.tokens_per_batch is None or why_not(self.model) is None:
+            shared = shared_tuning(self.storage, key, partial(self._measure, payload, rows))
         else:
-            shared = read_tuning(self._storage, key) or ModelTuning(None, {})
+            shared = read_tuning(self.storage, key) or ModelTuning(None, {})
         if shared.kernels:
             try:
-                require_kernels(self._model, shared.kernels, is_packed=self._engine.is_packed)
+                require_kernels(self.model, shared.kernels, is_packed=self._engine.is_packed)
                 self._engine = self._engine.anew(shared.kernels)
             except UserError as error:
                 raise StopRunError(
-                    f"{self._storage.uri_of(key)} says that this output is computed with kernels, "
+                    f"{self.storage.uri_of(key)} says that this output is computed with kernels, "
                     f"and this replica cannot use them: {error}; resume on the machines and with "
                     "the packages that began it, or start a new output"
                 ) from error
@@ -284,11 +250,11 @@ class StereoSetWorker:
 
     def _chosen_kernels(self) -> KernelChoice | None:
         """None where no kernel can run, which needs no choice."""
-        if why_not(self._model) is not None:
+        if why_not(self.model) is not None:
             return None
         if not self._accelerate:
             return KernelChoice((), {})
-        return choose_kernels(self._model, is_packed=self._engine.is_packed)
+        return choose_kernels(self.model, is_packed=self._engine.is_packed)
 
     def _tune(self, payload: Payload, rows: TaskRows, kernels: Sequence[str]) -> Tuning:
         """Time unsteered passes that keep as many streams as the task does."""
@@ -296,26 +262,7 @@ class StereoSetWorker:
         layers = payload.layers or tuple(sorted({cell.layer for cell in payload.cells}))
         return tune(
             lambda batch, tokens: engine.baseline(batch, tokens, layers),
-            self._model,
+            self.model,
             rows.encoded,
             is_packed=self._engine.is_packed,
         )
-
-    def _load_vectors(self, of: StoredVectors) -> SteeringVectors:
-        if not _holds(self._vectors.get(of.key), of.digests):
-            # The file has grown by a layer since it was read, or was never read.
-            self._vectors[of.key] = self._read_vectors(of)
-        return self._vectors[of.key]
-
-    def _read_vectors(self, of: StoredVectors) -> SteeringVectors:
-        vectors = from_safetensors(self._storage.read(of.key), of.key)
-        if not _holds(vectors, of.digests):
-            raise UserError(f"{of.key} does not hold the vectors that this task was planned with")
-        return vectors
-
-
-def _holds(vectors: SteeringVectors | None, digests: Mapping[int, str]) -> bool:
-    return vectors is not None and all(
-        layer in vectors.whole and vectors.digest(layer) == digest
-        for layer, digest in digests.items()
-    )

@@ -19,7 +19,7 @@ from cluster.storage import StorageSpec
 from cluster.submission import Job, JobRequest, JobServer, JobTakenError, ServerAwayError
 from jobs import __version__
 from jobs.console import say
-from jobs.kinds import AnySpec
+from jobs.spec import JobSpec
 from jobs.submit import follow
 from jobs.submit.package import write_package
 from jobs.submit.travel import SPEC_NAME, Travelling, travelling
@@ -53,7 +53,7 @@ class SubmitOptions:
     driver_cpus: float = 0.0
 
 
-def submit(spec: AnySpec, options: SubmitOptions) -> int:
+def submit(spec: JobSpec, options: SubmitOptions) -> int:
     """Submit a sweep, or find the job that runs it already; returns the exit code.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What of a spec travels to a cluster: its own text and its traits; never weights or data."""
+"""What of a spec travels to a cluster: its text and small files; never weights or data."""
 
 from __future__ import annotations
 
@@ -11,12 +11,9 @@ import yaml
 
 from cluster.redaction import redact
 from cluster.storage import StorageSpec
-from jobs.kinds import AnySpec
-from jobs.persona.judges.spec import LocalJudgeSpec
-from jobs.persona.spec import PersonaSpec
-from jobs.persona.traits import read_trait
 from jobs.resources import EMBEDDED, PIP_MODELS, local_path
-from jobs.stereoset.spec import StereoSetSpec
+from jobs.spec import JobSpec
+from jobs.sweeps.registry import job_of
 from steersweep.errors import UserError
 
 SPEC_NAME = "sweep.yaml"
@@ -35,7 +32,7 @@ class Travelling:
     files: Mapping[str, bytes]
 
 
-def travelling(spec: AnySpec) -> Travelling:
+def travelling(spec: JobSpec) -> Travelling:
     """What of a spec travels.
 
     Raises:
@@ -48,24 +45,20 @@ def travelling(spec: AnySpec) -> Travelling:
             "use ray"
         )
     _check_output(spec.output)
-    for key, path in _model_paths(spec):
+    shipped = job_of(spec).shipment(spec)
+    for key, path in shipped.models:
         _check_model(key, path)
-    document = spec.model_dump(mode="json", exclude_unset=True)
-    files: dict[str, bytes] = {}
-    if isinstance(spec, StereoSetSpec):
-        _check_file("data.path", spec.data.path, "the head")
-        _check_vectors("vectors.file", spec.vectors.file)
-    else:
-        files = _traits(spec, document)
-        for name, of in spec.traits.items():
-            _check_vectors(f"traits.{name}.vectors", of.vectors)
+    for key, path in shipped.head_files:
+        if not path.startswith("s3://"):
+            _check_file(key, path, "the head")
+    document = shipped.document
     for key, text in _texts(document):
         if redact(text) != text:
             raise UserError(
                 f"{key} holds what looks like a secret, and the spec is sent unencrypted; put it "
                 "into the environment of Ray on each node"
             )
-    return Travelling(yaml.safe_dump(document, sort_keys=False), files)
+    return Travelling(yaml.safe_dump(dict(document), sort_keys=False), shipped.files)
 
 
 def _check_output(output: str) -> None:
@@ -100,33 +93,6 @@ def _check_file(key: str, path: str, node: str) -> None:
             f"{key}: {path} is a file on this machine, and data files are not uploaded; give its "
             f"absolute path on {node} of the cluster"
         )
-
-
-def _check_vectors(key: str, uri: str | None) -> None:
-    if uri is not None and not uri.startswith("s3://"):
-        _check_file(key, uri, "the head")
-
-
-def _model_paths(spec: AnySpec) -> Iterator[tuple[str, str]]:
-    for name, model in spec.models.items():
-        yield f"models.{name}.path", model.path
-    if isinstance(spec, PersonaSpec) and isinstance(spec.judge, LocalJudgeSpec):
-        yield "judge.path", spec.judge.path
-
-
-def _traits(spec: PersonaSpec, document: dict[str, Any]) -> dict[str, bytes]:
-    """The trait files of this machine, each checked; the document then names them beside it."""
-    files = {}
-    for name, of in spec.traits.items():
-        for key, path in (("path", of.path), ("steered", of.steered)):
-            if path is None or path.startswith(EMBEDDED) or Path(path).is_absolute():
-                continue
-            here = Path(local_path(path))
-            read_trait(here, name)
-            there = f"traits/{name}-{key}.json"
-            files[there] = here.read_bytes()
-            document["traits"][name][key] = there
-    return files
 
 
 def _texts(value: Any, place: str = "") -> Iterator[tuple[str, str]]:

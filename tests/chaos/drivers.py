@@ -33,7 +33,7 @@ from cluster.policy import Policy
 from cluster.scheduler import Scheduler
 from cluster.storage import Storage, StorageSpec
 from cluster.tasks import Pool, Receipt, Task, WorkerFactory
-from jobs.signals import StopSignals
+from jobs.sweeps.signals import StopSignals
 from steersweep.errors import UserError
 from tests.chaos import conditions
 from tests.chaos.workers import Shard
@@ -120,10 +120,10 @@ def _drive_sweep(settings: Settings) -> None:
     await_free = partial(Lease.await_free, ttl_s=LEASE_TTL_S)
     with (
         mock.patch("sys.argv", ["steersweep", "run", settings.spec, "--no-figures"]),
-        mock.patch("jobs.stereoset.run.WorkerFactory", counted),
+        mock.patch("jobs.stereoset.workflow.WorkerFactory", counted),
         mock.patch.object(Lease, "acquire", acquire),
         mock.patch.object(Lease, "await_free", await_free),
-        mock.patch("jobs.executor.Policy", lambda **_: POLICY),
+        mock.patch("jobs.sweeps.executor.Policy", lambda **_: POLICY),
     ):
         cli.main()
 

@@ -98,7 +98,7 @@ def make_finished(folder: Path, output: str, num_parts: int) -> Path:
         return WorkerFactory("tests.chaos.recovery:numbers_worker", kwargs)
 
     with (
-        mock.patch("jobs.stereoset.run.WorkerFactory", cheap),
+        mock.patch("jobs.stereoset.workflow.WorkerFactory", cheap),
         mock.patch.object(os, "fsync"),  # nothing is to survive a power cut here
     ):
         finished = steersweep("run", str(spec))

@@ -32,7 +32,7 @@ SWEEP: dict[str, Any] = {
 }
 # Drivers start in a moment, from a process that has imported everything and started nothing.
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["tests.chaos.drivers", "jobs.stereoset.run", "jobs.cli"])
+_FORKS.set_forkserver_preload(["tests.chaos.drivers", "jobs.stereoset.job", "jobs.cli"])
 
 
 def start_driver(settings: Settings) -> BaseProcess:

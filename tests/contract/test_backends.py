@@ -535,7 +535,7 @@ import os, signal, sys, time
 from unittest import mock
 import ray
 from cluster.backends.ray_session import ray_session
-from jobs.signals import StopSignals
+from jobs.sweeps.signals import StopSignals
 connect = ray._private.worker.connect
 def interrupted(*args, **kwargs):
     if sys.argv[1] == "connected":

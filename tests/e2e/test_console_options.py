@@ -156,7 +156,7 @@ def test_figures_are_drawn_unless_the_flag_or_the_variable_says_no(
     monkeypatch.delenv("STEERSWEEP_FIGURES")
     if variable is not None:
         monkeypatch.setenv("STEERSWEEP_FIGURES", variable)
-    with mock.patch("jobs.stereoset.run.run", return_value=0) as run:
+    with mock.patch("jobs.sweeps.commands.run", return_value=0) as run:
         assert steersweep("run", str(write_spec(tmp_path / "sweep.yaml")), *options).code == 0
     assert run.call_args.kwargs["figures"] is draws
 

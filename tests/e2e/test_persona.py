@@ -499,7 +499,7 @@ def test_an_output_keeps_the_size_of_its_tasks_on_another_device(
     elif lost is not None:
         (output / lost).unlink()
     # No replica could be started there: whatever is not found under its id fails.
-    monkeypatch.setattr("jobs.executor.Executor.device", lambda self: "cuda")
+    monkeypatch.setattr("jobs.sweeps.executor.Executor.device", lambda self: "cuda")
     again = steersweep("run", spec)
     assert again.code == 0, again
     assert sorted(output.glob("*/model=*/**/*.parquet")) == before

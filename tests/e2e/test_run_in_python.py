@@ -85,7 +85,7 @@ def test_an_interrupted_run_leaves_the_notebook_its_signals(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr("jobs.stereoset.run.resolve", lambda *_: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr("jobs.stereoset.job.resolve", lambda *_: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         steersweep.run(write_spec(tmp_path / "sweep.yaml"))
     assert signal.getsignal(signal.SIGINT) is before

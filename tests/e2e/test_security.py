@@ -98,7 +98,7 @@ def test_the_traceback_of_a_bug_is_shown_without_secrets(
     def bug(*_: object) -> None:
         raise LookupError(text)
 
-    monkeypatch.setattr("jobs.stereoset.run.resolve", bug)
+    monkeypatch.setattr("jobs.stereoset.job.resolve", bug)
     finished = steersweep("run", str(write_spec(tmp_path / "sweep.yaml")))
     assert finished.code == 1
     assert "Traceback" in finished.err

@@ -13,7 +13,7 @@ import pytest
 
 from cluster.lease import LEASE_S, LeaseContent
 from cluster.storage import StorageSpec
-from jobs.session import DriverState
+from jobs.sweeps.session import DriverState
 from tests.support.stored_outputs import copy_stored_output
 from tests.support.sweeps import steersweep, write_spec
 

@@ -16,7 +16,6 @@ from safetensors import safe_open
 from cluster.backends.in_process import InProcessBackend
 from cluster.ledger import Ledger
 from cluster.storage import StorageSpec
-from jobs.kinds import load_any_spec
 from jobs.persona.plan import answer_tasks, contrast_rows, steered_rows
 from jobs.persona.resolve import resolve as resolve_persona
 from jobs.persona.spec import PersonaSpec
@@ -25,6 +24,7 @@ from jobs.stereoset.plan import PlannedTask, packing_for, plan_missing, would_pl
 from jobs.stereoset.resolve import Sweep
 from jobs.stereoset.resolve import resolve as resolve_stereoset
 from jobs.stereoset.spec import StereoSetSpec
+from jobs.sweeps.registry import load_any_spec
 from tests.support.stored_outputs import STORED_OUTPUTS, copy_stored_output
 from tests.support.sweeps import read_rows, steersweep
 

@@ -11,9 +11,9 @@ import pytest
 
 from cluster.storage import StorageSpec
 from jobs.stereoset import worker as worker_module
-from jobs.stereoset.certificate import TaskCertificate
 from jobs.stereoset.spec import CertificateSpec
 from jobs.stereoset.worker import StereoSetWorker
+from jobs.sweeps.certificate import TaskCertificate
 from steering_core.kernels import choice
 from tests.interpreted.clock import clock
 from tests.unit.jobs.test_batch_size import KEY, factory, payload

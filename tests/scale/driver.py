@@ -30,7 +30,7 @@ from cluster.placement import Share
 from cluster.scheduler import Scheduler
 from cluster.storage import StorageSpec
 from cluster.tasks import Event, Pool, ReplicaReady, Task, TaskFinished, WorkerFactory
-from jobs.session import LOCK_KEY, stored_log
+from jobs.sweeps.session import LOCK_KEY, stored_log
 from tests.scale.gauge import MB, gauged, machine
 from tests.scale.instant import InstantBackend, InstantReplica
 from tests.support.s3 import BUCKET, s3_server

@@ -95,7 +95,7 @@ def drive(spec: Path, num_replicas: int) -> tuple[float, Gauge]:
     with (
         mock.patch("jobs.stereoset.run.execute", gauged_execute),
         mock.patch("jobs.stereoset.run.report", _leave_a_report),
-        mock.patch("jobs.executor.Executor.num_replicas", lambda *_: num_replicas),
+        mock.patch("jobs.sweeps.executor.Executor.num_replicas", lambda *_: num_replicas),
         mock.patch("cluster.backends.in_process.InProcessBackend", lambda _: InstantBackend()),
         # Instant replicas leave no part that the stream's norms could be read from.
         mock.patch("jobs.stereoset.fitting.GroupFits.stream_norms", lambda *_: {}),

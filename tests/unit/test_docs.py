@@ -13,8 +13,8 @@ import yaml
 
 from jobs import __version__
 from jobs.cli import app
-from jobs.kinds import load_any_spec
 from jobs.stereoset.headline import PAPER
+from jobs.sweeps.registry import load_any_spec
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md")])

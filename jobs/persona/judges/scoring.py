@@ -91,6 +91,7 @@ class Scorer:
         self._coherence_prompt, self._on_verdict = coherence_prompt, on_verdict
         self._num_failed_in_a_row = 0
         self._stopped_by: StopRunError | None = None
+        self._is_stopped = False
         self.usage = Usage()
 
     def score(self, trait: Trait, answers: Sequence[Answer]) -> list[Judgement]:
@@ -113,6 +114,13 @@ class Scorer:
         ]
         verdicts = self._verdicts(queries)
         return [Judgement(*verdicts[at : at + 2]) for at in range(0, len(verdicts), 2)]
+
+    def stop(self) -> None:
+        """Ask nothing more; may be called from another thread.
+
+        Queries that are under way may be paid for: they end, and are stored.
+        """
+        self._is_stopped = True
 
     def cost_line(self) -> str:
         """One line for the user on what this session has cost."""
@@ -152,11 +160,17 @@ class Scorer:
             raise _first(errors) from None
         if self._stopped_by is not None:
             raise self._stopped_by from None
+        if not missing.keys() <= found.keys():
+            raise StopRunError("the judge was stopped before it was asked everything")
         if self._store is not None:
             await asyncio.to_thread(self._store.pack)
 
+    @property
+    def _has_ended(self) -> bool:
+        return self._is_stopped or self._stopped_by is not None
+
     async def _ask_some(self, left: Iterator[tuple[str, Query]], found: dict[str, Verdict]) -> None:
-        while self._stopped_by is None and (entry := next(left, None)) is not None:
+        while not self._has_ended and (entry := next(left, None)) is not None:
             key, query = entry
             try:
                 verdict = await self.judge.ask(query)

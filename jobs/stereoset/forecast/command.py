@@ -2,109 +2,67 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from cluster.ledger import Ledger
 from cluster.placement import Node, Share, num_fitting
 from cluster.storage import Storage, StorageSpec
-from jobs.console import print_json
 from jobs.cores import num_cores
-from jobs.executor import gpus_of
 from jobs.spec import ComputeSpec
 from jobs.stereoset.batch_size import read_tuning, tuning_key
 from jobs.stereoset.forecast.devices import DEFAULT_SHARE, Device, device_of
 from jobs.stereoset.forecast.measure import Measured, measure, why_not_here
 from jobs.stereoset.forecast.rates import rates_on
-from jobs.stereoset.forecast.show import ModelTime, SweepForecast, show
+from jobs.stereoset.forecast.show import ModelTime, SweepForecast
 from jobs.stereoset.forecast.sweep import ModelForecast, forecast_model
 from jobs.stereoset.inventory import Inventory
-from jobs.stereoset.output import Output
+from jobs.stereoset.output import StereoSetOutput
 from jobs.stereoset.plan import PlannedTask
-from jobs.stereoset.resolve import Sweep, resolve
+from jobs.stereoset.resolve import Sweep
 from jobs.stereoset.spec import StereoSetSpec
+from jobs.stereoset.workflow import StereoSetWorkflow
+from jobs.sweeps.estimate import PlanOptions
+from jobs.sweeps.executor import gpus_of
+from jobs.sweeps.job import Files
+from jobs.sweeps.same_sweep import check_same_sweep
 from jobs.words import count
 from steering_core.buckets import Buckets
 from steering_core.skeleton import Skeleton, read_skeleton
 from steering_core.work import Batching
 from steersweep.errors import UserError
 
+if TYPE_CHECKING:
+    from jobs.stereoset.job import StereoSetJob
+
 _ASSUMED_TOKENS = {"cpu": 1024}
 _ASSUMED_TOKENS_ACCELERATOR = 16_384
 
 
-@dataclass(frozen=True)
-class PlanOptions:
-    """How a sweep is planned.
-
-    Attributes:
-        device: name of an accelerator in ``devices.DEVICES``; None: this machine.
-        replicas: how many; None: the spec's, or on this machine as many as there is room for.
-        share: of the device's stated rate that is reached; None: ``DEFAULT_SHARE``.
-        seconds: of the measurement of each model on this machine; 0: none.
-        json: file for the plan.
-        prints_json: whether the plan is also printed as JSON.
-    """
-
-    device: str | None = None
-    replicas: int | None = None
-    share: float | None = None
-    seconds: float = 20.0
-    json: str | None = None
-    prints_json: bool = False
-
-    def check(self) -> None:
-        """Raise UserError for what cannot be meant."""
-        if self.device is None and self.share is not None:
-            raise UserError("--share needs a --device")
-        if self.share is not None and not 0 < self.share <= 1:
-            raise UserError(f"--share must be above 0 and at most 1, got {self.share:g}")
-        if self.replicas is not None and self.replicas < 1:
-            raise UserError(f"--replicas must be at least 1, got {self.replicas}")
-        if not 0 <= self.seconds < float("inf"):
-            raise UserError(f"--seconds must be at least 0, got {self.seconds:g}")
-        if self.json is not None and not self.json_path().parent.is_dir():
-            raise UserError(
-                f"--json-file {self.json}: the folder {self.json_path().parent} does not exist"
-            )
-
-    def json_path(self) -> Path:
-        return Path(self.json or "").expanduser()
-
-
-def plan(spec: StereoSetSpec, options: PlanOptions) -> SweepForecast:
-    """Print what the sweep has left to do, and write it as JSON if asked; returns it.
+def plan(job: StereoSetJob, spec: StereoSetSpec, options: PlanOptions) -> SweepForecast:
+    """What the sweep has left to do.
 
     Reads the data, tokenizers, configs and the output, and on this machine measures each model for
-    a few seconds where its weights are here. Starts no Ray.
+    a few seconds if its weights are here. Starts no Ray.
 
     Raises:
         UserError: what ``steersweep run`` would refuse, too.
     """
-    options.check()
     device = None if options.device is None else device_of(options.device)
     storage = StorageSpec(spec.output, spec.storage.endpoint_url, spec.storage.region).open()
     storage.check_reachable()
-    sweep = resolve(spec, None if device is None else device.kind)
+    output = StereoSetOutput.read(storage)
+    sweep = job.resolve(spec, None if device is None else device.kind, output)
     if device is None:
         _check_gpus_are_here(spec.compute)
     else:
         for model in sweep.models.values():
             device.peak_flops_per_s(model.dtype)
-    output = Output.read(storage, sweep)
-    planner = _Planner(output.sweep, output.inventory, storage, device, options)
-    found = planner.forecast()
-    show(found)
-    if options.prints_json:
-        print_json(found.as_json())
-    if options.json is not None:
-        text = json.dumps(found.as_json(), indent=2, allow_nan=False) + "\n"
-        options.json_path().write_text(text, encoding="utf-8")
-    return found
+    check_same_sweep(job, sweep, output)
+    workflow = StereoSetWorkflow(sweep, output, Files(storage))
+    return _Planner(sweep, workflow.inventory, storage, device, options).forecast()
 
 
 class _Planner:

@@ -23,9 +23,8 @@ from jobs.stereoset.forecast.wall_time import (
     startup_seconds,
 )
 from jobs.stereoset.inventory import Inventory
+from jobs.sweeps.estimate import PLAN_VERSION, Estimate
 from jobs.words import count, duration
-
-PLAN_VERSION = 1
 
 NOT_IN_TIME = (
     "downloads, finding a batch size, fitting vectors, the report, or replicas that share one "
@@ -50,7 +49,7 @@ class ModelTime:
 
 
 @dataclass(frozen=True)
-class SweepForecast:
+class SweepForecast(Estimate):
     """Everything that ``steersweep plan`` tells.
 
     Attributes:
@@ -99,8 +98,12 @@ class SweepForecast:
         rates = self.times[model.name].rates
         return None if rates is None else model.replica_seconds(rates)
 
+    def show(self) -> None:
+        """See ``Estimate``."""
+        _show(self)
+
     def as_json(self) -> dict[str, Any]:
-        """Plain data."""
+        """See ``Estimate``."""
         total = sum((model.total for model in self.models), Forecast())
         return {
             "plan_version": PLAN_VERSION,
@@ -142,7 +145,7 @@ class SweepForecast:
         }
 
 
-def show(plan: SweepForecast) -> None:
+def _show(plan: SweepForecast) -> None:
     """Print rows, time and memory in one line; the tables with ``--verbose`` only."""
     say(headline(plan), at=Verbosity.QUIET)
     if plan.models:

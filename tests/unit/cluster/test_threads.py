@@ -22,7 +22,7 @@ CHECKS_PARTS = """
 import sys
 from cluster.parts import check_parts
 from cluster.storage import StorageSpec
-from jobs.signals import StopSignals
+from jobs.sweeps.signals import StopSignals
 storage = StorageSpec("s3://bucket/out", sys.argv[1]).open()
 with StopSignals() as signals:
     try:

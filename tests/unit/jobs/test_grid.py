@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from jobs.grid import ALL_LAYERS, with_all_layers
-from jobs.kinds import load_any_spec
 from jobs.persona.spec import PersonaSpec
 from jobs.stereoset.resolve import resolve
 from jobs.stereoset.spec import StereoSetSpec
+from jobs.sweeps.registry import load_any_spec
 from steersweep.errors import UserError
 
 MINIMAL: dict[str, dict[str, Any]] = {

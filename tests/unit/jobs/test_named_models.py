@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from jobs.kinds import load_any_spec
 from jobs.persona.judges.spec import LocalJudgeSpec
 from jobs.resources import PIP_MODELS, local_path, model_source
 from jobs.spec import ModelSpec, load_spec
 from jobs.stereoset.resolve import resolve
 from jobs.stereoset.spec import StereoSetSpec
+from jobs.sweeps.registry import load_any_spec
 from steersweep.errors import UserError
 from tests.support.sweeps import steersweep, write_spec
 

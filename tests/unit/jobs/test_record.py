@@ -7,7 +7,7 @@ from typing import Any
 
 from cluster.ledger import Ledger
 from cluster.storage import StorageSpec
-from jobs.record import Record
+from jobs.sweeps.record import Record
 
 
 class Sweep:

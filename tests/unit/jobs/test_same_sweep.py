@@ -7,14 +7,21 @@ from typing import Any
 
 import pytest
 
+from cluster.ledger import Ledger
 from cluster.storage import StorageSpec
+from jobs.persona.job import PersonaJob
+from jobs.persona.output import PersonaOutput
 from jobs.persona.resolve import resolve as resolve_persona
-from jobs.persona.run import _check_same
 from jobs.persona.spec import PersonaSpec
-from jobs.same_sweep import changes_of, different_sweep, removals_of
 from jobs.spec import load_spec
 from jobs.stereoset.resolve import resolve
 from jobs.stereoset.spec import StereoSetSpec
+from jobs.sweeps.same_sweep import (
+    changes_of,
+    check_same_sweep,
+    different_sweep,
+    removals_of,
+)
 from steersweep.errors import UserError
 from tests.support.personas import save_chat_model, write_persona_spec
 from tests.support.sweeps import write_spec
@@ -86,10 +93,13 @@ def test_a_persona_output_of_another_sweep_is_refused_with_reasons(
     persona_folder: Path, tmp_path: Path
 ) -> None:
     storage = StorageSpec(str(tmp_path)).open()
-    record = {"identity": persona_sweep(persona_folder).identity()}
-    _check_same(storage, record, persona_sweep(persona_folder, "steering.coeffs=[7]"))
+    sweep = persona_sweep(persona_folder)
+    record = {"identity": sweep.identity(), "spec": sweep.resolved_spec(), "outcome": "done"}
+    output = PersonaOutput(storage, Ledger(storage), record)
+    job = PersonaJob()
+    check_same_sweep(job, persona_sweep(persona_folder, "steering.coeffs=[7]"), output)
     with pytest.raises(UserError) as caught:
-        _check_same(storage, record, persona_sweep(persona_folder, "generation.seed=5"))
+        check_same_sweep(job, persona_sweep(persona_folder, "generation.seed=5"), output)
     (line,) = caught.value.lines
     assert "generation.seed: 0 -> 5 (it decides the text of every answer)" in line
     assert "Only models, traits, layers, coeffs and positions may be added" in line

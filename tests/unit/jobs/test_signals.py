@@ -12,7 +12,7 @@ import pytest
 
 PROGRAM = """
 import atexit, os, sys, time
-from jobs.signals import StopSignals
+from jobs.sweeps.signals import StopSignals
 how = sys.argv[1]
 
 def linger():
@@ -86,7 +86,7 @@ def test_a_second_signal_while_the_process_ends_is_not_its_exit_code(how: str, c
 
 DROPPED = """
 import os, signal, time
-from jobs.signals import StopSignals
+from jobs.sweeps.signals import StopSignals
 
 def ctrl_c():
     os.kill(os.getpid(), signal.SIGINT)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from jobs.kinds import load_any_spec
 from jobs.spec_mistakes import MOST_SHOWN
+from jobs.sweeps.registry import load_any_spec
 from steersweep.errors import UserError
 from tests.support.sweeps import steersweep
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from jobs import cores, sweeps
-from jobs.kinds import AnySpec
+from jobs import cores
 from jobs.persona.traits import read_trait
 from jobs.resources import SPEC_SETS, embedded_specs, local_path
-from jobs.spec import ComputeSpec
-from jobs.sweeps import load_one_sweep, load_sweeps, run_sweeps, storages_of
+from jobs.spec import ComputeSpec, JobSpec
+from jobs.sweeps import commands
+from jobs.sweeps.named import load_one_sweep, load_sweeps, run_sweeps, storages_of
 from steering_core.stereoset import BIAS_TYPES, SPLITS, read_stereoset
 from steersweep.errors import UserError
 from tests.support.sweeps import steersweep, write_spec
@@ -22,12 +22,12 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Outputs of the sweeps that would have run, in order."""
     outputs: list[str] = []
 
-    def note(sweep: AnySpec, *, new: bool, figures: bool) -> int:
+    def note(sweep: JobSpec, *, new: bool, figures: bool) -> int:
         assert not new, "a set chooses its new folder itself"
         outputs.append(sweep.output)
         return 0
 
-    monkeypatch.setattr(sweeps, "run_sweep", note)
+    monkeypatch.setattr(commands, "run", note)
     return outputs
 
 
@@ -63,7 +63,7 @@ def test_failed_tasks_do_not_stop_a_set_and_an_interrupt_does(
     codes: tuple[int, ...], code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left = list(codes)
-    monkeypatch.setattr(sweeps, "run_sweep", lambda *_args, **_options: left.pop(0))
+    monkeypatch.setattr(commands, "run", lambda *_args, **_options: left.pop(0))
     assert run_sweeps("demo", [], None, new=False, figures=False) == code
     assert left == []
 
@@ -73,7 +73,7 @@ def test_one_sweep_keeps_its_own_output_and_option(
 ) -> None:
     seen = []
     monkeypatch.setattr(
-        sweeps, "run_sweep", lambda sweep, **options: seen.append((sweep, options)) or 0
+        commands, "run", lambda sweep, **options: seen.append((sweep, options)) or 0
     )
     spec = write_spec(tmp_path / "s.yaml")
     run_sweeps(str(spec), [], str(tmp_path / "y"), new=True, figures=True)
@@ -137,6 +137,6 @@ def test_the_demo_asks_the_steered_model_other_questions() -> None:
 
 
 def test_plan_names_the_output_of_each_sweep_of_a_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobs.cli._plan", lambda *_args, **_options: None)
+    monkeypatch.setattr(commands, "plan", lambda *_args, **_options: None)
     finished = steersweep("plan", "demo")
     assert (finished.code, finished.out) == (0, "runs/demo/persona:\nruns/demo/stereoset:\n")

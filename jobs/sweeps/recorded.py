@@ -2,57 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from cluster.ledger import Ledger
-from cluster.storage import Storage
 from jobs.identity import CODE_KEY, changed_keys
-from jobs.record import Described
-from jobs.spec import ComputeSpec, SpecModel
+from jobs.spec import JobSpec
+from jobs.sweeps.job import Job, StoredOutput, Sweep
 from steering_core.models import device_kind
 from steersweep.errors import UserError
 
-Spec = TypeVar("Spec", bound=SpecModel)
-Sweep = TypeVar("Sweep", bound=Described)
+SpecT = TypeVar("SpecT", bound=JobSpec)
+SweepT = TypeVar("SweepT", bound=Sweep)
+OutputT = TypeVar("OutputT", bound=StoredOutput)
 
 
-def recorded_sweep(
-    storage: Storage,
-    kind: type[Spec],
-    resolve: Callable[[Spec, str], Sweep],
-    identity_of: Callable[[Mapping[str, Any]], Mapping[str, object]],
-) -> tuple[Sweep, str]:
-    """The sweep of the output's record, and the run's outcome.
-
-    Args:
-        resolve: of the job, for a kind of device.
-        identity_of: what a record says of what decided its numbers.
+def recorded_sweep(job: Job[SpecT, SweepT, OutputT], output: OutputT) -> SweepT:
+    """The sweep of an output's record.
 
     Raises:
-        UserError: there is no run, or model or data are not where they were or have changed
-            since.
+        UserError: no run there, model or data changed since, or they are not where they were.
     """
-    record = Ledger(storage).read_record()
+    storage, record = output.storage, output.record
     if record is None:
         raise UserError(f"{storage.uri} holds no run of steersweep")
     try:
-        spec = kind.model_validate(record["spec"])
-        identity = identity_of(record)
-        outcome = str(record["outcome"])
-        compute: ComputeSpec = spec.compute  # type: ignore[attr-defined]
+        spec = job.spec_type.model_validate(record["spec"])
+        identity = job.recorded_identity(record)
     except (KeyError, TypeError, ValidationError) as error:
         raise UserError(
             f"{storage.uri_of('run.json')} holds no sweep that this version can read"
         ) from error
     try:
-        device = device_kind(compute.device)
+        device = device_kind(spec.compute.device)
     except UserError:  # the run was on another machine; any device is held to the same tolerance
         device = device_kind()
     try:
-        sweep = resolve(spec, device)
+        sweep = job.resolve(spec, device, output)  # type: ignore[arg-type]
     except UserError as error:
         raise UserError(
             f"{error} (from {storage.uri_of('run.json')}; relative paths are relative to the "
@@ -64,7 +51,7 @@ def recorded_sweep(
             f"the inputs of {storage.uri} have changed since the run: {'; '.join(changes)}. "
             "Restore them to verify the output"
         )
-    return sweep, outcome
+    return sweep
 
 
 def _comparable(now: Mapping[str, Any], then: Mapping[str, object]) -> dict[str, Any]:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from cluster.storage import Storage, StorageSpec
 from jobs.console import say
-from jobs.kinds import AnySpec, load_any_spec, storage_of
-from jobs.persona.spec import PersonaSpec
 from jobs.resources import SPEC_SETS
-from jobs.session import first_free
+from jobs.spec import JobSpec
+from jobs.sweeps import commands
+from jobs.sweeps.registry import load_any_spec, storage_of
+from jobs.sweeps.session import first_free
 from steersweep.errors import UserError
 
 INTERRUPTED = 130
@@ -18,7 +19,7 @@ INTERRUPTED = 130
 
 def load_sweeps(
     source: str, overrides: Sequence[str] = (), output: str | None = None
-) -> list[AnySpec]:
+) -> list[JobSpec]:
     """The sweeps that a name stands for, in the order in which they run.
 
     Args:
@@ -49,7 +50,7 @@ def load_sweeps(
 
 def load_one_sweep(
     source: str, overrides: Sequence[str] = (), output: str | None = None, *, command: str
-) -> AnySpec:
+) -> JobSpec:
     """The sweep of a name, for a command or option that takes one.
 
     Raises:
@@ -75,7 +76,7 @@ def run_sweeps(
     """
     sweeps = load_sweeps(source, overrides, output)
     if len(sweeps) == 1:
-        return run_sweep(sweeps[0], new=new, figures=figures)
+        return commands.run(sweeps[0], new=new, figures=figures)
     names = SPEC_SETS[source]
     if new:
         sweeps = _in_new_folder(source, sweeps)
@@ -84,7 +85,7 @@ def run_sweeps(
         if number > 1:
             say("")
         say(f"== {name}, sweep {number} of {len(names)} ==")
-        code = max(code, run_sweep(sweep, new=False, figures=figures))
+        code = max(code, commands.run(sweep, new=False, figures=figures))
         if code >= INTERRUPTED:
             break
     return code
@@ -96,18 +97,7 @@ def storages_of(source: str, endpoint_url: str | None) -> list[Storage]:
     return [storage_of(name, endpoint_url) for name in names]
 
 
-def run_sweep(sweep: AnySpec, *, new: bool, figures: bool) -> int:
-    """The exit code of one sweep, run by its job; see ``run_sweeps``."""
-    if isinstance(sweep, PersonaSpec):
-        from jobs.persona.run import run as run_persona
-
-        return run_persona(sweep, new=new, figures=figures)
-    from jobs.stereoset.run import run as run_stereoset
-
-    return run_stereoset(sweep, new=new, figures=figures)
-
-
-def _in_new_folder(source: str, sweeps: Sequence[AnySpec]) -> list[AnySpec]:
+def _in_new_folder(source: str, sweeps: Sequence[JobSpec]) -> list[JobSpec]:
     first = sweeps[0]
     folder = StorageSpec(
         first.output.rpartition("/")[0], first.storage.endpoint_url, first.storage.region

@@ -6,26 +6,15 @@ import importlib.metadata
 import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from cluster.ledger import Ledger
 from jobs import __version__
 
+if TYPE_CHECKING:
+    from jobs.sweeps.job import Sweep
+
 _PACKAGES = ("torch", "transformers", "ray", "pyarrow", "numpy")
-
-
-class Described(Protocol):
-    """A resolved sweep of any job."""
-
-    @property
-    def device(self) -> str:
-        """The replicas' kind of device."""
-
-    def resolved_spec(self) -> dict[str, Any]:
-        """The spec as plain data, with what decides numbers filled in."""
-
-    def identity(self) -> dict[str, Any]:
-        """Flat description of what decides the numbers."""
 
 
 class Record:
@@ -39,7 +28,7 @@ class Record:
     def __init__(
         self,
         ledger: Ledger,
-        sweep: Described,
+        sweep: Sweep,
         before: Mapping[str, Any] | None,
         more: Mapping[str, Any] | None = None,
     ) -> None:

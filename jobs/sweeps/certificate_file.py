@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from cluster.storage import Storage
 from jobs.console import say, warn
-from jobs.stereoset.certificate import TaskCertificate
-from jobs.stereoset.inventory import Inventory
+from jobs.sweeps.certificate import TaskCertificate
 from jobs.words import count
 from steering_core.certificate import Certificate, Worst
 
@@ -20,30 +19,53 @@ CERTIFICATE_VERSION = 1
 Verdict = Literal["holds", "broken", "not checked"]
 
 
-def write_certificate(storage: Storage, inventory: Inventory) -> dict[str, Any]:
+Footers = Mapping[str, Sequence[Mapping[str, str]]]
+"""By model: the metadata of each finished task's last part."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a job's certificates are about, in words.
+
+    Attributes:
+        item: ``row``, ``answer``.
+        unit: of the largest difference: ``nats``.
+        choice: what may come out otherwise: ``changed choice``.
+    """
+
+    item: str = "row"
+    unit: str = " nats"
+    choice: str = "changed choice"
+
+
+def write_certificate(
+    storage: Storage, footers: Footers, words: Checked = Checked()
+) -> dict[str, Any]:
     """Write ``certificate.json`` from the footers of the parts that are done, and say it.
 
     Returns what it holds.
     """
-    content = _content(inventory)
+    content = _content(footers)
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     storage.replace(CERTIFICATE_KEY, text.encode())
-    _tell(content["overall"], storage.uri_of(CERTIFICATE_KEY))
+    _tell(content["overall"], storage.uri_of(CERTIFICATE_KEY), words)
     return content
 
 
-def tell_certificate(storage: Storage, inventory: Inventory) -> dict[str, Any]:
+def tell_certificate(
+    storage: Storage, footers: Footers, words: Checked = Checked()
+) -> dict[str, Any]:
     """Say what the certificates of the finished parts amount to, and return it; write nothing."""
-    overall: dict[str, Any] = _content(inventory)["overall"]
-    _tell(overall, storage.uri_of(CERTIFICATE_KEY))
+    overall: dict[str, Any] = _content(footers)["overall"]
+    _tell(overall, storage.uri_of(CERTIFICATE_KEY), words)
     return overall
 
 
-def _content(inventory: Inventory) -> dict[str, Any]:
-    by_model: dict[str, list[TaskCertificate | None]] = {}
-    for task in inventory.tasks_done():
-        of_model = by_model.setdefault(task.group.model, [])
-        of_model.append(TaskCertificate.from_footer(inventory.metadata[task.plan_id]))
+def _content(footers: Footers) -> dict[str, Any]:
+    by_model = {
+        model: [TaskCertificate.from_footer(footer) for footer in of_model]
+        for model, of_model in footers.items()
+    }
     everything = [task for tasks in by_model.values() for task in tasks]
     return {
         "certificate_version": CERTIFICATE_VERSION,
@@ -99,14 +121,15 @@ def _worst_row(worst: Worst) -> dict[str, Any]:
     return row
 
 
-def _tell(overall: Mapping[str, Any], where: str) -> None:
+def _tell(overall: Mapping[str, Any], where: str, words: Checked) -> None:
     if overall["verdict"] == "not checked":
         say("certificate: not checked, since certificate.rows_per_task is 0")
         return
     line = (
-        f"certificate: {overall['verdict']} ({count(overall['num_rows_checked'], 'row')} "
-        f"recomputed one by one, largest difference {overall['largest_difference']:.2g} nats, "
-        f"{count(overall['num_changed_choices'], 'changed choice')})"
+        f"certificate: {overall['verdict']} ({count(overall['num_rows_checked'], words.item)} "
+        "recomputed one by one, largest difference "
+        f"{overall['largest_difference']:.2g}{words.unit}, "
+        f"{count(overall['num_changed_choices'], words.choice)})"
     )
     if overall["num_non_finite"]:
         line += f"; {count(overall['num_non_finite'], 'value')} overflow on both paths"

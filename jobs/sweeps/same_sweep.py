@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from cluster.checked import CHECKED_KEY
+from cluster.ledger import RECORD_KEY
+from cluster.storage import Storage
+from jobs.examples_file import EXAMPLES_KEY
 from jobs.identity import changed_keys, float_text
+from jobs.sweeps.session import LOCK_KEY
 from steersweep.errors import UserError
+
+if TYPE_CHECKING:
+    from jobs.sweeps.job import AnyJob, StoredOutput, Sweep
 
 _REASONS = (
     (r"job", "it decides what is computed"),
@@ -79,6 +87,46 @@ def different_sweep(uri: str, changes: Sequence[str], may_grow: str) -> UserErro
     if len(changes) == 1:
         return UserError(f"{what}; changed: {changes[0]}. {advice}")
     return UserError(f"{what}; {len(changes)} changes:", *(f"  {c}" for c in changes), advice)
+
+
+def check_same_sweep(job: AnyJob, sweep: Sweep, output: StoredOutput) -> None:
+    """Refuse an output of another sweep, or of a larger grid; a grid may only grow.
+
+    Raises:
+        UserError: what changed, or the folder holds files that no run has left.
+    """
+    storage = output.storage
+    if output.record is None and next(iter(storage.list(job.marker)), None) is None:
+        _check_unused(job, storage)
+    if changes := job.changes(sweep, output):
+        words = [growth.words for growth in job.grows.values()]
+        may_grow = f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else words[0]
+        raise different_sweep(storage.uri, changes, may_grow)
+
+
+def _check_unused(job: AnyJob, storage: Storage) -> None:
+    """Refuse a folder that holds files which no run has left."""
+    for entry in storage.list():
+        if not entry.key.startswith((*_OF_ANY_JOB, *job.owns)):
+            raise UserError(
+                f"{storage.uri} is not empty but holds no run (it contains {entry.key}); "
+                "choose a new or empty output"
+            )
+
+
+_OF_ANY_JOB = (
+    RECORD_KEY,
+    EXAMPLES_KEY,
+    CHECKED_KEY,
+    LOCK_KEY,
+    "summary/",
+    "log/",
+    "figures/",
+    "report.html",
+    "certificate.json",
+)
+"""What a run of any job may have left if ``run.json`` is lost: parts are found by what they were
+made of."""
 
 
 def _reason(key: str) -> str:

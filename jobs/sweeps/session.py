@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from cluster.environment import require_variables
 from cluster.errors import ObjectNotFoundError
@@ -16,25 +16,13 @@ from cluster.lease import LEASE_S, Lease, LeaseContent
 from cluster.logs import StoredLog
 from cluster.storage import Storage, StorageSpec
 from jobs.console import say
-from jobs.signals import StopSignals
-from jobs.spec import StorageOptions
+from jobs.spec import JobSpec
+from jobs.sweeps.signals import StopSignals
 from jobs.words import duration, moment
 from steersweep.errors import UserError
 
 LOCK_KEY = "driver.lock"
 INTERRUPTED = "interrupted; finished work is kept, and the same command resumes it"
-
-
-class HasOutput(Protocol):
-    """The spec of any job."""
-
-    @property
-    def output(self) -> str:
-        """Folder or ``s3://bucket/prefix``."""
-
-    @property
-    def storage(self) -> StorageOptions:
-        """How to reach it."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +39,7 @@ class Opened:
     signals: StopSignals
 
 
-def run_session(spec: HasOutput, body: Callable[[Opened], int], *, new: bool) -> int:
+def run_session(spec: JobSpec, body: Callable[[Opened], int], *, new: bool) -> int:
     """The exit code of ``body``, or of the signal that ended it.
 
     Args:

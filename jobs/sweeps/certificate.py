@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 
-from steering_core.certificate import Certificate, Path, RowName, Tolerance, Worst
+from jobs.spec import CertificateSpec
+from steering_core.certificate import AnswerName, Certificate, Path, RowName, Tolerance, Worst
+from steersweep.errors import StopRunError
+
+logger = logging.getLogger(__name__)
 
 FOOTER_KEY = "certificate"
 
@@ -47,13 +52,37 @@ class TaskCertificate:
         content = json.loads(metadata[FOOTER_KEY])
         found, worst = content["found"], content["found"]["worst"]
         if worst is not None:
-            found["worst"] = Worst(**{**worst, "row": RowName(**worst["row"])})
+            name = AnswerName if "row_id" in worst["row"] else RowName
+            found["worst"] = Worst(**{**worst, "row": name(**worst["row"])})
         return cls(
             found=Certificate(**found),
             path=content["path"],
             dtype=content["dtype"],
             tolerance=Tolerance(**content["tolerance"]),
         )
+
+
+def judged(
+    found: Certificate, spec: CertificateSpec, dtype: str, tolerance: Tolerance, model: str
+) -> TaskCertificate:
+    """What becomes of a task whose rows were checked: kept, or to be computed on the slow path.
+
+    Args:
+        model: its name, for messages.
+
+    Raises:
+        StopRunError: past the tolerance, if the spec says stop.
+    """
+    falls_back = not found.holds and spec.on_failure == "fall_back"
+    if not found.holds:
+        line = f"{model}: the fast path is inaccurate here: {found.worst}"
+        if spec.on_failure == "stop":
+            raise StopRunError(
+                f"{line}; set `certificate.on_failure: fall_back` to have such tasks computed "
+                "on the slow path, or a `certificate.tolerance` that fits this model"
+            )
+        logger.warning("%s (on_failure: %s)", line, spec.on_failure)
+    return TaskCertificate(found, "reference" if falls_back else "engine", dtype, tolerance)
 
 
 def _as_json(found: Certificate) -> dict[str, Any]:

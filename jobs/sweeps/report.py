@@ -1,0 +1,64 @@
+"""Making a run's report: the files of ``summary/``, and where everything is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+
+from cluster.storage import Storage
+from jobs.console import detail, link, say
+from jobs.page.page import PAGE_KEY
+from jobs.words import count
+
+SUMMARY = "summary/"
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """How a report is made.
+
+    Attributes:
+        figures: whether to draw them.
+        set_aside: what failed in the session under way; None: what the last session wrote down.
+        others: other runs, to compare with this one.
+        by: columns that the printed result separates, with commas between them; None: its short
+        form.
+    """
+
+    figures: bool = True
+    set_aside: Sequence[Mapping[str, Any]] | None = None
+    others: Sequence[Storage] = ()
+    by: str | None = None
+
+
+def write_table(
+    storage: Storage, name: str, table: pa.Table, *, only_with_rows: bool = False
+) -> None:
+    """Write a table of ``summary/`` as Parquet and CSV.
+
+    Args:
+        only_with_rows: a table without rows is not written, and what an earlier report left goes.
+    """
+    keys = {kind: f"{SUMMARY}{name}.{kind}" for kind in ("parquet", "csv")}
+    if only_with_rows and not table.num_rows:
+        for key in keys.values():
+            storage.delete(key)
+        return
+    detail(f"writing {storage.uri_of(keys['parquet'])} ({count(table.num_rows, 'row')})")
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    storage.replace(keys["parquet"], sink.getvalue().to_pybytes())
+    sink = pa.BufferOutputStream()
+    pa_csv.write_csv(table, sink)
+    storage.replace(keys["csv"], sink.getvalue().to_pybytes())
+
+
+def say_where(storage: Storage) -> None:
+    """Say where tables and page are."""
+    say(f"tables:  {storage.uri_of('summary')}")
+    say(f"page:    {link(storage.uri_of(PAGE_KEY))}")
