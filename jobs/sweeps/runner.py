@@ -200,6 +200,7 @@ class _Session:
                     stop_requested=lambda: lease.is_lost,
                 )
         except KeyboardInterrupt:
+            self._storage.hasten()  # a user is waiting, also for what side work still stores
             return scheduler.outcome(interrupted=True)
         except (ClusterError, UserError) as error:
             self._write_stopped(error)
@@ -257,7 +258,7 @@ class _Session:
             UserError: the user must act, or another driver has taken over.
         """
         if signals.number is not None:
-            self._storage.hasten()  # a user is waiting
+            self._storage.hasten()
             with suppress(StorageUnavailableError):
                 self._record.write("interrupted", **self._facts(outcome.losses))
             say(INTERRUPTED)

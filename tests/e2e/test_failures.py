@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from transformers import BertConfig, BertModel
 
+from jobs.stereoset.fit_task import FitPayload
 from jobs.stereoset.worker import Payload, StereoSetWorker
 from steering_core.models import ModelSource, load_tokenizer
 from tests.support.golden import model_path
@@ -20,8 +21,9 @@ def _poison(monkeypatch: pytest.MonkeyPatch, bias_type: str, table: str) -> None
     """Make every attempt at one group's tasks of one phase raise."""
     run = StereoSetWorker.run
 
-    def poisoned(self: StereoSetWorker, payload: Payload) -> Any:
-        if payload.examples[0].bias_type == bias_type and table in payload.tables:
+    def poisoned(self: StereoSetWorker, payload: Payload | FitPayload) -> Any:
+        is_scoring = isinstance(payload, Payload) and table in payload.tables
+        if is_scoring and payload.examples[0].bias_type == bias_type:
             raise RuntimeError("planted\nfault")
         return run(self, payload)
 
@@ -108,7 +110,7 @@ def test_a_broken_device_stops_a_run_in_process_and_sets_nothing_aside(
 
     with monkeypatch.context() as patched:
         _poison(patched, "race", "steered")
-        patched.setattr("jobs.stereoset.worker.check_devices", broken)
+        patched.setattr("jobs.sweeps.worker.check_devices", broken)
         finished = steersweep("run", str(spec))
     assert finished.code == 2, finished
     assert "the device stopped working: RuntimeError: planted" in finished.err

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from jobs.stereoset.fit_task import FitPayload
 from jobs.stereoset.worker import Payload, StereoSetWorker
 from steering_core.engine import Engine
 from tests.support.sweeps import Finished, read_rows, steersweep, write_spec
@@ -69,8 +70,9 @@ def test_hidden_states_that_are_not_finite_are_the_fault_of_their_task(
     run, baseline = StereoSetWorker.run, Engine.baseline
     groups: list[str] = []
 
-    def noting(self: StereoSetWorker, payload: Payload) -> object:
-        groups.append(payload.examples[0].bias_type)
+    def noting(self: StereoSetWorker, payload: Payload | FitPayload) -> object:
+        if isinstance(payload, Payload):
+            groups.append(payload.examples[0].bias_type)
         return run(self, payload)
 
     def overflowing(self: Engine, *args: object, **kwargs: object) -> object:
