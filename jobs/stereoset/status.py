@@ -7,10 +7,10 @@ from typing import Any
 
 from jobs.console import Verbosity, detail, say, warn
 from jobs.stereoset import batch_size, non_finite
+from jobs.stereoset.failed import words_of
 from jobs.stereoset.inventory import Inventory
 from jobs.stereoset.output import StereoSetOutput
 from jobs.stereoset.plan import Group, PlannedTask
-from jobs.stereoset.workflow import described
 from jobs.sweeps.certificate_file import tell_certificate
 from jobs.sweeps.session import DriverState
 from jobs.sweeps.status import print_counts, progress_line, progress_of
@@ -51,7 +51,7 @@ def status(output: StereoSetOutput, driver: DriverState) -> dict[str, Any]:
     for line in non_finite.described(inventory):
         warn(line)
     for task in content["set_aside"]:
-        say(described(task))
+        say(f"set aside: {words_of(task)}")
     return content
 
 

@@ -26,6 +26,7 @@ from cluster.tasks import Pool, Receipt, Task, WorkerFactory
 from jobs.identity import digest
 from jobs.stereoset.batch_size import tuning_key
 from jobs.stereoset.examples import sweep_examples
+from jobs.stereoset.failed import words_of
 from jobs.stereoset.fit_task import FITS_SCHEMA, FitPayload, SetToFit, num_layers_at_once
 from jobs.stereoset.forecast.session import Tally
 from jobs.stereoset.inventory import task_id_with
@@ -186,7 +187,7 @@ class StereoSetWorkflow(Workflow):
 
     def set_aside_line(self, entry: Mapping[str, Any]) -> str:
         """See ``Workflow``."""
-        return described(entry)
+        return f"set aside: {words_of(entry)}"
 
     # -- steps ----------------------------------------------------------------------------------
 
@@ -219,8 +220,8 @@ class StereoSetWorkflow(Workflow):
         """Merge what the fits have left into the group's files, and hand out the steered tasks."""
         parts = [read_part(self._storage, task.parts[FITS], task.id) for task in fits]
         table = pa.concat_tables([FITS_SCHEMA.empty_table(), *parts])
-        for of, data in self._vectors.merged(lacking, table):
-            self._files.replace(of.key, data)
+        merged = self._vectors.merged(lacking, table)
+        self._files.replace_all({of.key: data for of, data in merged})
         return [self._steered_step(group)]
 
     def _steered_step(self, group: Group) -> Step:
@@ -364,9 +365,3 @@ class StereoSetWorkflow(Workflow):
                 for of in planned.vector_sets
             },
         )
-
-
-def described(entry: Mapping[str, Any]) -> str:
-    """A task that failed for good, in words."""
-    shard = "" if entry.get("shard") is None else f", shard {entry['shard']}"
-    return f"set aside: {entry['group']}{shard} ({entry['table']}): {entry['reason']}"

@@ -25,6 +25,7 @@ from cluster.ledger import Ledger
 from cluster.placement import Share
 from cluster.storage import Storage, StorageSpec
 from cluster.tasks import Pool, Receipt, Task, Worker
+from cluster.threads import thread_pool
 from jobs.spec import JobSpec
 from jobs.sweeps.parts import StoredParts
 from jobs.sweeps.same_sweep import changes_of, removals_of
@@ -54,6 +55,8 @@ class Sweep(Protocol):
 SpecT = TypeVar("SpecT", bound=JobSpec)
 SweepT = TypeVar("SweepT", bound=Sweep)
 OutputT = TypeVar("OutputT", bound="StoredOutput")
+
+_WRITERS = 16
 
 
 @dataclass(frozen=True)
@@ -104,10 +107,14 @@ class Files:
 
     def replace(self, key: str, data: bytes) -> None:
         """Write a file, now or once the output is claimed."""
+        self.replace_all({key: data})
+
+    def replace_all(self, files: Mapping[str, bytes]) -> None:
+        """Write several files; many at a time, as hundreds of draws of nulls have a file each."""
         if self._waiting is None:
-            self._storage.replace(key, data)
+            self._write(files)
         else:
-            self._waiting[key] = data
+            self._waiting |= files
 
     @property
     def is_empty(self) -> bool:
@@ -124,8 +131,11 @@ class Files:
     def release(self) -> None:
         """Write what waits, and everything later at once."""
         waiting, self._waiting = self._waiting or {}, None
-        for key, data in waiting.items():
-            self._storage.replace(key, data)
+        self._write(waiting)
+
+    def _write(self, files: Mapping[str, bytes]) -> None:
+        with thread_pool(min(_WRITERS, len(files) or 1)) as pool:
+            list(pool.imap(lambda key: self._storage.replace(key, files[key]), files))
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 from jobs.page.cautions import Caution, of_lost_record, of_random_weights
 from jobs.page.words import coefficient, counted
+from jobs.stereoset.failed import words_of
 from jobs.stereoset.page.estimate import Estimate
 from jobs.stereoset.page.facts import Facts
 from jobs.stereoset.push import push_of
@@ -127,10 +128,7 @@ def _missing(facts: Facts) -> Iterator[Caution]:
     if facts.set_aside:
         yield Caution.of(
             f"{counted(len(facts.set_aside), 'task')} failed; their results are missing:",
-            [
-                f"{task['group']}, shard {task['shard']} ({task['table']}): {task['reason']}"
-                for task in facts.set_aside
-            ],
+            [words_of(task) for task in facts.set_aside],
         )
     if facts.incomplete:
         num = sum(group.num_missing for group in facts.incomplete)
