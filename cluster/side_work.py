@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -82,15 +83,20 @@ class SideWork:
             tasks += done.tasks
 
     def close(self, patience_s: float = 0.0) -> bool:
-        """Drop what has not begun, and wait for what is under way; whether it ended in time."""
+        """Drop what has not begun, and wait for what is under way; whether it ended in time.
+
+        Args:
+            patience_s: for all lanes together.
+        """
         with self._lock:
             self._is_closed = True
             lanes = list(self._lanes.values())
         for lane in lanes:
             _empty(lane)
             lane.put(None)
+        deadline = time.monotonic() + patience_s
         for thread in self._threads:
-            thread.join(patience_s)
+            thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
     def _run(self, lane: queue.SimpleQueue[Work | None]) -> None:

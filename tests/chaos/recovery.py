@@ -24,8 +24,9 @@ from cluster.storage import Storage, StorageSpec
 from cluster.tasks import WorkerFactory
 from cluster.threads import thread_pool
 from jobs.resources import local_path
+from jobs.stereoset.fit_task import FitPayload, fit
 from jobs.stereoset.inventory import take_inventory
-from jobs.stereoset.tables import rows_table, sums_table
+from jobs.stereoset.tables import FITS, rows_table, sums_table
 from jobs.stereoset.worker import Payload
 from steering_core.engine import Scores
 from steering_core.vectors import FoldSums
@@ -37,12 +38,17 @@ PARTS_OF_EXAMPLE = 3  # sums, baseline, steered: a task of each phase for one ex
 
 
 class NumbersWorker:
-    """Tables of the right form in no time: the numbers are drawn."""
+    """Tables of the right form in no time: the numbers are drawn; vectors are fitted from them."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
 
     def load(self) -> Mapping[str, str]:
         return {"device": "none"}
 
-    def run(self, payload: Payload) -> Mapping[str, pa.Table]:
+    def run(self, payload: Payload | FitPayload) -> Mapping[str, pa.Table]:
+        if isinstance(payload, FitPayload):
+            return {FITS: fit(self._storage, payload)}
         rng = np.random.default_rng(int(payload.task_id[:12], 16))
         num_rows = len(payload.examples)
         tables = {
@@ -66,8 +72,8 @@ class NumbersWorker:
         return rows_table(payload.examples, scores, payload.task_id, cell)
 
 
-def numbers_worker(**_: Any) -> NumbersWorker:
-    return NumbersWorker()
+def numbers_worker(*, storage: StorageSpec, **_: Any) -> NumbersWorker:
+    return NumbersWorker(storage.open())
 
 
 def write_data(path: Path, num_examples: int) -> None:

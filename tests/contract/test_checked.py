@@ -29,9 +29,9 @@ def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     keys: list[str] = []
     real = checked.check_parts
 
-    def noting(storage: Storage, task_ids: dict[str, str]) -> Any:
+    def noting(storage: Storage, task_ids: dict[str, str], *, reads_rows: bool = False) -> Any:
         keys.extend(task_ids)
-        return real(storage, task_ids)
+        return real(storage, task_ids, reads_rows=reads_rows)
 
     monkeypatch.setattr(checked, "check_parts", noting)
     return keys

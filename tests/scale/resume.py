@@ -33,7 +33,10 @@ from cluster.parts import commit_part
 from cluster.storage import Storage, StorageSpec
 from jobs.page.page import PAGE_KEY
 from jobs.resources import local_path
+from jobs.stereoset.fit_task import FITS_SCHEMA
 from jobs.stereoset.inventory import take_inventory
+from jobs.stereoset.job import StereoSetJob
+from jobs.stereoset.output import StereoSetOutput
 from jobs.stereoset.summary_tables import CELLS_SCHEMA
 from steering_core.vectors import SteeringVectors, to_safetensors
 from tests.scale.gauge import MB, Gauge, gauged, machine
@@ -93,24 +96,24 @@ def drive(spec: Path, num_replicas: int) -> tuple[float, Gauge]:
         return outcome
 
     with (
-        mock.patch("jobs.stereoset.run.execute", gauged_execute),
-        mock.patch("jobs.stereoset.run.report", _leave_a_report),
+        mock.patch("jobs.sweeps.runner.execute", gauged_execute),
+        mock.patch("jobs.stereoset.job.StereoSetJob.report", _leave_a_report),
         mock.patch("jobs.sweeps.executor.Executor.num_replicas", lambda *_: num_replicas),
         mock.patch("cluster.backends.in_process.InProcessBackend", lambda _: InstantBackend()),
-        # Instant replicas leave no part that the stream's norms could be read from.
-        mock.patch("jobs.stereoset.fitting.GroupFits.stream_norms", lambda *_: {}),
+        # Instant replicas leave no parts, and so no fits that could be merged.
+        mock.patch("jobs.stereoset.workflow.read_part", lambda *_: FITS_SCHEMA.empty_table()),
     ):
         finished = steersweep("run", str(spec))
     assert finished.code == 0, finished
     return before[0], found[0]
 
 
-def _leave_a_report(storage: Storage, *_: Any, **__: Any) -> None:
+def _leave_a_report(_job: StereoSetJob, output: StereoSetOutput, _options: Any) -> None:
     sink = pa.BufferOutputStream()
     pq.write_table(CELLS_SCHEMA.empty_table(), sink)
     for name in ("cells", "pooled"):
-        storage.replace(f"summary/{name}.parquet", sink.getvalue().to_pybytes())
-    storage.replace(PAGE_KEY, b"none")
+        output.storage.replace(f"summary/{name}.parquet", sink.getvalue().to_pybytes())
+    output.storage.replace(PAGE_KEY, b"none")
 
 
 def lay_parts(storage: Storage, keys: Iterable[str]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 
@@ -12,6 +14,7 @@ from cluster.driver import execute
 from cluster.outcome import Progress
 from cluster.policy import Policy
 from cluster.scheduler import Scheduler
+from cluster.side_work import SideWork
 from cluster.tasks import (
     Event,
     Failure,
@@ -226,3 +229,156 @@ def test_what_a_callback_raises_reaches_the_caller() -> None:
 
     with pytest.raises(LookupError, match="group"):
         execute(FakeBackend(), scheduler_of("a"), on_finished=broken, clock=ticking())
+
+
+# -- side work ------------------------------------------------------------------------------------
+
+HANG_S = 10.0
+
+
+@pytest.fixture
+def side() -> Iterator[SideWork]:
+    made = SideWork()
+    yield made
+    made.close()
+
+
+def waiting_for(may_end: threading.Event) -> Callable[[], list[Task]]:
+    def wait() -> list[Task]:
+        assert may_end.wait(HANG_S)
+        return []
+
+    return wait
+
+
+class Breathing(FakeBackend):
+    """Waits a moment in each poll, so that threads get on; keeps how long it was to wait."""
+
+    def __init__(self, silent_about: Iterable[str] = ()) -> None:
+        super().__init__(silent_about)
+        self.timeouts: list[float] = []
+
+    def poll(self, timeout_s: float) -> list[Event]:
+        self.timeouts.append(timeout_s)
+        time.sleep(0.001)
+        return super().poll(timeout_s)
+
+
+def test_a_run_ends_only_when_side_work_is_idle_and_its_tasks_have_run(side: SideWork) -> None:
+    backend = Breathing()
+    may_end = threading.Event()
+
+    def slow() -> list[Task]:
+        assert may_end.wait(HANG_S)
+        return make_tasks("follows")
+
+    def on_finished(task: Task, _: Receipt) -> list[Task]:
+        if task.id == "a":
+            side.submit("steps", slow)
+            threading.Timer(0.05, may_end.set).start()
+        return []
+
+    outcome = execute(
+        backend, scheduler_of("a"), on_finished=on_finished, side_work=side, clock=ticking(0.01)
+    )
+    assert list(outcome.done) == ["a", "follows"]
+    assert outcome.complete
+    # While side work is under way, what follows from it does not wait for a long poll.
+    assert max(backend.timeouts[3:-2]) <= 0.02
+
+
+def test_side_work_alone_makes_a_run(side: SideWork) -> None:
+    """As in a run that has only answers to judge, which its own threads do."""
+    may_end = threading.Event()
+    side.submit("judge", waiting_for(may_end))
+    threading.Timer(0.05, may_end.set).start()
+    outcome = execute(Breathing(), scheduler_of(), side_work=side, clock=ticking(0.01))
+    assert outcome.complete
+    assert not side.is_busy
+
+
+def test_an_error_of_side_work_reaches_the_caller(side: SideWork) -> None:
+    def broken() -> list[Task]:
+        raise LookupError("group")
+
+    side.submit("steps", broken)
+    with pytest.raises(LookupError, match="group"):
+        execute(
+            Breathing(silent_about=["a"]), scheduler_of("a"), side_work=side, clock=ticking(0.001)
+        )
+
+
+def test_no_stall_while_only_side_work_is_under_way_nor_right_after(side: SideWork) -> None:
+    """The replicas have nothing to do then; their silence says nothing."""
+    policy = Policy(stall_s=20.0, no_progress_s=50.0, first_deadline_s=30.0, min_deadline_s=30.0)
+    polls_left = itertools.count(300, -1)  # of a second each
+    may_end = threading.Event()
+
+    class Counting(Breathing):
+        def poll(self, timeout_s: float) -> list[Event]:
+            if next(polls_left) == 0:
+                may_end.set()
+            return super().poll(timeout_s)
+
+    def long() -> list[Task]:
+        assert may_end.wait(HANG_S)
+        return make_tasks("follows")
+
+    def on_finished(task: Task, _: Receipt) -> list[Task]:
+        if task.id == "a":
+            side.submit("steps", long)
+        return []
+
+    outcome = execute(
+        Counting(),
+        scheduler_of("a", policy=policy),
+        on_finished=on_finished,
+        side_work=side,
+        clock=ticking(0.5),
+    )
+    assert outcome.stop is None
+    assert list(outcome.done) == ["a", "follows"]
+
+
+def test_replicas_that_are_silent_beside_side_work_are_still_noticed(
+    side: SideWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_end = threading.Event()
+    side.submit("steps", waiting_for(may_end))
+    scheduler = scheduler_of("a", policy=Policy(stall_s=20.0))
+    monkeypatch.setattr(scheduler, "tick", lambda now: None)
+    monkeypatch.setattr(scheduler, "quiet_until", lambda: float("-inf"))
+    outcome = execute(FakeBackend(silent_about=["a"]), scheduler, side_work=side, clock=ticking())
+    may_end.set()
+    assert outcome.stop is not None
+    assert "nothing happened for" in outcome.stop.message
+
+
+def test_a_stop_of_the_scheduler_does_not_wait_for_side_work(side: SideWork) -> None:
+    class CannotLoad(FakeBackend):
+        def start(self, slot: int, pool: Pool) -> None:
+            self.events.append(ReplicaLost(slot, Failure(FailureKind.RUN, "no model")))
+
+    may_end = threading.Event()
+    side.submit("steps", waiting_for(may_end))
+    outcome = execute(CannotLoad(), scheduler_of("a"), side_work=side, clock=ticking())
+    assert side.is_busy
+    may_end.set()
+    assert outcome.stop == Failure(FailureKind.RUN, "no model")
+
+
+def test_a_requested_stop_does_not_wait_for_side_work(side: SideWork) -> None:
+    may_end = threading.Event()
+    side.submit("steps", waiting_for(may_end))
+    calls = itertools.count()
+    outcome = execute(
+        FakeBackend(),
+        scheduler_of("a"),
+        side_work=side,
+        stop_requested=lambda: next(calls) >= 5,
+        clock=ticking(),
+    )
+    assert side.is_busy
+    may_end.set()
+    assert outcome.interrupted
+    assert list(outcome.done) == ["a"]

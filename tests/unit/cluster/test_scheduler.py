@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import pickle
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -17,6 +18,7 @@ from cluster.tasks import (
     FailureKind,
     Pool,
     Receipt,
+    ReplicaDraining,
     ReplicaLost,
     ReplicaPlaced,
     ReplicaReady,
@@ -905,3 +907,81 @@ def test_what_travels_between_processes_pickles() -> None:
     facts: Mapping[str, str] = {"device": "cpu"}
     for value in (make_task("t"), A, fault(FailureKind.TASK), ReplicaReady(0, facts)):
         assert pickle.loads(pickle.dumps(value)) == value
+
+
+# -- urgent tasks -------------------------------------------------------------------------------
+
+
+def urgent(name: str, cost: float = 1.0) -> Task:
+    return replace(make_task(name, cost), is_urgent=True)
+
+
+def test_urgent_tasks_go_before_longer_ones_in_the_order_of_their_cost() -> None:
+    bench = Bench([make_task("long", 9.0), urgent("short"), urgent("fit", 2.0)])
+    bench.step()
+    order = started(bench.ready(0)) + started(bench.finish())
+    bench.scheduler.add([urgent("late", 0.5)])
+    order += started(bench.finish()) + started(bench.finish())
+    assert [name for _, name in order] == ["fit", "short", "late", "long"]
+
+
+def test_an_urgent_task_says_nothing_of_how_long_the_others_take() -> None:
+    bench = Bench([urgent("fit"), make_task("t", 2.0), make_task("u")])
+    bench.step()
+    bench.ready(0)
+    bench.finish(after_s=0.01)
+    assert bench.running[0].task.id == "t"
+    # Nothing is timed yet: the first deadline of 50 s.
+    assert bench.step(49.0) == []
+    bench.finish(after_s=0.0)
+    # 24.5 s for each unit of cost, and a replica that is timed.
+    assert bench.running[0].task.id == "u"
+    assert bench.step(244.0) == []
+    assert StopReplica(0) in bench.step(2.0)
+
+
+def test_an_urgent_task_has_the_first_deadline_whatever_was_timed() -> None:
+    bench = Bench([make_task("t"), make_task("rest")])
+    bench.step()
+    bench.ready(0)
+    bench.finish(after_s=0.1)
+    bench.finish(after_s=0.1)  # 10 s, the least deadline, for the tasks of this replica
+    bench.scheduler.add([urgent("fit", 0.001)])
+    assert started(bench.step()) == [(0, "fit")]
+    assert bench.step(49.0) == []
+    assert StopReplica(0) in bench.step(2.0)
+
+
+def test_an_urgent_task_is_not_run_a_second_time() -> None:
+    policy = replace(QUICK, first_deadline_s=5000.0, min_deadline_s=5000.0, least_gain_s=1.0)
+
+    def attempts(slow: Task) -> list[str]:
+        bench = Bench([slow, *(make_task(f"t{n}") for n in range(5))], num_slots=2, policy=policy)
+        bench.step()
+        bench.ready(0, 1)
+        for _ in range(5):
+            bench.finish(1, after_s=10.0)
+        bench.step(100.0)
+        return [run.task.id for run in bench.running.values()]
+
+    assert attempts(make_task("slow")) == ["slow", "slow"]
+    assert attempts(urgent("slow")) == ["slow", "t4"]
+
+
+def test_an_urgent_task_on_a_draining_replica_may_be_done_in_time() -> None:
+    """What others took does not say that it cannot: a fit is as short as it is rare."""
+
+    def actions(last: Task) -> list[Action]:
+        bench = Bench([make_task(f"t{n}", 2.0) for n in range(4)], policy=QUICK)
+        bench.step()
+        bench.ready(0)
+        for _ in range(4):
+            bench.finish(after_s=20.0)
+        bench.scheduler.add([last])
+        bench.step()
+        assert bench.running[0].task.id == last.id
+        bench.scheduler.handle(ReplicaDraining(0, 5.0), bench.now)
+        return bench.step()
+
+    assert StopReplica(0) in actions(make_task("t"))
+    assert StopReplica(0) not in actions(urgent("fit"))
