@@ -106,10 +106,14 @@ class Results(ABC):
         frame: pd.DataFrame = table.to_pandas()
         return frame
 
+    def _about(self, name: str) -> str:
+        """What a row of a table is, in one line."""
+        return (getattr(type(self), name).__doc__ or "").partition("\n")[0]
+
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__} of {self.uri} ({self.outcome})"]
         for name in (*self.tables, "summary"):
-            told = (getattr(type(self), name).__doc__ or "").partition("\n")[0]
+            told = self._about(name)
             table = self.__dict__.get(name)
             rows = f"{len(table):,} rows" if isinstance(table, pd.DataFrame) else ""
             lines.append(f"  .{name:<13} {told.rstrip('.').replace('``', ''):<60} {rows}".rstrip())

@@ -122,6 +122,21 @@ class SpecModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
+def identity_of(spec: SpecModel, where: str = "") -> dict[str, Any]:
+    """What a part of a sweep file has that changes numbers, as plain data by its key.
+
+    Args:
+        where: the key of the part itself; empty for a whole file.
+    """
+    plain = spec.model_dump(mode="json")
+    roles = {name: field.json_schema_extra for name, field in type(spec).model_fields.items()}
+    return {
+        f"{where}.{name}" if where else name: value
+        for name, value in plain.items()
+        if isinstance(extra := roles[name], dict) and extra.get("role") == "identity"
+    }
+
+
 class ModelSpec(SpecModel):
     """A model to steer."""
 

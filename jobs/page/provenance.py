@@ -55,7 +55,7 @@ def ran_of(
 
 
 def models_of(record: Mapping[str, Any]) -> tuple[Mapping[str, str], ...]:
-    """Name, path, revision, dtype, weights and tokenizer of each model."""
+    """Name, path, revision, dtype, weights and tokenizer of each model; a job may have none."""
     identity = record["identity"]
     return tuple(
         {
@@ -66,7 +66,7 @@ def models_of(record: Mapping[str, Any]) -> tuple[Mapping[str, str], ...]:
             "weights": identity.get(f"models.{name} (weights)", "unknown"),
             "tokenizer": identity.get(f"models.{name} (tokenizer)", "unknown"),
         }
-        for name, model in record["spec"]["models"].items()
+        for name, model in record["spec"].get("models", {}).items()
     )
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from jobs.page.words import DASH, coefficient
+from jobs.page.words import DASH, coefficient, number
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _FEW_ROWS = 20
 _MANY_ROWS = 400
@@ -107,6 +110,26 @@ class Table:
 
     def _in_caption(self, index: int) -> str:
         return self.columns[index].before + self.rows[0][index].text
+
+
+def table_of_rows(name: str, caption: str, rows: pa.Table) -> Table:
+    """Any rows as they are: texts, and numbers with four digits."""
+    columns = []
+    for field in rows.schema:
+        is_number = str(field.type).startswith(("int", "uint", "float", "double"))
+        columns.append(Column(field.name, is_number=is_number))
+    cells = [tuple(map(_cell, row.values())) for row in rows.to_pylist()]
+    return Table(name, caption, tuple(columns), tuple(cells))
+
+
+def _cell(value: Any) -> Cell:
+    if value is None or value != value:  # NaN
+        return MISSING
+    if isinstance(value, float):
+        return Cell(number(value, 4), value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return count_cell(value)
+    return word_cell(str(value))
 
 
 def _without(entries: Sequence[_Entry], indices: Sequence[int]) -> tuple[_Entry, ...]:

@@ -25,7 +25,7 @@ from jobs.persona.prompts import (
 from jobs.persona.spec import PersonaSpec
 from jobs.persona.traits import Trait, read_trait
 from jobs.resources import local_path
-from jobs.spec import ModelSpec, SpecModel
+from jobs.spec import ModelSpec, identity_of
 from jobs.vector_files import content_digest, read_vectors_of_spec
 from steering_core.exchange.vector_file import VectorFile
 from steering_core.hook_points import check_layers
@@ -132,8 +132,8 @@ class PersonaSweep:
         spec = self.spec
         description: dict[str, Any] = {"job": spec.job}
         for part in ("contrast", "generation", "filter", "vectors"):
-            description |= _identity_of(getattr(spec, part), part)
-        description |= _identity_of(spec.judge, "judge")
+            description |= identity_of(getattr(spec, part), part)
+        description |= identity_of(spec.judge, "judge")
         description |= {
             "steering.rollouts": spec.steering.rollouts,
             "steering.questions": spec.steering.questions,
@@ -158,17 +158,7 @@ class PersonaSweep:
 
     def sampling_identity(self) -> dict[str, Any]:
         """How answers are written: part of every answer's task."""
-        return _identity_of(self.spec.generation, "generation")
-
-
-def _identity_of(spec: SpecModel, where: str) -> dict[str, Any]:
-    plain = spec.model_dump(mode="json")
-    roles = {name: field.json_schema_extra for name, field in type(spec).model_fields.items()}
-    return {
-        f"{where}.{name}": value
-        for name, value in plain.items()
-        if isinstance(extra := roles[name], dict) and extra.get("role") == "identity"
-    }
+        return identity_of(self.spec.generation, "generation")
 
 
 def _plain(trait: Trait) -> dict[str, Any]:

@@ -9,8 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster.storage import StorageSpec
 from jobs.console import Verbosity, print_json, print_table, say
-from jobs.sweeps.steps import Count, Stage
+from jobs.spec import JobSpec
+from jobs.sweeps.job import AnyJob, Files, StoredOutput, Sweep, Workflow
+from jobs.sweeps.same_sweep import check_same_sweep
+from jobs.sweeps.steps import Count, Stage, Steps
 from jobs.words import percent
 from steersweep.errors import UserError
 
@@ -120,6 +124,34 @@ class Counted(Estimate):
                 for (stage, group), of in self.counts.items()
             ],
         }
+
+
+def counted(job: AnyJob, spec: JobSpec) -> Counted:
+    """The steps of a sweep, counted: what the output holds, and what follows from it, is done.
+
+    Raises:
+        UserError: what ``steersweep run`` would refuse, too.
+    """
+    storage = StorageSpec(spec.output, spec.storage.endpoint_url, spec.storage.region).open()
+    storage.check_reachable()
+    output = job.open(StoredOutput.read(storage))
+    sweep = job.resolve(spec, None, output)
+    check_same_sweep(job, sweep, output)
+    workflow, steps = begun(job, sweep, output)
+    return Counted(storage.uri, steps.counts, workflow.totals())
+
+
+def begun(job: AnyJob, sweep: Sweep, output: StoredOutput) -> tuple[Workflow, Steps]:
+    """A sweep's workflow in an output, and how far its steps have come; nothing is written.
+
+    Raises:
+        UserError: damaged parts.
+    """
+    # What these files hold follows from parts; only a run releases them.
+    workflow = job.workflow(sweep, output, Files(output.storage))
+    steps = Steps(workflow.stored)
+    steps.begin(workflow.steps())
+    return workflow, steps
 
 
 def tell(estimate: Estimate, options: PlanOptions, *, prints_json: bool) -> None:

@@ -13,7 +13,7 @@ A job is one object, registered under the name that ``job:`` of a sweep file giv
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar, cast
@@ -285,10 +285,6 @@ class Shipment:
     head_files: Sequence[tuple[str, str]] = ()
 
 
-Reader = Callable[[], Any]
-"""Reads a table of an output, as a pandas frame."""
-
-
 class Job(ABC, Generic[SpecT, SweepT, OutputT]):
     """A kind of sweep.
 
@@ -298,6 +294,7 @@ class Job(ABC, Generic[SpecT, SweepT, OutputT]):
         owns: keys and prefixes that its runs leave in an output, beside those of every job.
         marker: one of these, by which an output of this job is known if ``run.json`` is lost.
         grows: by key of the spec, what may be added to a finished output.
+        reasons: by key of the identity, why it cannot change; for keys of this job alone.
         output_type: what it reads of an output beside the record.
     """
 
@@ -306,6 +303,7 @@ class Job(ABC, Generic[SpecT, SweepT, OutputT]):
     owns: ClassVar[tuple[str, ...]]
     marker: ClassVar[str]
     grows: ClassVar[Mapping[str, Growth]]
+    reasons: ClassVar[Mapping[str, str]] = {}
     output_type: ClassVar[type[StoredOutput]] = StoredOutput
 
     def open(self, output: StoredOutput) -> OutputT:
@@ -348,9 +346,10 @@ class Job(ABC, Generic[SpecT, SweepT, OutputT]):
     def changes(self, sweep: SweepT, output: OutputT) -> list[str]:
         """What of the spec is not what the output was started with and may not differ, in words."""
         record = output.record
-        found = (
-            [] if record is None else changes_of(self.recorded_identity(record), sweep.identity())
-        )
+        found: list[str] = []
+        if record is not None:
+            before = self.recorded_identity(record)
+            found = changes_of(before, sweep.identity(), self.reasons)
         return found + removals_of(self.held(output), self.wanted(sweep))
 
     def recorded_identity(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -385,9 +384,14 @@ class Job(ABC, Generic[SpecT, SweepT, OutputT]):
             Plain data with ``verdict``: ``holds``, ``broken`` or ``not checked``.
         """
 
-    @abstractmethod
-    def plan(self, spec: SpecT, options: PlanOptions) -> Estimate:
-        """What a run would have to do; runs nothing and writes nothing to the output."""
+    def plan(self, spec: SpecT, options: PlanOptions) -> Estimate:  # noqa: ARG002
+        """What a run would have to do; runs nothing and writes nothing to the output.
+
+        By default, its steps are counted.
+        """
+        from jobs.sweeps.estimate import counted
+
+        return counted(self, spec)
 
     @abstractmethod
     def results(self, output: OutputT) -> Results:

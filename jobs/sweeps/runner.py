@@ -124,7 +124,7 @@ class _Session:
             self._report()
         elif not (was_done and self._workflow.is_settled and self._files.is_empty):
             self._claim(self._opened.stack)
-            self._report()
+            self._report(set_aside=())  # of this session, which is under way by its record
             self._record.write("done")
         elif not self._job.show(output):
             self._report()

@@ -43,15 +43,26 @@ _REASONS = (
 """By a pattern of whole keys of an identity, the first that fits: why the key cannot change."""
 
 
-def changes_of(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+def changes_of(
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
+    reasons: Mapping[str, str] | None = None,
+) -> list[str]:
     """Lines ``key: old -> new (reason)`` for what both identities hold and differs.
 
     A model or a trait that only one of them has brings keys of its own; that is growth.
+
+    Args:
+        reasons: why a key cannot change, by key; for keys that only one job has.
     """
     common = {key: before[key] for key in before if key in after}
     changes = changed_keys(common, {key: after[key] for key in common})
     keys = sorted(key for key in common if before[key] != after[key])
-    return [f"{change} ({_reason(key)})" for key, change in zip(keys, changes, strict=True)]
+    known = reasons or {}
+    return [
+        f"{change} ({known.get(key) or _reason(key)})"
+        for key, change in zip(keys, changes, strict=True)
+    ]
 
 
 def removals_of(

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from jobs.console import Verbosity, print_table, say
+from jobs.sweeps.steps import Stage, Steps
 from jobs.words import duration, percent, rate
 
 
@@ -71,3 +72,32 @@ def print_counts(
         ],
         at=at,
     )
+
+
+def steps_as_json(steps: Steps, totals: Mapping[Stage, int]) -> list[dict[str, Any]]:
+    """Items of each stage that progress counts, done and in all, as plain data."""
+    done = done_by_stage(steps)
+    return [
+        {
+            "stage": str(stage),
+            "num_items": max(total, done.get(stage, (0, 0))[1]),
+            "num_items_done": done.get(stage, (0, 0))[0],
+        }
+        for stage, total in totals.items()
+    ]
+
+
+def print_steps(steps: Steps, totals: Mapping[Stage, int]) -> None:
+    """Print a line for each stage: ``scoring rows: 8 of 20 (40.0 %)``."""
+    for of in steps_as_json(steps, totals):
+        num, total = of["num_items_done"], of["num_items"]
+        say(f"{of['stage']}: {num:,} of {total:,} ({percent(num, total)})", at=Verbosity.QUIET)
+
+
+def done_by_stage(steps: Steps) -> dict[Stage, tuple[int, int]]:
+    """Items that are done and that are known, over all groups."""
+    found: dict[Stage, tuple[int, int]] = {}
+    for (stage, _), count in steps.counts.items():
+        done, known = found.get(stage, (0, 0))
+        found[stage] = done + count.done, known + count.known
+    return found
