@@ -9,7 +9,7 @@ import torch
 
 from cluster.parts import read_part
 from cluster.storage import Storage, StorageSpec
-from jobs.persona.judges import Answer, Judgement, JudgeSpec, Scorer, Verdict, open_judge
+from jobs.persona.judges import Answer, Judgement, JudgeSpec, Scorer, Verdict
 from jobs.persona.plan import ScoresPayload
 from jobs.persona.tables import SCORES_SCHEMA
 from jobs.persona.traits import Trait
@@ -114,7 +114,7 @@ class JudgeWorker:
         if self._scorer is None:
             set_up_process(self._num_threads)
             try:
-                judge = open_judge(self._spec, [], self._device, self._gpu_share)
+                judge = self._spec.open([], self._device, self._gpu_share)
                 judge.check()
             except UserError as error:
                 raise UserError(str(error)) from error

@@ -27,7 +27,7 @@ from jobs.console import warn
 from jobs.persona.examples import sweep_examples
 from jobs.persona.filter import check_enough, effective_pairs
 from jobs.persona.index import INDEX_KEY, ROWS_PER_TASK_KEY, Group, Parts
-from jobs.persona.judges import Scorer, open_judge
+from jobs.persona.judges import Scorer
 from jobs.persona.output import PersonaOutput
 from jobs.persona.plan import (
     JUDGE_POOL,
@@ -70,8 +70,8 @@ class PersonaWorkflow(Workflow):
         self.sweep, self._files, self._storage = sweep, files, output.storage
         self.stored = output.parts
         self.is_read_only = sweep.ids < IDS_VERSION
-        self._judge = open_judge(
-            sweep.spec.judge, [trait.trait for trait in sweep.traits.values()], sweep.device
+        self._judge = sweep.spec.judge.open(
+            [trait.trait for trait in sweep.traits.values()], sweep.device
         )
         self._scorer: Scorer | None = None
         self._groups = [Group(model, trait) for model in sweep.models for trait in sweep.traits]

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import yaml
 
-from jobs.persona.judges import open_judge
 from jobs.persona.judges.spec import LocalJudgeSpec
 from tests.support.judge_server import judge_server
 from tests.support.personas import (
@@ -164,7 +163,7 @@ def test_a_judge_whose_template_writes_the_date_is_refused_until_the_spec_fixes_
     says = ("judge (", "writes today's date", 'set judge.template: {date_string: "26 Jul 2024"}')
     refused_before_anything(tmp_path, models["chat"], key("judge", judge), says)
     fixed = LocalJudgeSpec.model_validate({**judge, "template": {"date_string": "1 May 2026"}})
-    assert open_judge(fixed, []).identity()["template"] == {"date_string": "1 May 2026"}
+    assert fixed.open([]).identity()["template"] == {"date_string": "1 May 2026"}
 
 
 def test_a_dated_template_is_taken_once_the_spec_fixes_the_date(

@@ -3,8 +3,7 @@
 Importing this package loads no client and no model.
 """
 
-from jobs.persona.judges.base import OUTCOMES, Judge, Outcome, Query, Verdict
-from jobs.persona.judges.opening import open_judge
+from jobs.persona.judges.base import OUTCOMES, Judge, JudgeSettings, Outcome, Query, Verdict
 from jobs.persona.judges.scoring import Answer, Judgement, Scorer, Usage, count_outcomes
 from jobs.persona.judges.spec import JudgeSpec
 
@@ -12,6 +11,7 @@ __all__ = [
     "OUTCOMES",
     "Answer",
     "Judge",
+    "JudgeSettings",
     "JudgeSpec",
     "Judgement",
     "Outcome",
@@ -20,5 +20,4 @@ __all__ = [
     "Usage",
     "Verdict",
     "count_outcomes",
-    "open_judge",
 ]

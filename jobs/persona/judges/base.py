@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Self, get_args
+
+from jobs.persona.traits import Trait
+from jobs.spec import SpecModel
 
 Outcome = Literal["scored", "refused", "unparsable", "failed"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
@@ -89,3 +92,24 @@ class Judge(ABC):
 
     async def __aexit__(self, *_: object) -> None:
         return None
+
+
+class JudgeSettings(SpecModel, ABC):
+    """The settings of one kind of judge in a sweep file: what a user can set, and how to open it.
+
+    A subclass has a field ``kind`` with the one name of this kind, and a role for each field:
+    ``identity`` if it changes scores, ``runtime`` if it does not.
+    """
+
+    @abstractmethod
+    def open(self, traits: Sequence[Trait], device: str = "auto", gpu_share: float = 1.0) -> Judge:
+        """The judge. A model is loaded when it is first asked.
+
+        Args:
+            traits: those that will be scored, for a judge that counts words.
+            device: of a local model; a kind that this machine need not have.
+            gpu_share: part of a GPU that a local model may take.
+
+        Raises:
+            UserError: a local model that is missing or is no chat model.
+        """

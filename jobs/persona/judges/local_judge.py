@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from jobs.persona.judges.base import Judge, Query, Verdict
 from jobs.persona.judges.reading import by_log_probs, number_masses, spelled_masses
+from steersweep.errors import UserError
+
+if TYPE_CHECKING:
+    from jobs.persona.judges.spec import LocalJudgeSpec
 
 
 class ChatDistribution(Protocol):
@@ -64,3 +68,65 @@ class LocalJudge(Judge):
             return [first] if list(starts) == [""] else self._distribution(chat, starts)
 
         return by_log_probs(first, spelled_masses(behind))
+
+
+def open_local(spec: LocalJudgeSpec, device: str, gpu_share: float) -> LocalJudge:
+    """The judge of a spec. Reads the tokenizer, and loads the model when it is first asked.
+
+    Raises:
+        UserError: the model is missing, or is no chat model.
+    """
+    import torch
+
+    from jobs.persona.prompts import check_undated
+    from steering_core.chat import ChatFormat
+    from steering_core.models import (
+        load_model,
+        load_tokenizer,
+        read_facts,
+        resolve_device,
+        resolve_dtype,
+    )
+    from steering_core.next_tokens import ChatNextTokens, NumberTokens
+
+    source = spec.source()
+    tokenizer = load_tokenizer(source)
+    name = f"judge ({spec.path})"
+    numbers = NumberTokens.of(tokenizer, name)
+    try:
+        check_undated(ChatFormat(tokenizer, spec.path, options=spec.template), "judge.template")
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
+    facts = read_facts(source, tokenizer)
+    where = resolve_device(device) if device == "auto" else torch.device(device)
+    dtype = str(resolve_dtype(spec.dtype, where)).removeprefix("torch.")
+    identity = {
+        **({} if facts.code_digest is None else {"code_digest": facts.code_digest}),
+        "model_digest": facts.digest,
+        "tokenizer_digest": facts.tokenizer_digest,
+        "chat_template": str(tokenizer.chat_template),
+        "dtype": dtype,
+        **({} if not spec.template else {"template": spec.template}),
+    }
+
+    def load() -> ChatDistribution:
+        model = load_model(source, device=device, dtype=dtype, gpu_share=gpu_share)
+        return ChatNextTokens(model, tokenizer, options=spec.template)
+
+    return LocalJudge(spec.path, _LoadedWhenAsked(load, numbers.are_whole), identity)
+
+
+class _LoadedWhenAsked:
+    """A chat model that is loaded by the first query: the driver only needs its identity."""
+
+    def __init__(self, load: Callable[[], ChatDistribution], numbers_are_tokens: bool) -> None:
+        self.numbers_are_tokens = numbers_are_tokens
+        self._load = load
+        self._loaded: ChatDistribution | None = None
+
+    def __call__(
+        self, chat: Sequence[Mapping[str, str]], starts: Sequence[str] = ("",)
+    ) -> Sequence[Mapping[str, float]]:
+        if self._loaded is None:
+            self._loaded = self._load()
+        return self._loaded(chat, starts)

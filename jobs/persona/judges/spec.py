@@ -1,15 +1,21 @@
-"""The ``judge`` of a persona spec."""
+"""The ``judge`` of a persona spec: each kind of judge, and how it is opened.
+
+The clients of APIs and torch take a second each to load, so ``open`` imports what it needs.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, StrictInt
 from pydantic_core import PydanticCustomError
 
-from jobs.spec import HIDDEN_VALUE, AtLeastOne, ModelSpec, SpecModel, role
+from jobs.persona.judges.base import Judge, JudgeSettings
+from jobs.persona.traits import Trait
+from jobs.spec import HIDDEN_VALUE, AtLeastOne, ModelSpec, role
 
 _TELLING_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*_?(API_?KEY|TOKEN|SECRET)")
 
@@ -40,7 +46,7 @@ Variable = Annotated[str, AfterValidator(_variable)]
 Address = Annotated[str, AfterValidator(_address)]
 
 
-class EndpointSpec(SpecModel):
+class EndpointSpec(JudgeSettings):
     """What judges behind an address have in common."""
 
     model: str = Field(min_length=1, json_schema_extra=role("identity"))
@@ -89,6 +95,12 @@ class OpenAIJudgeSpec(EndpointSpec):
         json_schema_extra=role("identity"),
     )
 
+    def open(self, traits: Sequence[Trait], device: str = "auto", gpu_share: float = 1.0) -> Judge:
+        """See ``JudgeSettings``."""
+        from jobs.persona.judges.openai_judge import OpenAIJudge
+
+        return OpenAIJudge(self)
+
 
 class AnthropicJudgeSpec(EndpointSpec):
     """A model behind the Anthropic API, which takes no temperature and samples."""
@@ -105,8 +117,14 @@ class AnthropicJudgeSpec(EndpointSpec):
         json_schema_extra=role("runtime"),
     )
 
+    def open(self, traits: Sequence[Trait], device: str = "auto", gpu_share: float = 1.0) -> Judge:
+        """See ``JudgeSettings``."""
+        from jobs.persona.judges.anthropic_judge import AnthropicJudge
 
-class LocalJudgeSpec(ModelSpec):
+        return AnthropicJudge(self)
+
+
+class LocalJudgeSpec(ModelSpec, JudgeSettings):
     """A chat model on replicas of its own, placed as those of the steered models are."""
 
     kind: Literal["local"] = Field(json_schema_extra=role("identity"))
@@ -118,8 +136,14 @@ class LocalJudgeSpec(ModelSpec):
         json_schema_extra=role("identity"),
     )
 
+    def open(self, traits: Sequence[Trait], device: str = "auto", gpu_share: float = 1.0) -> Judge:
+        """See ``JudgeSettings``."""
+        from jobs.persona.judges.local_judge import open_local
 
-class WordListJudgeSpec(SpecModel):
+        return open_local(self, device, gpu_share)
+
+
+class WordListJudgeSpec(JudgeSettings):
     """Counts words: free and the same each time, for demonstrations and tests."""
 
     kind: Literal["word_list"] = Field(json_schema_extra=role("identity"))
@@ -135,8 +159,16 @@ class WordListJudgeSpec(SpecModel):
         json_schema_extra=role("identity"),
     )
 
+    def open(self, traits: Sequence[Trait], device: str = "auto", gpu_share: float = 1.0) -> Judge:
+        """See ``JudgeSettings``."""
+        from jobs.persona.judges.word_list import WordListJudge, telling_words
+
+        words = {trait.name: self.words.get(trait.name) or telling_words(trait) for trait in traits}
+        return WordListJudge(words, self.words_for_100)
+
 
 JudgeSpec = Annotated[
     OpenAIJudgeSpec | AnthropicJudgeSpec | LocalJudgeSpec | WordListJudgeSpec,
     Field(discriminator="kind"),
 ]
+"""What ``judge`` of a sweep file may be, by ``kind``. A new kind of judge is named here."""

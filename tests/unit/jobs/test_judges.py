@@ -28,7 +28,6 @@ from jobs.persona.judges import (
     Scorer,
     Verdict,
     count_outcomes,
-    open_judge,
 )
 from jobs.persona.judges.local_judge import LocalJudge
 from jobs.persona.judges.prompts import COHERENCE_PROMPT, fill
@@ -65,12 +64,12 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def openai_judge(server: JudgeServer, **changed: Any) -> Judge:
     document = {"kind": "openai", "model": "m", "base_url": server.openai_url, "max_retries": 2}
-    return open_judge(_SPEC.validate_python({**document, **changed}), [TRAIT])
+    return _SPEC.validate_python({**document, **changed}).open([TRAIT])
 
 
 def anthropic_judge(server: JudgeServer, **changed: Any) -> Judge:
     document = {"kind": "anthropic", "model": "m", "base_url": server.url, "max_retries": 2}
-    return open_judge(_SPEC.validate_python({**document, **changed}), [TRAIT])
+    return _SPEC.validate_python({**document, **changed}).open([TRAIT])
 
 
 def storage_in(folder: Path) -> Storage:
@@ -366,7 +365,7 @@ def test_the_official_endpoints_need_a_key(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.delenv("OPENAI_API_KEY")
     monkeypatch.setenv("ANTHROPIC_API_KEY", " ")
     for kind, host in (("openai", "api.openai.com"), ("anthropic", "api.anthropic.com")):
-        judge = open_judge(_SPEC.validate_python({"kind": kind, "model": "m"}), [])
+        judge = _SPEC.validate_python({"kind": kind, "model": "m"}).open([])
         assert complaint(judge) == (f"judge m needs a key for {host}: set {kind.upper()}_API_KEY")
 
 
@@ -511,7 +510,7 @@ def test_a_model_at_hand_is_read_as_an_endpoint_is(numbers_are_tokens: bool) -> 
 
 
 def word_judge(**changed: Any) -> Judge:
-    return open_judge(_SPEC.validate_python({"kind": "word_list", **changed}), [TRAIT])
+    return _SPEC.validate_python({"kind": "word_list", **changed}).open([TRAIT])
 
 
 def test_words_are_counted(tmp_path: Path) -> None:
@@ -532,9 +531,8 @@ def test_words_are_counted(tmp_path: Path) -> None:
 def test_the_words_of_a_trait_are_those_that_only_its_positive_instructions_have() -> None:
     assert telling_words(TRAIT) == ("with",)
     with pytest.raises(UserError, match="no words for cheerful; set judge"):
-        bare = open_judge(
-            _SPEC.validate_python({"kind": "word_list"}),
-            [type(TRAIT)("cheerful", (), ("?",), "{answer}")],
+        bare = _SPEC.validate_python({"kind": "word_list"}).open(
+            [type(TRAIT)("cheerful", (), ("?",), "{answer}")]
         )
         bare.check()
 
@@ -654,14 +652,14 @@ _SESSION = """
 import sys
 from pydantic import TypeAdapter
 from cluster.storage import StorageSpec
-from jobs.persona.judges import JudgeSpec, Scorer, open_judge
+from jobs.persona.judges import JudgeSpec, Scorer
 from tests.support.traits import TRAIT, answers
 
 url, uri = sys.argv[1:]
 spec = TypeAdapter(JudgeSpec).validate_python(
     {"kind": "openai", "model": "m", "base_url": url, "concurrency": 3}
 )
-scorer = Scorer(open_judge(spec, [TRAIT]), StorageSpec(uri).open())
+scorer = Scorer(spec.open([TRAIT]), StorageSpec(uri).open())
 judgements = scorer.score(TRAIT, answers(20))
 print(sum(j.trait.score for j in judgements), scorer.cost_line())
 """

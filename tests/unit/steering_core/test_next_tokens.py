@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from jobs.persona.judges import Answer, Scorer, open_judge
+from jobs.persona.judges import Answer, Scorer
 from jobs.persona.judges.reading import number_masses, spelled_masses, weighted_score
 from jobs.persona.judges.spec import LocalJudgeSpec
 from steering_core.models import LoadedModel, ModelSource, load_model, load_tokenizer
@@ -98,7 +98,7 @@ def test_the_masses_of_numbers_are_those_of_numpy(tmp_path: Path, whole_numbers:
 def test_a_model_folder_becomes_a_judge(tmp_path: Path) -> None:
     """A random model says no numbers; the point is that its folder is all that it takes."""
     judge_model(tmp_path, "llama", whole_numbers=True)
-    judge = open_judge(LocalJudgeSpec(kind="local", path=str(tmp_path)), [TRAIT])  # type: ignore[call-arg]
+    judge = LocalJudgeSpec(kind="local", path=str(tmp_path)).open([TRAIT])  # type: ignore[call-arg]
     judge.check()
     judgements = Scorer(judge).score(TRAIT, [Answer("How are you?", "cheerful")])
     assert judgements[0].trait.outcome in ("scored", "unparsable", "refused")
