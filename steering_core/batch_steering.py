@@ -24,11 +24,9 @@ import torch
 from torch import Tensor
 
 from steering_core.hook_points import HookPoint
-from steering_core.interventions import Intervention, Operation
+from steering_core.interventions import OPERATIONS, Intervention
 from steering_core.packing import Batch
 from steering_core.placing import upload
-
-_INF = float("inf")
 
 
 @dataclass(frozen=True)
@@ -105,13 +103,14 @@ def steering_at(
     """
     num = len(interventions)
     direction_RD = np.zeros((num, width), np.float32)
-    terms_R4 = np.tile(np.asarray(_terms("add", 0.0), np.float32), (num, 1))
+    terms_R4 = np.tile(np.asarray(OPERATIONS["add"].terms(0.0), np.float32), (num, 1))
     for row, own in enumerate(interventions):
         if own is not None and own.point == point:
             direction_RD[row] = own.vector
-            terms_R4[row] = _terms(own.operation, own.coeff)
+            terms_R4[row] = OPERATIONS[own.operation].terms(own.coeff)
     needs_unit = [
-        own is not None and own.point == point and own.operation != "add" for own in interventions
+        own is not None and own.point == point and OPERATIONS[own.operation].reads_projection
+        for own in interventions
     ]
     direction = torch.from_numpy(direction_RD)
     if any(needs_unit):
@@ -131,16 +130,6 @@ def _steering_in_batch(
     here_R = np.asarray([i.point == point for i in interventions])
     at_RS = _positions(interventions, here_R, batch)
     return steering_at(point, interventions, at_RS, len(interventions[0].vector), device)
-
-
-def _terms(operation: Operation, coeff: float) -> tuple[float, float, float, float]:
-    """Offset, slope, low and high."""
-    return {
-        "add": (coeff, 0.0, -_INF, _INF),
-        "project_out": (0.0, -coeff, -_INF, _INF),
-        "cap_above": (coeff, -1.0, -_INF, 0.0),
-        "cap_below": (coeff, -1.0, 0.0, _INF),
-    }[operation]
 
 
 def _positions(

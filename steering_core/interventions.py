@@ -5,8 +5,10 @@ Shapes: D width; streams and vectors [..., D] broadcast against each other.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,12 +16,85 @@ from torch import Tensor
 
 from steering_core.hook_points import HookPoint
 
-Operation = Literal["add", "project_out", "cap_above", "cap_below"]
-OPERATIONS: tuple[Operation, ...] = get_args(Operation)
-
 Positions = Literal["all", "question", "candidate", "last"]
 """``all``: every position, pads too; ``question``: up to the question's last token; ``candidate``:
 behind it; ``last``: the question's last token alone, which predicts the candidate's first."""
+
+
+Terms = tuple[float, float, float, float]
+"""Offset, slope, low and high: ``clamp(offset + slope p, low, high)`` along the direction, with the
+stream's projection p on it."""
+
+_INF = float("inf")
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What steering can do to a stream along a direction, stated twice.
+
+    Attributes:
+        words: for a sentence of a report; the coefficient and the vector are its subjects.
+        terms: from a coefficient, what the engine computes. Rows with different operations share a
+            forward pass because all operations have this form.
+        trial_coeff: a coefficient that changes a model's scores, for checks that try every
+            operation.
+        amount: from the projection p [..., 1] and a coefficient, how far the stream moves along the
+            unit vector [..., 1]. The slow reference computes it, so write the formula of the paper
+            and not ``terms`` again. None: the coefficient times the vector is added, and the
+            projection does not matter.
+    """
+
+    words: str
+    terms: Callable[[float], Terms]
+    trial_coeff: float
+    amount: Callable[[Tensor, float | Tensor], Tensor] | None = None
+
+    @property
+    def reads_projection(self) -> bool:
+        """Whether the state decides how far it moves."""
+        return self.amount is not None
+
+
+_OPERATIONS: dict[str, Operation] = {
+    "add": Operation(
+        "the coefficient times the vector is added",
+        lambda c: (c, 0.0, -_INF, _INF),
+        trial_coeff=1.0,
+    ),
+    "project_out": Operation(
+        "the coefficient times the projection on the vector is subtracted",
+        lambda c: (0.0, -c, -_INF, _INF),
+        trial_coeff=1.0,
+        amount=lambda p, c: -c * p,
+    ),
+    # A random direction's projection is nearer to 0 than 16, so these caps change every position.
+    "cap_above": Operation(
+        "the projection on the vector is limited to at most the coefficient",
+        lambda c: (c, -1.0, -_INF, 0.0),
+        trial_coeff=-16.0,
+        amount=lambda p, c: -(p - c).clamp_min(0.0),
+    ),
+    "cap_below": Operation(
+        "the projection on the vector is raised to at least the coefficient",
+        lambda c: (c, -1.0, 0.0, _INF),
+        trial_coeff=16.0,
+        amount=lambda p, c: (c - p).clamp_min(0.0),
+    ),
+}
+OPERATIONS: Mapping[str, Operation] = _OPERATIONS
+"""By the name in sweep files. An operation is one entry: specs, engine, reference and reports read
+it from here."""
+
+
+@contextmanager
+def registered(name: str, operation: Operation) -> Iterator[None]:
+    """Know one more operation for as long as the context lasts, in this process: for tests."""
+    assert name not in _OPERATIONS, f"{name} is an operation already"
+    _OPERATIONS[name] = operation
+    try:
+        yield
+    finally:
+        del _OPERATIONS[name]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -34,11 +109,11 @@ class Intervention:
     point: HookPoint
     vector: np.ndarray
     coeff: float
-    operation: Operation = "add"
+    operation: str = "add"
     positions: Positions = "all"
 
 
-def intervene(operation: Operation, resid: Tensor, vector: Tensor, coeff: float | Tensor) -> Tensor:
+def intervene(operation: str, resid: Tensor, vector: Tensor, coeff: float | Tensor) -> Tensor:
     """The stream [..., D] after an operation with a vector v [..., D] and a coefficient c.
 
     With u = v / |v| and p = x . u, the stream's projection::
@@ -58,17 +133,12 @@ def intervene(operation: Operation, resid: Tensor, vector: Tensor, coeff: float 
     Sources: add, Rimsky et al. 2023 (contrastive activation addition); project_out, Arditi et al.
     2024 (directional ablation); caps, Lu et al. 2026 (activation capping).
     """
-    if operation == "add":
+    amount_of = OPERATIONS[operation].amount
+    if amount_of is None:
         return resid + (coeff * vector).to(resid)
     unit = torch.nn.functional.normalize(vector.to(resid.device).float(), dim=-1)
     projection = (resid.float() * unit).sum(dim=-1, keepdim=True)
-    if operation == "project_out":
-        amount = -coeff * projection
-    elif operation == "cap_above":
-        amount = -(projection - coeff).clamp_min(0.0)
-    else:
-        amount = (coeff - projection).clamp_min(0.0)
-    return resid + (amount * unit).to(resid.dtype)
+    return resid + (amount_of(projection, coeff) * unit).to(resid.dtype)
 
 
 def positions_slice(positions: Positions, num_question: int) -> slice:

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from steering_core.hook_points import HookPoint, Site, hook_point_of_layer
-from steering_core.interventions import Intervention, Operation, Positions
+from steering_core.interventions import Intervention, Positions
 
 ProtocolName = Literal["as_published", "aligned"]
 Pooling = Literal["all_positions", "candidate"]
@@ -38,7 +38,7 @@ class Protocol:
     pooling: Pooling = "all_positions"
     scoring: Scoring = "as_published"
     positions: Positions = "all"
-    operation: Operation = "add"
+    operation: str = "add"
     folds: int = 1
 
     def read_at(self, layer: int) -> HookPoint:

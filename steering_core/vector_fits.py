@@ -12,7 +12,8 @@ Shapes: N pairs, or 2 N states, D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +21,6 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh
 
 from steering_core.logistic_probe import fit_logistic
 from steering_core.pairs import PairMeans, Pairs, centered_states
-from steering_core.vectors import Method
 from steersweep.errors import UserError
 
 
@@ -133,15 +133,19 @@ def _mean_difference(pairs: Pairs, what: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class VectorMethod:
-    """A way to make steering vectors, as their provenance tells it.
+    """A way to make steering vectors, and all that a sweep says about it.
 
     Attributes:
+        formula: for the metadata of files of vectors.
+        source: the papers that it comes from.
+        words: for a sentence of a report: ``mean difference times ...``.
         fit: takes pairs and the name of what is fitted, returns a vector [D] float64; None for the
             mean difference, which needs sums alone (``fit_mean_difference``).
     """
 
     formula: str
     source: str
+    words: str
     fit: Callable[[Pairs, str], np.ndarray] | None = None
 
     @property
@@ -150,15 +154,17 @@ class VectorMethod:
         return self.fit is not None
 
 
-METHODS: Mapping[Method, VectorMethod] = {
+_METHODS: dict[str, VectorMethod] = {
     "mean_difference": VectorMethod(
         "mean over examples of (pooled anti-stereotype - pooled stereotype)",
         "Rimsky et al. 2023, Steering Llama 2 via Contrastive Activation Addition",
+        "mean over examples of (pooled anti-stereotype minus pooled stereotype)",
     ),
     "pca": VectorMethod(
         "first principal direction of the differences, not centred, with the sign and the norm of "
         "their mean",
         "Zou et al. 2023, Representation Engineering",
+        "first principal direction of (pooled anti-stereotype minus pooled stereotype)",
         fit_pca,
     ),
     "logistic": VectorMethod(
@@ -166,6 +172,7 @@ METHODS: Mapping[Method, VectorMethod] = {
         "coordinates, with the sign and the norm of the mean difference",
         "Alain & Bengio 2016, Understanding intermediate layers using linear classifier probes; "
         "Li et al. 2023, Inference-Time Intervention",
+        "weight of a logistic probe between anti-stereotype and stereotype",
         fit_logistic,
     ),
     "whitened": VectorMethod(
@@ -173,18 +180,34 @@ METHODS: Mapping[Method, VectorMethod] = {
         "Fisher 1936, The use of multiple measurements in taxonomic problems; Ledoit & Wolf 2004, "
         "A well-conditioned estimator for large-dimensional covariance matrices; Marks & Tegmark "
         "2023, The Geometry of Truth",
+        "mean difference times the inverse within-class covariance",
         fit_whitened,
     ),
 }
+METHODS: Mapping[str, VectorMethod] = _METHODS
+"""By the name in sweep files. A method is one entry: specs, plans, fits, files of vectors and
+reports read it from here."""
+
+
+@contextmanager
+def registered(name: str, method: VectorMethod) -> Iterator[None]:
+    """Know one more method for as long as the context lasts, in this process: for tests."""
+    assert name not in _METHODS, f"{name} is a method already"
+    _METHODS[name] = method
+    try:
+        yield
+    finally:
+        del _METHODS[name]
 
 
 def fit_layer(
-    method: Method, pairs: Pairs, num_folds: int, what: str
+    method: str, pairs: Pairs, num_folds: int, what: str
 ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
     """Vectors [D] float32 of one layer: of all examples, and of those outside each fold.
 
     Args:
-        method: any; the mean difference can be fitted from sums as well (``fit_mean_difference``).
+        method: one of ``METHODS``; the mean difference can also be fitted from sums
+            (``fit_mean_difference``).
         pairs: the layer's examples.
         num_folds: 1 for no vectors by fold.
         what: the layer and its group, for messages.

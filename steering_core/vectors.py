@@ -18,9 +18,6 @@ from safetensors.numpy import save as save_tensors
 from steering_core.anisotropy import StateSums
 from steersweep.errors import UserError
 
-Method = Literal["mean_difference", "pca", "logistic", "whitened"]
-"""How vectors are made: ``fit_mean_difference``, or one of ``steering_core.vector_fits``."""
-
 Unit = Literal["vector", "stream"]
 """What a coefficient c multiplies. ``vector``: stream + c v; ``stream``: stream + c m v / |v|, with
 the mean norm m of the unsteered stream at the place that is steered."""

@@ -116,7 +116,7 @@ def _different(subject: Subject, count: int) -> list[Intervention]:
             point=HookPoint(num_blocks * k // count, sites[k % len(sites)]),
             vector=rng.normal(size=width).astype(np.float32),
             coeff=1.0 + k / count,
-            operation=OPERATIONS[k % len(OPERATIONS)],
+            operation=[*OPERATIONS][k % len(OPERATIONS)],
         )
         for k in range(count)
     ]

@@ -28,7 +28,6 @@ from steering_core.pairs import Pairs
 from steering_core.vector_fits import fit_layer
 from steering_core.vectors import (
     FoldSums,
-    Method,
     SteeringVectors,
     fit_mean_difference,
     mean_stream_norms,
@@ -78,7 +77,7 @@ class FitPayload:
 
     task_id: str
     group: str
-    method: Method
+    method: str
     layers: tuple[int, ...]
     sums: tuple[PartRef, ...]
     held_out_sums: tuple[PartRef, ...]
@@ -270,7 +269,7 @@ def _shuffled(entry: FoldSums, uri: str) -> FoldSums:
 
 
 def vectors_from_states(
-    states: Mapping[int, LayerStates], method: Method, to_fit: SetToFit, group: str
+    states: Mapping[int, LayerStates], method: str, to_fit: SetToFit, group: str
 ) -> SteeringVectors:
     """Vectors at each layer of the states.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, StrictInt, model_validator
 
@@ -20,12 +20,13 @@ from jobs.spec import (
     role,
 )
 from steering_core.hook_points import Site
-from steering_core.interventions import Operation, Positions
+from steering_core.interventions import OPERATIONS, Positions
 from steering_core.nulls import NULLS, Null
 from steering_core.protocol import PROTOCOLS, Pooling, Protocol, ProtocolName, Scoring
 from steering_core.scoring import Measure
 from steering_core.stereoset import BIAS_TYPES, SPLITS
-from steering_core.vectors import Method, Unit
+from steering_core.vector_fits import METHODS
+from steering_core.vectors import Unit
 
 MOST_DRAWS = 1000
 
@@ -37,6 +38,14 @@ def _one_of(values: Sequence[str]) -> Any:
         return value
 
     return AfterValidator(check)
+
+
+if TYPE_CHECKING:
+    MethodName = str
+    OperationName = str
+else:  # one of the registered names, which messages and the schema list
+    MethodName = Literal[tuple(METHODS)]
+    OperationName = Literal[tuple(OPERATIONS)]
 
 
 class DataSpec(SpecModel):
@@ -74,7 +83,7 @@ class VectorsSpec(SpecModel):
         "safetensors, or another tool's); a path or s3://bucket/key",
         json_schema_extra=role("identity"),
     )
-    method: Method = Field(
+    method: MethodName = Field(
         "mean_difference",
         description="How vectors are fitted; each is scaled to the norm of the mean difference",
         json_schema_extra=role("identity"),
@@ -139,7 +148,7 @@ class SteeringSpec(SpecModel):
         description="Positions that are steered; last: the question's last token",
         json_schema_extra=role("identity"),
     )
-    operation: Operation = Field(
+    operation: OperationName = Field(
         "add",
         description="add: add coeff times the vector; project_out: subtract coeff times the "
         "projection; cap_above, cap_below: keep the projection at most, at least coeff",

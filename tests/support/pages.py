@@ -93,6 +93,30 @@ def summary_of(
     )
 
 
+def record_of(**spec: Any) -> dict[str, Any]:
+    """What ``run.json`` holds of a small run, with keys of its spec changed."""
+    return {
+        "spec": {
+            "job": "stereoset",
+            "models": {"base": {"path": "google/gemma-2-2b", "revision": None, "dtype": "auto"}},
+            "data": {"path": "dev.json", "splits": ["a"], "bias_types": ["b"]}
+            | {"limit": None, "seed": 0},
+            "protocol": "aligned",
+            "vectors": {"pooling": "candidate", "read": "resid_post", "folds": 5},
+            "steering": {"layers": [1], "coeffs": ["0.1", "400"]}
+            | {"apply": "resid_post", "positions": "all"},
+            "scoring": "aligned",
+            **spec,
+        },
+        "identity": {"data (content)": "0123456789abcdef0123", "models.base (weights)": "fedcba"},
+        "started": "2026-11-22T08:00:00+00:00",
+        "sessions": [
+            {"started": "2026-11-22T08:00:00+00:00", "ended": "2026-11-22T09:00:00+00:00"}
+            | {"host": "node", "device": "cuda", "versions": {"torch": "2.13"}}
+        ],
+    }
+
+
 def facts_of(summary: Summary, record: dict[str, Any], **changes: Any) -> Facts:
     """A finished run with this summary, whose certificate holds."""
     models = {row["model"] for row in summary.cells.to_pylist()}

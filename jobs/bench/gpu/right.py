@@ -34,7 +34,7 @@ from steering_core.encoding import EncodedExample
 from steering_core.engine import Cell, Engine, Scores
 from steering_core.generation import GenerationRow, generate
 from steering_core.hook_points import SITES, HookPoint
-from steering_core.interventions import OPERATIONS, Intervention, Operation, Positions
+from steering_core.interventions import OPERATIONS, Intervention, Positions
 from steering_core.models import LoadedModel
 from steering_core.packing import batches
 from steering_core.probes import engine_for
@@ -51,13 +51,6 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _POSITIONS: tuple[Positions, ...] = ("all", "question", "candidate", "last")
 _BEHIND: tuple[Positions, ...] = ("candidate", "last")
 """Positions that leave the prefix to the trunk."""
-_COEFFS: dict[Operation, float] = {
-    "add": 1.0,
-    "project_out": 1.0,
-    "cap_above": -16.0,
-    "cap_below": 16.0,
-}
-"""The caps change every position: a projection on a random direction is nearer to 0."""
 _TIMES_AS_FAR = 2.0
 """In bfloat16 the engine may be this many times as far from float32 as the plain loop is."""
 _ON_THE_BORDER = 1e-4
@@ -221,7 +214,7 @@ class _Bench:
         self,
         model: LoadedModel,
         rows: Sequence[EncodedExample],
-        operation: Operation,
+        operation: str,
         positions: Positions,
     ) -> float:
         """Largest gap of an operation where the engine keeps the prefix."""
@@ -229,7 +222,7 @@ class _Bench:
         protocol = replace(PROTOCOLS["aligned"], operation=operation, positions=positions)
         engine = Engine(model, protocol, is_packed=True, reuses_prefix=True)
         vectors = SteeringVectors({layer: _vector(model, 0)}, {})
-        cell, few = Cell(layer, _COEFFS[operation]), rows[:2]
+        cell, few = Cell(layer, OPERATIONS[operation].trial_coeff), rows[:2]
         found = engine.steered(few, self._sizes.main_tokens, [cell], vectors)
         wanted = SlowEngine(model, protocol).steered(few, [cell], vectors, [0] * len(few))
         return _gap(_stacked(found), _stacked(wanted))
@@ -304,7 +297,9 @@ class _Bench:
             row = rows[seed % len(rows)]
             assert row.steering is not None
             point = HookPoint(row.steering.point.block, site)
-            steering = Intervention(point, row.steering.vector, _COEFFS[operation], operation)
+            steering = Intervention(
+                point, row.steering.vector, OPERATIONS[operation].trial_coeff, operation
+            )
             mixed.append(replace(row, seed=seed, steering=steering))
         return mixed
 
@@ -457,14 +452,15 @@ def _interventions(model: LoadedModel, *, tries_all: bool) -> list[Intervention]
     """Every operation at every site and position, along vectors of their own; or a Latin square,
     in which every two of the three meet once."""
     made: list[Intervention] = []
-    for numbers in itertools.product(range(len(OPERATIONS)), range(len(SITES)), range(4)):
+    names = [*OPERATIONS]
+    for numbers in itertools.product(range(len(names)), range(len(SITES)), range(4)):
         if not tries_all and sum(numbers) % 4:
             continue
         number = len(made)
-        operation, site = OPERATIONS[numbers[0]], SITES[numbers[1]]
+        operation, site = names[numbers[0]], SITES[numbers[1]]
         positions = _POSITIONS[numbers[2]]
         point = HookPoint(number % model.layout.num_blocks, site)
-        vector, coeff = _vector(model, number), _COEFFS[operation]
+        vector, coeff = _vector(model, number), OPERATIONS[operation].trial_coeff
         made.append(Intervention(point, vector, coeff, operation, positions))
     return made
 

@@ -13,6 +13,8 @@ from jobs.page.words import MINUS, PERCENT, coefficient, counted
 from jobs.stereoset.labels import ARROW, DELTA, ROLES
 from jobs.stereoset.page import words
 from jobs.stereoset.page.facts import Facts
+from steering_core.interventions import OPERATIONS
+from steering_core.vector_fits import METHODS
 
 
 def ran(facts: Facts) -> Ran:
@@ -60,7 +62,7 @@ def _protocol(
     made = (
         f"from {vectors['file']}, the same for every group"
         if vectors.get("file")
-        else f"{words.METHODS[vectors.get('method', 'mean_difference')]}, {from_rows}; pooled over "
+        else f"{METHODS[vectors.get('method', 'mean_difference')].words}, {from_rows}; pooled over "
         f"{words.POOLING[vectors['pooling']]}"
     )
     return [
@@ -68,7 +70,7 @@ def _protocol(
         ("Vectors", f"{made}; read at {_hook_point(vectors['read'])}"),
         (
             "Steering",
-            f"{words.OPERATIONS[steering.get('operation', 'add')]}, at "
+            f"{OPERATIONS[steering.get('operation', 'add')].words}, at "
             f"{words.POSITIONS[steering['positions']]}, at {_hook_point(steering['apply'])}",
         ),
         ("Scores", f"mean log-probability of the scored tokens: {words.SCORING[spec['scoring']]}"),

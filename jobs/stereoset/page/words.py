@@ -11,21 +11,9 @@ SITES = {
     "mlp_out": "what the block's MLP adds to the residual stream",
     "resid_post": "the residual stream as it leaves the block",
 }
-METHODS = {
-    "mean_difference": "mean over examples of (pooled anti-stereotype minus pooled stereotype)",
-    "pca": "first principal direction of (pooled anti-stereotype minus pooled stereotype)",
-    "logistic": "weight of a logistic probe between anti-stereotype and stereotype",
-    "whitened": "mean difference times the inverse within-class covariance",
-}
 POOLING = {
     "all_positions": "all positions of the padded row: question, candidate and padding",
     "candidate": "the candidate's own tokens",
-}
-OPERATIONS = {
-    "add": "the coefficient times the vector is added",
-    "project_out": "the coefficient times the projection on the vector is subtracted",
-    "cap_above": "the projection on the vector is limited to at most the coefficient",
-    "cap_below": "the projection on the vector is raised to at least the coefficient",
 }
 POSITIONS = {
     "all": "every position",

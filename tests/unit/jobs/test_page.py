@@ -31,7 +31,7 @@ from jobs.stereoset.page.tables import (
 from jobs.stereoset.page.write import page_of
 from jobs.stereoset.summary import Summary
 from tests.support.known_sweeps import known_sweep
-from tests.support.pages import cell, facts_of, summary_of, synthetic
+from tests.support.pages import cell, facts_of, record_of, summary_of, synthetic
 
 EVIL = "</script><script>document.title = 'owned'</script>\"'><img src=x onerror=alert(1)>"
 
@@ -49,30 +49,6 @@ SIDE_EFFECT = flows(
 )
 
 
-def record(**spec: Any) -> dict[str, Any]:
-    """What run.json holds of a small run, with keys of its spec changed."""
-    return {
-        "spec": {
-            "job": "stereoset",
-            "models": {"base": {"path": "google/gemma-2-2b", "revision": None, "dtype": "auto"}},
-            "data": {"path": "dev.json", "splits": ["a"], "bias_types": ["b"]}
-            | {"limit": None, "seed": 0},
-            "protocol": "aligned",
-            "vectors": {"pooling": "candidate", "read": "resid_post", "folds": 5},
-            "steering": {"layers": [1], "coeffs": ["0.1", "400"]}
-            | {"apply": "resid_post", "positions": "all"},
-            "scoring": "aligned",
-            **spec,
-        },
-        "identity": {"data (content)": "0123456789abcdef0123", "models.base (weights)": "fedcba"},
-        "started": "2026-11-22T08:00:00+00:00",
-        "sessions": [
-            {"started": "2026-11-22T08:00:00+00:00", "ended": "2026-11-22T09:00:00+00:00"}
-            | {"host": "node", "device": "cuda", "versions": {"torch": "2.13"}}
-        ],
-    }
-
-
 def test_an_unfinished_run_says_what_is_missing() -> None:
     rows = [
         cell(split="x", bias_type="y", layer=1, **SIDE_EFFECT),
@@ -80,7 +56,7 @@ def test_an_unfinished_run_says_what_is_missing() -> None:
     ]
     facts = facts_of(
         summary_of(cells=rows, num_missing=2),
-        record(),
+        record_of(),
         num_tasks_done=1,
         incomplete=(Incomplete("base/x/y", 2, 4),),
     )
@@ -97,7 +73,7 @@ def test_a_run_without_a_cell_makes_a_page() -> None:
 
 
 def test_links_lead_to_the_sections_in_their_order() -> None:
-    page = page_of(facts_of(synthetic(["base"], [1], [20.0]), record()))
+    page = page_of(facts_of(synthetic(["base"], [1], [20.0]), record_of()))
     assert re.findall(r'href="#([^"]+)"', page) == re.findall(r'<section id="([^"]+)"', page)
 
 
@@ -111,7 +87,7 @@ def test_warnings_name_their_places() -> None:
     )
     facts = facts_of(
         summary,
-        record(),
+        record_of(),
         non_finite=("base/x/y: 3 of 9 rows",),
         set_aside=({"group": "g", "shard": 1, "table": "steered", "reason": "no memory"},),
     )
@@ -136,7 +112,7 @@ def test_warnings_name_their_places() -> None:
 
 
 def hostile() -> Facts:
-    hostile_record = record(models={"base": {"path": EVIL, "revision": EVIL, "dtype": EVIL}})
+    hostile_record = record_of(models={"base": {"path": EVIL, "revision": EVIL, "dtype": EVIL}})
     hostile_record["sessions"][0]["host"] = EVIL
     facts = facts_of(
         summary_of(
@@ -171,7 +147,7 @@ def _library(page: str) -> tuple[str, str]:
 
 
 def test_the_page_names_nothing_that_would_be_fetched() -> None:
-    page = page_of(facts_of(synthetic(["base"], [1, 3], [20.0, 400.0]), record()))
+    page = page_of(facts_of(synthetic(["base"], [1, 3], [20.0, 400.0]), record_of()))
     page = page.replace(*_library(page))
     page = page.replace(f'<a href="{PAPER[2]}">', "")  # a link: followed only if it is clicked
     assert not re.search(r"(?:src|href)\s*=\s*[\"'](?!#|data:)", page)
@@ -208,7 +184,7 @@ def test_tables_leave_out_columns_that_say_the_same_in_every_row() -> None:
 
 
 def test_what_was_run_is_told_in_words() -> None:
-    told = ran(facts_of(summary_of(), record()))
+    told = ran(facts_of(summary_of(), record_of()))
     text = " ".join(text for _, text in told.terms)
     assert "cross-fitted in 5 folds" in text
     assert "resid_post, the residual stream as it leaves the block" in text
@@ -257,7 +233,7 @@ def test_nulls_stand_beside_the_fitted_vectors_with_what_is_significant() -> Non
     assert names == ["fitted", "random", "shuffled"]
     assert shares == ["5.0", "1.0", "2.0"]
     assert significant == ["4 of 8", "0 of 0", "0 of 0"]
-    assert table.caption in page_of(facts_of(summary, record()))
+    assert table.caption in page_of(facts_of(summary, record_of()))
     assert not nulls(summary_of(cells=layers)).rows
 
 
@@ -312,7 +288,7 @@ def test_in_sample_and_held_out_rows_stand_next_to_each_other() -> None:
     ]
     (difference,) = held_out_differences(summary).rows
     assert [(e.text, e.detail, e.mark) for e in difference][1] == ("0.400", "0.300 to 0.500", "*")
-    page = page_of(facts_of(summary, record()))
+    page = page_of(facts_of(summary, record_of()))
     assert "in-sample minus held-out vectors" in page
 
 
@@ -339,7 +315,7 @@ def test_figures_and_cautions_are_about_the_held_out_rows() -> None:
     found = drawn(summary, 20.0)
     assert found.note == "All figures are of held-out vectors."
     assert set(found.columns["s2a"]) == {0.1}
-    titles = " ".join(c.title for c in cautions(facts_of(summary, record())))
+    titles = " ".join(c.title for c in cautions(facts_of(summary, record_of())))
     assert "Rows marked in-sample" in titles
     assert "vectors.folds=5" not in titles
 
@@ -349,7 +325,9 @@ def test_a_group_without_held_out_vectors_is_named() -> None:
     single = cell(split="x", bias_type="alone", layer=1, num_terms=1)
     rows = [*summary.cells.to_pylist(), single]
     summary = replace(summary, cells=pa.Table.from_pylist(rows, schema=summary.cells.schema))
-    (found,) = [c for c in cautions(facts_of(summary, record())) if "single target term" in c.title]
+    (found,) = [
+        c for c in cautions(facts_of(summary, record_of())) if "single target term" in c.title
+    ]
     assert list(found.places) == ["base/x/alone"]
 
 
@@ -367,20 +345,20 @@ def test_anisotropy_is_drawn_where_it_was_summed() -> None:
 
 def test_random_weights_are_said_in_the_title_and_first_among_the_warnings() -> None:
     models = {"tiny": {"path": "embedded:gemma2-tiny", "revision": None, "dtype": "auto"}}
-    facts = facts_of(summary_of(), record(models=models), set_aside=({"group": "g", "shard": 1,
+    facts = facts_of(summary_of(), record_of(models=models), set_aside=({"group": "g", "shard": 1,
                      "table": "steered", "reason": "no memory"},))  # fmt: skip
     page = page_of(facts)
     assert "<title>Steering sweep on StereoSet with random weights: tiny</title>" in page
     assert "<h1>Steering sweep on StereoSet with random weights: tiny</h1>" in page
     assert "weights of tiny are random" in cautions(facts)[0].title
     assert cautions(facts)[0].is_grave
-    real = facts_of(summary_of(), record())
+    real = facts_of(summary_of(), record_of())
     assert "random weights" not in page_of(real)
     assert not cautions(real)
 
 
 def test_the_page_and_the_figures_have_one_spelling_and_one_color_for_each_effect() -> None:
-    page = page_of(facts_of(synthetic(["base"], [1, 3], [20.0, 400.0]), record()))
+    page = page_of(facts_of(synthetic(["base"], [1, 3], [20.0, 400.0]), record_of()))
     for name in ("s2a", "u2a", "s2u"):
         assert f"--{name}:{COLORS[name].light};" in page
         assert f"--{name}:{COLORS[name].dark};" in page
@@ -389,7 +367,7 @@ def test_the_page_and_the_figures_have_one_spelling_and_one_color_for_each_effec
 
 
 def titles(summary: Summary) -> str:
-    return "\n".join(caution.title for caution in cautions(facts_of(summary, record())))
+    return "\n".join(caution.title for caution in cautions(facts_of(summary, record_of())))
 
 
 def test_in_sample_vectors_and_a_grid_that_changed_nothing_are_warned_of() -> None:
@@ -431,7 +409,7 @@ def test_runs_with_other_examples_are_in_a_table() -> None:
         ["5.0", "2.0", f"{MINUS}3.0", "10.0"],
         ["0.050", "0.020", f"{MINUS}0.030", "0.100"],
     ]
-    assert made.caption in page_of(facts_of(summary_of(), record(), seeds=tuple(rows)))
+    assert made.caption in page_of(facts_of(summary_of(), record_of(), seeds=tuple(rows)))
 
 
 @pytest.mark.slow
@@ -461,7 +439,7 @@ def test_of_many_cells_the_figures_show_some_and_say_which() -> None:
     assert "summary/cells.csv" in found.note
     assert "and the coefficient that the finding is about" in found.note
     assert "the finding is about" not in drawn(summary, 25.0).note
-    html = page_of(facts_of(summary, record()))
+    html = page_of(facts_of(summary, record_of()))
     assert "There are 20,000 cells. The figures show" in html
     assert len(html) < 12e6
 
@@ -473,6 +451,6 @@ def test_few_cells_are_all_shown_and_nothing_is_said() -> None:
 
 
 def test_the_page_says_how_its_numbers_are_made() -> None:
-    html = page_of(facts_of(synthetic(("base",), (1,), (20.0,)), record()))
+    html = page_of(facts_of(synthetic(("base",), (1,), (20.0,)), record_of()))
     assert "How these numbers are made" in html
     assert "docs/statistics.md" in html

@@ -11,7 +11,6 @@ import pytest
 from steering_core.logistic_probe import fit_logistic
 from steering_core.pairs import Pairs
 from steering_core.vector_fits import METHODS, fit_layer, fit_pca, fit_whitened
-from steering_core.vectors import Method
 from steersweep.errors import UserError
 from tests.support.direct_fits import direct_mean_difference, direct_pca, direct_whitened
 from tests.support.pairs import correlated_pairs, in_float64, paired
@@ -115,11 +114,11 @@ def test_callers_arrays_are_not_changed(fit: Fit) -> None:
     np.testing.assert_array_equal(stereotype, before[1])
 
 
-FITTED: list[Method] = [name for name, method in METHODS.items() if method.needs_states]
+FITTED: list[str] = [name for name, method in METHODS.items() if method.needs_states]
 
 
 @pytest.mark.parametrize("name", FITTED)
-def test_the_vector_of_a_fold_is_fitted_without_it(name: Method) -> None:
+def test_the_vector_of_a_fold_is_fitted_without_it(name: str) -> None:
     pairs, fit = correlated_pairs(num_folds=3), METHODS[name].fit
     assert fit is not None
     whole, by_fold = fit_layer(name, pairs, 3, "layer 1 of m/s/b")
@@ -136,7 +135,7 @@ def test_the_vector_of_a_fold_is_fitted_without_it(name: Method) -> None:
 
 
 @pytest.mark.parametrize("name", FITTED)
-def test_one_fold_is_no_fold_and_errors_name_layer_group_and_fold(name: Method) -> None:
+def test_one_fold_is_no_fold_and_errors_name_layer_group_and_fold(name: str) -> None:
     pairs = correlated_pairs(6)
     assert fit_layer(name, pairs, 1, "layer 1 of m/s/b")[1] == ()
     zero = paired(pairs.stereotype, pairs.stereotype, 3)

@@ -160,7 +160,7 @@ def test_mixed_interventions_cost_what_equal_ones_cost() -> None:
     vector = np.ones(model.layout.config.hidden_size, np.float32)
     equal = [Intervention(HookPoint(0, "resid_pre"), vector, 1.0)] * len(rows)
     mixed = [
-        Intervention(HookPoint(n % NUM_BLOCKS, SITES[n % 4]), vector * n, n, OPERATIONS[n % 4])
+        Intervention(HookPoint(n % NUM_BLOCKS, SITES[n % 4]), vector * n, n, [*OPERATIONS][n % 4])
         for n in range(len(rows))
     ]
     assert len({i.point for i in mixed}) > 2
