@@ -72,7 +72,11 @@ class StoredParts:
         self.checked |= self._checked(named)[0]
 
     def _check(self, task_ids: Mapping[str, str]) -> None:
-        new = {key: task_id for key, task_id in task_ids.items() if key not in self.checked}
+        new = {
+            key: task_id
+            for key, task_id in task_ids.items()
+            if key not in self.checked or self.checked[key].task_id != task_id
+        }
         if not new:
             return
         good, bad = self._checked(new)
