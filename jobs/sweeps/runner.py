@@ -15,8 +15,8 @@ What holds for any run:
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from cluster.backends.base import Backend
@@ -115,6 +115,9 @@ class _Session:
         self._driver_pools: dict[str, _DriverPool] = {}
         self._set_aside: list[Mapping[str, Any]] = []
         self._log: StoredLog | None = None
+        self._lease: Lease | None = None
+        self._is_open = False
+        """The record says that this session runs, and is this session's to write."""
 
     def without_tasks(self, *, was_done: bool) -> int:
         """Nothing is left to compute: show the report, or make it."""
@@ -123,9 +126,10 @@ class _Session:
         if self._workflow.is_read_only:
             self._report()
         elif not (was_done and self._workflow.is_settled and self._files.is_empty):
-            self._claim(self._opened.stack)
-            self._report(set_aside=())  # of this session, which is under way by its record
-            self._record.write("done")
+            with self._recorded():
+                self._claim(self._opened.stack)
+                self._report(set_aside=())  # of this session, which is under way by its record
+                self._end_record("done")
         elif not self._job.show(output):
             self._report()
         return 0
@@ -135,21 +139,22 @@ class _Session:
     ) -> int:
         """Run tasks, and all that follow from them, to their end."""
         opened, stack = self._opened, self._opened.stack
-        lease = self._claim(stack)
-        self._log = stack.enter_context(stored_log(self._storage))
-        replicas = Replicas(opened.storage_spec, executor.share(sweep.device))
-        pools: list[Pool] = []
-        for pool in self._workflow.pools(replicas):
-            if isinstance(pool, DriverPool):
-                self._driver_pools[pool.name] = _DriverPool(pool, self._storage)
-            else:
-                pools.append(pool)
-        scheduler = Scheduler(pools, num_replicas, executor.policy())
-        backend = executor.backend(opened.storage_spec, lease.token)
-        metrics = executor.metrics(self._storage.uri)
         try:
-            outcome = self._execute(backend, scheduler, metrics, lease, ready)
-            return self._end(outcome, lease, opened.signals)
+            with self._recorded():
+                lease = self._claim(stack)
+                self._log = stack.enter_context(stored_log(self._storage))
+                replicas = Replicas(opened.storage_spec, executor.share(sweep.device))
+                pools: list[Pool] = []
+                for pool in self._workflow.pools(replicas):
+                    if isinstance(pool, DriverPool):
+                        self._driver_pools[pool.name] = _DriverPool(pool, self._storage)
+                    else:
+                        pools.append(pool)
+                scheduler = Scheduler(pools, num_replicas, executor.policy())
+                backend = executor.backend(opened.storage_spec, lease.token)
+                metrics = executor.metrics(self._storage.uri)
+                outcome = self._execute(backend, scheduler, metrics, lease, ready)
+                return self._end(outcome, lease, opened.signals)
         finally:
             for line in self._workflow.last_lines():
                 say(line)
@@ -164,9 +169,10 @@ class _Session:
             UserError: the storage cannot be written to, or another driver holds it.
         """
         self._storage.check_writable()
-        lease = stack.enter_context(Lease.acquire(self._storage, LOCK_KEY))
+        lease = self._lease = stack.enter_context(Lease.acquire(self._storage, LOCK_KEY))
         before = {"rows_before": sum(of.done for of in self._progress.stages()[:1])}
         self._record.write("running", **{**before, **self._workflow.planned()})
+        self._is_open = True
         self._storage.clean_temporaries(_OLD_TEMPORARY_S)
         write_checked(self._storage, self._workflow.stored.checked)
         if (examples := self._workflow.examples()) is not None:
@@ -203,7 +209,8 @@ class _Session:
             self._storage.hasten()  # a user is waiting, also for what side work still stores
             return scheduler.outcome(interrupted=True)
         except (ClusterError, UserError) as error:
-            self._write_stopped(error)
+            # Before side work is waited for: whoever looks meanwhile should not see a running one.
+            self._write_ended("stopped", reason=str(error))
             raise
         finally:
             self._workflow.stop()
@@ -260,18 +267,18 @@ class _Session:
         if signals.number is not None:
             self._storage.hasten()
             with suppress(StorageUnavailableError):
-                self._record.write("interrupted", **self._facts(outcome.losses))
+                self._end_record("interrupted", **self._facts(outcome.losses))
             say(INTERRUPTED)
             return signals.exit_code
         if not lease.still_held():
-            # Its record is that other driver's to write.
+            self._is_open = False  # its record is that other driver's to write
             raise UserError(
                 f"another driver has taken over {self._storage.uri}; see `steersweep status`"
             )
         facts, lost = self._facts(outcome.losses), str(outcome.losses)
         if outcome.stop is not None:
             reason = outcome.stop.message
-            self._record.write("stopped", reason=reason, **facts)
+            self._end_record("stopped", reason=reason, **facts)
             if outcome.stop.user_must_act:
                 raise UserError(reason)
             if lost:
@@ -283,16 +290,12 @@ class _Session:
             self._set_aside.append(self._workflow.set_aside(entry.task, step, entry.reason))
         for line in self._progress.last_lines():
             say(line)
-        try:
-            self._report(self._set_aside)
-        except (ClusterError, UserError) as error:
-            self._write_stopped(error)
-            raise
+        self._report(self._set_aside)
         if lost:
             say(lost)
         # Last, as a run that is done is not reported again.
         ended = "failed tasks" if self._set_aside else "done"
-        self._record.write(ended, set_aside=self._set_aside, **facts)
+        self._end_record(ended, set_aside=self._set_aside, **facts)
         for entry_said in self._set_aside:
             warn(self._workflow.set_aside_line(entry_said))
         return 1 if self._set_aside else 0
@@ -309,9 +312,33 @@ class _Session:
             **losses.as_record(),
         }
 
-    def _write_stopped(self, error: Exception) -> None:
+    @contextmanager
+    def _recorded(self) -> Iterator[None]:
+        """Have the record say how the session ended, if a signal or an error ends it.
+
+        That may be anywhere after the output was claimed: while files are written, while a judge
+        is opened, in the report.
+        """
+        try:
+            yield
+        except KeyboardInterrupt:
+            self._storage.hasten()  # a user is waiting
+            self._write_ended("interrupted")
+            raise
+        except (ClusterError, UserError) as error:
+            self._write_ended("stopped", reason=str(error))
+            raise
+
+    def _write_ended(self, outcome: str, **more: Any) -> None:
+        """Write how the session ended, unless it is written or not this driver's to write."""
+        if not self._is_open or (self._lease is not None and self._lease.is_lost):
+            return
         with suppress(ClusterError):  # the error at hand says more
-            self._record.write("stopped", reason=str(error), **self._facts(Losses()))
+            self._end_record(outcome, **more, **self._facts(Losses()))
+
+    def _end_record(self, outcome: str, **more: Any) -> None:
+        self._record.write(outcome, **more)
+        self._is_open = False
 
 
 class _DriverPool:
