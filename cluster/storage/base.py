@@ -8,6 +8,7 @@ import enum
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -72,13 +73,7 @@ class StorageSpec:
 
     def open(self) -> "Storage":
         """Return the storage. Touches neither disk nor network."""
-        if self.is_s3:
-            from cluster.storage.s3 import S3Storage  # boto3 is slow to load
-
-            return S3Storage(self)
-        from cluster.storage.local import LocalStorage
-
-        return LocalStorage(self)
+        return _SCHEMES[_scheme_of(self.uri)].open(self)
 
 
 class Storage(ABC):
@@ -193,6 +188,18 @@ class Storage(ABC):
         """Delete temporary objects that killed processes left; return how many."""
 
 
+def _open_local(spec: StorageSpec) -> Storage:
+    from cluster.storage.local import LocalStorage
+
+    return LocalStorage(spec)
+
+
+def _open_s3(spec: StorageSpec) -> Storage:
+    from cluster.storage.s3 import S3Storage  # boto3 is slow to load
+
+    return S3Storage(spec)
+
+
 def check_endpoint_url(url: str) -> None:
     """Raise `UserError` unless `url` is http(s)://host[:port] without credentials."""
     parts = urlsplit(url)
@@ -207,28 +214,37 @@ def check_endpoint_url(url: str) -> None:
 
 
 def _normalise(uri: str) -> str:
+    scheme = _scheme_of(uri)
+    if scheme not in _SCHEMES:
+        raise UserError(
+            f"unsupported storage {scheme}:// (output {uri!r}); use a path, file:// or "
+            "s3://bucket/prefix"
+        )
+    return _SCHEMES[scheme].normalise(uri)
+
+
+def _scheme_of(uri: str) -> str:
+    """The scheme in lower case; that of a plain path is ``file``."""
     scheme = _SCHEME.match(uri)
-    if scheme is None:
+    return "file" if scheme is None else scheme[1].lower()
+
+
+def _normalise_file(uri: str) -> str:
+    if _SCHEME.match(uri) is None:
         if not uri or "\0" in uri:
             raise UserError(f"the output must be a folder or an s3:// URI, got {uri!r}")
         try:
             return str(Path(uri).expanduser().absolute())
         except RuntimeError as error:
             raise UserError(f"the home folder in the output {uri!r} does not exist") from error
-    if scheme[1].lower() == "file":
-        parts = urlsplit(uri)
-        if parts.netloc not in ("", "localhost") or not parts.path:
-            raise UserError(f"a file URI must be file:///absolute/path, got {uri!r}")
-        return str(Path(unquote(parts.path)))
-    if scheme[1].lower() == "s3":
-        return _normalise_s3(uri[scheme.end() :])
-    raise UserError(
-        f"unsupported storage {scheme[1]}:// (output {uri!r}); use a path, file:// or s3://bucket/prefix"
-    )
+    parts = urlsplit(uri)
+    if parts.netloc not in ("", "localhost") or not parts.path:
+        raise UserError(f"a file URI must be file:///absolute/path, got {uri!r}")
+    return str(Path(unquote(parts.path)))
 
 
-def _normalise_s3(rest: str) -> str:
-    bucket, _, prefix = rest.partition("/")
+def _normalise_s3(uri: str) -> str:
+    bucket, _, prefix = uri.partition("://")[2].partition("/")
     segments = prefix.strip("/").split("/") if prefix.strip("/") else []
     if not _BUCKET.fullmatch(bucket):
         shown = "one with '@' or ':'" if re.search("[@:]", bucket) else repr(bucket)
@@ -236,3 +252,35 @@ def _normalise_s3(rest: str) -> str:
     if any(s in ("", ".", "..") for s in segments) or re.search(r"[\x00-\x1f\x7f\\]", prefix):
         raise UserError(f"an S3 prefix must not have empty, '.' or '..' segments, got {prefix!r}")
     return "/".join(["s3:/", bucket, *segments])
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """The storages whose URI begins in one way.
+
+    Attributes:
+        normalise: the one way to write a URI, the same in every process of a node; ``UserError``
+            if it cannot be meant.
+        open: the storage of a spec. It imports its client, so that others need not load it.
+    """
+
+    normalise: Callable[[str], str]
+    open: Callable[[StorageSpec], Storage]
+
+
+_SCHEMES: dict[str, Scheme] = {
+    "file": Scheme(_normalise_file, _open_local),
+    "s3": Scheme(_normalise_s3, _open_s3),
+}
+"""By the part of a URI before ``://``, in lower case. A storage is one entry."""
+
+
+@contextmanager
+def registered(name: str, scheme: Scheme) -> Iterator[None]:
+    """Know one more scheme for as long as the context lasts, in this process: for tests."""
+    assert name not in _SCHEMES, f"{name} is a scheme already"
+    _SCHEMES[name] = scheme
+    try:
+        yield
+    finally:
+        del _SCHEMES[name]

@@ -115,7 +115,7 @@ def _draw(storage: Storage, inventory: Inventory, summary: Summary) -> None:
     import pandas as pd
 
     from jobs.figures.write import FIGURES, write_figures
-    from jobs.stereoset.figures.make import NAMES, planned_figures, what_is_drawn
+    from jobs.stereoset.figures.make import figure_names, planned_figures, what_is_drawn
     from jobs.stereoset.frames import vectors_frame
 
     cells = summary.shown_cells.to_pandas()
@@ -133,7 +133,7 @@ def _draw(storage: Storage, inventory: Inventory, summary: Summary) -> None:
         steered_with=VECTORS[summary.shown_vectors],
         in_sample=in_sample if summary.held_out.num_rows else None,
     )
-    write_figures(storage, figures, NAMES)
+    write_figures(storage, figures, figure_names())
     say(f"figures: {storage.uri_of(FIGURES)} ({what_is_drawn(figures, cells)})")
 
 

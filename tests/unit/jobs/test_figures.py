@@ -23,7 +23,7 @@ from cluster.storage import StorageSpec
 from jobs.figures.selection import spread
 from jobs.figures.style import styled
 from jobs.figures.write import write_figures
-from jobs.stereoset.figures.make import NAMES, make_figures, planned_figures, what_is_drawn
+from jobs.stereoset.figures.make import figure_names, make_figures, planned_figures, what_is_drawn
 from jobs.stereoset.figures.pooling import over_bias_types, over_bias_types_and_layers
 from jobs.stereoset.figures.selection import MOST_BY_COEFF
 from jobs.stereoset.geometry import GEOMETRY_SCHEMA
@@ -271,7 +271,7 @@ def test_in_sample_vectors_are_drawn_beside_held_out_ones_which_captions_name() 
         CELLS, POOLED, NO_VECTORS, steered_with="held-out vectors", in_sample=in_sample
     )
     name = "held-out-base-inter-coeff=20"
-    assert NAMES.fullmatch(name)
+    assert figure_names().fullmatch(name)
     with styled():
         drawn = planned[name]()
         others = [draw() for key, draw in planned.items() if not key.startswith("held-out")]
@@ -307,7 +307,7 @@ def test_a_name_stays_text(name: str, tmp_path: Path) -> None:
     planned = planned_figures(cells, pooled_frame(cells), vectors)
     planned = {key: draw for key, draw in planned.items() if name in key}
     assert {key.removesuffix(name) for key in planned} >= {"vectors-layers-"}
-    write_figures(StorageSpec(str(tmp_path / "out")).open(), planned, NAMES)
+    write_figures(StorageSpec(str(tmp_path / "out")).open(), planned, figure_names())
     assert {path.parent for path in tmp_path.rglob("*.*")} == {tmp_path / "out" / "figures"}
 
 
@@ -355,14 +355,14 @@ def test_figures_are_written_and_what_is_no_longer_made_goes(
         storage.replace(key, b"old")
     planned = planned_figures(CELLS, POOLED, NO_VECTORS)
     figures = {"bars-inter-coeff=20": planned["bars-inter-coeff=20"]}
-    write_figures(storage, figures, NAMES)
+    write_figures(storage, figures, figure_names())
     made = {entry.key: storage.read(entry.key) for entry in storage.list("figures/")}
     assert list(made) == [
         "figures/bars-inter-coeff=20.pdf", "figures/bars-inter-coeff=20.png", "figures/mine.png",
     ]  # fmt: skip
     assert made["figures/bars-inter-coeff=20.png"].startswith(b"\x89PNG")
     assert made["figures/bars-inter-coeff=20.pdf"].startswith(b"%PDF")
-    write_figures(storage, figures, NAMES)
+    write_figures(storage, figures, figure_names())
     assert {entry.key: storage.read(entry.key) for entry in storage.list("figures/")} == made
 
 
