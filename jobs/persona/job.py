@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from jobs.persona import report, verify
+from jobs.persona import report, status, verify
 from jobs.persona.earlier import ids_of, refuse_other_sweep, refuse_unfinished, rows_per_task_of
 from jobs.persona.forecast import plan
 from jobs.persona.index import INDEX_KEY
@@ -66,7 +66,7 @@ class PersonaJob(Job[PersonaSpec, PersonaSweep, PersonaOutput]):
 
     def status(self, output: PersonaOutput, driver: DriverState) -> Mapping[str, Any]:
         """See ``Job``."""
-        return report.status(output, driver)
+        return status.status(output, driver)
 
     def verify(self, output: PersonaOutput, num_rows: int, seed: int) -> Mapping[str, Any]:
         """See ``Job``."""

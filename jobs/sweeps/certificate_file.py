@@ -31,11 +31,13 @@ class Checked:
         item: ``row``, ``answer``.
         unit: of the largest difference: ``nats``.
         choice: what may come out otherwise: ``changed choice``.
+        why_not: why nothing was checked, if nothing was.
     """
 
     item: str = "row"
     unit: str = " nats"
     choice: str = "changed choice"
+    why_not: str = "certificate.rows_per_task is 0"
 
 
 def write_certificate(
@@ -123,7 +125,7 @@ def _worst_row(worst: Worst) -> dict[str, Any]:
 
 def _tell(overall: Mapping[str, Any], where: str, words: Checked) -> None:
     if overall["verdict"] == "not checked":
-        say("certificate: not checked, since certificate.rows_per_task is 0")
+        say(f"certificate: not checked, since {words.why_not}")
         return
     line = (
         f"certificate: {overall['verdict']} ({count(overall['num_rows_checked'], words.item)} "

@@ -29,6 +29,7 @@ from cluster.threads import thread_pool
 from jobs.spec import JobSpec
 from jobs.sweeps.parts import StoredParts
 from jobs.sweeps.same_sweep import changes_of, removals_of
+from jobs.sweeps.status import set_aside_line
 from jobs.sweeps.steps import Stage, Step
 
 if TYPE_CHECKING:
@@ -241,7 +242,7 @@ class Workflow(ABC):
 
     def set_aside_line(self, entry: Mapping[str, Any]) -> str:
         """An entry of ``set_aside`` in words."""
-        return f"set aside: {entry['group']} ({entry['table']}): {entry['reason']}"
+        return set_aside_line(entry)
 
     def replica_warnings(self, facts: Mapping[str, str]) -> Sequence[str]:  # noqa: ARG002
         """What the user should know of a replica that is ready."""

@@ -24,7 +24,9 @@ def progress_of(
     if is_running:
         took_s = (datetime.now(UTC) - datetime.fromisoformat(session["started"])).total_seconds()
         rate_per_s = max(0.0, done - session.get("rows_before", 0)) / max(1.0, took_s)
-        left_s = (total - done) / rate_per_s if rate_per_s > 0 else None
+        # Nothing is known of work that is counted otherwise, such as judging what is written.
+        is_known = rate_per_s > 0 and done < total
+        left_s = (total - done) / rate_per_s if is_known else None
     return {
         "rows_done": done,
         "rows_total": total,
@@ -40,8 +42,9 @@ def progress_line(content: Mapping[str, Any], item: str, *, is_running: bool) ->
     if is_running:
         if not per_s:
             return f"{line}, no task of this session is finished yet"
-        left = "" if content["seconds_left"] is None else duration(content["seconds_left"])
-        return f"{line}, {rate(per_s, item)}, about {left} left"
+        line = f"{line}, {rate(per_s, item)}"
+        left_s = content["seconds_left"]
+        return line if left_s is None else f"{line}, about {duration(left_s)} left"
     return f"{line}, {rate(per_s, item)} in the last session" if per_s else line
 
 
@@ -101,3 +104,8 @@ def done_by_stage(steps: Steps) -> dict[Stage, tuple[int, int]]:
         done, known = found.get(stage, (0, 0))
         found[stage] = done + count.done, known + count.known
     return found
+
+
+def set_aside_line(entry: Mapping[str, Any]) -> str:
+    """An entry of a session's ``set_aside`` in words."""
+    return f"set aside: {entry['group']} ({entry['table']}): {entry['reason']}"
