@@ -272,7 +272,8 @@ def plan(
     Runs nothing, writes nothing to the output, downloads no weights and starts no Ray. If the
     output holds part of the sweep, the rest is planned. The time is measured with a few batches if
     the weights are on this machine, or computed from the stated FLOP/s of a `--device`. Of a
-    persona sweep, answers, tokens and judge queries are counted, without a time.
+    persona sweep, generation is only measured, and the time is an upper bound: it assumes that
+    every answer reaches `max_new_tokens`.
 
     Exit code 2: you must change something; `run` would refuse the sweep for the same reason.
 
@@ -361,8 +362,9 @@ def report(
         str | None,
         typer.Option(
             metavar="COLUMNS",
-            help="Print a row for each value of these columns: `bias_type`, `layer` or "
-            "`layer,bias_type` (default: pooled over both)",
+            help="Print a row for each value of these columns. stereoset: `bias_type`, `layer` or "
+            "`layer,bias_type` (default: pooled over both); persona: some of `model`, `trait`, "
+            "`layer`, `positions`, `coeff` (default: all of them)",
         ),
     ] = None,
     compare: Annotated[

@@ -133,6 +133,11 @@ def generate(
     return [answers[number] for number in range(len(rows))]
 
 
+def prompt_tokens_at_once(device_type: str) -> int:
+    """Positions of prompts that go through the blocks together; a longer prompt goes alone."""
+    return _PROMPT_TOKENS_AT_ONCE.get(device_type, _PROMPT_TOKENS_ON_ACCELERATOR)
+
+
 def num_new_tokens(row: GenerationRow, sampling: Sampling) -> int:
     """The most tokens of a row's answer."""
     return sampling.max_new_tokens if row.max_new_tokens is None else row.max_new_tokens
@@ -228,7 +233,7 @@ class _Slots:
         width = int(model.layout.config.hidden_size)
         self._steering = SlotSteering(points, len(self._in_slot), width, model.device)
         self._now: Mapping[HookPoint, Change] = {}
-        self._at_once = _PROMPT_TOKENS_AT_ONCE.get(model.device.type, _PROMPT_TOKENS_ON_ACCELERATOR)
+        self._at_once = prompt_tokens_at_once(model.device.type)
         self._columns_R = np.zeros(len(self._in_slot), np.int64)
         self._prefix_in: list[tuple[int, ...] | None] = [None] * len(self._in_slot)
         self._unseen: deque[tuple[Sequence[_Answer | None], Callable[[], np.ndarray]]] = deque()

@@ -89,6 +89,36 @@ def peak_memory(
     return Memory(weights, streams, scratch)
 
 
+def generation_memory(
+    skeleton: Skeleton,
+    dtype: str,
+    *,
+    num_slots: int,
+    num_columns: int,
+    num_prompt_tokens: int,
+) -> Memory:
+    """What a replica holds while it writes answers in slots.
+
+    ``streams_bytes`` are the keys and values of all slots, 2 e N R C K W. ``scratch_bytes`` are
+    the largest of: the MLP over the prompts that begin together, the keys and values of one block
+    copied for each query head, and float32 logits of a step with their probabilities.
+
+    Args:
+        num_slots: R, answers that are written at the same time.
+        num_columns: C, tokens of the longest prompt and answer together.
+        num_prompt_tokens: of the prompts that begin together.
+    """
+    s, size = skeleton, _bytes_of(dtype)
+    cells = num_slots * num_columns * s.head_width
+    cache = 2 * size * s.num_blocks * cells * s.num_kv_heads
+    scratch = max(
+        size * num_prompt_tokens * (2 * s.width + 3 * s.widest),
+        2 * size * cells * s.num_heads,
+        (size + 8) * num_slots * s.vocab_size,
+    )
+    return Memory(weights_bytes(s, dtype), cache, scratch)
+
+
 def _streams(s: Skeleton, batch: BatchShape, size: int, num_kept: int, reuses_prefix: bool) -> int:
     positions = batch.num_tokens
     kept = size * positions * s.width * (num_kept + 2)

@@ -120,11 +120,12 @@ def plan(
     """The plan of a sweep as plain data, as ``steersweep plan --json`` prints it; runs nothing.
 
     The plan is printed, too. Of ``job: stereoset``: rows, time and memory; of ``job: persona``:
-    answers, tokens and queries of the judge, without time.
+    answers, tokens, queries of the judge, memory, and the longest time that it can take.
 
     Args:
         spec, overrides, output: as for ``run``.
         device: an accelerator to estimate the time for, such as ``h100``; None: this machine.
+            Not for ``job: persona``, whose times are only measured.
         replicas: how many; None: what the file says.
         seconds: for measuring each model on this machine; 0 measures nothing.
 
@@ -158,6 +159,8 @@ def report(
     uri: str | PathLike[str], endpoint_url: str | None = None, *, figures: bool = True
 ) -> StereoSetResults | PersonaResults:
     """The results of a run after its tables, figures and report.html are made again.
+
+    To compare runs of either job, use ``steersweep report URI --compare URI``.
 
     Args:
         uri, endpoint_url: as for ``load``.

@@ -16,11 +16,14 @@ from jobs.persona.plan import Asked, answer_tasks, contrast_rows, rows_per_task,
 from jobs.persona.resolve import IDS_VERSION, PersonaModel, PersonaSweep
 from jobs.persona.spec import PersonaSpec
 from jobs.persona.tables import Phase
+from jobs.persona.times import NO_TIMES, LeftTask, Times, times_of
 from jobs.sweeps.estimate import PLAN_VERSION, Estimate, PlanOptions
+from jobs.sweeps.here import check_gpus_are_here
 from jobs.sweeps.same_sweep import check_same_sweep
 from jobs.words import count
 from steering_core.models import load_tokenizer
 from steering_core.vectors import from_safetensors
+from steersweep.errors import UserError
 
 if TYPE_CHECKING:
     from jobs.persona.job import PersonaJob
@@ -54,33 +57,47 @@ class PhaseForecast:
 
 @dataclass(frozen=True)
 class PersonaForecast(Estimate):
-    """Everything that ``steersweep plan`` tells of a persona sweep."""
+    """Everything that ``steersweep plan`` tells of a persona sweep.
+
+    Attributes:
+        times: None if nothing is left, or for outputs of earlier versions.
+    """
 
     sweep: PersonaSweep
     phases: Sequence[PhaseForecast]
+    times: Times | None = None
 
     def show(self) -> None:
         """See ``Estimate``."""
-        _show(self.sweep, self.phases)
+        _show(self)
 
     def as_json(self) -> dict[str, Any]:
         """See ``Estimate``."""
+        times = self.times
         return {
             "plan_version": PLAN_VERSION,
+            "output": self.sweep.spec.output,
+            "device": self.sweep.device,
             "phases": [asdict(phase) for phase in self.phases],
+            **(NO_TIMES if times is None else times.as_json()),
         }
 
 
 def plan(
     job: PersonaJob,
     spec: PersonaSpec,
-    options: PlanOptions,  # noqa: ARG001
+    options: PlanOptions,
 ) -> PersonaForecast:
     """What the sweep has left to do.
 
     Raises:
         UserError: what ``steersweep run`` would refuse, too.
     """
+    if options.device is not None or options.share is not None:
+        raise UserError(
+            "--device and --share estimate from stated rates, but generation times are only "
+            "measured; leave them out, and plan on a machine like those of the run"
+        )
     storage = StorageSpec(spec.output, spec.storage.endpoint_url, spec.storage.region).open()
     storage.check_reachable()
     output = PersonaOutput.read(storage)
@@ -88,10 +105,17 @@ def plan(
     check_same_sweep(job, sweep, output)
     if sweep.ids < IDS_VERSION:
         return PersonaForecast(sweep, list(_finished(output.index)))
-    return PersonaForecast(sweep, list(_forecasts(output, sweep)))
+    check_gpus_are_here(spec.compute)
+    left: list[LeftTask] = []
+    phases = list(_forecasts(output, sweep, left))
+    times = times_of(output, sweep, left, options) if left else None
+    return PersonaForecast(sweep, phases, times)
 
 
-def _forecasts(output: PersonaOutput, sweep: PersonaSweep) -> Iterator[PhaseForecast]:
+def _forecasts(
+    output: PersonaOutput, sweep: PersonaSweep, into: list[LeftTask]
+) -> Iterator[PhaseForecast]:
+    """The phases; tasks that are left are added to ``into``."""
     parts = output.index
     for model in sweep.models.values():
         tokenizer = load_tokenizer(model.source)
@@ -101,7 +125,9 @@ def _forecasts(output: PersonaOutput, sweep: PersonaSweep) -> Iterator[PhaseFore
             for phase, rows in _rows(sweep, model, trait):
                 tasks = _tasks(output.storage, sweep, parts, Group(model.name, trait), phase, rows)
                 done = output.parts.done(tasks)
-                left = [row for task in tasks if task.id not in done for row in task.payload.rows]
+                tasks_left = [task for task in tasks if task.id not in done]
+                into += [LeftTask(model.name, trait, phase, of.payload.rows) for of in tasks_left]
+                left = [row for task in tasks_left for row in task.payload.rows]
                 questions = [fill(prompt, row.question, "") for row in left for prompt in prompts]
                 judged = {text: len(tokenizer(text)["input_ids"]) for text in set(questions)}
                 new_tokens = len(left) * generation.max_new_tokens
@@ -150,25 +176,23 @@ def _tasks(
     return answer_tasks(sweep, sweep.models[group.model], group.trait, phase, rows, vectors)
 
 
-def headline(spec: PersonaSpec, phases: Sequence[PhaseForecast]) -> str:
-    """Answers that are left, their tokens and the judge's queries, in one line."""
+def headline(plan: PersonaForecast) -> str:
+    """What is left: ``480 answers, at most about 12 min on 1 replica (cpu), ...``."""
+    spec, phases = plan.sweep.spec, plan.phases
     total, left = (
         sum(getattr(phase, name) for phase in phases) for name in ("num_answers", "num_left")
     )
     if not left:
         return f"Nothing is left to run: {spec.output} has all {count(total, 'answer')}."
     answers = count(total, "answer") if left == total else f"{left:,} of {total:,} answers left"
-    new_tokens = sum(phase.most_new_tokens for phase in phases)
+    times = "" if plan.times is None else f", {plan.times.headline(plan.sweep.device)}"
     queries = sum(phase.num_queries for phase in phases)
-    return (
-        f"{answers}, at most {count(new_tokens, 'new token')}, "
-        f"{count(queries, 'judge query', 'judge queries')}"
-    )
+    return f"{answers}{times}; {count(queries, 'judge query', 'judge queries')}"
 
 
-def _show(sweep: PersonaSweep, phases: Sequence[PhaseForecast]) -> None:
-    spec = sweep.spec
-    say(headline(spec, phases), at=Verbosity.QUIET)
+def _show(plan: PersonaForecast) -> None:
+    sweep, phases, spec = plan.sweep, plan.phases, plan.sweep.spec
+    say(headline(plan), at=Verbosity.QUIET)
     groups: dict[str, list[list[str]]] = {}
     for phase in phases:
         groups.setdefault(f"\n{phase.model}, {phase.trait}", []).append(
@@ -187,8 +211,10 @@ def _show(sweep: PersonaSweep, phases: Sequence[PhaseForecast]) -> None:
     if any(phase.num_left for phase in phases):
         num_tasks = sum(phase.num_tasks for phase in phases)
         num_slots = spec.generation.num_slots(sweep.device)
+        new_tokens = sum(phase.most_new_tokens for phase in phases)
         say(
-            f"{count(num_tasks, 'task')} of at most {count(rows_per_task(sweep), 'answer')} "
+            f"At most {count(new_tokens, 'new token')}, in {count(num_tasks, 'task')} of at most "
+            f"{count(rows_per_task(sweep), 'answer')} "
             f"(compute.examples_per_task); a replica generates {num_slots:,} at a time "
             "(generation.rows_at_once)."
         )
@@ -197,4 +223,5 @@ def _show(sweep: PersonaSweep, phases: Sequence[PhaseForecast]) -> None:
             f"The judge is {spec.judge.kind}{cost}; it reads at most {tokens:,} tokens, counted by "
             "the steered model's tokenizer. Stored verdicts are not requested again."
         )
-        say("There is no time estimate: answers of this job have no fixed length.")
+        for line in () if plan.times is None else plan.times.lines():
+            say(line)

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 
+from cluster.storage import Storage
 from jobs.console import link, print_tables, say, warn
 from jobs.examples_file import read_examples, write_examples
+from jobs.persona.comparison import KEYS, Comparison, compare, print_comparisons
 from jobs.persona.examples import examples_of_answers
 from jobs.persona.output import PersonaOutput
 from jobs.persona.status import not_there
 from jobs.persona.stored import judged_answers
-from jobs.persona.summary import PersonaSummary, summarise
+from jobs.persona.summary import PersonaSummary, pooled, summarise
 from jobs.sweeps.certificate_file import write_certificate
-from jobs.sweeps.report import ReportOptions, write_table
+from jobs.sweeps.report import ReportOptions, parse_by, write_table
 from jobs.words import coefficient
 
 _GROUP = ("model", "trait")
@@ -31,11 +33,13 @@ def report(output: PersonaOutput, options: ReportOptions) -> dict[str, Any]:
     """Write ``summary/``, ``figures/``, ``certificate.json`` and ``report.html``; print the scores.
 
     Returns:
-        The printed result as plain data, unrounded: the rows of ``summary/steered``.
+        The printed result as plain data, unrounded: the rows of ``summary/steered``, or those of
+        ``pooled`` if ``by`` is given.
 
     Raises:
-        UserError: damaged parts.
+        UserError: damaged parts, nothing to compare with, or ``by`` names no column.
     """
+    by = None if options.by is None else parse_by(options.by, KEYS)
     storage, parts = output.storage, output.index
     for group, pairs in parts.pairs.items():
         say(pairs.line(str(group)))
@@ -48,16 +52,36 @@ def report(output: PersonaOutput, options: ReportOptions) -> dict[str, Any]:
         write_table(storage, name, table, only_with_rows=True)
     if read_examples(storage) is None:  # of an output that an earlier version made
         write_examples(storage, examples_of_answers(judged_answers(storage, parts)))
-    if len(summary.steered):
-        print_result(summary.steered)
+    comparisons = [compare(output, summary, other) for other in options.others]
+    _write_comparisons(storage, comparisons)
+    shown = summary.steered
+    if by is not None:
+        shown = pooled(summary.answers, parts, [name for name in KEYS if name in by])
+        print_pooled(shown)
+    elif len(shown):
+        print_result(shown)
+    print_comparisons(comparisons)
     certificate = write_certificate(storage, output.footers(), output.certified)
     say(f"tables:  {storage.uri_of('summary')}")
-    _draw(output, summary, missing, figures=options.figures)
-    result = json.loads(summary.steered.to_json(orient="records", double_precision=15))
+    page = {"certificate": certificate["overall"], "comparisons": comparisons, "missing": missing}
+    _draw(output, summary, page, figures=options.figures)
+    result = json.loads(shown.to_json(orient="records", double_precision=15))
     return {"certificate": certificate["overall"], "result": result}
 
 
-def _draw(output: PersonaOutput, summary: PersonaSummary, missing: str, *, figures: bool) -> None:
+def _write_comparisons(storage: Storage, comparisons: Sequence[Comparison]) -> None:
+    for name, frames in (
+        ("compared", [of.rows for of in comparisons]),
+        ("differences", [of.differences for of in comparisons]),
+    ):
+        frame = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+        table = pa.Table.from_pandas(frame, preserve_index=False)
+        write_table(storage, name, table, only_with_rows=True)
+
+
+def _draw(
+    output: PersonaOutput, summary: PersonaSummary, page: Mapping[str, Any], *, figures: bool
+) -> None:
     # matplotlib takes a second to load, and only this needs it.
     from jobs.figures.write import FIGURES, write_figures
     from jobs.page.page import PAGE_KEY
@@ -69,8 +93,29 @@ def _draw(output: PersonaOutput, summary: PersonaSummary, missing: str, *, figur
         drawn = planned_figures(summary)
         write_figures(storage, drawn, NAMES)
         say(f"figures: {storage.uri_of(FIGURES)} ({len(drawn)} as PNG and PDF)")
-    write_page(storage, summary, output.record or {}, missing)
+    write_page(storage, summary, output.record or {}, **page)
     say(f"page:    {link(storage.uri_of(PAGE_KEY))}")
+
+
+def print_pooled(rows: pd.DataFrame) -> None:
+    """Print one row per combination of the columns that ``--by`` names."""
+    if rows.empty:
+        say("No result yet: no steered answer is judged.")
+        return
+    by = [name for name in KEYS if name in rows]
+    shown = [
+        [
+            *(coefficient(row[name]) if name == "coeff" else str(row[name]) for name in by),
+            _estimate(row, "trait_score"),
+            _estimate(row, "coherence"),
+            f"{row['num_answers']:,}",
+        ]
+        for row in rows.to_dict("records")
+    ]
+    say("\nScores of steered answers, pooled over all that has no column here\n")
+    columns = (*by, "trait (95 % interval)", "coherence (95 % interval)", "answers")
+    print_tables(columns, [("", shown)])
+    say(f"\n{_FOOTNOTE}\n")
 
 
 def print_result(steered: pd.DataFrame) -> None:

@@ -21,7 +21,7 @@ from steering_core.stats.clusters import Cluster, means, side_by_side
 from steering_core.stats.flips import signs, simultaneous
 from steering_core.vectors import from_safetensors
 
-_CELL = ["model", "trait", "layer", "coeff", "positions"]
+CELL = ["model", "trait", "layer", "coeff", "positions"]
 SCORES = ("trait_score", "coherence")
 _OUTCOMES = ("scored", "refused", "unparsable", "failed")
 _QUANTILES = {"low": 0.05, "lower": 0.25, "median": 0.5, "upper": 0.75, "high": 0.95}
@@ -144,14 +144,14 @@ def _contrast(answers: pd.DataFrame, parts: Parts) -> Iterator[dict[str, object]
 
 def _steered(answers: pd.DataFrame) -> pd.DataFrame:
     rows = []
-    for key, of_cell in answers.groupby(_CELL):
+    for key, of_cell in answers.groupby(CELL):
         means_of_cell: dict[str, float] = {}
         for name in SCORES:
             low, high = _interval(of_cell, name)
             means_of_cell |= {name: of_cell[name].mean(), f"{name}_low": low, f"{name}_high": high}
         rows.append(
             {
-                **dict(zip(_CELL, key, strict=True)),
+                **dict(zip(CELL, key, strict=True)),
                 "layer": int(of_cell["layer"].iloc[0]),
                 "apply": of_cell["apply"].iloc[0],
                 **means_of_cell,
@@ -161,7 +161,7 @@ def _steered(answers: pd.DataFrame) -> pd.DataFrame:
     if not rows:
         return pd.DataFrame()
     changes = [_changes(of_group) for _, of_group in answers.groupby(["model", "trait"])]
-    return pd.DataFrame(rows).merge(pd.concat(changes), on=_CELL, how="left")
+    return pd.DataFrame(rows).merge(pd.concat(changes), on=CELL, how="left")
 
 
 def _changes(answers: pd.DataFrame) -> pd.DataFrame:
@@ -178,7 +178,7 @@ def _changes(answers: pd.DataFrame) -> pd.DataFrame:
     before = answers.loc[answers["coeff"] == 0, [*pair, *SCORES]]
     steered = answers[answers["coeff"] != 0].merge(before, on=pair, suffixes=("", "_before"))
     columns = [f"{name}_change{end}" for name in SCORES for end in ("", "_low", "_high", "_p")]
-    cells = list(steered.groupby(_CELL))
+    cells = list(steered.groupby(CELL))
     estimates = []
     for _, rows in cells:
         questions, question_of_row = np.unique(rows["question_index"], return_inverse=True)
@@ -186,19 +186,44 @@ def _changes(answers: pd.DataFrame) -> pd.DataFrame:
         clusters = [Cluster("questions", str(question)) for question in questions]
         estimates.append(means(differences, question_of_row, clusters))
     if not estimates:
-        return pd.DataFrame(columns=[*_CELL, *columns])
+        return pd.DataFrame(columns=[*CELL, *columns])
     family = side_by_side(estimates)
     found = simultaneous(family, signs(len(family.clusters)))
     numbers = np.stack([family.value, found.low, found.high, found.p], axis=-1)
     frame = pd.DataFrame(numbers.reshape(len(cells), -1), columns=columns)
-    keys = pd.DataFrame([key for key, _ in cells], columns=_CELL)
+    keys = pd.DataFrame([key for key, _ in cells], columns=CELL)
     return pd.concat([keys, frame], axis=1)
 
 
+def pooled(answers: pd.DataFrame, parts: Parts, by: Sequence[str]) -> pd.DataFrame:
+    """Mean scores with 95 % intervals, a row for each combination of some columns of a cell.
+
+    What is pooled over are answers, each with the same weight and each once: those at coefficient 0
+    count at each layer and positions only if these columns are separated.
+
+    Args:
+        answers: as ``PersonaSummary.answers``.
+        by: of model, trait, layer, positions and coeff.
+    """
+    steered = answers[answers["phase"] == "steered"]
+    if steered.empty:
+        return pd.DataFrame()
+    rows = at_each_cell(steered, parts).drop_duplicates(["model", "trait", "row_id", *by])
+    found = []
+    for key, of_key in rows.groupby(list(by)) if by else [((), rows)]:
+        scores: dict[str, float] = {}
+        for name in SCORES:
+            low, high = _interval(of_key, name)
+            scores |= {name: of_key[name].mean(), f"{name}_low": low, f"{name}_high": high}
+        found.append({**dict(zip(by, key, strict=True)), **scores, "num_answers": len(of_key)})
+    return pd.DataFrame(found)
+
+
 def _interval(rows: pd.DataFrame, name: str) -> tuple[float, float]:
-    """95 % interval of the mean; the answers to one question are a cluster."""
+    """95 % interval of the mean; the answers to one question of a trait are a cluster."""
     scored = rows[rows[name].notna()]
-    questions, question_of_row = np.unique(scored["question_index"], return_inverse=True)
+    asked = scored["trait"] + "/" + scored["question_index"].astype(str)
+    questions, question_of_row = np.unique(asked.to_numpy(str), return_inverse=True)
     clusters = [Cluster("questions", str(question)) for question in questions]
     (low,), (high,) = means(scored[[name]].to_numpy(float), question_of_row, clusters).interval()
     # Scores lie between 0 and 100, and so do their means.

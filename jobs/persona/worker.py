@@ -19,7 +19,7 @@ from jobs.persona.plan import (
 )
 from jobs.persona.spec import POOLINGS, GenerationSpec
 from jobs.persona.tables import ANSWERS_SCHEMA, PROJECTIONS_SCHEMA, SUMS_SCHEMA
-from jobs.spec import CertificateSpec
+from jobs.spec import CertificateSpec, ComputeSpec
 from jobs.sweeps.parts import PartRef
 from jobs.sweeps.worker import ModelWorker
 from steering_core.generation import Generated, GenerationRow, generate
@@ -37,6 +37,16 @@ _TOKENS_PER_BATCH = {"cpu": 2048}
 _TOKENS_ON_ACCELERATOR = 16_384
 
 Payload = AnswersPayload | SumsPayload | ProjectionsPayload
+
+
+def states_batch_tokens(compute: ComputeSpec, device_type: str) -> int:
+    """Positions of a forward that reads states, as the spec says."""
+    given = compute.tokens_per_batch
+    return _auto_tokens(device_type) if given == "auto" else given
+
+
+def _auto_tokens(device_type: str) -> int:
+    return _TOKENS_PER_BATCH.get(device_type, _TOKENS_ON_ACCELERATOR)
 
 
 def generation_row(asked: Asked, vectors: SteeringVectors | None) -> GenerationRow:
@@ -111,8 +121,7 @@ class PersonaWorker(ModelWorker):
         self._certifier = AnswerCertifier(
             self.model, self._sampling, self._certificate_spec, self.source.path
         )
-        kind = self.model.device.type
-        self._tokens = self._tokens or _TOKENS_PER_BATCH.get(kind, _TOKENS_ON_ACCELERATOR)
+        self._tokens = self._tokens or _auto_tokens(self.model.device.type)
         return {"answers": "in slots" if problem is None else f"one at a time ({why})"}
 
     def run(self, payload: Payload) -> Mapping[str, pa.Table]:

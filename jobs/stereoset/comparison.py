@@ -21,12 +21,12 @@ from jobs.stereoset.labels import CHANGES, LABELS
 from jobs.stereoset.summary import Summary, stacks_of, summarise
 from jobs.stereoset.summary_keys import planned_keys, widest
 from jobs.stereoset.summary_tables import CELLS_SCHEMA, HEADLINE_ESTIMATES, stored_table
+from jobs.sweeps.compared import names_of
 from jobs.words import coefficient, signed
 from steersweep.errors import UserError
 
 COMPARED_SCHEMA = pa.schema([("run", pa.string()), *CELLS_SCHEMA])
 _KEYS = ("model", "split", "bias_type", "layer", "coeff")
-_MOST_KEYS_NAMED = 3
 _MOST_ROWS = 20
 _SMALLEST_P = 0.001
 
@@ -64,7 +64,7 @@ def compare(storage: Storage, summary: Summary, with_run: Storage) -> Comparison
             f"{with_run.uri} has no cell in common with {storage.uri}; compare runs whose models "
             "have the same names and that share splits, bias types, layers and coefficients"
         )
-    name, other = _names(storage, with_run)
+    name, other = names_of(storage, with_run)
     rows = [{"run": run, **of[key]} for key in common for run, of in ((name, own), (other, theirs))]
     return Comparison(
         name,
@@ -199,16 +199,3 @@ def _tables(storage: Storage) -> list[pa.Table]:
     except ObjectNotFoundError:
         summary = summarise(storage, take_inventory(storage))
         return [summary.cells, summary.pooled]
-
-
-def _names(one: Storage, other: Storage) -> tuple[str, str]:
-    before, after = (
-        (Ledger(storage).read_record() or {}).get("identity", {}) for storage in (one, other)
-    )
-    keys = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
-    if not 0 < len(keys) <= _MOST_KEYS_NAMED:
-        return one.uri, other.uri
-    mine, theirs = (
-        ", ".join(f"{key} {str(of.get(key))[:20]}" for key in keys) for of in (before, after)
-    )
-    return mine, theirs

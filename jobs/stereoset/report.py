@@ -21,12 +21,12 @@ from jobs.stereoset.output import StereoSetOutput
 from jobs.stereoset.page.facts import gather
 from jobs.stereoset.page.write import write_page
 from jobs.stereoset.push import push_of
+from jobs.stereoset.result import KEYS, print_result, select
 from jobs.stereoset.result import as_json as result_as_json
-from jobs.stereoset.result import parse_by, print_result, select
 from jobs.stereoset.summary import Summary, summarise
 from jobs.stereoset.summary_tables import HEADLINE_SCHEMA, NULLS_SCHEMA, stored_table
 from jobs.sweeps.certificate_file import write_certificate
-from jobs.sweeps.report import ReportOptions, say_where, write_table
+from jobs.sweeps.report import ReportOptions, parse_by, say_where, write_table
 from jobs.words import count
 
 
@@ -42,7 +42,7 @@ def report(output: StereoSetOutput, options: ReportOptions) -> dict[str, Any]:
         UserError: no run at this place, damaged parts, nothing to compare with, or ``by`` names no
             column.
     """
-    columns = None if options.by is None else parse_by(options.by)
+    columns = None if options.by is None else parse_by(options.by, KEYS)
     storage, record = output.storage, output.record or {}
     inventory = output.inventory
     summary = summarise(storage, inventory)

@@ -16,7 +16,6 @@ from jobs.stereoset.headline import averages, sentences
 from jobs.stereoset.push import push_of
 from jobs.stereoset.summary_keys import POOLED
 from jobs.words import coefficient, count, signed
-from steersweep.errors import UserError
 
 KEYS = ("model", "split", "bias_type", "layer", "coeff")
 _MOST_ROWS = 60
@@ -39,19 +38,6 @@ difference: in-sample minus held-out, paired by target term; what in-sample
      vectors owe to having been fitted to these examples.\n"""
 
 Row = Mapping[str, Any]
-
-
-def parse_by(text: str | None) -> frozenset[str]:
-    """The columns named by ``--by layer,bias_type``.
-
-    Raises:
-        UserError: a name that is no column of the result.
-    """
-    names = [] if text is None else [name.strip() for name in text.split(",")]
-    for name in names:
-        if name not in KEYS:
-            raise UserError(f"--by takes {', '.join(KEYS)} separated by commas, got {name!r}")
-    return frozenset(names)
 
 
 def print_result(

@@ -15,6 +15,7 @@ from jobs.sweeps.job import StoredOutput
 from jobs.sweeps.registry import job_of, job_of_output
 from jobs.sweeps.report import ReportOptions
 from jobs.sweeps.session import DriverState
+from steersweep.errors import UserError
 
 
 def run(spec: JobSpec, *, new: bool, figures: bool) -> int:
@@ -86,6 +87,13 @@ def report(
     """
     output = StoredOutput.read(storage)
     job = job_of_output(output)
+    for other in others:
+        theirs = job_of_output(StoredOutput.read(other))
+        if theirs.name != job.name:
+            raise UserError(
+                f"{other.uri} is of job {theirs.name} and {storage.uri} of job {job.name}; compare "
+                "runs of the same job"
+            )
     content = job.report(job.open(output), ReportOptions(figures=figures, others=others, by=by))
     if prints_json:
         print_json(

@@ -14,6 +14,7 @@ from cluster.storage import Storage
 from jobs.console import detail, link, say
 from jobs.page.page import PAGE_KEY
 from jobs.words import count
+from steersweep.errors import UserError
 
 SUMMARY = "summary/"
 
@@ -34,6 +35,19 @@ class ReportOptions:
     set_aside: Sequence[Mapping[str, Any]] | None = None
     others: Sequence[Storage] = ()
     by: str | None = None
+
+
+def parse_by(text: str, columns: Sequence[str]) -> frozenset[str]:
+    """The columns named by ``--by layer,coeff``.
+
+    Raises:
+        UserError: a name that is no column of the result.
+    """
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in columns:
+            raise UserError(f"--by takes {', '.join(columns)} separated by commas, got {name!r}")
+    return frozenset(names)
 
 
 def write_table(

@@ -1,4 +1,4 @@
-"""``steersweep status`` of persona sweeps: counts are those of the parts, while a driver runs too."""
+"""``steersweep status`` of persona sweeps: counts are those of the parts, also during a run."""
 
 from __future__ import annotations
 

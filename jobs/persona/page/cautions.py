@@ -16,14 +16,20 @@ from jobs.persona.summary import PersonaSummary
 _HALF = 0.5
 
 
-def cautions(summary: PersonaSummary, record: Mapping[str, Any], missing: str) -> list[Caution]:
+def cautions(
+    summary: PersonaSummary,
+    record: Mapping[str, Any],
+    missing: str,
+    certificate: Mapping[str, Any] | None = None,
+) -> list[Caution]:
     """Every warning, the gravest first.
 
     Args:
         record: what ``run.json`` holds; empty if it is lost.
         missing: what is still to come, in words; empty if nothing is.
+        certificate: ``overall`` of ``certificate.json``.
     """
-    found = list(of_random_weights(record))
+    found = [*of_random_weights(record), *_certificate(certificate or {})]
     if missing:
         found.append(Caution(f"This sweep is not complete. Still to come: {missing}."))
     return [
@@ -35,6 +41,21 @@ def cautions(summary: PersonaSummary, record: Mapping[str, Any], missing: str) -
         *_cut(summary),
         *_without_score(summary),
     ]
+
+
+def _certificate(found: Mapping[str, Any]) -> Iterator[Caution]:
+    if found.get("verdict") == "broken":
+        yield Caution(
+            "The certificate is broken: answers of this output differ from their second "
+            "computation by more than the tolerance.",
+            is_grave=True,
+        )
+    if num := found.get("num_tasks_fell_back"):
+        yield Caution(
+            f"{num:,} of {counted(found['num_tasks'], 'task')} differed by more than the tolerance "
+            "and were computed answer by answer instead.",
+            is_grave=True,
+        )
 
 
 def _judge(summary: PersonaSummary, record: Mapping[str, Any]) -> Iterator[Caution]:

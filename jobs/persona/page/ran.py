@@ -24,7 +24,12 @@ _POSITIONS = {
 
 
 def ran(
-    summary: PersonaSummary, record: Mapping[str, Any], made: datetime, *, is_complete: bool
+    summary: PersonaSummary,
+    record: Mapping[str, Any],
+    made: datetime,
+    *,
+    certified: str,
+    is_complete: bool,
 ) -> Ran:
     """What ``run.json`` and the answers say of the run; empty if ``run.json`` is lost."""
     if not record:
@@ -41,6 +46,7 @@ def ran(
             f"({_pooling(spec)})",
         ),
         *_grid(spec["steering"]),
+        ("Certificate", certified),
     ]
     return ran_of(record, terms, made, is_complete=is_complete)
 

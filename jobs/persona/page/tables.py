@@ -9,9 +9,10 @@ import pandas as pd
 
 from jobs.page.table import MISSING, Cell, Column, Table, coeff_cell, count_cell, word_cell
 from jobs.page.words import DASH, number
+from jobs.persona.comparison import KEYS, Comparison
 from jobs.persona.figures import on_own_vectors
 from jobs.persona.page.finding import SIGNIFICANT
-from jobs.persona.summary import PersonaSummary
+from jobs.persona.summary import SCORES, PersonaSummary
 
 _Row = Mapping[Any, Any]
 
@@ -48,6 +49,54 @@ def steered(summary: PersonaSummary) -> Table:
         "Changes are paired by question and rollout. Their intervals, and *: p < "
         f"{SIGNIFICANT}, hold for all of them together.",
     ).condensed()
+
+
+def differences(comparison: Comparison, place: int) -> Table:
+    """How the scores of this run differ from those of another one, a row for each cell.
+
+    Args:
+        place: of the comparison among those of the page.
+    """
+    words = ("model", "trait", "positions")
+    by_cell: dict[tuple[Any, ...], dict[str, _Row]] = {}
+    for row in comparison.differences.to_dict("records"):
+        by_cell.setdefault(tuple(row[key] for key in KEYS), {})[row["estimate"]] = row
+    rows = []
+    for found in by_cell.values():
+        first = next(iter(found.values()))
+        rows.append(
+            (
+                *_words(first, words),
+                Cell(str(first["layer"]), first["layer"]),
+                coeff_cell(first["coeff"]),
+                count_cell(first["num_pairs"]),
+                *(_difference(found.get(name)) for name in SCORES),
+            )
+        )
+    return Table(
+        f"differences-{place}",
+        f"{comparison.name} minus {comparison.other}",
+        (
+            *_word_columns(words),
+            Column("layer"),
+            Column("coefficient"),
+            Column("n", "pairs of answers"),
+            Column("trait score", "difference"),
+            Column("coherence", "difference"),
+        ),
+        tuple(rows),
+        "Paired by question and rollout; the answers to a question are a cluster. Each interval, "
+        f"and *: p < {SIGNIFICANT}, is of one cell alone.",
+    ).condensed()
+
+
+def _difference(row: _Row | None) -> Cell:
+    if row is None:
+        return MISSING
+    has_interval = not pd.isna(row["low"])
+    ends = f"{number(row['low'], 1)} to {number(row['high'], 1)}" if has_interval else ""
+    mark = "*" if row["p"] <= SIGNIFICANT else ""
+    return Cell(number(row["difference"], 1), row["difference"], ends, mark)
 
 
 def contrast(summary: PersonaSummary) -> Table:

@@ -5,16 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import torch
-
 from cluster.ledger import Ledger
-from cluster.placement import Node, Share, num_fitting
 from cluster.storage import Storage, StorageSpec
-from jobs.cores import num_cores
-from jobs.spec import ComputeSpec
 from jobs.stereoset.batch_size import read_tuning, tuning_key
 from jobs.stereoset.forecast.devices import DEFAULT_SHARE, Device, device_of
-from jobs.stereoset.forecast.measure import Measured, measure, why_not_here
+from jobs.stereoset.forecast.measure import Measured, measure
 from jobs.stereoset.forecast.rates import rates_on
 from jobs.stereoset.forecast.show import ModelTime, SweepForecast
 from jobs.stereoset.forecast.sweep import ModelForecast, forecast_model
@@ -26,9 +21,9 @@ from jobs.stereoset.spec import StereoSetSpec
 from jobs.stereoset.workflow import StereoSetWorkflow
 from jobs.sweeps.estimate import PlanOptions
 from jobs.sweeps.executor import gpus_of
+from jobs.sweeps.here import check_gpus_are_here, num_replicas, why_not_here
 from jobs.sweeps.job import Files
 from jobs.sweeps.same_sweep import check_same_sweep
-from jobs.words import count
 from steering_core.buckets import Buckets
 from steering_core.skeleton import Skeleton, read_skeleton
 from steering_core.work import Batching
@@ -56,7 +51,7 @@ def plan(job: StereoSetJob, spec: StereoSetSpec, options: PlanOptions) -> SweepF
     output = StereoSetOutput.read(storage)
     sweep = job.resolve(spec, None if device is None else device.kind, output)
     if device is None:
-        _check_gpus_are_here(spec.compute)
+        check_gpus_are_here(spec.compute)
     else:
         for model in sweep.models.values():
             device.peak_flops_per_s(model.dtype)
@@ -82,7 +77,7 @@ class _Planner:
         compute = sweep.spec.compute
         given = None if compute.replicas == "auto" else compute.replicas
         self._num_replicas_asked = options.replicas or given
-        room = options.replicas or _num_replicas(compute, sweep.device, is_here=device is None)
+        room = options.replicas or num_replicas(compute, sweep.device, is_here=device is None)
         # Steered tasks wait for the vectors of their group, which phase 1 leaves.
         num_steered = sum(task.is_steered for task in self._left)
         num_at_once = max(num_steered, len(self._left) - num_steered, 1)
@@ -159,7 +154,7 @@ class _Planner:
         model = self._sweep.models[name]
         if self._options.seconds == 0:
             return None, "not measured (--seconds 0)"
-        why = why_not_here(model, skeleton, self._sweep.device)
+        why = why_not_here(model.source, model.dtype, skeleton, self._sweep.device)
         if why is not None:
             return None, f"not measured: {why}"
         ids = {example_id for task in left for example_id in task.example_ids}
@@ -176,32 +171,3 @@ class _Planner:
             f"measured on {measured.num_rows:,} rows x {measured.num_cells:,} cells in "
             f"{measured.took_s:.0f} s, one replica at a time"
         )
-
-
-def _check_gpus_are_here(compute: ComputeSpec) -> None:
-    """Raise UserError if replicas ask for more GPUs than this machine has.
-
-    A run on this machine would be refused, too. In this process replicas ask for none, and a run
-    that waits for nodes may get them.
-    """
-    wanted, wait_s = compute.gpus_per_replica, compute.wait_for_nodes_s
-    is_waiting = wait_s != "auto" and wait_s > 0
-    if wanted == "auto" or compute.executor == "in_process" or is_waiting:
-        return
-    num_here = torch.cuda.device_count()
-    if wanted > num_here:
-        raise UserError(
-            f"compute.gpus_per_replica is {wanted:g}, and this machine has {count(num_here, 'GPU')}"
-            "; name the hardware of the run with --device, such as --device a100, or lower "
-            "compute.gpus_per_replica"
-        )
-
-
-def _num_replicas(compute: ComputeSpec, device: str, *, is_here: bool) -> int:
-    """How many replicas a run would have room for, told without Ray."""
-    if compute.executor == "in_process":
-        return 1
-    if compute.replicas != "auto" or not is_here:
-        return 1 if compute.replicas == "auto" else compute.replicas
-    here = Node({"CPU": num_cores(), "GPU": torch.cuda.device_count()})
-    return num_fitting(here, Share(compute.num_threads, gpus_of(compute, device)))

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import transformers
 
 from jobs.bench.draw import neighbours
-from jobs.bench.measure import available_memory_bytes, peak_memory_bytes, reset_peak_memory
+from jobs.bench.measure import peak_memory_bytes, reset_peak_memory
 from jobs.stereoset.forecast.rates import Rates
 from jobs.stereoset.resolve import Sweep, SweepModel
 from steering_core.encoding import EncodedExample
 from steering_core.engine import Cell, Engine
 from steering_core.flops import NO_NEEDS, RowNeeds, needed_flops, plain_flops
 from steering_core.kernels.choice import choose_kernels
-from steering_core.memory import weights_bytes
-from steering_core.models import LoadedModel, ModelSource, load_model
+from steering_core.models import LoadedModel, load_model
 from steering_core.probes import engine_for
 from steering_core.skeleton import Skeleton
 from steering_core.slow_engine import SlowEngine
@@ -32,8 +29,6 @@ from steering_core.work import Batching, counts_of
 
 _MOST_BATCHES = 24
 _TUNING_SHARE = 0.3
-_HEADROOM = 1.25
-"""Memory that a load takes beside the weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +48,6 @@ class Measured:
     num_cells: int
     took_s: float
     peak_bytes: int
-
-
-def why_not_here(model: SweepModel, skeleton: Skeleton, device: str) -> str | None:
-    """Why a model cannot be measured on this machine, in words; None where it can."""
-    if not _is_here(model.source):
-        return "its weights are not on this machine"
-    needed = int(_HEADROOM * weights_bytes(skeleton, model.dtype))
-    free = available_memory_bytes(torch.device(device))
-    if needed > free:
-        return f"it needs {needed / 2**30:.1f} GiB, but only {free / 2**30:.1f} GiB are free"
-    return None
 
 
 def measure(
@@ -227,21 +211,3 @@ def _spread(chunks: list[list[int]]) -> list[list[int]]:
     below, above = _spread(chunks[:middle]), _spread(chunks[middle + 1 :])
     mixed = [c for pair in zip(below, above, strict=False) for c in pair]
     return [chunks[middle], *mixed, *below[len(above) :], *above[len(below) :]]
-
-
-def _is_here(source: ModelSource) -> bool:
-    """Whether a model's weights can be loaded without a download."""
-    if source.is_local or source.gguf_file is not None:  # dequantized when its facts were read
-        return True
-    index = _cached(source, "model.safetensors.index.json")
-    if index is None:
-        return _cached(source, "model.safetensors") is not None
-    files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    return all(_cached(source, file) is not None for file in files)
-
-
-def _cached(source: ModelSource, name: str) -> Path | None:
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(source.path, name, revision=source.revision)
-    return Path(found) if isinstance(found, str) else None

@@ -8,10 +8,10 @@ from typing import Any
 from cluster.tasks import Receipt
 from jobs.console import Verbosity, print_table, say, warn
 from jobs.stereoset.forecast.tasks import Forecast, Forecaster
-from jobs.stereoset.forecast.units import amount
 from jobs.stereoset.inventory import Inventory
 from jobs.stereoset.plan import PlannedTask
 from jobs.stereoset.resolve import Sweep
+from jobs.sweeps.units import amount
 from jobs.words import duration
 from steering_core.skeleton import read_skeleton
 from steering_core.work import Batching

@@ -14,16 +14,16 @@ from jobs.stereoset.forecast.rates import Rates
 from jobs.stereoset.forecast.session import print_sessions
 from jobs.stereoset.forecast.sweep import ModelForecast
 from jobs.stereoset.forecast.tasks import Forecast
-from jobs.stereoset.forecast.units import amount
-from jobs.stereoset.forecast.wall_time import (
+from jobs.stereoset.inventory import Inventory
+from jobs.sweeps.estimate import PLAN_VERSION, Estimate
+from jobs.sweeps.units import amount
+from jobs.sweeps.wall_time import (
     LOAD_BYTES_PER_S,
     RAY_START_S,
     REPLICA_START_S,
     busy_seconds,
     startup_seconds,
 )
-from jobs.stereoset.inventory import Inventory
-from jobs.sweeps.estimate import PLAN_VERSION, Estimate
 from jobs.words import count, duration
 
 NOT_IN_TIME = (

@@ -6,7 +6,7 @@ import pytest
 
 from jobs.stereoset.forecast import devices
 from jobs.stereoset.forecast.devices import DEVICES, device_of
-from jobs.stereoset.forecast.wall_time import busy_seconds, startup_seconds
+from jobs.sweeps.wall_time import busy_seconds, startup_seconds
 from steersweep.errors import UserError
 
 

@@ -177,7 +177,7 @@ def test_what_was_run_and_how_to_verify_it_are_on_the_page() -> None:
         "judge-1 through the openai API",
         "temperature 0.7, top_p 0.9, seed 5", "at most 40 new tokens", "2 (blocks.1.resid_post)",
         "\N{MINUS SIGN}3, 0, 5", "2026-11-22 08:00:00 to 2026-11-22 09:00:00 UTC", "torch 2.13",
-        "No answer of this run has been computed a second time",
+        "No answer was computed a second time while the sweep ran.",
         "steersweep verify &#39;runs/my output&#39;",
     ):  # fmt: skip
         assert said in page, said
@@ -208,3 +208,23 @@ def test_answers_are_shown_question_by_question_in_the_order_of_coefficients() -
     _, shown = group.questions[0]
     assert [answer.coeff for answer in shown] == ["\N{MINUS SIGN}3", "0", "5"]
     assert shown[0].text == "c at -3.0"
+
+
+def overall(**changes: Any) -> dict[str, Any]:
+    """``overall`` of a certificate that holds."""
+    return {
+        "verdict": "holds", "num_rows_checked": 16, "largest_difference": 0.00123,
+        "tolerance": 0.01, "num_changed_choices": 0, "num_tasks": 8, "num_tasks_fell_back": 0,
+    } | changes  # fmt: skip
+
+
+def test_the_page_says_what_the_certificate_says() -> None:
+    page = page_of(summary(), record(), "", certificate=overall())
+    assert "It holds: 16 answers recomputed with one plain forward pass each" in page
+    assert "No answer was computed a second time" not in page
+    assert 'class="grave"' not in page
+    broken = page_of(summary(), record(), "", certificate=overall(verdict="broken"))
+    assert "It is broken: 16 answers" in broken
+    assert '<li class="grave">The certificate is broken' in broken
+    fell_back = page_of(summary(), record(), "", certificate=overall(num_tasks_fell_back=2))
+    assert '<li class="grave">2 of 8 tasks differed by more than the tolerance' in fell_back
