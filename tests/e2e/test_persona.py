@@ -399,7 +399,9 @@ def test_a_judge_that_goes_away_is_paid_for_no_answer_twice(
 
 
 def test_a_report_of_an_unfinished_sweep_says_what_is_missing(chat: Path, tmp_path: Path) -> None:
-    spec = write_persona_spec(tmp_path, chat)
+    # One trait: of two, the run may stop before the other one is judged.
+    kind = {"kind": {"path": str(tmp_path / "kind.json")}}
+    spec = write_persona_spec(tmp_path, chat, traits=kind)
     refused = steersweep("run", str(spec))  # words decide: no pair of random text is effective
     assert refused.code == 2
     assert "no pair is left to make a vector from" in " ".join(refused.err.split())
