@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import transformers
 
-from jobs.persona.judges import Answer, Scorer, open_judge
+from jobs.persona.judges import Answer, Scorer
 from jobs.persona.plan import Asked
 from jobs.persona.resolve import PersonaModel, PersonaSweep
 from jobs.persona.tables import Phase
@@ -111,7 +111,10 @@ def measure(
 
 
 def measure_judge(sweep: PersonaSweep, trait: Trait, answers: Sequence[Answer]) -> float:
-    """Seconds of one query of a local judge, on answers of the greatest length.
+    """Seconds of one query of a judge that holds a model; 0 for other judges.
+
+    Args:
+        answers: of the greatest length.
 
     Raises:
         UserError: the judge cannot be loaded.
@@ -119,7 +122,9 @@ def measure_judge(sweep: PersonaSweep, trait: Trait, answers: Sequence[Answer]) 
     threads = torch.get_num_threads()
     torch.set_num_threads(sweep.spec.compute.num_threads)
     try:
-        judge = open_judge(sweep.spec.judge, [trait], sweep.device)
+        judge = sweep.spec.judge.open([trait], sweep.device)
+        if not judge.needs_replica:
+            return 0.0
         judge.check()
         scorer, begun = Scorer(judge), time.perf_counter()
         scorer.score(trait, answers[:_JUDGED])

@@ -9,7 +9,7 @@ from typing import Any
 
 from cluster.parts import read_part
 from jobs.persona.judges import Answer
-from jobs.persona.judges.spec import LocalJudgeSpec
+from jobs.persona.judges.spec import EndpointSpec, LocalJudgeSpec
 from jobs.persona.measure import Measured, measure, measure_judge
 from jobs.persona.output import PersonaOutput
 from jobs.persona.plan import Asked, rows_per_task
@@ -68,6 +68,7 @@ class Times:
     Attributes:
         measured: by model; without those that could not be measured.
         reasons: by model, why it was not measured.
+        is_judged_elsewhere: whether a server is asked.
         judge_s: of one query of a local judge; 0 for other judges, None if it was not measured.
         mean_new: by model, tokens of the answers that the output holds.
         memory: by model.
@@ -79,6 +80,7 @@ class Times:
     max_new_tokens: int
     rows_checked: int
     judge_kind: str
+    is_judged_elsewhere: bool
     measured: Mapping[str, Measured]
     reasons: Mapping[str, str]
     judge_s: float | None
@@ -170,12 +172,8 @@ class Times:
     @property
     def not_in_time(self) -> str:
         """What the times leave out."""
-        asked = f"waiting for the judge ({self.judge_kind}), " if self._asks_elsewhere else ""
+        asked = f"waiting for the judge ({self.judge_kind}), " if self.is_judged_elsewhere else ""
         return f"{asked}downloads, the report, or replicas that share one machine's memory"
-
-    @property
-    def _asks_elsewhere(self) -> bool:
-        return self.judge_kind in ("openai", "anthropic")
 
     def as_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -224,6 +222,7 @@ def times_of(
         max_new_tokens=spec.generation.max_new_tokens,
         rows_checked=spec.certificate.rows_per_task,
         judge_kind=spec.judge.kind,
+        is_judged_elsewhere=isinstance(spec.judge, EndpointSpec),
         measured=measured,
         reasons=reasons,
         judge_s=_judge_seconds(sweep, left) if measured else 0.0,
@@ -260,9 +259,7 @@ def _measured(
 
 
 def _judge_seconds(sweep: PersonaSweep, left: Sequence[LeftTask]) -> float | None:
-    """Of a query of a local judge; 0 for a judge that takes no time on a replica."""
-    if not isinstance(sweep.spec.judge, LocalJudgeSpec):
-        return 0.0
+    """Of a query of a local judge; 0 for others; None if the judge cannot be loaded here."""
     task = left[0]
     tokenizer = load_tokenizer(sweep.models[task.model].source)
     num_new = sweep.spec.generation.max_new_tokens
