@@ -54,7 +54,7 @@ def test_a_plan_is_plain_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     left = steersweep.plan("persona.yaml", output=str(tmp_path / "new"))
     assert sum(phase["num_answers"] for phase in left["phases"]) == 2 * (12 + 2 * (2 * 2 + 1))
     assert json.loads(json.dumps([found, left])) == [found, left]
-    with pytest.raises(UserError, match="device and replicas are for job stereoset"):
+    with pytest.raises(UserError, match="generation times are only"):
         steersweep.plan("persona.yaml", device="h100")
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "new").exists()
