@@ -1,5 +1,7 @@
 """What a user can rely on, whatever the job: the same tests for each of them."""
 
+# ruff: noqa: F811 - fixtures are imported, and then named by tests
+
 from __future__ import annotations
 
 import json
@@ -27,7 +29,7 @@ from cluster.storage import StorageSpec
 from jobs.results import load
 from jobs.submit.package import write_package
 from jobs.submit.travel import SPEC_NAME, travelling
-from jobs.sweeps.registry import load_any_spec, registered
+from jobs.sweeps.registry import load_any_spec
 from jobs.sweeps.session import LOCK_KEY
 from steersweep.errors import UserError
 from tests.support.job_cases import (
@@ -39,45 +41,10 @@ from tests.support.job_cases import (
     write_toy_spec,
     written,
 )
-from tests.support.personas import save_chat_model
+from tests.support.job_fixtures import case, chat, finished, spec, toy  # noqa: F401
 from tests.support.sweeps import Finished, steersweep
-from tests.support.toy_job import LettersJob
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def toy() -> Iterator[None]:
-    """The command knows the job of the tests."""
-    with registered(LettersJob()):
-        yield
-
-
-@pytest.fixture(scope="module")
-def chat(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A chat model, for the job that needs one."""
-    return save_chat_model(tmp_path_factory.mktemp("chat") / "model")
-
-
-@pytest.fixture(scope="module", params=CASES, ids=lambda case: case.name)
-def case(request: pytest.FixtureRequest) -> Case:
-    """One job."""
-    found: Case = request.param
-    return found
-
-
-@pytest.fixture(scope="module")
-def spec(case: Case, chat: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Its sweep file."""
-    return case.write_spec(tmp_path_factory.mktemp(case.name), chat)
-
-
-@pytest.fixture(scope="module")
-def finished(case: Case, spec: Path) -> Path:
-    """The output of a run that nothing disturbed; tests change copies of it."""
-    done = steersweep("run", str(spec))
-    assert done.code == 0, done
-    return spec.parent / "out"
 
 
 @pytest.fixture
@@ -356,12 +323,3 @@ def test_the_same_rows_on_s3(spec: Path, finished: Path, s3_uri: str) -> None:
     assert done.code == 0, done
     assert parts_of(s3_uri) == parts_of(str(finished))
     assert "nothing left to compute" in run(spec, s3_uri).out
-
-
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_cluster")
-def test_the_same_rows_on_ray(spec: Path, finished: Path, tmp_path: Path) -> None:
-    options = ("--set", "compute.executor=ray", "--set", "compute.replicas=1")
-    done = run(spec, tmp_path / "out", *options)
-    assert done.code == 0, done
-    assert parts_of(str(tmp_path / "out")) == parts_of(str(finished))

@@ -114,7 +114,7 @@ CASES = (
             "ignore_case=false",
             r"ignore_case: True -> False \(it decides which letters are the same\)",
         ),
-        kills=4,
+        kills=2,
     ),
 )
 
