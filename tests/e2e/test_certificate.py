@@ -143,7 +143,7 @@ def _patch_engine(
 
 def _branches_see_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """Once the model is loaded: while loading, `can_pack` would notice and not pack at all."""
-    load, tree_mask = StereoSetWorker._load, packing.tree_mask
+    load, tree_mask = StereoSetWorker.load, packing.tree_mask
 
     def wrong_mask(branch_RS: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
         return tree_mask(branch_RS.clamp(max=1), *arguments, **options)
@@ -155,7 +155,7 @@ def _branches_see_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setattr(module, "tree_mask", wrong_mask)
         return facts
 
-    monkeypatch.setattr(StereoSetWorker, "_load", load_and_break)
+    monkeypatch.setattr(StereoSetWorker, "load", load_and_break)
 
 
 class _AppliesOneBlockOff(Protocol):
@@ -229,13 +229,13 @@ def _attention_cap_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _stale_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every group is steered with the vectors of the first one."""
-    load, kept = StereoSetWorker._load_vectors, list[SteeringVectors]()
+    load, kept = StereoSetWorker.vectors, list[SteeringVectors]()
 
-    def load_once(self: StereoSetWorker, of: StoredVectors) -> SteeringVectors:
-        kept.append(kept[0] if kept else load(self, of))
+    def load_once(self: StereoSetWorker, stored: StoredVectors) -> SteeringVectors:
+        kept.append(kept[0] if kept else load(self, stored))
         return kept[0]
 
-    monkeypatch.setattr(StereoSetWorker, "_load_vectors", load_once)
+    monkeypatch.setattr(StereoSetWorker, "vectors", load_once)
 
 
 FAULTS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], int]] = {

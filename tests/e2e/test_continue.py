@@ -85,7 +85,7 @@ def test_ctrl_c_while_the_store_is_away_ends_within_seconds(
         raise KeyboardInterrupt
 
     spec = write_spec(tmp_path / "sweep.yaml", steering=STEERING, output=s3_uri)
-    with mock.patch("jobs.stereoset.output.write_checked", go_away):
+    with mock.patch("jobs.sweeps.runner.write_checked", go_away):
         start = time.monotonic()
         finished = steersweep("run", str(spec))
     assert finished.code == 130, finished

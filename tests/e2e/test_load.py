@@ -16,7 +16,7 @@ from cluster.errors import CorruptPartError
 from cluster.storage import StorageSpec
 from jobs import results
 from jobs.examples_file import EXAMPLES_KEY
-from jobs.persona import run as persona_run
+from jobs.sweeps import same_sweep
 from steersweep.errors import UserError
 from tests.support.stored_outputs import STORED_OUTPUTS, copy_stored_output
 from tests.support.sweeps import read_rows, write_spec
@@ -223,4 +223,4 @@ def test_a_run_stores_its_texts_and_adds_those_of_a_larger_grid(folder: Path) ->
         if path.name != EXAMPLES_KEY:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     assert_frame_equal(run("race"), first)
-    assert EXAMPLES_KEY.startswith(persona_run._OURS)
+    assert EXAMPLES_KEY in same_sweep._OF_ANY_JOB

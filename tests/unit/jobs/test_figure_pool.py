@@ -19,7 +19,7 @@ from jobs import cores
 from jobs.figures.page import Layout, page
 from jobs.figures.pool import drawn, num_processes
 from jobs.figures.write import write_figures
-from jobs.stereoset.figures.make import NAMES, planned_figures
+from jobs.stereoset.figures.make import figure_names, planned_figures
 from tests.support.summaries import cells_frame, pooled_frame, vectors_frame_of
 
 pytestmark = pytest.mark.slow
@@ -59,7 +59,7 @@ def test_several_processes_make_the_same_files_as_one(tmp_path: Path) -> None:
     made = []
     for processes in (1, 2):
         storage = StorageSpec(str(tmp_path / str(processes))).open()
-        write_figures(storage, planned, NAMES, processes)
+        write_figures(storage, planned, figure_names(), processes)
         made.append({entry.key: storage.read(entry.key) for entry in storage.list("figures/")})
     assert len(made[0]) == 2 * len(planned)
     assert made[0] == made[1]
