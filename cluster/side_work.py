@@ -32,7 +32,7 @@ class _Done:
 
 
 class SideWork:
-    """Threads of the driver; a context that ends them."""
+    """Threads of the driver, one for each lane."""
 
     def __init__(self) -> None:
         self._lanes: dict[str, queue.SimpleQueue[Work | None]] = {}

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 import transformers
 
 from jobs.persona.judges import Answer, Scorer
@@ -21,6 +20,7 @@ from jobs.persona.resolve import PersonaModel, PersonaSweep
 from jobs.persona.tables import Phase
 from jobs.persona.traits import Trait
 from jobs.persona.worker import generation_row, states_batch_tokens
+from jobs.sweeps.here import torch_threads
 from steering_core.answer_check import check_answer
 from steering_core.generation import Generated, GenerationRow, generate
 from steering_core.generation_probe import slots_problem
@@ -99,14 +99,10 @@ def measure(
     """
     started = time.monotonic()
     transformers.logging.disable_progress_bar()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(sweep.spec.compute.num_threads)
-    try:
+    with torch_threads(sweep.spec.compute.num_threads):
         loaded = load_model(model.source, device=sweep.device, dtype=model.dtype)
         timer = _Timer(sweep, loaded, budget_s / max(1, len(rows)))
         found = {phase: timer.rates(of) for phase, of in rows.items()}
-    finally:
-        torch.set_num_threads(threads)
     return Measured(found, time.monotonic() - started)
 
 
@@ -119,9 +115,7 @@ def measure_judge(sweep: PersonaSweep, trait: Trait, answers: Sequence[Answer]) 
     Raises:
         UserError: the judge cannot be loaded.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(sweep.spec.compute.num_threads)
-    try:
+    with torch_threads(sweep.spec.compute.num_threads):
         judge = sweep.spec.judge.open([trait], sweep.device)
         if not judge.needs_replica:
             return 0.0
@@ -129,8 +123,6 @@ def measure_judge(sweep: PersonaSweep, trait: Trait, answers: Sequence[Answer]) 
         scorer, begun = Scorer(judge), time.perf_counter()
         scorer.score(trait, answers[:_JUDGED])
         return (time.perf_counter() - begun) / max(1, scorer.usage.num_calls)
-    finally:
-        torch.set_num_threads(threads)
 
 
 class _Timer:

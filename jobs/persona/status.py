@@ -17,7 +17,7 @@ from jobs.persona.tables import Phase
 from jobs.sweeps.certificate_file import tell_certificate
 from jobs.sweeps.parts import PartRef, damaged
 from jobs.sweeps.session import DriverState
-from jobs.sweeps.status import progress_line, progress_of, set_aside_line
+from jobs.sweeps.status import progress_line, progress_of, set_aside_words
 
 Table = Literal["answers", "scores", "projections"]
 DONE: Mapping[Table, str] = {"answers": "written", "scores": "judged", "projections": "projected"}
@@ -91,7 +91,7 @@ def status(output: PersonaOutput, driver: DriverState) -> dict[str, Any]:
     if footers := output.footers():
         content["certificate"] = tell_certificate(storage, footers, output.certified)
     for entry in content["set_aside"]:
-        say(set_aside_line(entry))
+        say(f"set aside: {set_aside_words(entry)}")
     return content
 
 

@@ -12,7 +12,7 @@ change makes new ones beside the old.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -58,7 +58,7 @@ from steersweep.errors import UserError
 WRITING = Stage("writing", "answers", "written")
 JUDGING = Stage("judging", "answers", "judged")
 PROJECTING = Stage("projecting", "answers", "projected")
-READING = Stage("reading", "answers", "read", counts=False)
+READING = Stage("reading", "answers", "read")
 
 GroupPhase = tuple[Group, Phase]
 
@@ -84,8 +84,11 @@ class PersonaWorkflow(Workflow):
         self._parts.num_rows = {key: len(rows) for key, rows in self._rows.items()}
         self._vectors: dict[Group, dict[str, SteeringVectors]] = {}
         self._answered: dict[str, list[tuple[Group, Phase, Task]]] = {}
+        # By table, and in each by the id of the part of answers that they write or follow from.
+        # Made once: a task's id covers digests, and every part that is there asks for its task.
+        self._tasks: dict[tuple[str, GroupPhase], dict[str, Task]] = {}
         self._waiting: dict[tuple[str, GroupPhase], set[str]] = {}
-        self._tasks: dict[GroupPhase, list[Task]] = {}
+        self._of_model: dict[str, list[tuple[str, str, StoredVectors]]] = {}
         self._told_slow: set[str] = set()
 
     # -- what there is to say -------------------------------------------------------------------
@@ -210,34 +213,17 @@ class PersonaWorkflow(Workflow):
     def _writing(
         self, group: Group, phase: Phase, tasks: Sequence[Task], *, then: bool = False
     ) -> Step:
-        self._waiting["answers", (group, phase)] = {task.id for task in tasks}
         follow = partial(self._after_contrast, group, tasks) if then else None
-        each = partial(self._after_answers, group, phase, tasks)
+        each = partial(self._after_answers, group, phase)
         return Step(WRITING, f"{group}/{phase}", tasks, each=each, then=follow)
 
-    def _after_answers(
-        self, group: Group, phase: Phase, tasks: Sequence[Task], task: Task
-    ) -> Iterator[Step]:
+    def _after_answers(self, group: Group, phase: Phase, task: Task) -> Iterator[Step]:
         """A part of answers is there: judge it, and project it if the vectors are known."""
-        self._note("answers", (group, phase), tasks, task)
+        self._note("answers", (group, phase), task)
         self._answered.setdefault(group.model, []).append((group, phase, task))
-        judged = self._scores_task(group, phase, task)
-        every = [self._scores_task(group, phase, other) for other in tasks]
-        self._waiting.setdefault(("scores", (group, phase)), {of.id for of in every})
-        yield Step(
-            JUDGING,
-            f"{group}/{phase}",
-            [judged],
-            each=partial(self._after_scores, group, phase, every),
-        )
+        yield self._following(JUDGING, "scores", (group, phase), task, self._scores_task)
         if self._knows_vectors(group.model):
             yield self._projecting(group, phase, task)
-
-    def _after_scores(
-        self, group: Group, phase: Phase, every: Sequence[Task], task: Task
-    ) -> Iterable[Step]:
-        self._note("scores", (group, phase), every, task)
-        return ()
 
     def _after_contrast(self, group: Group, tasks: Sequence[Task]) -> Iterator[Step]:
         """All contrast answers of a group are judged: sum the states of the effective pairs."""
@@ -270,23 +256,39 @@ class PersonaWorkflow(Workflow):
         yield self._writing(group, "steered", self._answer_tasks(group, "steered"))
 
     def _projecting(self, group: Group, phase: Phase, answers: Task) -> Step:
-        every = [self._projections_task(group, phase, of) for of in self._tasks[group, phase]]
-        self._waiting.setdefault(("projections", (group, phase)), {of.id for of in every})
-        task = self._projections_task(group, phase, answers)
-        each = partial(self._after_projections, group, phase, every)
-        return Step(PROJECTING, f"{group}/{phase}", [task], each=each)
+        make = self._projections_task
+        return self._following(PROJECTING, "projections", (group, phase), answers, make)
 
-    def _after_projections(
-        self, group: Group, phase: Phase, every: Sequence[Task], task: Task
-    ) -> Iterable[Step]:
-        self._note("projections", (group, phase), every, task)
+    def _following(
+        self,
+        stage: Stage,
+        table: str,
+        key: GroupPhase,
+        answers: Task,
+        make: Callable[[Group, Phase, Task], Task],
+    ) -> Step:
+        """What makes a part of ``table`` from a part of answers."""
+        if (table, key) not in self._tasks:
+            written = self._tasks["answers", key]
+            self._plan(table, key, {of.id: make(*key, of) for of in written.values()})
+        group, phase = key
+        task = self._tasks[table, key][answers.id]
+        return Step(stage, f"{group}/{phase}", [task], each=partial(self._after_part, table, key))
+
+    def _after_part(self, table: str, key: GroupPhase, task: Task) -> Iterable[Step]:
+        self._note(table, key, task)
         return ()
 
-    def _note(self, table: str, key: GroupPhase, every: Sequence[Task], task: Task) -> None:
+    def _plan(self, table: str, key: GroupPhase, tasks: dict[str, Task]) -> None:
+        self._tasks[table, key] = tasks
+        self._waiting[table, key] = {task.id for task in tasks.values()}
+
+    def _note(self, table: str, key: GroupPhase, task: Task) -> None:
         """A part is there; with the last one of its group and phase, the index names them all."""
         waiting = self._waiting[table, key]
         waiting.discard(task.id)
         if not waiting:
+            every = self._tasks[table, key].values()
             getattr(self._parts, table)[key] = [_ref(of, table) for of in every]
             self._write_index()
 
@@ -304,7 +306,7 @@ class PersonaWorkflow(Workflow):
             vectors = vectors_key(*self._key(group), pooling), digests
         rows = self._rows[group, phase]
         tasks = answer_tasks(self.sweep, *self._names(group), phase, rows, vectors)
-        self._tasks[group, phase] = tasks
+        self._plan("answers", (group, phase), {task.id: task for task in tasks})
         return tasks
 
     def _scores_task(self, group: Group, phase: Phase, answers: Task) -> Task:
@@ -319,21 +321,26 @@ class PersonaWorkflow(Workflow):
         )
 
     def _projections_task(self, group: Group, phase: Phase, answers: Task) -> Task:
-        of_model = [
-            (
-                other.trait,
-                pooling,
-                StoredVectors(
-                    vectors_key(*self._key(other), pooling),
-                    {layer: fitted.digest(layer) for layer in fitted.whole},
-                ),
-            )
-            for other in self._groups
-            if other.model == group.model
-            for pooling, fitted in self._vectors[other].items()
-        ]
-        ref = _ref(answers, "answers")
+        ref, of_model = _ref(answers, "answers"), self._vectors_of(group.model)
         return projections_task(*self._key(group), phase, ref, answers.num_items, of_model)
+
+    def _vectors_of(self, model: str) -> list[tuple[str, str, StoredVectors]]:
+        """Trait, pooling and vectors of a model, all of whose vectors are known."""
+        if model not in self._of_model:
+            self._of_model[model] = [
+                (
+                    group.trait,
+                    pooling,
+                    StoredVectors(
+                        vectors_key(*self._key(group), pooling),
+                        {layer: fitted.digest(layer) for layer in fitted.whole},
+                    ),
+                )
+                for group in self._groups
+                if group.model == model
+                for pooling, fitted in self._vectors[group].items()
+            ]
+        return self._of_model[model]
 
     # -- vectors --------------------------------------------------------------------------------
 

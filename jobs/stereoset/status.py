@@ -7,13 +7,12 @@ from typing import Any
 
 from jobs.console import Verbosity, detail, say, warn
 from jobs.stereoset import batch_size, non_finite
-from jobs.stereoset.failed import words_of
 from jobs.stereoset.inventory import Inventory
 from jobs.stereoset.output import StereoSetOutput
 from jobs.stereoset.plan import Group, PlannedTask
 from jobs.sweeps.certificate_file import tell_certificate
 from jobs.sweeps.session import DriverState
-from jobs.sweeps.status import print_counts, progress_line, progress_of
+from jobs.sweeps.status import print_counts, progress_line, progress_of, set_aside_words
 
 _MOST_GROUPS = 40
 
@@ -51,7 +50,7 @@ def status(output: StereoSetOutput, driver: DriverState) -> dict[str, Any]:
     for line in non_finite.described(inventory):
         warn(line)
     for task in content["set_aside"]:
-        say(f"set aside: {words_of(task)}")
+        say(f"set aside: {set_aside_words(task)}")
     return content
 
 

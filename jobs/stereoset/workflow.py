@@ -26,7 +26,6 @@ from cluster.tasks import Pool, Receipt, Task, WorkerFactory
 from jobs.identity import digest
 from jobs.stereoset.batch_size import tuning_key
 from jobs.stereoset.examples import sweep_examples
-from jobs.stereoset.failed import words_of
 from jobs.stereoset.fit_task import FITS_SCHEMA, FitPayload, SetToFit, num_layers_at_once
 from jobs.stereoset.forecast.session import Tally
 from jobs.stereoset.inventory import task_id_with
@@ -53,7 +52,7 @@ from steering_core.nulls import draw_seed
 from steering_core.vector_fits import METHODS
 
 SCORING = Stage("scoring", "rows")
-FITTING = Stage("fitting", "vectors", counts=False)
+FITTING = Stage("fitting", "vectors")
 
 _DRAWS_PER_FIT = 16
 """Shuffled draws that one task fits: they share the states that it reads."""
@@ -184,10 +183,6 @@ class StereoSetWorkflow(Workflow):
         entry = super().set_aside(task, step, reason)
         planned = self._planned.get(task.id)
         return {**entry, "shard": None if planned is None else planned.shard}
-
-    def set_aside_line(self, entry: Mapping[str, Any]) -> str:
-        """See ``Workflow``."""
-        return f"set aside: {words_of(entry)}"
 
     # -- steps ----------------------------------------------------------------------------------
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -50,6 +52,17 @@ def check_gpus_are_here(compute: ComputeSpec) -> None:
             "; name the hardware of the run with --device, such as --device a100, or lower "
             "compute.gpus_per_replica"
         )
+
+
+@contextmanager
+def torch_threads(num: int) -> Iterator[None]:
+    """Let torch use as many threads as a replica of the run would, and put its number back."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(num)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def num_replicas(compute: ComputeSpec, device: str, *, is_here: bool) -> int:

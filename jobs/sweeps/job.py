@@ -1,13 +1,12 @@
-"""The interface of a job: what a kind of sweep has to provide to be run, planned, reported and
-read.
+"""A job's interface: what a kind of sweep provides to be run, planned, reported and read.
 
 A job is one object, registered under the name that ``job:`` of a sweep file gives
 (``registry.py``). Everything that is the same for all jobs is done around it: the run loop
 (``runner.py``), the check that an output belongs to the sweep (``same_sweep.py``), resuming
 (``parts.py``, ``steps.py``), progress, the record, signals.
 
-    spec --resolve--> sweep --workflow--> steps of tasks --(replicas)--> parts --summarise-->
-    tables, page
+    spec --resolve--> sweep --workflow--> steps of tasks --(replicas)--> parts
+    parts --summarise--> tables, page
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ from cluster.threads import thread_pool
 from jobs.spec import JobSpec
 from jobs.sweeps.parts import StoredParts
 from jobs.sweeps.same_sweep import changes_of, removals_of
-from jobs.sweeps.status import set_aside_line
 from jobs.sweeps.steps import Stage, Step
 
 if TYPE_CHECKING:
@@ -239,10 +237,6 @@ class Workflow(ABC):
             "group": step.group,
             "reason": reason,
         }
-
-    def set_aside_line(self, entry: Mapping[str, Any]) -> str:
-        """An entry of ``set_aside`` in words."""
-        return set_aside_line(entry)
 
     def replica_warnings(self, facts: Mapping[str, str]) -> Sequence[str]:  # noqa: ARG002
         """What the user should know of a replica that is ready."""

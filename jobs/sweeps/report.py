@@ -28,7 +28,7 @@ class ReportOptions:
         set_aside: what failed in the session under way; None: what the last session wrote down.
         others: other runs, to compare with this one.
         by: columns that the printed result separates, with commas between them; None: its short
-        form.
+            form.
     """
 
     figures: bool = True

@@ -42,6 +42,7 @@ from jobs.sweeps.report import ReportOptions
 from jobs.sweeps.same_sweep import check_same_sweep
 from jobs.sweeps.session import INTERRUPTED, LOCK_KEY, Opened, run_session, stored_log
 from jobs.sweeps.signals import StopSignals
+from jobs.sweeps.status import set_aside_words
 from jobs.sweeps.steps import Steps
 from steersweep.errors import StopRunError, UserError
 
@@ -296,8 +297,8 @@ class _Session:
         # Last, as a run that is done is not reported again.
         ended = "failed tasks" if self._set_aside else "done"
         self._end_record(ended, set_aside=self._set_aside, **facts)
-        for entry_said in self._set_aside:
-            warn(self._workflow.set_aside_line(entry_said))
+        for failed in self._set_aside:
+            warn(f"set aside: {set_aside_words(failed)}")
         return 1 if self._set_aside else 0
 
     def _report(self, set_aside: Sequence[Mapping[str, Any]] | None = None) -> None:

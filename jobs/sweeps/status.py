@@ -55,7 +55,7 @@ def print_counts(
 
     Args:
         counts: the columns of the key, then ``tasks_done``, ``tasks_total``, ``rows_done``,
-        ``rows_total``.
+            ``rows_total``.
     """
     if not counts:
         return
@@ -106,6 +106,8 @@ def done_by_stage(steps: Steps) -> dict[Stage, tuple[int, int]]:
     return found
 
 
-def set_aside_line(entry: Mapping[str, Any]) -> str:
-    """An entry of a session's ``set_aside`` in words."""
-    return f"set aside: {entry['group']} ({entry['table']}): {entry['reason']}"
+def set_aside_words(entry: Mapping[str, Any]) -> str:
+    """An entry of ``set_aside`` in ``run.json``: a task that failed for good, and why."""
+    # Only tasks of StereoSet belong to shards, and of those not the fits of vectors.
+    shard = "" if entry.get("shard") is None else f", shard {entry['shard']}"
+    return f"{entry['group']}{shard} ({entry['table']}): {entry['reason']}"

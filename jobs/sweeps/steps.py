@@ -1,8 +1,7 @@
 """What a sweep does, in which order: steps that follow from each other, and how far they have come.
 
 A *step* is a set of tasks that can run side by side. What follows from a step is known only once
-its
-results are there: vectors are fitted from the states that one step leaves, and the ids of the
+its results are there: vectors are fitted from the states that one step leaves, and the ids of the
 steered tasks cover these vectors. So a step says what follows by a function, which is called when
 its tasks are done. The same functions lead a new run, a resumed one and a plan: tasks whose parts
 are in storage are done already, and what follows from them follows at once.
@@ -24,13 +23,11 @@ class Stage:
     Attributes:
         verb, noun: what happens to what: ``scoring`` and ``rows``.
         participle: for the last line, if the noun alone does not say it: ``written``.
-        counts: whether progress counts it. Work that takes no time worth showing does not count.
     """
 
     verb: str
     noun: str
     participle: str = ""
-    counts: bool = True
 
     def __str__(self) -> str:
         """What a list of failed tasks calls it."""

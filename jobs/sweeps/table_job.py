@@ -30,7 +30,7 @@ from jobs.sweeps.parts import StoredParts
 from jobs.sweeps.recorded import recorded_sweep
 from jobs.sweeps.report import ReportOptions, say_where, write_table
 from jobs.sweeps.session import DriverState
-from jobs.sweeps.status import print_steps, steps_as_json
+from jobs.sweeps.status import print_steps, set_aside_words, steps_as_json
 from jobs.sweeps.stored_table import StoredTable, Tables
 from jobs.sweeps.verified import Recomputed, tell
 from steering_core.certificate import draw
@@ -133,7 +133,7 @@ class TableJob(Job[SpecT, SweepT, TableOutput]):
         say(f"{output.storage.uri}: {driver.told}", at=Verbosity.QUIET)
         set_aside = list(output.last_session.get("set_aside", []))
         for entry in set_aside:
-            say(f"set aside: {entry['group']} ({entry['table']}): {entry['reason']}")
+            say(f"set aside: {set_aside_words(entry)}")
         try:
             sweep = recorded_sweep(self, output)
         except UserError as error:
@@ -187,7 +187,7 @@ class TableJob(Job[SpecT, SweepT, TableOutput]):
 
 def _failed(set_aside: Sequence[Mapping[str, Any]]) -> Iterator[Caution]:
     if set_aside:
-        places = [f"{entry['group']} ({entry['table']}): {entry['reason']}" for entry in set_aside]
+        places = [set_aside_words(entry) for entry in set_aside]
         yield Caution.of("Tasks failed, so rows are missing:", places)
 
 

@@ -6,13 +6,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 import transformers
 
 from jobs.bench.draw import neighbours
 from jobs.bench.measure import peak_memory_bytes, reset_peak_memory
 from jobs.stereoset.forecast.rates import Rates
 from jobs.stereoset.resolve import Sweep, SweepModel
+from jobs.sweeps.here import torch_threads
 from steering_core.encoding import EncodedExample
 from steering_core.engine import Cell, Engine
 from steering_core.flops import NO_NEEDS, RowNeeds, needed_flops, plain_flops
@@ -72,17 +72,13 @@ def measure(
     """
     started = time.monotonic()
     transformers.logging.disable_progress_bar()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(sweep.spec.compute.num_threads)
-    try:
+    with torch_threads(sweep.spec.compute.num_threads):
         loaded = load_model(model.source, device=sweep.device, dtype=model.dtype)
         engine = engine_for(loaded, sweep.protocol, measures=sweep.spec.measures)
         if sweep.spec.compute.accelerate == "auto":
             engine = engine.anew(choose_kernels(loaded, is_packed=engine.is_packed).names)
         timer = _Timer(sweep, skeleton, loaded, engine)
         return timer.run(model, examples, tokens_per_batch, budget_s, started)
-    finally:
-        torch.set_num_threads(threads)
 
 
 class _Timer:

@@ -7,12 +7,12 @@ from typing import Any
 
 from jobs.page.cautions import Caution, of_lost_record, of_random_weights
 from jobs.page.words import coefficient, counted
-from jobs.stereoset.failed import words_of
 from jobs.stereoset.page.estimate import Estimate
 from jobs.stereoset.page.facts import Facts
 from jobs.stereoset.push import push_of
 from jobs.stereoset.summary_keys import widest
 from jobs.stereoset.summary_tables import FEW_TERMS
+from jobs.sweeps.status import set_aside_words
 
 FEW_EXAMPLES = 30
 LMS_FALL = 10.0
@@ -128,7 +128,7 @@ def _missing(facts: Facts) -> Iterator[Caution]:
     if facts.set_aside:
         yield Caution.of(
             f"{counted(len(facts.set_aside), 'task')} failed; their results are missing:",
-            [words_of(task) for task in facts.set_aside],
+            [set_aside_words(task) for task in facts.set_aside],
         )
     if facts.incomplete:
         num = sum(group.num_missing for group in facts.incomplete)
