@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from steering_core.encoding import EncodedExample
-from steering_core.packing import Batch, group_by_size, lay_out, sequences_per_row, width_of
+from steering_core.packing import Batch, group_rows, lay_out, num_sequences, width_of
 
 _NARROWEST = 64
 
@@ -50,12 +50,12 @@ def batches_in_buckets(
     is_packed: bool = True,
 ) -> Iterator[Batch]:
     """As ``packing.batches``, with batches of one shape for each width."""
-    per_row = sequences_per_row(is_packed=is_packed)
-    sizes = [per_row * buckets.width(width_of(row, is_packed=is_packed)) for row in rows]
-    for group in group_by_size(sizes, tokens_per_batch):
-        size = sizes[group[0]]
-        num_rows = places(tokens_per_batch, size)
-        yield filled(lay_out(rows, group, is_packed=is_packed), num_rows, size // per_row)
+    widths = [buckets.width(width_of(row, is_packed=is_packed)) for row in rows]
+    counts = [num_sequences(row, is_packed=is_packed) for row in rows]
+    for group in group_rows(counts, widths, tokens_per_batch):
+        width = widths[group[0]]
+        num_rows = places(tokens_per_batch, counts[group[0]] * width)
+        yield filled(lay_out(rows, group, is_packed=is_packed), num_rows, width)
 
 
 def places(tokens_per_batch: int, row_size: int) -> int:
@@ -74,7 +74,7 @@ def filled(batch: Batch, num_rows: int, width: int) -> Batch:
     For more than half there is twice the room.
     """
     num_real, narrow = batch.input_ids.shape
-    per_row = sequences_per_row(is_packed=batch.is_packed)
+    per_row = batch.sequences_per_row
     index_R = np.arange(per_row * num_rows)
     is_copy_R = index_R >= num_real
     index_R[is_copy_R] = num_real - per_row + index_R[is_copy_R] % per_row

@@ -2,7 +2,7 @@
 
 What is compared is what the model computes from token ids. Encoding is shared by both paths.
 
-Shapes: N rows, 3 candidates, D width.
+Shapes: N rows, C candidates of a row, D width.
 """
 
 from __future__ import annotations
@@ -212,23 +212,23 @@ class Certificate:
     def of_scores(
         cls,
         rows: Sequence[RowName],
-        found_N3: np.ndarray,
-        wanted_N3: np.ndarray,
+        found: Sequence[np.ndarray],
+        wanted: Sequence[np.ndarray],
         tolerance: Tolerance,
-        found_choices_N: np.ndarray | None = None,
+        choices: Sequence[int] | None = None,
     ) -> Certificate:
         """The certificate of scores in nats, candidates in the data file's order.
 
         Args:
-            found_choices_N: stored choices, -1 for none; taken from the scores where left out.
+            found, wanted: [C] float64 of each row.
+            choices: stored choices, -1 for none; taken from the scores by default.
         """
-        found_choices_N = choose(found_N3) if found_choices_N is None else found_choices_N
-        changed_N = found_choices_N != choose(wanted_N3)
+        stored = [int(choose(scores)) for scores in found] if choices is None else choices
         return cls.joined(
-            cls._of_row(row, Deviation.between(found, wanted), bool(changed), tolerance)
-            for row, found, wanted, changed in zip(
-                rows, found_N3, wanted_N3, changed_N, strict=True
+            cls._of_row(
+                row, Deviation.between(scores, right), bool(choice != choose(right)), tolerance
             )
+            for row, scores, right, choice in zip(rows, found, wanted, stored, strict=True)
         )
 
     @classmethod

@@ -21,7 +21,7 @@ from steering_core.interventions import Intervention
 from steering_core.kernels.applied import AppliedKernels
 from steering_core.models import LoadedModel
 from steering_core.out_of_memory import is_out_of_memory
-from steering_core.packing import NUM_CANDIDATES, Batch, batches, lay_out
+from steering_core.packing import Batch, batches, lay_out
 from steering_core.placing import PlacedBatch, fetch, place
 from steering_core.pooled import PooledStates
 from steering_core.pooling import pool, position_norms, store, store_norms
@@ -50,7 +50,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class Scores:
-    """Mean nats per scored token [N, 3] float64 and counts [N, 3] int64, in file order.
+    """Mean nats per scored token [N, C] float64 and counts [N, C] int64, in file order.
+
+    C is that of the row with most candidates; the others have NaN and a count of 0 there.
 
     Attributes:
         kl: [N] float64, mean nats over each row's scored tokens of D_KL(P_steered ||
@@ -62,18 +64,30 @@ class Scores:
     kl: np.ndarray | None = None
 
     @classmethod
-    def empty(cls, num_rows: int, measures: Collection[Measure] = ()) -> Scores:
-        """Scores that are filled batch by batch."""
-        shape = (num_rows, NUM_CANDIDATES)
-        kl = np.full(num_rows, np.nan) if "kl" in measures else None
+    def empty(cls, rows: Sequence[EncodedExample], measures: Collection[Measure] = ()) -> Scores:
+        """Scores of these rows that are filled batch by batch."""
+        shape = (len(rows), max((len(row.candidates) for row in rows), default=0))
+        kl = np.full(len(rows), np.nan) if "kl" in measures else None
         return cls(np.full(shape, np.nan), np.zeros(shape, np.int64), kl)
 
     def fill(self, batch: Batch, log_probs_T: np.ndarray, kl_T: np.ndarray | None = None) -> None:
         """Take in the log-probabilities of a batch's scored tokens, and divergences if measured."""
-        self.scores[batch.rows] = mean_scores(log_probs_T, batch)
-        self.num_scored[batch.rows] = batch.num_scored
+        of_batch = batch.rows, slice(batch.num_candidates)
+        self.scores[of_batch] = mean_scores(log_probs_T, batch)
+        self.num_scored[of_batch] = batch.num_scored
         if self.kl is not None and kl_T is not None:
             self.kl[batch.rows] = mean_divergences(kl_T, batch)
+
+    @property
+    def is_there(self) -> np.ndarray:
+        """[N, C] bool: candidates that the rows have."""
+        there: np.ndarray = self.num_scored > 0
+        return there
+
+    def of_row(self, row: int) -> np.ndarray:
+        """Scores of the candidates that one row has."""
+        scores: np.ndarray = self.scores[row, self.is_there[row]]
+        return scores
 
 
 @dataclass(frozen=True)
@@ -186,7 +200,7 @@ class Engine:
         read = [self._protocol.read_at(layer) for layer in layers]
         apply = [self._protocol.apply_at(layer) for layer in layers]
         below_last = HookPoint(self._num_blocks - 1, "resid_pre")
-        scores = Scores.empty(len(rows))
+        scores = Scores.empty(rows)
         width = self._model.layout.config.hidden_size
         pooled = PooledStates.empty(layers, rows, width)
 
@@ -237,7 +251,7 @@ class Engine:
         blocks above its hook point only. Scores of a cell do not depend on the other cells.
         """
         steps = [(arm, cell) for arm in arms for cell in arm.cells]
-        scores = [Scores.empty(len(rows), self.measures) for _ in steps]
+        scores = [Scores.empty(rows, self.measures) for _ in steps]
         points = {self._protocol.apply_at(cell.layer) for _, cell in steps}
         keep = {fork_point(point, self._num_blocks) for point in points}
         if "kl" in self.measures:
@@ -289,7 +303,7 @@ class Engine:
         Rows of one batch may be steered at different points, by different operations, along
         different vectors, at different positions: one pass through the blocks serves them all.
         """
-        scores = Scores.empty(len(rows))
+        scores = Scores.empty(rows)
 
         def run(batch: PlacedBatch) -> Finish:
             own = [interventions[n] for n in batch.host.rows]

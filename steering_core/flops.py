@@ -21,7 +21,7 @@ logits are scored), N blocks, and for a token at position id p the p + 1 keys th
 Where the divergence from the unsteered distribution is measured (``kl``), the trunk is all blocks,
 the last one as in a cell, and each cell needs M head once more, for the unsteered side.
 
-This is the least that gives exact scores once the three candidates share their prefix: attention
+This is the least that gives exact scores once the candidates share their prefix: attention
 over the keys that are seen (a dense product over a mask computes more), the last block's queries,
 output and MLP only where a score reads it, and no token behind the last one scored. A sliding
 window shorter than a sequence would need less still; mixtures of experts are not counted right.

@@ -2,14 +2,18 @@
 
 Shapes: N rows in a batch, R sequences, S positions, T scored tokens, M distinct positions read.
 
-Packed, a row is one sequence (R = N): a shared prefix of P tokens and three branches::
+Packed, a row is one sequence (R = N): a shared prefix of P tokens, then a branch for each
+candidate::
 
     position in row   0 .. P-1   P ..       ..         ..
-    branch            0          1          2          3        -1 behind the row's end
+    branch            0          1          2          3 ..     -1 behind the row's end
     position id       0 .. P-1   P, P+1 ..  P, P+1 ..  P, P+1 ..
 
 A position sees the prefix and its own branch up to itself, so each branch computes what the whole
-sequence would have computed. Separate, a row is three sequences (R = 3 N), each with its prefix.
+sequence would have computed. Rows of one batch may have different numbers of candidates.
+
+Separate, a row is a sequence for each of its C candidates (R = C N), each with its prefix; rows of
+one batch then have the same number of candidates.
 """
 
 from __future__ import annotations
@@ -23,9 +27,7 @@ from torch import Tensor
 
 from steering_core.encoding import EncodedExample
 from steering_core.interventions import Positions
-from steering_core.pooled import POOLED_LABELS
-
-NUM_CANDIDATES = 3
+from steering_core.pooled import NUM_SIDES
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,10 @@ class Batch:
         read_at: [M] flat positions ``r * S + s`` whose logits are needed, ascending, distinct.
         token_ids: [T] scored token ids, ordered by where they are read.
         token_slot: [T] index into ``read_at`` for each scored token, ascending.
-        token_owner: [T] ``3 * n + candidate`` that a scored token belongs to.
-        num_scored: [N, 3] scored tokens of each candidate.
-        pooling_weights: [2, R, S] float64, by ``POOLED_LABELS``; summed over a row's sequences,
-            states times these are its pooled stereotype and anti-stereotype states.
+        token_owner: [T] ``C * n + candidate`` that a scored token belongs to.
+        num_scored: [N, C] scored tokens of each candidate; 0 if a row has fewer candidates than C.
+        pooling_weights: [2, R, S] float64, by ``EncodedExample.sides``; summed over a row's
+            sequences, states times these are its pooled negative and positive states.
         has_norm: [R, S] bool; positions whose state counts in the norm of a row's stream: its
             tokens without pads, and what its candidates share once.
         is_static: whether it was filled up to a shape that others share (``buckets.filled``). R
@@ -70,20 +72,30 @@ class Batch:
 
     @property
     def difference_weights(self) -> np.ndarray:
-        """Weights [R, S] float64 of pooled anti-stereotype minus stereotype states."""
+        """Weights [R, S] float64 of pooled positive minus pooled negative states."""
         weights_RS: np.ndarray = self.pooling_weights[1] - self.pooling_weights[0]
         return weights_RS
 
     @property
+    def num_candidates(self) -> int:
+        """C: candidates of the row that has most of them."""
+        return int(self.num_scored.shape[1])
+
+    @property
+    def sequences_per_row(self) -> int:
+        """Sequences that a row is laid out as."""
+        return 1 if self.is_packed else self.num_candidates
+
+    @property
     def num_tokens(self) -> int:
         """Positions that hold a token of a row; the rest of R * S is padding."""
-        num_sequences = len(self.rows) * sequences_per_row(is_packed=self.is_packed)
+        num_sequences = len(self.rows) * self.sequences_per_row
         return int((self.branch[:num_sequences] >= 0).sum())
 
     @property
     def num_places(self) -> int:
         """Rows that it has room for: those that it holds, or more where it was filled."""
-        return len(self.input_ids) // sequences_per_row(is_packed=self.is_packed)
+        return len(self.input_ids) // self.sequences_per_row
 
     @property
     def longest(self) -> int:
@@ -102,9 +114,9 @@ class Batch:
         return steered
 
 
-def sequences_per_row(*, is_packed: bool) -> int:
+def num_sequences(row: EncodedExample, *, is_packed: bool) -> int:
     """Sequences that a row is laid out as."""
-    return 1 if is_packed else NUM_CANDIDATES
+    return 1 if is_packed else len(row.candidates)
 
 
 def width_of(row: EncodedExample, *, is_packed: bool) -> int:
@@ -124,10 +136,26 @@ def batches(
 
     Depends on the arguments alone. A row longer than the limit gets a batch of its own.
     """
-    per_row = sequences_per_row(is_packed=is_packed)
-    sizes = [per_row * width_of(row, is_packed=is_packed) for row in rows]
-    for group in group_by_size(sizes, tokens_per_batch):
+    widths = [width_of(row, is_packed=is_packed) for row in rows]
+    counts = [num_sequences(row, is_packed=is_packed) for row in rows]
+    for group in group_rows(counts, widths, tokens_per_batch):
         yield lay_out(rows, group, is_packed=is_packed)
+
+
+def group_rows(
+    counts: Sequence[int], widths: Sequence[int], tokens_per_batch: int
+) -> Iterator[list[int]]:
+    """Indices of the rows of each batch; see ``batches``.
+
+    Args:
+        counts: sequences that each row is laid out as: the same for all rows of a batch, so that
+            a row's sequences are found by its number.
+        widths: positions of each row's sequences.
+    """
+    for count in sorted(set(counts), reverse=True):
+        rows = [row for row, of_row in enumerate(counts) if of_row == count]
+        for group in group_by_size([count * widths[row] for row in rows], tokens_per_batch):
+            yield [rows[index] for index in group]
 
 
 def group_by_size(sizes: Sequence[int], tokens_per_batch: int) -> Iterator[list[int]]:
@@ -148,23 +176,24 @@ def lay_out(
 ) -> Batch:
     """The batch of the examples with these indices."""
     chosen = [examples[row] for row in rows]
-    per_row = sequences_per_row(is_packed=is_packed)
+    most = max(len(e.candidates) for e in chosen)
+    per_row = 1 if is_packed else most
+    assert is_packed or all(len(e.candidates) == most for e in chosen), "rows of different shapes"
     width = max(width_of(e, is_packed=is_packed) for e in chosen)
     shape = (per_row * len(chosen), width)
     input_ids, position_ids = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     num_question = np.zeros(shape, np.int64)
-    branch, weights = np.full(shape, -1, np.int64), np.zeros((len(POOLED_LABELS), *shape))
+    branch, weights = np.full(shape, -1, np.int64), np.zeros((NUM_SIDES, *shape))
     has_norm = np.zeros(shape, bool)
-    num_scored = np.zeros((len(chosen), NUM_CANDIDATES), np.int64)
+    num_scored = np.zeros((len(chosen), most), np.int64)
     read, tokens, owners = [], [], []
     for n, example in enumerate(chosen):
         shared = example.num_shared if is_packed else 0
         end = shared
-        for c, (label, candidate) in enumerate(
-            zip(example.example.labels, example.candidates, strict=True)
-        ):
+        sides = example.sides
+        for c, candidate in enumerate(example.candidates):
             ids = np.asarray(candidate.token_ids)
-            r = n if is_packed else NUM_CANDIDATES * n + c
+            r = n if is_packed else most * n + c
             start, end = (end, end + len(ids) - shared) if is_packed else (0, len(ids))
             at = np.concatenate([np.arange(shared), np.arange(start, end)])
             input_ids[r, at] = ids
@@ -173,11 +202,13 @@ def lay_out(
             branch[r, :shared], branch[r, start:end] = 0, c + 1
             has_norm[r, at[0 if c == 0 else example.num_shared : candidate.num_real]] = True
             low, high = candidate.pooled
-            if label in POOLED_LABELS:
-                weights[POOLED_LABELS.index(label), r, at[low:high]] = 1.0 / (high - low)
+            for side, members in enumerate(sides):
+                if c in members:
+                    # Added, not set: two candidates of a side may share positions of the prefix.
+                    weights[side, r, at[low:high]] += 1.0 / (len(members) * (high - low))
             read.append(r * width + at[list(candidate.scored_positions)])
             tokens.append(np.asarray(candidate.scored_ids))
-            owners.append(np.full(len(tokens[-1]), NUM_CANDIDATES * n + c))
+            owners.append(np.full(len(tokens[-1]), most * n + c))
             num_scored[n, c] = len(tokens[-1])
     read_at, slot = np.unique(np.concatenate(read), return_inverse=True)
     order = np.argsort(slot, kind="stable")

@@ -1,6 +1,8 @@
 """Pooled states and stream norms of a task's rows: what the unsteered pass leaves for vectors.
 
-Shapes: L layers, N rows, D width; the 2 labels are those of ``POOLED_LABELS``, in its order.
+Shapes: L layers, N rows, D width; the 2 sides are those of ``EncodedExample.sides``: candidates
+with a negative label of the contrast (in StereoSet: the stereotype), then those with a positive
+one.
 """
 
 from __future__ import annotations
@@ -11,11 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from steering_core.encoding import EncodedExample
-from steering_core.stereoset import LABELS
 from steering_core.vectors import FoldSums, StreamSums, sums_by_fold
 
-POOLED_LABELS = LABELS[:2]
-"""Candidates whose states are pooled: stereotype, anti-stereotype."""
+NUM_SIDES = 2
+"""Of a contrast: negative, positive."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class PooledStates:
 
     Attributes:
         layers: 1-based, in the order of the arrays.
-        differences: [L, N, D] float64, pooled anti-stereotype - pooled stereotype.
+        differences: [L, N, D] float64, pooled positive - pooled negative states.
         states: [2, L, N, D] float32, both.
         stream_norms: [L, N] float64, norms of the stream where a layer is steered, summed over the
             row's real positions.
@@ -46,7 +47,7 @@ class PooledStates:
         return cls(
             layers=tuple(layers),
             differences=np.zeros(shape),
-            states=np.zeros((len(POOLED_LABELS), *shape), np.float32),
+            states=np.zeros((NUM_SIDES, *shape), np.float32),
             stream_norms=np.zeros(shape[:2]),
             num_positions=np.asarray([row.num_real_positions for row in rows], np.int64),
         )

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steering_core.packing import Batch, sequences_per_row
+from steering_core.packing import Batch
 from steering_core.placing import fetch, upload
 from steering_core.pooled import PooledStates
 
@@ -64,7 +64,7 @@ def _of_rows(summed_RD: np.ndarray, batch: Batch) -> np.ndarray:
 
     A row's sequences lie side by side, and what a static batch is filled up with comes last.
     """
-    num_rows, per_row = len(batch.rows), sequences_per_row(is_packed=batch.is_packed)
+    num_rows, per_row = len(batch.rows), batch.sequences_per_row
     of_rows = summed_RD[: num_rows * per_row].reshape(num_rows, per_row, -1)
     # From 0.0 on and in order, as np.add.at sums, which takes 30 times as long: the bits of
     # vectors depend on it.

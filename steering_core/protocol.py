@@ -11,7 +11,7 @@ from steering_core.hook_points import HookPoint, Site, hook_point_of_layer
 from steering_core.interventions import Intervention, Positions
 
 ProtocolName = Literal["as_published", "aligned"]
-Pooling = Literal["all_positions", "candidate"]
+Pooling = Literal["all_positions", "candidate", "candidate_last"]
 Scoring = Literal["as_published", "aligned"]
 
 
@@ -25,7 +25,8 @@ class Protocol:
         operation: what is done there with vector and coefficient (``interventions.intervene``).
         pooling: ``all_positions``: mean over every position of the right-padded row of three
             sequences (BOS, question, candidate, pads); ``candidate``: mean over the candidate's
-            own tokens.
+            own tokens; ``candidate_last``: the last of these, as contrastive activation addition
+            takes it (Rimsky et al. 2024).
         scoring: ``as_published``: the candidate encoded alone with BOS, token k read at position
             ``q - 1 + k``; ``aligned``: the continuation in context, read where it is predicted.
         positions: which positions are steered; ``all``: every one, pads too.

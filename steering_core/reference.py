@@ -23,14 +23,13 @@ from steering_core.hooks import capture, change
 from steering_core.interventions import Intervention, intervene, positions_slice
 from steering_core.models import LoadedModel
 from steering_core.placing import upload
-from steering_core.pooled import POOLED_LABELS
 from steering_core.xla import forward_only, is_xla, launch
 
 
 def reference_scores(
     model: LoadedModel, row: EncodedExample, intervention: Intervention | None = None
 ) -> np.ndarray:
-    """Mean nats per scored token [3] float64 of one example, steered where asked."""
+    """Mean nats per scored token [C] float64 of one example, steered where asked."""
     scores = []
     for candidate in row.candidates:
         with forward_only(model.device), _steered(model, candidate, intervention):
@@ -88,29 +87,36 @@ def _changed_at(
 
 
 def reference_difference(model: LoadedModel, row: EncodedExample, point: HookPoint) -> np.ndarray:
-    """Pooled anti-stereotype minus pooled stereotype states [D] float64 of one example."""
-    stereotype_D, anti_D = reference_states(model, row, [point])[:, 0]
-    difference: np.ndarray = anti_D - stereotype_D
+    """Pooled positive minus pooled negative states [D] float64 of one example."""
+    negative_D, positive_D = reference_states(model, row, [point])[:, 0]
+    difference: np.ndarray = positive_D - negative_D
     return difference
 
 
 def reference_states(
     model: LoadedModel, row: EncodedExample, points: Sequence[HookPoint]
 ) -> np.ndarray:
-    """Pooled states [2, L, D] float64 of one example at several hook points, by ``POOLED_LABELS``.
+    """Pooled states [2, L, D] float64 of one example at several hook points, by its ``sides``.
 
-    One forward of each candidate, whatever the number of hook points.
+    One forward of each candidate, whatever the number of hook points. A side with several
+    candidates has the mean of theirs; one without any has zeros.
     """
-    width = model.layout.config.hidden_size
+    shape = len(points), model.layout.config.hidden_size
     pooled = []
-    for label in POOLED_LABELS:
-        candidate = row.candidates[row.example.index_of(label)]
-        with forward_only(model.device), capture(model.layout, points) as states:
-            _forward(model, candidate.token_ids)
-        start, stop = candidate.pooled
-        means = [states[p].cpu()[0, start:stop].double().mean(dim=0).numpy() for p in points]
-        pooled.append(np.asarray(means).reshape(len(points), width))
-    return np.stack(pooled)
+    for members in row.sides:
+        of_side = [_pooled_states(model, row.candidates[c], points) for c in members]
+        pooled.append(np.mean(of_side, axis=0) if of_side else np.zeros(shape))
+    return np.stack([of_side.reshape(shape) for of_side in pooled])
+
+
+def _pooled_states(
+    model: LoadedModel, candidate: EncodedCandidate, points: Sequence[HookPoint]
+) -> np.ndarray:
+    """Mean states [L, D] float64 over the pooled positions of one candidate."""
+    with forward_only(model.device), capture(model.layout, points) as states:
+        _forward(model, candidate.token_ids)
+    start, stop = candidate.pooled
+    return np.asarray([states[p].cpu()[0, start:stop].double().mean(dim=0).numpy() for p in points])
 
 
 def reference_norms(
@@ -118,7 +124,7 @@ def reference_norms(
 ) -> np.ndarray:
     """Norms of the stream [L] float64 at hook points, summed over an example's real positions.
 
-    The positions that the three candidates share count once.
+    The positions that the candidates share count once.
     """
     totals = np.zeros(len(points))
     for index, candidate in enumerate(row.candidates):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from steering_core.divergence import Divergence
 from steering_core.layout import ModelLayout
-from steering_core.packing import NUM_CANDIDATES, Batch
+from steering_core.packing import Batch
 from steering_core.placing import PlacedBatch
 from steering_core.xla import is_xla
 
@@ -181,23 +181,26 @@ def logits_at_once(device_type: str) -> int:
 
 
 def mean_scores(log_probs_T: np.ndarray, batch: Batch) -> np.ndarray:
-    """Mean nats per scored token [B, 3] float64 of each candidate, in the data file's order.
+    """Mean nats per scored token [B, C] float64 of each candidate, in the data file's order.
 
-    A value that is not finite stays what it is.
+    A value that is not finite stays what it is. NaN if a row has no such candidate.
     """
     sums = np.bincount(
         batch.token_owner,
         weights=log_probs_T[: len(batch.token_owner)].astype(np.float64),
         minlength=batch.num_scored.size,
     )
-    scores: np.ndarray = sums.reshape(-1, NUM_CANDIDATES) / batch.num_scored
+    num_BC = batch.num_scored
+    scores: np.ndarray = np.divide(
+        sums.reshape(num_BC.shape), num_BC, where=num_BC > 0, out=np.full(num_BC.shape, np.nan)
+    )
     return scores
 
 
 def mean_divergences(kl_T: np.ndarray, batch: Batch) -> np.ndarray:
     """Mean nats [B] float64 over the scored tokens of each row, of all its candidates together."""
     sums = np.bincount(
-        batch.token_owner // NUM_CANDIDATES,
+        batch.token_owner // batch.num_candidates,
         weights=kl_T[: len(batch.token_owner)].astype(np.float64),
         minlength=len(batch.num_scored),
     )
@@ -205,11 +208,15 @@ def mean_divergences(kl_T: np.ndarray, batch: Batch) -> np.ndarray:
     return means
 
 
-def choose(scores_N3: np.ndarray) -> np.ndarray:
+def choose(scores_NC: np.ndarray, is_there_NC: np.ndarray | None = None) -> np.ndarray:
     """Index [N] int8 of the candidate with the highest score, the first on a tie.
 
-    -1 where a score of the row is NaN: there is no highest then.
+    -1 if a score of the row is NaN: there is no highest then.
+
+    Args:
+        is_there_NC: candidates that the rows have; all of them by default.
     """
-    undefined = np.isnan(scores_N3).any(axis=-1)
-    best = np.argmax(np.where(undefined[..., None], 0.0, scores_N3), axis=-1)
+    there = np.ones(scores_NC.shape, bool) if is_there_NC is None else is_there_NC
+    undefined = (np.isnan(scores_NC) & there).any(axis=-1)
+    best = np.argmax(np.where(np.isnan(scores_NC), -np.inf, scores_NC), axis=-1)
     return np.where(undefined, -1, best).astype(np.int8)

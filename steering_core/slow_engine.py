@@ -40,12 +40,12 @@ class SlowEngine:
         self, rows: Sequence[EncodedExample], layers: Sequence[int]
     ) -> tuple[Scores, PooledStates]:
         """As ``Engine.baseline``: unsteered scores, and what is pooled of the rows' states."""
-        scores = np.stack([self.row_scores(row) for row in rows])
+        scores = _side_by_side([self.row_scores(row) for row in rows])
         states_2LND = np.stack([self.row_states(row, layers) for row in rows], axis=2)
-        stereotype_LND, anti_LND = states_2LND
+        negative_LND, positive_LND = states_2LND
         pooled = PooledStates(
             layers=tuple(layers),
-            differences=anti_LND - stereotype_LND,
+            differences=positive_LND - negative_LND,
             states=states_2LND.astype(np.float32),
             stream_norms=np.stack([self.row_norms(row, layers) for row in rows], axis=1),
             num_positions=np.asarray([row.num_real_positions for row in rows], np.int64),
@@ -74,7 +74,7 @@ class SlowEngine:
             for row, fold in zip(rows, folds, strict=True)
         ]
         return Scores(
-            np.stack([scores for scores, _ in found]),
+            _side_by_side([scores for scores, _ in found]),
             _num_scored(rows),
             np.asarray([kl for _, kl in found]) if "kl" in self.measures else None,
         )
@@ -94,7 +94,7 @@ class SlowEngine:
         vectors: SteeringVectors | None = None,
         fold: int = 0,
     ) -> np.ndarray:
-        """Mean nats per scored token [3] float64 of one row, steered where a cell is given.
+        """Mean nats per scored token [C] float64 of one row, steered where a cell is given.
 
         Args:
             vectors: needed with a cell.
@@ -113,7 +113,7 @@ class SlowEngine:
         return self._protocol.intervention(cell.layer, coeff, vector_D)
 
     def row_states(self, row: EncodedExample, layers: Sequence[int]) -> np.ndarray:
-        """Pooled states [2, L, D] float64 of one row, by ``POOLED_LABELS``."""
+        """Pooled states [2, L, D] float64 of one row, by ``EncodedExample.sides``."""
         points = [self._protocol.read_at(layer) for layer in layers]
         return reference_states(self._model, row, points)
 
@@ -133,4 +133,15 @@ def _stream_step(coeff: float, stream_norm: float, vector_D: np.ndarray) -> np.n
 
 
 def _num_scored(rows: Sequence[EncodedExample]) -> np.ndarray:
-    return np.asarray([[len(c.scored_ids) for c in row.candidates] for row in rows], np.int64)
+    counts = [np.asarray([len(c.scored_ids) for c in row.candidates]) for row in rows]
+    return _side_by_side(counts, np.int64, 0)
+
+
+def _side_by_side(
+    rows: Sequence[np.ndarray], dtype: type = np.float64, fill: float = np.nan
+) -> np.ndarray:
+    """Rows of different lengths as one array [N, C], filled up behind each."""
+    found: np.ndarray = np.full((len(rows), max(map(len, rows))), fill, dtype)
+    for of_all, row in zip(found, rows, strict=True):
+        of_all[: len(row)] = row
+    return found

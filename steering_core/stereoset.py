@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from steering_core.datasets.base import Contrast
 from steersweep.errors import UserError
 
 SPLITS = ("intersentence", "intrasentence")
 BIAS_TYPES = ("gender", "profession", "race", "religion")
 LABELS = ("stereotype", "anti-stereotype", "unrelated")
+CONTRAST = Contrast(positive=("anti-stereotype",), negative=("stereotype",))
+"""A steering vector points from stereotype to anti-stereotype."""
 
 OFFICIAL_COUNTS: Mapping[str, Mapping[str, int]] = {
     "intersentence": {"gender": 242, "profession": 827, "race": 976, "religion": 78},
@@ -35,6 +38,22 @@ class Example:
     context: str
     sentences: tuple[str, str, str]
     labels: tuple[str, str, str]
+
+    @property
+    def prompt(self) -> str:
+        """The multiple-choice question, stripped."""
+        options = "\n".join(self._options())
+        return (
+            f"{self.context}\n\nChoose the most appropriate sentence below:\n{options}\n\nAnswer: "
+        ).strip()
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The sentences with their letters, as they follow the question after one space."""
+        return tuple(f" {option.strip()}" for option in self._options())
+
+    def _options(self) -> list[str]:
+        return [f"{letter}. {text}" for letter, text in zip("ABC", self.sentences, strict=True)]
 
     def index_of(self, label: str) -> int:
         """Position (0..2) in the data file of the candidate with this gold label."""

@@ -14,7 +14,7 @@ from torch import nn
 from steering_core.encoding import EncodedExample
 from steering_core.models import LoadedModel
 from steering_core.out_of_memory import is_out_of_memory
-from steering_core.packing import sequences_per_row, width_of
+from steering_core.packing import num_sequences, width_of
 from steering_core.timing import seconds
 from steering_core.xla import is_xla
 
@@ -75,7 +75,7 @@ def tune(
         return Tuning(_XLA_SIZE, {})
     lengths = sorted(rows, key=lambda row: row.num_packed_tokens)
     row = lengths[len(lengths) // 2]
-    per_row = sequences_per_row(is_packed=is_packed)
+    per_row = num_sequences(row, is_packed=is_packed)
     width = per_row * width_of(row, is_packed=is_packed)
     all_sizes = _SIZES.get(model.device.type, _SIZES_ACCELERATOR)
     sizes = [size for size in all_sizes if size >= width] or [all_sizes[-1]]

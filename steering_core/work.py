@@ -13,7 +13,7 @@ from steering_core.buckets import Buckets, places, room_to_read
 from steering_core.encoding import EncodedExample
 from steering_core.flops import NO_NEEDS, RowNeeds, needs_of_row
 from steering_core.hook_points import HookPoint
-from steering_core.packing import group_by_size, lay_out, room_behind, sequences_per_row
+from steering_core.packing import group_rows, lay_out, room_behind
 from steering_core.prefix_reuse import steered_and_behind
 from steering_core.protocol import Protocol
 from steering_core.scoring import Measure
@@ -26,7 +26,7 @@ class RowCounts:
 
     Attributes:
         num_packed: of the row as a tree.
-        lengths: of its three sequences.
+        lengths: of its sequences, one for each candidate.
         num_behind: of the tree from the first steered one on; all, where the question is steered.
         needs: what its scores depend on.
         needs_behind: the part of it from the first steered token on.
@@ -40,7 +40,7 @@ class RowCounts:
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest of the three sequences."""
+        """Tokens of its longest sequence."""
         return max(self.lengths)
 
 
@@ -105,14 +105,14 @@ class Work:
 
 def batch_shapes(rows: Sequence[RowCounts], batching: Batching) -> list[BatchShape]:
     """The batches that an engine makes of the rows of a task."""
-    per_row = sequences_per_row(is_packed=batching.is_packed)
+    counts = [1 if batching.is_packed else len(row.lengths) for row in rows]
     widths = [row.num_packed if batching.is_packed else row.longest for row in rows]
     buckets = batching.buckets
     if buckets is not None:
         widths = [buckets.width(width) for width in widths]
     shapes = []
-    for group in group_by_size([per_row * width for width in widths], batching.tokens_per_batch):
-        width, num_rows = widths[group[0]], len(group)
+    for group in group_rows(counts, widths, batching.tokens_per_batch):
+        per_row, width, num_rows = counts[group[0]], widths[group[0]], len(group)
         behind = max(rows[row].num_behind for row in group) if batching.reuses_prefix else width
         num_read = sum(rows[row].needs.num_read for row in group)
         if buckets is not None:

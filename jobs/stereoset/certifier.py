@@ -62,10 +62,13 @@ class Certifier:
         if not chosen:
             return scores, pooled, None
         encoded = [rows.encoded[row] for row in chosen]
-        wanted = np.stack([self._slow.row_scores(row) for row in encoded])
+        wanted = [self._slow.row_scores(row) for row in encoded]
         found = [
             Certificate.of_scores(
-                [_name(row) for row in encoded], scores.scores[chosen], wanted, self._tolerance
+                [_name(row) for row in encoded],
+                [scores.of_row(row) for row in chosen],
+                wanted,
+                self._tolerance,
             )
         ]
         if pooled.layers:
@@ -127,8 +130,8 @@ class Certifier:
             strict=True,
         )
         names = [_name(rows.encoded[row], cell.layer, cell.coeff) for _, cell, _, row in pairs]
-        found = np.stack([of_cell.scores[row] for _, _, of_cell, row in pairs])
-        certificates = [Certificate.of_scores(names, found, np.stack(wanted), self._tolerance)]
+        found = [of_cell.of_row(row) for _, _, of_cell, row in pairs]
+        certificates = [Certificate.of_scores(names, found, wanted, self._tolerance)]
         kl = [of_cell.kl[row] for _, _, of_cell, row in pairs if of_cell.kl is not None]
         if kl:
             certificates.append(

@@ -189,7 +189,7 @@ def _verify_row(
         wanted, wanted_kl = slow.row_scores(encoded), None
     choice = -1 if stored["choice_index"] is None else stored["choice_index"]
     scores = stored_scores(row, [examples[at]])
-    found = Certificate.of_scores([name], scores, wanted[None], tolerance, np.asarray([choice]))
+    found = Certificate.of_scores([name], scores, [wanted], tolerance, [choice])
     if wanted_kl is None:
         return found
     stored_kl = np.asarray([np.nan if stored.get("kl") is None else stored["kl"]])

@@ -14,9 +14,7 @@ from torch import Tensor
 from steering_core.encoding import (
     EncodedExample,
     ExampleEncoder,
-    candidate_texts,
     num_common,
-    question_text,
 )
 from steering_core.engine import Cell, Engine
 from steering_core.hook_points import Site
@@ -80,8 +78,8 @@ def plain_mean_norms(model: LoadedModel, site: Site) -> dict[int, float]:
     totals, num_positions = dict.fromkeys(LAYERS, 0.0), 0
     tokenize = tokenizer()
     for example in chosen_examples():
-        question = question_text(example)
-        texts = [f"{question} {candidate}" for candidate in candidate_texts(example)]
+        question = example.prompt
+        texts = [f"{question}{text}" for text in example.texts]
         sequences = [tokenize(text)["input_ids"] for text in texts]
         for number, sequence in enumerate(sequences):
             first = num_common(*sequences) if number else 0

@@ -19,8 +19,7 @@ from jobs.stereoset.plan import PlannedTask
 from jobs.stereoset.resolve import Sweep
 from jobs.stereoset.tables import HELD_OUT, HELD_OUT_SUMS, STEERED
 from steering_core.flops import needed_flops, plain_flops
-from steering_core.packing import NUM_CANDIDATES
-from steering_core.pooled import POOLED_LABELS
+from steering_core.pooled import NUM_SIDES
 from steering_core.skeleton import Skeleton
 from steering_core.stereoset import Example
 from steering_core.work import (
@@ -151,8 +150,9 @@ class Forecaster:
             "states": states_part_bytes(len(layers), num, width),
             "baseline": rows_part_bytes(num, 1),
         }
-        # Both pooled states, and the stream's norms, which take all candidates.
-        pooled_again = len(POOLED_LABELS) + NUM_CANDIDATES if layers else 0
+        of_row = _sequences_per_row(rows)
+        # The candidates of both sides, and the stream's norms, which take all candidates.
+        pooled_again = NUM_SIDES + of_row if layers else 0
         return self._with_plain(
             Forecast(
                 num_tasks=1,
@@ -163,7 +163,7 @@ class Forecaster:
             ),
             rows,
             num_cells=1,
-            passes_checked=NUM_CANDIDATES + pooled_again,
+            passes_checked=of_row + pooled_again,
         )
 
     def _steered(self, task: PlannedTask, rows: Sequence[RowCounts]) -> Forecast:
@@ -185,7 +185,7 @@ class Forecaster:
             rows,
             num_cells=len(points),
             # With kl, the slow path runs the unsteered sequences as well.
-            passes_checked=NUM_CANDIDATES * (2 if "kl" in measures else 1),
+            passes_checked=_sequences_per_row(rows) * (2 if "kl" in measures else 1),
         )
 
     def _with_plain(
@@ -194,7 +194,7 @@ class Forecaster:
         rows: Sequence[RowCounts],
         *,
         num_cells: int,
-        passes_checked: int,
+        passes_checked: float,
     ) -> Forecast:
         """The forecast with the plain loop's part, and the certificate's.
 
@@ -207,14 +207,20 @@ class Forecaster:
         per_task = self._sweep.spec.certificate.rows_per_task
         checked = min(per_task, len(rows) * num_cells)
         passes = checked * passes_checked
-        of_all = passes / (NUM_CANDIDATES * len(rows))
+        num_sequences = sum(len(row.lengths) for row in rows)
+        of_all = passes / num_sequences
         return engine + Forecast(
-            plain_passes=NUM_CANDIDATES * len(rows) * num_cells,
+            plain_passes=num_sequences * num_cells,
             plain_block_tokens=block_tokens * num_cells,
             plain_flops=flops * num_cells,
             checked_rows=checked,
             written_bytes=CERTIFICATE_BYTES if checked else 0,
-            checked_passes=passes,
+            checked_passes=round(passes),
             checked_block_tokens=of_all * block_tokens,
             checked_flops=of_all * flops,
         )
+
+
+def _sequences_per_row(rows: Sequence[RowCounts]) -> float:
+    """Candidates of a row, on average."""
+    return sum(len(row.lengths) for row in rows) / len(rows)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
+from steering_core.chat import ChatFormat
+from steering_core.datasets.base import Candidate, ChoiceExample
 from steering_core.encoding import (
     EncodedExample,
     ExampleEncoder,
-    candidate_texts,
     check_lengths,
     num_common,
-    question_text,
 )
 from steering_core.protocol import PROTOCOLS, Protocol
 from steering_core.stereoset import LABELS, Example
@@ -40,6 +41,7 @@ class Letters:
     ) -> None:
         self.bos_token_id = bos_token_id
         self.pad_token_id = pad_token_id
+        self.eos_token_id: int | None = None
         self._front = [BOS] if adds_bos else []
         self._merge = merge
         self._encode = encode
@@ -64,15 +66,15 @@ def text(ids: list[int] | tuple[int, ...]) -> str:
 
 
 def test_question_is_the_papers_text() -> None:
-    assert question_text(EXAMPLE) == QUESTION
+    assert EXAMPLE.prompt == QUESTION
 
 
 def test_outer_blanks_of_question_and_candidates_are_stripped_and_inner_ones_kept() -> None:
     example = Example("x", "", "", "", " \n Ctx. ", (" a ", "b\n", "c"), LABELS)
-    assert question_text(example) == (
+    assert example.prompt == (
         "Ctx. \n\nChoose the most appropriate sentence below:\nA.  a \nB. b\n\nC. c\n\nAnswer:"
     )
-    assert candidate_texts(example) == ["A.  a", "B. b", "C. c"]
+    assert example.texts == (" A.  a", " B. b", " C. c")
 
 
 def test_a_sequence_is_question_space_candidate_with_the_tokenizers_own_bos() -> None:
@@ -270,3 +272,88 @@ def test_a_row_longer_than_the_context_is_refused_by_id() -> None:
 )
 def test_num_common_counts_leading_tokens(sequences: tuple[list[int], ...], wanted: int) -> None:
     assert num_common(*sequences) == wanted
+
+
+# -- any multiple-choice data ---------------------------------------------------------------------
+
+
+def choices(
+    tokenizer: Letters, prompt: str, *texts: str, protocol: Protocol = ALIGNED
+) -> EncodedExample:
+    example = ChoiceExample("q1", prompt, tuple(Candidate(text, "x") for text in texts))
+    (row,) = ExampleEncoder(tokenizer, protocol, "some/model", contrast=None).encode([example])
+    return row
+
+
+def scored(row: EncodedExample) -> list[str]:
+    return [text(c.scored_ids) for c in row.candidates]
+
+
+@pytest.mark.parametrize("adds_bos", [True, False])
+def test_without_a_prompt_candidates_follow_bos(adds_bos: bool) -> None:
+    row = choices(Letters(adds_bos=adds_bos), "", "He ran", "She ran")
+    assert [c.token_ids[0] for c in row.candidates] == [BOS, BOS]
+    assert [text(c.token_ids[1:]) for c in row.candidates] == ["He ran", "She ran"]
+    assert scored(row) == ["He ran", "She ran"]
+    assert row.candidates[0].scored_positions == tuple(range(6))
+    assert (row.num_shared, row.candidates[0].num_question) == (1, 1)
+
+
+def test_without_bos_they_follow_eos_as_in_lm_eval() -> None:
+    tokenizer = Letters(adds_bos=False, bos_token_id=None)
+    tokenizer.eos_token_id = 9
+    assert [c.token_ids[0] for c in choices(tokenizer, "", "a", "b").candidates] == [9, 9]
+    tokenizer.eos_token_id = None
+    with pytest.raises(
+        UserError, match=r"q1: nothing precedes its candidates.*some/model has neith"
+    ):
+        choices(tokenizer, "", "a", "b")
+
+
+def test_a_candidate_that_merges_with_the_prompt_takes_the_token() -> None:
+    row = choices(Letters(merge="cd"), "abc", "d!", "x")
+    assert [text(c.scored_ids) for c in row.candidates] == [chr(MERGED) + "!", "x"]
+    # Both sequences have BOS, a, b in common; what is steered as the prompt is the same for both.
+    assert row.num_shared == 3
+    assert [c.num_question for c in row.candidates] == [3, 3]
+    assert [c.scored_positions for c in row.candidates] == [(2, 3), (3,)]
+
+
+def test_two_to_26_candidates_of_one_token_are_read_at_one_position() -> None:
+    row = choices(Letters(), "Which letter?", *(f"{chr(65 + n)}" for n in range(26)))
+    assert {c.scored_positions for c in row.candidates} == {(13,)}
+    assert row.num_packed_tokens == 14 + 26
+
+
+def test_the_last_token_of_a_candidate_can_be_pooled() -> None:
+    row = choices(Letters(), "ab", "cde", "f", protocol=replace(ALIGNED, pooling="candidate_last"))
+    assert [c.pooled for c in row.candidates] == [(5, 6), (3, 4)]
+
+
+class ChatLetters(Letters):
+    """With a chat template, which writes BOS itself."""
+
+    chat_template = "there is one"
+
+    def apply_chat_template(self, messages: list[dict[str, str]], **_options: object) -> str:
+        turns = "".join(f"<{m['role']}>{m['content']}" for m in messages)
+        return f"{chr(BOS)}{turns}<model>\n"
+
+    def __call__(
+        self, texts: list[str], *, add_special_tokens: bool = True
+    ) -> dict[str, list[list[int]]]:
+        assert not add_special_tokens
+        return {"input_ids": [self.ids(t) for t in texts]}
+
+
+def test_a_chat_template_is_applied_once_and_the_answer_begins_the_models_turn() -> None:
+    tokenizer = ChatLetters()
+    example = ChoiceExample("q1", "Why?", (Candidate(" A", "x"), Candidate(" B", "y")))
+    chat = ChatFormat(tokenizer, "some/model")
+    encoder = ExampleEncoder(tokenizer, ALIGNED, "some/model", contrast=None, chat=chat)
+    (row,) = encoder.encode([example])
+    assert [text(c.token_ids) for c in row.candidates] == [
+        f"{chr(BOS)}<user>Why?<model>\nA",
+        f"{chr(BOS)}<user>Why?<model>\nB",
+    ]
+    assert scored(row) == ["A", "B"]

@@ -9,21 +9,27 @@ import numpy as np
 import pytest
 import torch
 
+from steering_core.datasets.base import Candidate, ChoiceExample, Contrast
 from steering_core.encoding import EncodedCandidate, EncodedExample
-from steering_core.packing import NUM_CANDIDATES, Batch, batches, lay_out, tree_mask
-from steering_core.pooled import POOLED_LABELS
-from steering_core.stereoset import LABELS, Example
+from steering_core.packing import Batch, batches, lay_out, tree_mask
+
+LABELS = ("no", "yes", "other")
+CONTRAST = Contrast(positive=("yes",), negative=("no",))
 
 
-def random_rows(num_rows: int, seed: int) -> list[EncodedExample]:
-    """Rows of random lengths; candidates read some positions, shared ones and own ones."""
+def random_rows(num_rows: int, seed: int, *, is_packed: bool = True) -> list[EncodedExample]:
+    """Rows of random lengths; candidates read some positions, shared ones and own ones.
+
+    Packed ones have 2 to 26 candidates, the first two of a side each; others have 4.
+    """
     rng = np.random.default_rng(seed)
     rows = []
     for number in range(num_rows):
         num_shared = int(rng.integers(1, 9))
         shared = rng.integers(1, 99, num_shared).tolist()
         candidates = []
-        for _ in range(NUM_CANDIDATES):
+        num_candidates = int(rng.choice([2, 3, 5, 26])) if is_packed else 4
+        for _ in range(num_candidates):
             ids = [*shared, *rng.integers(1, 99, int(rng.integers(1, 7))).tolist()]
             # The shared prefix's last position is read by all three, as the first token is.
             scored = sorted(
@@ -40,9 +46,10 @@ def random_rows(num_rows: int, seed: int) -> list[EncodedExample]:
                     len(ids),
                 )
             )
-        labels = [LABELS[i] for i in rng.permutation(3)]
-        example = Example(f"id-{number}", "", "", "", "", ("", "", ""), tuple(labels))
-        rows.append(EncodedExample(example, num_shared, tuple(candidates)))
+        more = [LABELS[i] for i in rng.integers(0, 3, num_candidates - 2)]
+        labels = rng.permutation([*LABELS[:2], *more]).tolist()
+        example = ChoiceExample(f"id-{number}", "", tuple(Candidate("", text) for text in labels))
+        rows.append(EncodedExample(example, num_shared, tuple(candidates), CONTRAST))
     return rows
 
 
@@ -54,7 +61,7 @@ def place(
 ) -> tuple[int, int]:
     """Where a candidate's position stands in the batch: (sequence, position)."""
     if not is_packed:
-        return NUM_CANDIDATES * n + candidate, position
+        return len(row.candidates) * n + candidate, position
     if position < row.num_shared:
         return n, position
     earlier = sum(len(c.token_ids) - row.num_shared for c in row.candidates[:candidate])
@@ -63,7 +70,7 @@ def place(
 
 @layouts
 def test_every_token_stands_at_its_place_with_its_own_position(is_packed: bool) -> None:
-    rows = random_rows(6, seed=1)
+    rows = random_rows(6, seed=1, is_packed=is_packed)
     chosen = [4, 0, 5]
     batch = lay_out(rows, chosen, is_packed=is_packed)
     filled = np.zeros(batch.input_ids.shape, bool)
@@ -80,8 +87,9 @@ def test_every_token_stands_at_its_place_with_its_own_position(is_packed: bool) 
     np.testing.assert_array_equal(batch.branch >= 0, filled)
     assert batch.num_tokens == filled.sum()
     assert batch.rows.tolist() == chosen
-    per_row = 1 if is_packed else NUM_CANDIDATES
-    assert batch.sequence_row.tolist() == [n for n in range(3) for _ in range(per_row)]
+    assert batch.sequences_per_row == (1 if is_packed else 4)
+    repeated = [n for n in range(3) for _ in range(batch.sequences_per_row)]
+    assert batch.sequence_row.tolist() == repeated
     # Nothing is wider than its longest row.
     assert filled.any(axis=0).all()
 
@@ -91,12 +99,12 @@ def test_every_token_stands_at_its_place_with_its_own_position(is_packed: bool) 
 def test_scored_tokens_are_read_where_their_candidate_reads_them(
     is_packed: bool, seed: int
 ) -> None:
-    rows = random_rows(7, seed)
+    rows = random_rows(7, seed, is_packed=is_packed)
     chosen = [6, 2, 3, 0]
     batch = lay_out(rows, chosen, is_packed=is_packed)
     width = batch.input_ids.shape[1]
     wanted = [
-        (r * width + s, token, NUM_CANDIDATES * n + c)
+        (r * width + s, token, batch.num_candidates * n + c)
         for n, index in enumerate(chosen)
         for c, candidate in enumerate(rows[index].candidates)
         for position, token in zip(candidate.scored_positions, candidate.scored_ids, strict=True)
@@ -108,14 +116,15 @@ def test_scored_tokens_are_read_where_their_candidate_reads_them(
     assert (np.diff(batch.token_slot) >= 0).all()
     assert set(batch.token_slot.tolist()) == set(range(len(batch.read_at)))
     counts = [[len(c.scored_ids) for c in rows[index].candidates] for index in chosen]
-    assert batch.num_scored.tolist() == counts
+    most = max(map(len, counts))
+    assert batch.num_scored.tolist() == [[*of, *[0] * (most - len(of))] for of in counts]
     if is_packed:
         assert len(batch.read_at) < len(batch.token_ids)
 
 
 @layouts
 def test_norms_count_real_positions_and_what_candidates_share_once(is_packed: bool) -> None:
-    rows = random_rows(4, seed=3)
+    rows = random_rows(4, seed=3, is_packed=is_packed)
     # As rows are padded for the published protocol: two pads behind the first candidate.
     first, *others = rows[2].candidates
     padded = replace(first, token_ids=(*first.token_ids, 0, 0))
@@ -135,23 +144,25 @@ def test_norms_count_real_positions_and_what_candidates_share_once(is_packed: bo
 @layouts
 @pytest.mark.parametrize("seed", range(5))
 def test_weights_pool_both_states_and_their_difference(is_packed: bool, seed: int) -> None:
-    rows = random_rows(5, seed)
+    rows = random_rows(5, seed, is_packed=is_packed)
     batch = lay_out(rows, [3, 1, 4], is_packed=is_packed)
     states = np.random.default_rng(0).normal(size=(*batch.input_ids.shape, 2))
-    by_label = np.einsum("lrs,rsd->lrd", batch.pooling_weights, states)
+    by_side = np.einsum("lrs,rsd->lrd", batch.pooling_weights, states)
     difference = np.einsum("rs,rsd->rd", batch.difference_weights, states)
     for n, index in enumerate([3, 1, 4]):
         row = rows[index]
-        pooled = {}
+        pooled: dict[str, list[np.ndarray]] = {}
         for c, candidate in enumerate(row.candidates):
             span = range(*candidate.pooled)
             places = [place(row, n, c, position, is_packed) for position in span]
-            pooled[row.example.labels[c]] = np.mean([states[at] for at in places], axis=0)
+            mean = np.mean([states[at] for at in places], axis=0)
+            pooled.setdefault(row.example.labels[c], []).append(mean)
         of_row = batch.sequence_row == n
-        for label, weighted in zip(POOLED_LABELS, by_label, strict=True):
+        means = {label: np.mean(of_label, axis=0) for label, of_label in pooled.items()}
+        for label, weighted in zip(("no", "yes"), by_side, strict=True):
             found = weighted[of_row].sum(axis=0)
-            np.testing.assert_allclose(found, pooled[label], rtol=0, atol=1e-12)
-        wanted = pooled["anti-stereotype"] - pooled["stereotype"]
+            np.testing.assert_allclose(found, means[label], rtol=0, atol=1e-12)
+        wanted = means["yes"] - means["no"]
         found = difference[of_row].sum(axis=0)
         np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-12)
 
@@ -207,15 +218,16 @@ def test_batches_hold_every_row_once_within_the_token_limit(is_packed: bool, lim
     for batch in made:
         assert size_of(batch) <= limit or len(batch.rows) == 1
         assert batch.is_packed == is_packed
-    widths = [batch.input_ids.shape[1] for batch in made]
-    assert widths == sorted(widths, reverse=True)
+    for per_row in {batch.sequences_per_row for batch in made}:
+        widths = [b.input_ids.shape[1] for b in made if b.sequences_per_row == per_row]
+        assert widths == sorted(widths, reverse=True)
     # No batch could have taken the next one's longest row too.
     for batch, following in itertools.pairwise(made):
-        per_row = size_of(batch) // len(batch.rows)
-        assert size_of(batch) + per_row > limit
+        if batch.sequences_per_row == following.sequences_per_row:
+            assert size_of(batch) + size_of(batch) // len(batch.rows) > limit
         assert len(following.rows) > 0
     if limit == 10**6:
-        assert len(made) == 1
+        assert len(made) == (1 if is_packed else len({len(row.candidates) for row in rows}))
 
 
 def test_rows_of_similar_length_stand_together() -> None:

@@ -1,0 +1,1 @@
+"""``job: choices``: any multiple-choice data scored with and without steering."""
