@@ -139,7 +139,7 @@ def examples_of(table: pa.Table) -> dict[str, ChoiceExample]:
             row["example_id"],
             row["prompt"],
             tuple(map(Candidate, row["candidates"], row["labels"])),
-            tuple(map(tuple, row["group"])),  # type: ignore[arg-type]
+            tuple(map(tuple, row["group"])),
             row["cluster"],
         )
         for row in table.to_pylist()
