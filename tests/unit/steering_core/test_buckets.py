@@ -50,7 +50,7 @@ def test_no_width_is_beyond_the_model_but_for_a_row_that_is() -> None:
 def test_what_was_there_is_there_still_and_the_rest_belongs_to_nobody(
     is_packed: bool, num_real: int
 ) -> None:
-    rows = random_rows(6, seed=2)
+    rows = random_rows(6, seed=2, num_candidates=3)
     plain = lay_out(rows, range(num_real), is_packed=is_packed)
     batch = filled(plain, 5, 64)
     num_sequences, width = plain.input_ids.shape
@@ -90,7 +90,7 @@ def test_what_was_there_is_there_still_and_the_rest_belongs_to_nobody(
 
 
 def test_a_batch_that_reads_more_than_half_has_twice_the_room() -> None:
-    rows = random_rows(3, seed=2)
+    rows = random_rows(3, seed=2, num_candidates=3)
     plain = lay_out(rows, [0, 1, 2])
     width = plain.input_ids.shape[1]
     assert len(plain.read_at) < len(plain.token_ids)
@@ -105,7 +105,7 @@ def test_a_batch_that_reads_more_than_half_has_twice_the_room() -> None:
 def test_batches_hold_every_row_once_and_width_decides_all_sizes(
     is_packed: bool, limit: int
 ) -> None:
-    rows = random_rows(40, seed=4)
+    rows = random_rows(40, seed=4, num_candidates=3)
     # Some are as long as questions are.
     rows += list(encode_group("llama-tiny", "intersentence", "race", PROTOCOLS["as_published"]))
     made = list(batches_in_buckets(rows, limit, Buckets(), is_packed=is_packed))
@@ -122,6 +122,17 @@ def test_batches_hold_every_row_once_and_width_decides_all_sizes(
     assert all(len(of_width) == 1 for of_width in sizes.values())
     # Only the last one is not full.
     assert all(len(batch.rows) == batch.num_places for batch in made[:-1])
+
+
+def test_rows_with_any_number_of_candidates_need_few_shapes() -> None:
+    """A width has one shape, or two if more than half of its positions are scored."""
+    rows = random_rows(60, seed=4)
+    sizes = defaultdict(set)
+    for batch in batches_in_buckets(rows, 900, Buckets()):
+        sizes[batch.input_ids.shape[1]].add((len(batch.read_at), len(batch.token_ids)))
+    assert all(len(of_width) <= 3 for of_width in sizes.values())
+    made = batches_in_buckets(rows, 900, Buckets(), is_packed=False)
+    assert all(len({len(rows[row].candidates) for row in batch.rows}) == 1 for batch in made)
 
 
 @pytest.fixture(scope="module")

@@ -17,10 +17,11 @@ LABELS = ("no", "yes", "other")
 CONTRAST = Contrast(positive=("yes",), negative=("no",))
 
 
-def random_rows(num_rows: int, seed: int, *, is_packed: bool = True) -> list[EncodedExample]:
+def random_rows(num_rows: int, seed: int, *, num_candidates: int = 0) -> list[EncodedExample]:
     """Rows of random lengths; candidates read some positions, shared ones and own ones.
 
-    Packed ones have 2 to 26 candidates, the first two of a side each; others have 4.
+    Args:
+        num_candidates: of each row; by default 2 to 26.
     """
     rng = np.random.default_rng(seed)
     rows = []
@@ -28,8 +29,8 @@ def random_rows(num_rows: int, seed: int, *, is_packed: bool = True) -> list[Enc
         num_shared = int(rng.integers(1, 9))
         shared = rng.integers(1, 99, num_shared).tolist()
         candidates = []
-        num_candidates = int(rng.choice([2, 3, 5, 26])) if is_packed else 4
-        for _ in range(num_candidates):
+        num = num_candidates or int(rng.choice([2, 3, 5, 26]))
+        for _ in range(num):
             ids = [*shared, *rng.integers(1, 99, int(rng.integers(1, 7))).tolist()]
             # The shared prefix's last position is read by all three, as the first token is.
             scored = sorted(
@@ -46,7 +47,7 @@ def random_rows(num_rows: int, seed: int, *, is_packed: bool = True) -> list[Enc
                     len(ids),
                 )
             )
-        more = [LABELS[i] for i in rng.integers(0, 3, num_candidates - 2)]
+        more = [LABELS[i] for i in rng.integers(0, 3, num - 2)]
         labels = rng.permutation([*LABELS[:2], *more]).tolist()
         example = ChoiceExample(f"id-{number}", "", tuple(Candidate("", text) for text in labels))
         rows.append(EncodedExample(example, num_shared, tuple(candidates), CONTRAST))
@@ -70,7 +71,7 @@ def place(
 
 @layouts
 def test_every_token_stands_at_its_place_with_its_own_position(is_packed: bool) -> None:
-    rows = random_rows(6, seed=1, is_packed=is_packed)
+    rows = random_rows(6, seed=1, num_candidates=0 if is_packed else 4)
     chosen = [4, 0, 5]
     batch = lay_out(rows, chosen, is_packed=is_packed)
     filled = np.zeros(batch.input_ids.shape, bool)
@@ -99,7 +100,7 @@ def test_every_token_stands_at_its_place_with_its_own_position(is_packed: bool) 
 def test_scored_tokens_are_read_where_their_candidate_reads_them(
     is_packed: bool, seed: int
 ) -> None:
-    rows = random_rows(7, seed, is_packed=is_packed)
+    rows = random_rows(7, seed, num_candidates=0 if is_packed else 4)
     chosen = [6, 2, 3, 0]
     batch = lay_out(rows, chosen, is_packed=is_packed)
     width = batch.input_ids.shape[1]
@@ -124,7 +125,7 @@ def test_scored_tokens_are_read_where_their_candidate_reads_them(
 
 @layouts
 def test_norms_count_real_positions_and_what_candidates_share_once(is_packed: bool) -> None:
-    rows = random_rows(4, seed=3, is_packed=is_packed)
+    rows = random_rows(4, seed=3, num_candidates=0 if is_packed else 4)
     # As rows are padded for the published protocol: two pads behind the first candidate.
     first, *others = rows[2].candidates
     padded = replace(first, token_ids=(*first.token_ids, 0, 0))
@@ -144,7 +145,7 @@ def test_norms_count_real_positions_and_what_candidates_share_once(is_packed: bo
 @layouts
 @pytest.mark.parametrize("seed", range(5))
 def test_weights_pool_both_states_and_their_difference(is_packed: bool, seed: int) -> None:
-    rows = random_rows(5, seed, is_packed=is_packed)
+    rows = random_rows(5, seed, num_candidates=0 if is_packed else 4)
     batch = lay_out(rows, [3, 1, 4], is_packed=is_packed)
     states = np.random.default_rng(0).normal(size=(*batch.input_ids.shape, 2))
     by_side = np.einsum("lrs,rsd->lrd", batch.pooling_weights, states)

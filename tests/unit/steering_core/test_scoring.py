@@ -54,7 +54,10 @@ def test_choice_is_the_highest_the_first_on_a_tie_and_none_with_nan(
 
 
 def batch_of(owner: list[int], num_scored: list[list[int]], **arrays: Any) -> Any:
-    return SimpleNamespace(token_owner=np.array(owner), num_scored=np.array(num_scored), **arrays)
+    counts = np.array(num_scored)
+    return SimpleNamespace(
+        token_owner=np.array(owner), num_scored=counts, num_candidates=counts.shape[-1], **arrays
+    )
 
 
 def test_mean_scores_are_means_by_candidate_whatever_the_order_of_tokens() -> None:

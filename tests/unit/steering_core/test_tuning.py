@@ -56,7 +56,10 @@ class Device:
 
 def rows_of(width: int) -> list[Any]:
     """Rows of which the middle one has ``width`` tokens, packed, and half of it in a sequence."""
-    return [SimpleNamespace(num_packed_tokens=n, num_tokens=n // 2) for n in (9 * width, 1, width)]
+    return [
+        SimpleNamespace(num_packed_tokens=n, num_tokens=n // 2, candidates=(None,) * 3)
+        for n in (9 * width, 1, width)
+    ]
 
 
 def tuned(monkeypatch: pytest.MonkeyPatch, device: Device, **options: Any) -> Tuning:
