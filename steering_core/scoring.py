@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -206,6 +206,25 @@ def mean_divergences(kl_T: np.ndarray, batch: Batch) -> np.ndarray:
     )
     means: np.ndarray = sums / batch.num_scored.sum(axis=1)
     return means
+
+
+def padded(
+    rows: Sequence[np.ndarray],
+    num_candidates: int | None = None,
+    fill: float = np.nan,
+    dtype: type = np.float64,
+) -> np.ndarray:
+    """Values of rows with different numbers of candidates as one array [N, C].
+
+    Args:
+        num_candidates: C; by default that of the longest row.
+        fill: stands for candidates that a row does not have.
+    """
+    shape = len(rows), num_candidates or max(map(len, rows))
+    found: np.ndarray = np.full(shape, fill, dtype)
+    for of_all, row in zip(found, rows, strict=True):
+        of_all[: len(row)] = row
+    return found
 
 
 def choose(scores_NC: np.ndarray, is_there_NC: np.ndarray | None = None) -> np.ndarray:

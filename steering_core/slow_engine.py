@@ -18,7 +18,7 @@ from steering_core.reference import (
     reference_scores_and_kl,
     reference_states,
 )
-from steering_core.scoring import Measure
+from steering_core.scoring import Measure, padded
 from steering_core.vectors import SteeringVectors
 
 
@@ -40,7 +40,7 @@ class SlowEngine:
         self, rows: Sequence[EncodedExample], layers: Sequence[int]
     ) -> tuple[Scores, PooledStates]:
         """As ``Engine.baseline``: unsteered scores, and what is pooled of the rows' states."""
-        scores = _side_by_side([self.row_scores(row) for row in rows])
+        scores = padded([self.row_scores(row) for row in rows])
         states_2LND = np.stack([self.row_states(row, layers) for row in rows], axis=2)
         negative_LND, positive_LND = states_2LND
         pooled = PooledStates(
@@ -74,7 +74,7 @@ class SlowEngine:
             for row, fold in zip(rows, folds, strict=True)
         ]
         return Scores(
-            _side_by_side([scores for scores, _ in found]),
+            padded([scores for scores, _ in found]),
             _num_scored(rows),
             np.asarray([kl for _, kl in found]) if "kl" in self.measures else None,
         )
@@ -134,14 +134,4 @@ def _stream_step(coeff: float, stream_norm: float, vector_D: np.ndarray) -> np.n
 
 def _num_scored(rows: Sequence[EncodedExample]) -> np.ndarray:
     counts = [np.asarray([len(c.scored_ids) for c in row.candidates]) for row in rows]
-    return _side_by_side(counts, np.int64, 0)
-
-
-def _side_by_side(
-    rows: Sequence[np.ndarray], dtype: type = np.float64, fill: float = np.nan
-) -> np.ndarray:
-    """Rows of different lengths as one array [N, C], filled up behind each."""
-    found: np.ndarray = np.full((len(rows), max(map(len, rows))), fill, dtype)
-    for of_all, row in zip(found, rows, strict=True):
-        of_all[: len(row)] = row
-    return found
+    return padded(counts, fill=0, dtype=np.int64)

@@ -39,6 +39,11 @@ class Draw:
     num_cells: int
 
     @property
+    def num_candidates(self) -> int:
+        """C: candidates of the row that has most of them."""
+        return max(len(row.candidates) for row in self.rows)
+
+    @property
     def alone_pairs(self) -> tuple[np.ndarray, np.ndarray]:
         """Indices of cell and row, [P] each, of what runs one by one, in that order."""
         return np.arange(len(self.alone)) % self.num_cells, np.asarray(self.alone)

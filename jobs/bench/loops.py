@@ -17,6 +17,7 @@ from jobs.bench.measure import peak_memory_bytes, reset_peak_memory
 from jobs.bench.plain import batched, num_positions_batched, num_positions_one_by_one, one_by_one
 from jobs.bench.subject import Subject
 from steering_core.models import LoadedModel
+from steering_core.scoring import padded
 from steering_core.timing import seconds
 
 
@@ -46,7 +47,7 @@ class Timed:
     """One loop while it is measured.
 
     Attributes:
-        work: gives scores [..., 3] of its ``num_pairs`` (row, cell) pairs.
+        work: gives scores [..., C] of its ``num_pairs`` (row, cell) pairs.
         scores: those of the last run.
     """
 
@@ -85,7 +86,7 @@ class Timed:
 
 
 def alone(subject: Subject, draw: Draw, model: LoadedModel) -> Timed:
-    """The plain loop over ``draw.alone_pairs``; scores [P, 3].
+    """The plain loop over ``draw.alone_pairs``; scores [P, C].
 
     Args:
         model: the subject's, or its weights in another dtype.
@@ -93,28 +94,30 @@ def alone(subject: Subject, draw: Draw, model: LoadedModel) -> Timed:
 
     def work() -> np.ndarray:
         pairs = zip(*draw.alone_pairs, strict=True)
-        return np.stack(
-            [one_by_one(model, draw.rows[n], subject.steering(subject.cells[c])) for c, n in pairs]
+        return padded(
+            [one_by_one(model, draw.rows[n], subject.steering(subject.cells[c])) for c, n in pairs],
+            draw.num_candidates,
         )
 
     return Timed(work, len(draw.alone))
 
 
 def together(subject: Subject, draw: Draw) -> Timed:
-    """Plain hooks in batches over ``draw.together_pairs``; scores [P, 3]."""
+    """Plain hooks in batches over ``draw.together_pairs``; scores [P, C]."""
 
     def work() -> np.ndarray:
-        scores = []
+        scores: list[np.ndarray] = []
         for turn, indices in enumerate(draw.together):
             steering = subject.steering(subject.cells[turn % draw.num_cells])
-            scores.append(batched(subject.model, [draw.rows[n] for n in indices], steering))
-        return np.concatenate(scores)
+            rows = [draw.rows[n] for n in indices]
+            scores += [*batched(subject.model, rows, steering)]
+        return padded(scores, draw.num_candidates)
 
     return Timed(work, sum(map(len, draw.together)))
 
 
 def steered(subject: Subject, draw: Draw, tokens: int) -> Timed:
-    """The engine over every cell of every row; scores [C, N, 3]."""
+    """The engine over every cell of every row; scores [cells, N, C]."""
 
     def work() -> np.ndarray:
         found = subject.engine.steered(draw.rows, tokens, subject.cells, subject.vectors)
@@ -124,7 +127,7 @@ def steered(subject: Subject, draw: Draw, tokens: int) -> Timed:
 
 
 def unsteered(subject: Subject, draw: Draw, tokens: int) -> Timed:
-    """The engine's unsteered pass; scores [N, 3]."""
+    """The engine's unsteered pass; scores [N, C]."""
     return Timed(lambda: subject.engine.baseline(draw.rows, tokens)[0].scores, len(draw.rows))
 
 

@@ -18,6 +18,7 @@ from jobs.bench.measure import available_memory_bytes
 from jobs.bench.subject import Subject
 from steering_core.layout import find_layout
 from steering_core.models import LoadedModel
+from steering_core.scoring import choose
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Distance:
     """Scores against those of the plain loop in float32.
 
     Attributes:
-        largest, mean: absolute difference of the three scores of each pair, in nats.
+        largest, mean: absolute difference of the scores of each pair, in nats.
         changed_choices: pairs for which another candidate has the highest score.
     """
 
@@ -52,7 +53,7 @@ def measure_noise(
     That is: where the bench's dtype is float32, or a second copy of the weights does not fit.
 
     Args:
-        plain, engine: scores [P, 3] in the bench's dtype over ``draw.alone_pairs``.
+        plain, engine: scores [P, C] in the bench's dtype over ``draw.alone_pairs``.
     """
     model = float32_copy(subject.model)
     if model is None:
@@ -68,10 +69,15 @@ def measure_noise(
 
 
 def distance(found: np.ndarray, wanted: np.ndarray) -> Distance:
-    """How far scores [P, 3] are from those in float32."""
+    """How far scores [P, C] are from those in float32; NaN if a row has no such candidate."""
     apart = np.abs(found - wanted)
-    is_changed = found.argmax(axis=1) != wanted.argmax(axis=1)
-    return Distance(float(apart.max()), float(apart.mean()), int(is_changed.sum()))
+    return Distance(float(np.nanmax(apart)), float(np.nanmean(apart)), num_changed(found, wanted))
+
+
+def num_changed(found: np.ndarray, wanted: np.ndarray) -> int:
+    """Rows for which another candidate has the highest score."""
+    is_there = ~np.isnan(wanted)
+    return int((choose(found, is_there) != choose(wanted, is_there)).sum())
 
 
 def float32_copy(model: LoadedModel) -> LoadedModel | None:

@@ -1,6 +1,7 @@
 """What the engine is measured against: the model's own forward with a hook, alone and in batches.
 
-Shapes: N rows, B sequences, S positions, V vocabulary, D width.
+Shapes: N rows, C candidates of the row that has most, B sequences, S positions, V vocabulary, D
+width.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from steering_core.encoding import EncodedCandidate, EncodedExample
 from steering_core.hook_points import HookPoint
 from steering_core.hooks import add
 from steering_core.models import LoadedModel
+from steering_core.scoring import padded
 
 Steering = tuple[HookPoint, Tensor, float]
 """Where, the vector [D] on the model's device, and its coefficient."""
 
 
 def one_by_one(model: LoadedModel, row: EncodedExample, steering: Steering) -> np.ndarray:
-    """Mean nats per scored token [3] float64 as the paper's notebook gets them.
+    """Mean nats per scored token [C] float64 as the paper's notebook gets them.
 
     One candidate at a time through every block, full logits [1, S, V], and a float32 log-softmax
     over the vocabulary at every position.
@@ -37,11 +39,12 @@ def one_by_one(model: LoadedModel, row: EncodedExample, steering: Steering) -> n
 
 
 def batched(model: LoadedModel, rows: Sequence[EncodedExample], steering: Steering) -> np.ndarray:
-    """Mean nats per scored token [N, 3] float64 of N rows in one forward with a hook.
+    """Mean nats per scored token [N, C] float64 of N rows in one forward with a hook.
 
-    All 3 N sequences right-padded to the longest, with an attention mask, through every block; full
-    logits [B, S, V]. The log-softmax runs on the scored positions only: a loop that is written with
-    some care does that much, and the comparison should be with such a one.
+    All sequences of the rows are padded on the right to the longest, with an attention mask, and go
+    through every block; full logits [B, S, V]. The log-softmax runs on the scored positions only: a
+    loop that is written with some care does that much, and the comparison should be with such a
+    one.
     """
     candidates = [candidate for row in rows for candidate in row.candidates]
     ids, mask = _pad(candidates)
@@ -58,7 +61,8 @@ def batched(model: LoadedModel, rows: Sequence[EncodedExample], steering: Steeri
         picked = log_probs[range(len(token)), token].cpu().double().numpy()
     sums = np.bincount(sequence, weights=picked, minlength=len(candidates))
     means: np.ndarray = sums / [len(c.scored_ids) for c in candidates]
-    return means.reshape(-1, 3)
+    ends = np.cumsum([len(row.candidates) for row in rows])
+    return padded(np.split(means, ends[:-1]))
 
 
 def num_positions_one_by_one(rows: Sequence[EncodedExample]) -> int:
@@ -68,7 +72,7 @@ def num_positions_one_by_one(rows: Sequence[EncodedExample]) -> int:
 
 def num_positions_batched(rows: Sequence[EncodedExample]) -> int:
     """Positions, padding included, that one call of ``batched`` puts through blocks and head."""
-    return 3 * len(rows) * max(row.num_tokens for row in rows)
+    return sum(len(row.candidates) for row in rows) * max(row.num_tokens for row in rows)
 
 
 def _mean_of_scored(log_probs: Tensor, candidate: EncodedCandidate) -> Tensor:

@@ -17,7 +17,7 @@ from jobs.bench.counts import counted
 from jobs.bench.draw import MATMUL_SHARE, SEARCH_SHARE, draw_rows
 from jobs.bench.machine import machine_of
 from jobs.bench.measure import matmul_flops_per_s
-from jobs.bench.noise import measure_noise
+from jobs.bench.noise import measure_noise, num_changed
 from jobs.bench.report import BenchResult, table
 from jobs.bench.scaling import Scaling, measure_scaling
 from jobs.bench.search import best_engine_tokens, best_plain_batch
@@ -106,7 +106,7 @@ def measure(subject: Subject, options: BenchOptions) -> BenchResult:
         plain_gap=_gap(alone.scores, ours_alone),
         plain_batched_gap=_gap(together.scores, ours_together),
         steering_effect=_gap(engine.scores, unsteered.scores[None]),
-        changed_choices=int((alone.scores.argmax(1) != ours_alone.argmax(1)).sum()),
+        changed_choices=num_changed(alone.scores, ours_alone),
         noise=measure_noise(subject, draw, alone.scores, ours_alone),
         scaling=scaling,
     )
@@ -128,4 +128,4 @@ def _dense(subject: Subject, rows: Sequence[EncodedExample]) -> float:
 
 
 def _gap(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.abs(a - b).max())
+    return float(np.nanmax(np.abs(a - b)))
