@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh
 
+from steering_core.datasets.base import Contrast
 from steering_core.logistic_probe import fit_logistic
 from steering_core.pairs import PairMeans, Pairs, centered_states
 from steersweep.errors import UserError
@@ -136,9 +137,9 @@ class VectorMethod:
     """A way to make steering vectors, and all that a sweep says about it.
 
     Attributes:
-        formula: for the metadata of files of vectors.
+        formula: for the metadata of files of vectors, see ``formula_of``.
         source: the papers that it comes from.
-        words: for a sentence of a report: ``mean difference times ...``.
+        words: for a sentence of a report: ``mean difference times ...``, see ``words_of``.
         fit: takes pairs and the name of what is fitted, returns a vector [D] float64; None for the
             mean difference, which needs sums alone (``fit_mean_difference``).
     """
@@ -148,6 +149,14 @@ class VectorMethod:
     words: str
     fit: Callable[[Pairs, str], np.ndarray] | None = None
 
+    def formula_of(self, contrast: Contrast) -> str:
+        """``formula`` with the contrast's labels for ``{positive}`` and ``{negative}``."""
+        return self.formula.format(**contrast.names())
+
+    def words_of(self, contrast: Contrast) -> str:
+        """``words`` with the contrast's labels, likewise."""
+        return self.words.format(**contrast.names())
+
     @property
     def needs_states(self) -> bool:
         """Whether it is fitted from the states of each example."""
@@ -156,15 +165,15 @@ class VectorMethod:
 
 _METHODS: dict[str, VectorMethod] = {
     "mean_difference": VectorMethod(
-        "mean over examples of (pooled anti-stereotype - pooled stereotype)",
+        "mean over examples of (pooled {positive} - pooled {negative})",
         "Rimsky et al. 2023, Steering Llama 2 via Contrastive Activation Addition",
-        "mean over examples of (pooled anti-stereotype minus pooled stereotype)",
+        "mean over examples of (pooled {positive} minus pooled {negative})",
     ),
     "pca": VectorMethod(
         "first principal direction of the differences, not centred, with the sign and the norm of "
         "their mean",
         "Zou et al. 2023, Representation Engineering",
-        "first principal direction of (pooled anti-stereotype minus pooled stereotype)",
+        "first principal direction of (pooled {positive} minus pooled {negative})",
         fit_pca,
     ),
     "logistic": VectorMethod(
@@ -172,7 +181,7 @@ _METHODS: dict[str, VectorMethod] = {
         "coordinates, with the sign and the norm of the mean difference",
         "Alain & Bengio 2016, Understanding intermediate layers using linear classifier probes; "
         "Li et al. 2023, Inference-Time Intervention",
-        "weight of a logistic probe between anti-stereotype and stereotype",
+        "weight of a logistic probe between {positive} and {negative}",
         fit_logistic,
     ),
     "whitened": VectorMethod(

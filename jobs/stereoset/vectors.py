@@ -15,6 +15,7 @@ from jobs.stereoset.resolve import Sweep
 from jobs.stereoset.tables import HELD_OUT, STEERED, NullTable
 from jobs.sweeps.worker import StoredVectors
 from steering_core.nulls import draw_seed, random_vectors, with_norms_of
+from steering_core.stereoset import CONTRAST
 from steering_core.vector_fits import METHODS
 from steering_core.vectors import SteeringVectors, to_safetensors
 from steersweep.errors import UserError
@@ -136,7 +137,7 @@ class GroupVectors:
         read = {f"read.layer.{layer}": str(protocol.read_at(layer)) for layer in vectors.whole}
         made = {
             "method": method,
-            "formula": METHODS[method].formula,
+            "formula": METHODS[method].formula_of(CONTRAST),
             "source": METHODS[method].source,
         }
         if given is not None and of.null is None:

@@ -171,6 +171,10 @@ class Contrast:
     negative: tuple[str, ...]
     by: tuple[str, ...] = ()
 
+    def names(self) -> dict[str, str]:
+        """Both sides in words: ``positive`` and ``negative``, several labels joined by ``or``."""
+        return {"positive": " or ".join(self.positive), "negative": " or ".join(self.negative)}
+
 
 @dataclass(frozen=True)
 class ChoiceDataset:

@@ -14,6 +14,7 @@ from jobs.stereoset.labels import ARROW, DELTA, ROLES
 from jobs.stereoset.page import words
 from jobs.stereoset.page.facts import Facts
 from steering_core.interventions import OPERATIONS
+from steering_core.stereoset import CONTRAST
 from steering_core.vector_fits import METHODS
 
 
@@ -62,7 +63,7 @@ def _protocol(
     made = (
         f"from {vectors['file']}, the same for every group"
         if vectors.get("file")
-        else f"{METHODS[vectors.get('method', 'mean_difference')].words}, {from_rows}; pooled over "
+        else f"{METHODS[vectors.get('method', 'mean_difference')].words_of(CONTRAST)}, {from_rows}; pooled over "
         f"{words.POOLING[vectors['pooling']]}"
     )
     return [
