@@ -63,8 +63,8 @@ def _protocol(
     made = (
         f"from {vectors['file']}, the same for every group"
         if vectors.get("file")
-        else f"{METHODS[vectors.get('method', 'mean_difference')].words_of(CONTRAST)}, {from_rows}; pooled over "
-        f"{words.POOLING[vectors['pooling']]}"
+        else f"{METHODS[vectors.get('method', 'mean_difference')].words_of(CONTRAST)}, "
+        f"{from_rows}; pooled over {words.POOLING[vectors['pooling']]}"
     )
     return [
         ("Protocol", spec["protocol"]),

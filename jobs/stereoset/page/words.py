@@ -14,6 +14,7 @@ SITES = {
 POOLING = {
     "all_positions": "all positions of the padded row: question, candidate and padding",
     "candidate": "the candidate's own tokens",
+    "candidate_last": "the candidate's last token",
 }
 POSITIONS = {
     "all": "every position",
