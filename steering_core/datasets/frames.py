@@ -186,7 +186,7 @@ def _position_excess(at: int) -> Metric:
     )
 
 
-def _rows_by_example(scored: ScoredChoices, choice: np.ndarray) -> Iterator[np.ndarray]:
+def _rows_by_example(scored: ScoredChoices, choice: np.ndarray) -> Iterator[list[int]]:
     """Rows of each example that has a choice under two orders or more."""
     rows: dict[str, list[int]] = {}
     for row, example in enumerate(scored.examples):
@@ -195,7 +195,7 @@ def _rows_by_example(scored: ScoredChoices, choice: np.ndarray) -> Iterator[np.n
         base = own.removesuffix(f"@{order}") if order not in (None, "0") else own
         if order is not None and choice[row] >= 0:
             rows.setdefault(base, []).append(row)
-    return (np.asarray(found) for found in rows.values() if len(found) > 1)
+    return (found for found in rows.values() if len(found) > 1)
 
 
 def _agreement(scored: ScoredChoices) -> np.ndarray:
@@ -216,12 +216,13 @@ def _excess(scored: ScoredChoices) -> np.ndarray:
     position j in the share sum over o of f(o) g(o, j).
     """
     choice = choices(scored)
-    excess = np.full(scored.sums.shape, np.nan)
+    excess: np.ndarray = np.full(scored.sums.shape, np.nan)
+    positions = np.eye(scored.sums.shape[1])
     for rows in _rows_by_example(scored, choice):
-        excess[rows] = np.eye(excess.shape[1])[choice[rows]]
-        options = [list(scored.examples[row].options) for row in rows]
+        excess[rows] = positions[choice[rows]]
+        options: list[Sequence[str]] = [scored.examples[row].options for row in rows]
         share = Counter(own[choice[row]] for own, row in zip(options, rows, strict=True))
-        by_content = np.zeros(excess.shape[1])
+        by_content = np.zeros(len(positions))
         for own in options:
             # Options of the same text are one content, whose choice falls on any of them.
             by_content[: len(own)] += [share[o] / own.count(o) for o in own]

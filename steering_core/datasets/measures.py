@@ -99,7 +99,7 @@ def accuracy(name: str, label: str, *, per_char: bool) -> Metric:
 
     def terms(scored: ScoredChoices) -> np.ndarray:
         choice = choices(scored, sums_per_char(scored) if per_char else None)
-        has_correct: np.ndarray = scored.has_label(CORRECT).any(axis=1)
+        has_correct = np.asarray(scored.has_label(CORRECT).any(axis=1))
         return column(only(chose(scored, choice, CORRECT), has_correct))
 
     return Metric(
