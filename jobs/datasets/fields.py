@@ -178,7 +178,8 @@ def _candidates(record: Record, mapping: FieldMapping) -> tuple[list[str], list[
         columns = [c for c in mapping.candidates if record.get(c) is not None]
         return [text_of(record, column) for column in columns], columns
     column = mapping.candidates
-    value, names = record.get(column), []
+    value: Any = record.get(column)
+    names: Any = []
     if isinstance(value, dict):
         value, names = value.get("text"), value.get("label")
         if not isinstance(names, list) or not isinstance(value, list) or len(names) != len(value):

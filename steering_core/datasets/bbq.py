@@ -52,7 +52,7 @@ from steering_core.datasets.measures import (
     chose,
     chose_answer,
     column,
-    common_metrics,
+    label_shares,
     only,
     ratio,
     together,
@@ -282,7 +282,7 @@ METRICS = (
 
 def metrics(labels: Sequence[str]) -> list[Metric]:
     """Accuracies and bias scores, then the share of each label."""
-    return [*METRICS, *common_metrics(labels)]
+    return [*METRICS, *label_shares(labels)]
 
 
 BBQ = ChoiceDataset(

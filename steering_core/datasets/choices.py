@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from steering_core.datasets.base import Candidate, ChoiceDataset, ChoiceExample, Record
+from steering_core.datasets.base import Candidate, ChoiceDataset, ChoiceExample, Metric, Record
 from steering_core.datasets.checking import (
     RecordFaultError,
     checked_text,
@@ -17,7 +17,7 @@ from steering_core.datasets.checking import (
     text_of,
 )
 from steering_core.datasets.listing import are_letters, find_listing, without_cue
-from steering_core.datasets.measures import common_metrics
+from steering_core.datasets.measures import accuracies, label_shares
 
 SHAPE = (
     '{"id": "x1", "group": {"topic": "gender"}, "cluster": "nurse", "prompt": "text", '
@@ -89,6 +89,11 @@ def stem_and_options(prompt: str, texts: Sequence[str]) -> tuple[str, tuple[str,
     return without_cue(prompt), own
 
 
+def metrics(labels: Sequence[str]) -> list[Metric]:
+    """Accuracies if a label is ``correct``, then the share of each label."""
+    return [*accuracies(labels), *label_shares(labels)]
+
+
 CHOICES = ChoiceDataset(
     name="choices",
     title="multiple-choice data in the general format",
@@ -96,5 +101,5 @@ CHOICES = ChoiceDataset(
     homepage="",
     shape=SHAPE,
     read=read,
-    metrics=common_metrics,
+    metrics=metrics,
 )

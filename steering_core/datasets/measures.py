@@ -123,14 +123,16 @@ def label_share(label: str) -> Metric:
     )
 
 
-def common_metrics(labels: Sequence[str]) -> list[Metric]:
-    """Accuracies if a label is ``correct``, then the share of each label."""
-    unique = list(dict.fromkeys(labels))
-    metrics = [label_share(label) for label in unique]
-    if CORRECT not in unique:
-        return metrics
+def label_shares(labels: Sequence[str]) -> list[Metric]:
+    """The share of each label, in the order in which labels first occur."""
+    return [label_share(label) for label in dict.fromkeys(labels)]
+
+
+def accuracies(labels: Sequence[str]) -> list[Metric]:
+    """``acc`` and ``acc_norm`` if a label is ``correct``; otherwise nothing."""
+    if CORRECT not in labels:
+        return []
     return [
         accuracy("acc", "accuracy", per_char=False),
         accuracy("acc_norm", "accuracy per character", per_char=True),
-        *metrics,
     ]

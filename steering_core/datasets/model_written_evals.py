@@ -31,7 +31,7 @@ from steering_core.datasets.checking import (
 )
 from steering_core.datasets.frames import after
 from steering_core.datasets.listing import LETTERS, find_listing
-from steering_core.datasets.measures import column, common_metrics, sum_of_label
+from steering_core.datasets.measures import column, label_shares, sum_of_label
 
 MATCHING, NOT_MATCHING, OTHER = "matching", "not_matching", "other"
 SHAPE = (
@@ -92,7 +92,7 @@ def _prefers_matching(scored: ScoredChoices) -> np.ndarray:
 def metrics(labels: Sequence[str]) -> list[Metric]:
     """The share of each label, and the comparison of the two labeled answers."""
     return [
-        *common_metrics(labels),
+        *label_shares(labels),
         Metric(
             key="prefers_matching",
             label="prefers the matching answer",

@@ -26,7 +26,7 @@ from steering_core.datasets.base import (
     ScoredChoices,
 )
 from steering_core.datasets.checking import RecordFaultError, examples_of_records, one_of
-from steering_core.datasets.measures import common_metrics, ratio
+from steering_core.datasets.measures import label_shares, ratio
 from steering_core.encoding import candidate_texts, question_text
 from steering_core.metrics import term_counts
 from steering_core.stereoset import LABELS, SPLITS, Example, checked_example
@@ -142,7 +142,7 @@ METRICS = (
 
 def metrics(labels: Sequence[str]) -> list[Metric]:
     """StereoSet's metrics, then the share of each label."""
-    return [*METRICS, *common_metrics(labels)]
+    return [*METRICS, *label_shares(labels)]
 
 
 STEREOSET = ChoiceDataset(

@@ -35,7 +35,7 @@ from steering_core.datasets.measures import (
     chose,
     chose_answer,
     column,
-    common_metrics,
+    label_shares,
     only,
     ratio,
     together,
@@ -148,7 +148,7 @@ METRICS = (
 
 def metrics(labels: Sequence[str]) -> list[Metric]:
     """Accuracies and the gender gap, then the share of each label."""
-    return [*METRICS, *common_metrics(labels)]
+    return [*METRICS, *label_shares(labels)]
 
 
 WINOGENDER = ChoiceDataset(
