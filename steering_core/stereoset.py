@@ -149,14 +149,15 @@ def _examples(document: Any, path: Path) -> Iterator[Example]:
             raise UserError(f"{path}: data.{split} must be a list, got {type(rows).__name__}")
         for number, row in enumerate(rows):
             where = f"{path}: data.{split}[{number}]"
-            example = _example(row, split, where)
+            example = checked_example(row, split, where)
             if (split, example.example_id) in seen:
                 raise UserError(f"{where}: id {example.example_id[:80]!r} occurs twice in {split}")
             seen.add((split, example.example_id))
             yield example
 
 
-def _example(row: Any, split: str, where: str) -> Example:
+def checked_example(row: Any, split: str, where: str) -> Example:
+    """The example of a row in StereoSet's official schema; ``where`` begins a fault's message."""
     if not isinstance(row, dict):
         raise UserError(f"{where}: must be an object, got {type(row).__name__}")
     example_id = _text(row, "id", where)

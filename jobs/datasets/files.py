@@ -1,0 +1,141 @@
+"""Records of a data file: JSON, JSON Lines, CSV, TSV or Parquet, by its extension."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from steersweep.errors import UserError
+
+_BOM = b"\xef\xbb\xbf"
+_MOST_CHARS_IN_A_FIELD = 2**24
+
+
+def read_records(path: str | Path) -> list[Any]:
+    """What a file holds, one entry for each record, not checked further.
+
+    Raises:
+        UserError: the file is missing, is a folder, is empty, has another extension, or is not what
+            its extension says. The message names the file, and the line if it can.
+    """
+    path = Path(path)
+    read = _READERS.get(path.suffix.lower())
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; expected a file: {', '.join(_READERS)}")
+    if not path.exists():
+        raise UserError(f"{path}: no such data file")
+    if read is None:
+        got = f"extension {path.suffix}" if path.suffix else "no extension"
+        raise UserError(f"{path}: has {got}; expected {', '.join(_READERS)}")
+    try:
+        is_empty = not path.read_bytes().strip()
+        records = [] if is_empty else read(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if is_empty:
+        raise UserError(f"{path}: is empty; expected records")
+    return records
+
+
+def _text(path: Path) -> str:
+    data = path.read_bytes()
+    if data.startswith(_BOM):
+        raise UserError(
+            f"{path}: starts with a byte order mark (BOM); save it as UTF-8 without one"
+        )
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise UserError(
+            f"{path}: line {line} is not UTF-8 text (byte {data[error.start]:#04x}); "
+            "save it as UTF-8"
+        ) from None
+
+
+def _parsed(text: str, path: Path, line: int) -> Any:
+    """A JSON text that begins on a line of a file."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path}: line {line + error.lineno - 1}, column {error.colno}: not valid JSON "
+            f"({error.msg})"
+        ) from None
+    except RecursionError:
+        raise UserError(f"{path}: line {line}: JSON nested too deeply") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise UserError(f"{path}: line {line}: not valid JSON: {error}") from None
+
+
+def _json(path: Path) -> list[Any]:
+    document = _parsed(_text(path), path, 1)
+    if isinstance(document, list):
+        return document
+    lists = document if isinstance(document, dict) else {}
+    lists = {key: value for key, value in lists.items() if isinstance(value, list)}
+    if len(lists) != 1:
+        got = f"lists under {', '.join(lists)}" if lists else f"{type(document).__name__}, no list"
+        raise UserError(
+            f"{path}: expected a list of records, or an object with one list; got {got}"
+        )
+    return next(iter(lists.values()))
+
+
+def _json_lines(path: Path) -> list[Any]:
+    # Not splitlines: a JSON text may hold U+2028, which that takes for the end of a line.
+    lines = _text(path).split("\n")
+    return [_parsed(text, path, n) for n, text in enumerate(lines, 1) if text.strip()]
+
+
+def _separated(separator: str) -> Callable[[Path], list[Any]]:
+    def read(path: Path) -> list[Any]:
+        csv.field_size_limit(_MOST_CHARS_IN_A_FIELD)
+        rows = csv.reader(io.StringIO(_text(path), newline=""), delimiter=separator, strict=True)
+        try:
+            header = next(rows)
+            _check_header(header, path)
+            return [_row(header, row, rows.line_num, path) for row in rows if row]
+        except csv.Error as error:
+            raise UserError(f"{path}: line {rows.line_num}: {error}") from None
+
+    return read
+
+
+def _check_header(header: list[str], path: Path) -> None:
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise UserError(f"{path}: line 1: column {twice[0]!r} occurs twice")
+
+
+def _row(header: list[str], row: list[str], line: int, path: Path) -> dict[str, str]:
+    if len(row) != len(header):
+        raise UserError(
+            f"{path}: line {line}: expected {len(header)} fields as in line 1, got {len(row)}"
+        )
+    return dict(zip(header, row, strict=True))
+
+
+def _parquet(path: Path) -> list[Any]:
+    try:
+        records: list[Any] = pq.read_table(path).to_pylist()
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: cannot be read as Parquet: {reason}") from None
+    return records
+
+
+_READERS: Mapping[str, Callable[[Path], list[Any]]] = {
+    ".json": _json,
+    ".jsonl": _json_lines,
+    ".csv": _separated(","),
+    ".tsv": _separated("\t"),
+    ".parquet": _parquet,
+}
