@@ -119,18 +119,21 @@ class Deviation:
 
 @dataclass(frozen=True, slots=True)
 class RowName:
-    """Which row: the example, and the cell of the grid (null in the baseline)."""
+    """Which row: the example, and the cell of the grid (null in the baseline).
+
+    Attributes:
+        place: (key, value) pairs that name the group of examples.
+    """
 
     example_id: str
-    split: str
-    bias_type: str
+    place: tuple[tuple[str, str], ...]
     layer: int | None = None
     coeff: float | None = None
 
     def __str__(self) -> str:
         cell = "" if self.layer is None else f"layer {self.layer}, "
         cell += "" if self.coeff is None else f"coeff {self.coeff:g}, "
-        return f"{cell}example {self.example_id} ({self.split}/{self.bias_type})"
+        return f"{cell}example {self.example_id} ({'/'.join(value for _, value in self.place)})"
 
 
 @dataclass(frozen=True, slots=True)

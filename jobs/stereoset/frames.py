@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from cluster.parts import read_part
 from cluster.storage import Storage
+from jobs.stereoset.groups import AXES
 from jobs.stereoset.inventory import Inventory
 from jobs.stereoset.plan import VectorSet
 from jobs.stereoset.tables import STEERED, rows_schema
@@ -18,7 +19,7 @@ from steering_core.scoring import Measure
 from steering_core.vectors import SteeringVectors
 from steersweep.errors import UserError
 
-_GROUP = ("model", "split", "bias_type")
+_GROUP = ("model", *AXES)
 
 
 def rows_frame(
@@ -43,8 +44,8 @@ def rows_frame(
                 f"{storage.uri_of(key)} holds other examples than planned; delete it to have "
                 "it recomputed"
             )
-        for name in _GROUP:
-            rows = rows.append_column(name, pa.repeat(getattr(task.group, name), len(rows)))
+        for name, value in task.group.columns.items():
+            rows = rows.append_column(name, pa.repeat(value, len(rows)))
         tables.append(rows.cast(schema))
     frame: pd.DataFrame = pa.concat_tables(tables).to_pandas()
     return frame
@@ -56,7 +57,7 @@ def vectors_frame(vectors: Mapping[VectorSet, SteeringVectors]) -> pd.DataFrame:
     Held-out vectors beside in-sample ones, and those of nulls, are left out.
     """
     rows = [
-        (*(getattr(of.group, name) for name in _GROUP), layer, fold, vector)
+        (*of.group.columns.values(), layer, fold, vector)
         for of, of_group in vectors.items()
         if of.table == STEERED
         for layer in sorted(of_group.whole)

@@ -8,7 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from jobs.stereoset.plan import Group, PlannedTask
+from jobs.stereoset.groups import group_of
+from jobs.stereoset.plan import PlannedTask
 from steersweep.errors import UserError
 
 _ROWS_AT_ONCE = 4096  # as plain objects, a row takes several times its place in the task
@@ -37,9 +38,7 @@ def to_table(tasks: Sequence[PlannedTask]) -> pa.Table:
     rows = [
         {
             "plan_id": task.plan_id,
-            "model": task.group.model,
-            "split": task.group.split,
-            "bias_type": task.group.bias_type,
+            **task.group.columns,
             "tables": task.tables,
             "shard": task.shard,
             "example_ids": task.example_ids,
@@ -79,7 +78,7 @@ def _from_tables(tables: Iterable[pa.Table]) -> list[PlannedTask]:
     return [
         PlannedTask(
             plan_id=_name(row["plan_id"]),
-            group=one(Group(_name(row["model"]), _name(row["split"]), _name(row["bias_type"]))),
+            group=one(group_of(_name(row["model"]), _name(row["split"]), _name(row["bias_type"]))),
             tables=one(tuple(row["tables"])),
             shard=row["shard"],
             example_ids=one(tuple(row["example_ids"])),

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import pyarrow as pa
 
+from jobs.scoring.groups import Group
 from jobs.stereoset.inventory import Inventory
-from jobs.stereoset.plan import Group
 from steering_core.pooled import PooledStates
 from steering_core.stereoset import LABELS, Example
 from steersweep.errors import UserError

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from jobs.stereoset.groups import place_of
 from jobs.stereoset.inventory import PART_FOLDERS, Inventory, take_inventory
 from jobs.stereoset.manifest import from_tables
 from jobs.stereoset.plan import PlannedTask, null_cells, old_nulls, would_plan
@@ -71,8 +72,9 @@ def held_values(planned: Sequence[PlannedTask]) -> dict[str, set[Any]]:
     held |= {key: set() for key in ("vectors.held_out", "nulls", "nulls.layers", "nulls.coeffs")}
     for task in planned:
         held["models"].add(task.group.model)
-        held["data.splits"].add(task.group.split)
-        held["data.bias_types"].add(task.group.bias_type)
+        split, bias_type = place_of(task.group)
+        held["data.splits"].add(split)
+        held["data.bias_types"].add(bias_type)
         for of in task.vector_sets:
             axes = "steering" if of.null is None else "nulls"
             held[f"{axes}.layers"].update(layer for layer, _ in task.cells)

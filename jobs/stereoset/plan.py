@@ -19,6 +19,7 @@ from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 from jobs.identity import decimal_text, digest
+from jobs.scoring.groups import Group
 from jobs.stereoset.resolve import Sweep, SweepModel
 from jobs.stereoset.tables import (
     HELD_OUT,
@@ -34,18 +35,6 @@ from steering_core.stereoset import examples_digest
 from steering_core.vector_fits import METHODS
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Group:
-    """Examples that share steering vectors."""
-
-    model: str
-    split: str
-    bias_type: str
-
-    def __str__(self) -> str:
-        return f"{self.model}/{self.split}/{self.bias_type}"
-
-
 class VectorSet(NamedTuple):
     """The vectors of a group that steer the rows of one table."""
 
@@ -55,8 +44,7 @@ class VectorSet(NamedTuple):
     @property
     def key(self) -> str:
         """Where they are stored."""
-        g = self.group
-        return vectors_key(g.model, g.split, g.bias_type, self.table)
+        return vectors_key(self.group, self.table)
 
     @property
     def null(self) -> NullTable | None:
@@ -137,8 +125,7 @@ class PlannedTask:
 
     def parts(self, task_id: str) -> dict[str, str]:
         """Storage key of each table's part, in the order in which they are committed."""
-        g = self.group
-        return {t: part_key(t, g.model, g.split, g.bias_type, task_id) for t in self.tables}
+        return {table: part_key(table, self.group, task_id) for table in self.tables}
 
 
 @dataclass(frozen=True)
@@ -214,8 +201,8 @@ def plan_missing(
     for task in planned:
         by_group.setdefault(task.group, []).append(task)
     for name, model in sweep.models.items():
-        for split, bias_type in sweep.groups:
-            group = Group(name, split, bias_type)
+        for key in sweep.groups:
+            group = sweep.group(name, key)
             added += _plan_group(sweep, model, group, by_group.get(group, []), packing)
     return added
 
@@ -226,9 +213,9 @@ def would_plan(sweep: Sweep, task: PlannedTask) -> bool:
     For an output whose record is lost, where nothing else tells whose plan it holds.
     """
     group = task.group
-    if group.model not in sweep.models or (group.split, group.bias_type) not in sweep.groups:
+    if group.model not in sweep.models or group.key not in sweep.groups:
         return False
-    examples, _ = sweep.groups[group.split, group.bias_type]
+    examples, _ = sweep.groups[group.key]
     if not set(task.example_ids) <= {e.example_id for e in examples}:
         return False
     again = _task(
@@ -295,7 +282,7 @@ def _lacking_layers(
                 have.setdefault(table, set()).update(task.layers)
     needs_states = METHODS[sweep.spec.vectors.method].needs_states
     # Held-out vectors of a method that needs states are fitted from the same states.
-    sums_by_fold = sweep.holds_out((group.split, group.bias_type)) and not needs_states
+    sums_by_fold = sweep.holds_out(group.key) and not needs_states
     wanted = {
         "sums": True,
         "states": needs_states,
@@ -341,7 +328,7 @@ def _lacking_cells(
             by_cells.setdefault(tuple(c for c in cells if c not in have), []).append(table)
         return [(tuple(of), some) for some, of in by_cells.items() if some]
 
-    main = [STEERED, *([HELD_OUT] if sweep.holds_out((group.split, group.bias_type)) else [])]
+    main = [STEERED, *([HELD_OUT] if sweep.holds_out(group.key) else [])]
     grid = _cells(sweep)
     found = lacking(main, grid)
     for tables, cells in lacking(_null_tables(sweep, group, known), null_cells(sweep)):
@@ -367,7 +354,7 @@ def null_cells(sweep: Sweep) -> list[tuple[int, str]]:
 
 def _null_tables(sweep: Sweep, group: Group, known: Sequence[PlannedTask]) -> list[str]:
     """Tables of every draw, of the main vectors and of held-out ones beside them."""
-    holds_out = sweep.holds_out((group.split, group.bias_type))
+    holds_out = sweep.holds_out(group.key)
     vectors = [sweep.main_vectors, *(["held_out"] if holds_out else [])]
     tables = []
     for null, num_draws in sweep.spec.nulls.num_draws().items():
@@ -390,7 +377,7 @@ def old_nulls(known: Sequence[PlannedTask], null: str) -> list[str]:
 
 def _cut(sweep: Sweep, model: SweepModel, group: Group, packing: Packing) -> list[tuple[str, ...]]:
     """Shards of a new group: rows of similar length together, in parts of nearly equal size."""
-    examples, _ = sweep.groups[group.split, group.bias_type]
+    examples, _ = sweep.groups[group.key]
     counted = zip(model.counts(examples), examples, strict=True)
     ordered = sorted((-counts.num_packed, example.example_id) for counts, example in counted)
     ids = [example_id for _, example_id in ordered]
@@ -418,7 +405,7 @@ def _cut_cells(
     """The cells of each task of a shard: neighbouring layers, tasks of nearly equal length."""
     if not (packing.cuts_cells and cells):
         return [cells] if cells else []
-    by_id = sweep.by_id[group.split, group.bias_type]
+    by_id = sweep.by_id[group.key]
     num_tokens = sum(row.num_packed for row in model.counts([by_id[i][0] for i in example_ids]))
     pass_s = _flops_per_token(model) * num_tokens / _FLOPS_PER_S_CUTTING_CELLS
     passes = [num_tables * _share_of_blocks(sweep, model, layer) for layer, _ in cells]
@@ -484,10 +471,10 @@ def _task(
     cells: tuple[tuple[int, str], ...],
     packing: Packing,
 ) -> PlannedTask:
-    by_id = sweep.by_id[group.split, group.bias_type]
+    by_id = sweep.by_id[group.key]
     examples, folds = zip(*(by_id[i] for i in example_ids), strict=True)
     protocol, unit = sweep.protocol, sweep.spec.steering.unit
-    held_out_folds = sweep.held_out_by_id.get((group.split, group.bias_type), {})
+    held_out_folds = sweep.held_out_by_id.get(group.key, {})
     plan_id = digest(
         {
             "model": model.facts.digest,

@@ -14,7 +14,9 @@ import transformers
 from jobs.grid import ALL_LAYERS, with_all_layers
 from jobs.identity import CODE_KEY
 from jobs.resources import local_path
+from jobs.scoring.groups import Group, GroupKey
 from jobs.spec import ModelSpec
+from jobs.stereoset.groups import AXES
 from jobs.stereoset.spec import StereoSetSpec, not_in_the_grid
 from jobs.vector_files import content_digest, read_vectors_of_spec
 from steering_core.encoding import EncodedExample, ExampleEncoder, check_lengths
@@ -33,9 +35,6 @@ from steering_core.stereoset import Example, StereoSet, read_stereoset
 from steering_core.vectors import assign_folds
 from steering_core.work import RowCounts, counts_of
 from steersweep.errors import UserError
-
-GroupKey = tuple[str, str]
-"""A split and a bias type."""
 
 HELD_OUT_FOLDS = 5
 """At most so many folds of the held-out vectors, as ``protocol: aligned`` has them."""
@@ -91,6 +90,10 @@ class Sweep:
     vectors: VectorFile | None = None
     held_out_folds: Mapping[GroupKey, tuple[int, ...]] = field(default_factory=dict)
     has_held_out: bool = False
+
+    def group(self, model: str, key: GroupKey) -> Group:
+        """The examples of a model that share vectors."""
+        return Group(model, key, AXES)
 
     @cached_property
     def by_id(self) -> Mapping[GroupKey, Mapping[str, tuple[Example, int]]]:
@@ -285,7 +288,7 @@ def _vectors(
 def _groups(
     spec: StereoSetSpec, dataset: StereoSet, protocol: Protocol
 ) -> dict[GroupKey, tuple[tuple[Example, ...], tuple[int, ...]]]:
-    groups = {}
+    groups: dict[GroupKey, tuple[tuple[Example, ...], tuple[int, ...]]] = {}
     for split in spec.data.splits:
         for bias_type in spec.data.bias_types:
             examples = dataset.group(split, bias_type, spec.data.limit, spec.data.seed)

@@ -29,10 +29,10 @@ from jobs.stereoset.estimates import (
 from jobs.stereoset.geometry import geometry
 from jobs.stereoset.group_parts import PartsOfGroups
 from jobs.stereoset.group_sums import added_up
+from jobs.stereoset.groups import place_of
 from jobs.stereoset.inventory import Inventory
 from jobs.stereoset.null_tests import NULL_TESTS_SCHEMA, null_tests, stand_for
 from jobs.stereoset.push import add_doses
-from jobs.stereoset.resolve import GroupKey
 from jobs.stereoset.summary_keys import AXES, SummaryKey, is_cell, planned_keys
 from jobs.stereoset.summary_sums import GroupSums
 from jobs.stereoset.summary_tables import (
@@ -193,10 +193,12 @@ def summarise(storage: Storage, inventory: Inventory) -> Summary:
     )
 
 
-def _vectors(inventory: Inventory, model: str, table: str) -> dict[GroupKey, SteeringVectors]:
+def _vectors(
+    inventory: Inventory, model: str, table: str
+) -> dict[tuple[str, str], SteeringVectors]:
     """The vectors that steered a table's rows of a model, by split and bias type."""
     return {
-        (of.group.split, of.group.bias_type): vectors
+        place_of(of.group): vectors
         for of, vectors in inventory.vectors.items()
         if (of.group.model, of.table) == (model, table)
     }
@@ -254,7 +256,7 @@ class _ModelTables:
         groups: Sequence[GroupSums],
         keys: Planned,
         rank: int,
-        steered_with: Mapping[GroupKey, SteeringVectors],
+        steered_with: Mapping[tuple[str, str], SteeringVectors],
     ) -> int:
         """The rows of one set of vectors; returns how many planned cells are not complete."""
         vectors = self._main if table == STEERED else table

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from jobs.scoring.groups import Group, quoted
 from steering_core.anisotropy import StateSums
 from steering_core.engine import Scores
 from steering_core.nulls import NULLS, Null
@@ -82,9 +83,9 @@ STATES_SCHEMA = pa.schema(
 """Columns of ``states``: pooled states [d_model] of each example of one task at each layer."""
 
 
-def part_key(table: str, model: str, split: str, bias_type: str, task_id: str) -> str:
+def part_key(table: str, group: Group, task_id: str) -> str:
     """Storage key of a task's part of one table, hive-partitioned."""
-    return f"{table}/model={model}/split={split}/bias_type={bias_type}/{task_id}.parquet"
+    return f"{table}/{group.folder}/{task_id}.parquet"
 
 
 STEERED, HELD_OUT = "steered", "held_out"
@@ -140,10 +141,11 @@ def is_steered_table(table: str) -> bool:
     return table in (STEERED, HELD_OUT) or null_table(table) is not None
 
 
-def vectors_key(model: str, split: str, bias_type: str, table: str = STEERED) -> str:
+def vectors_key(group: Group, table: str = STEERED) -> str:
     """Storage key of the vectors of a group that steer the rows of a table."""
     folder = {STEERED: "vectors"}.get(table, f"vectors/{table.removeprefix('nulls/')}")
-    return f"{folder}/{model}/{split}/{bias_type}.safetensors"
+    path = "/".join(quoted(name) for name in (group.model, *group.key))
+    return f"{folder}/{path}.safetensors"
 
 
 def rows_table(

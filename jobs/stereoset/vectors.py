@@ -92,7 +92,7 @@ class GroupVectors:
 
     def folds(self, of: VectorSet) -> tuple[dict[str, int], int]:
         """The fold of each example, by which a set is cross-fitted, and how many there are."""
-        key = of.group.split, of.group.bias_type
+        key = of.group.key
         held_out = uses_held_out_folds(self._sweep, of.table)
         num_folds = self._sweep.num_folds(key, held_out=held_out)
         if held_out:
@@ -131,7 +131,7 @@ class GroupVectors:
         group = of.group
         model, protocol = self._sweep.models[group.model], self._sweep.protocol
         given = self._sweep.vectors
-        examples, _ = self._sweep.groups[group.split, group.bias_type]
+        examples, _ = self._sweep.groups[group.key]
         method = self._sweep.spec.vectors.method
         read = {f"read.layer.{layer}": str(protocol.read_at(layer)) for layer in vectors.whole}
         made = {
@@ -149,8 +149,7 @@ class GroupVectors:
             "model": self._sweep.spec.models[group.model].path,
             "model_digest": model.facts.digest,
             "dtype": model.dtype,
-            "split": group.split,
-            "bias_type": group.bias_type,
+            **dict(group.place),
             "pooling": protocol.pooling,
             "folds": str(self.folds(of)[1]),
             "num_examples": str(len(examples)),

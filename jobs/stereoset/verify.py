@@ -170,16 +170,14 @@ def _verify_row(
     row: pa.Table,
 ) -> Certificate:
     group = task.group
-    key = group.split, group.bias_type
+    key = group.key
     examples, folds = sweep.groups[key]
     if uses_held_out_folds(sweep, table):
         folds = sweep.held_out_folds[key]
     by_id = {e.example_id: n for n, e in enumerate(examples)}
     stored = row.to_pylist()[0]
     at = by_id[stored["example_id"]]
-    name = RowName(
-        stored["example_id"], group.split, group.bias_type, stored["layer"], stored["coeff"]
-    )
+    name = RowName(stored["example_id"], group.place, stored["layer"], stored["coeff"])
     (encoded,) = model.encode((examples[at],))
     if task.is_steered:
         cell = Cell(stored["layer"], stored["coeff"])

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from cluster.errors import StorageUnavailableError
+from jobs.scoring.groups import Group
 from jobs.spec import CertificateSpec
 from jobs.stereoset.batch_size import ModelTuning, read_tuning, shared_tuning
 from jobs.stereoset.certifier import Certifier, TaskRows
@@ -51,6 +52,7 @@ class Payload:
 
     Attributes:
         task_id: written into every row.
+        group: the task's, for messages.
         tables: what to compute: phase 1's, or tables of steered rows.
         folds: fold of each example.
         held_out_folds: the same of held-out vectors beside in-sample ones; empty if there are none.
@@ -62,6 +64,7 @@ class Payload:
     """
 
     task_id: str
+    group: Group
     tables: tuple[str, ...]
     examples: tuple[Example, ...]
     folds: tuple[int, ...]
@@ -165,7 +168,7 @@ class StereoSetWorker(ModelWorker):
         return sums_table(pooled.sums(payload.folds, signs))
 
     def _rows(self, payload: Payload) -> TaskRows:
-        return TaskRows(payload.task_id, self._encodings.of(payload.examples))
+        return TaskRows(payload.task_id, payload.group, self._encodings.of(payload.examples))
 
     def _steered(self, payload: Payload) -> dict[str, pa.Table]:
         rows = self._rows(payload)

@@ -24,6 +24,7 @@ from cluster.ledger import Ledger
 from cluster.parts import read_part
 from cluster.tasks import Pool, Receipt, Task, WorkerFactory
 from jobs.identity import digest
+from jobs.scoring.groups import Group
 from jobs.stereoset.batch_size import tuning_key
 from jobs.stereoset.examples import sweep_examples
 from jobs.stereoset.fit_task import FITS_SCHEMA, FitPayload, SetToFit, num_layers_at_once
@@ -33,7 +34,6 @@ from jobs.stereoset.manifest import to_table
 from jobs.stereoset.output import StereoSetOutput
 from jobs.stereoset.plan import (
     CUTS_CELLS_KEY,
-    Group,
     PlannedTask,
     VectorSet,
     packing_for_output,
@@ -260,7 +260,7 @@ class StereoSetWorkflow(Workflow):
     def _layers_at_once(self, group: Group, sets: Sequence[SetToFit]) -> int:
         if not any(of.source == "states" for of in sets):
             return len(self.sweep.spec.steering.layers)
-        examples, _ = self.sweep.groups[group.split, group.bias_type]
+        examples, _ = self.sweep.groups[group.key]
         return num_layers_at_once(len(examples), self.sweep.models[group.model].facts.width)
 
     def _set_to_fit(self, of: VectorSet) -> SetToFit:
@@ -318,7 +318,7 @@ class StereoSetWorkflow(Workflow):
             states=parts["states"] if "states" in sources else (),
             sets=tuple(sets),
         )
-        key = part_key(FITS, group.model, group.split, group.bias_type, task_id)
+        key = part_key(FITS, group, task_id)
         return Task(task_id, group.model, 1.0, {FITS: key}, payload, is_urgent=True)
 
     def _task(self, planned: PlannedTask, task_id: str) -> Task:
@@ -337,7 +337,7 @@ class StereoSetWorkflow(Workflow):
 
     def _payload(self, planned: PlannedTask, task_id: str) -> Payload:
         group = planned.group
-        key = group.split, group.bias_type
+        key = group.key
         by_id = self.sweep.by_id[key]
         examples, folds = zip(*(by_id[i] for i in planned.example_ids), strict=True)
         held_out = self.sweep.held_out_by_id.get(key, {})
@@ -345,6 +345,7 @@ class StereoSetWorkflow(Workflow):
         layers = {layer for layer, _ in planned.cells}
         return Payload(
             task_id=task_id,
+            group=group,
             tables=planned.tables,
             examples=examples,
             folds=folds,

@@ -17,8 +17,9 @@ from cluster.ledger import Ledger
 from cluster.storage import open_storage
 from jobs.resources import local_path
 from jobs.stereoset.fit_task import FitPayload
+from jobs.stereoset.groups import group_of
 from jobs.stereoset.manifest import to_table
-from jobs.stereoset.plan import Group, PlannedTask
+from jobs.stereoset.plan import PlannedTask
 from jobs.stereoset.worker import Payload, StereoSetWorker
 from tests.support.sweeps import steersweep, write_spec
 
@@ -166,7 +167,7 @@ def test_names_in_a_manifest_cannot_lead_out_of_the_output(
     output, spec = copied(finished, tmp_path)
     for model, plan_id in ((name, "p"), ("tiny", name)):
         shutil.rmtree(output / "manifest")
-        group = Group(model, "intersentence", "race")
+        group = group_of(model, "intersentence", "race")
         task = PlannedTask(plan_id, group, ("steered",), 0, ("e",), (), ((1, "2"),), 1.0, 100)
         Ledger(open_storage(str(output))).append_manifest(to_table([task]), 0, "a")
         before = sorted(tmp_path.rglob("*"))

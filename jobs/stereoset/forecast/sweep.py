@@ -202,8 +202,7 @@ def _fit_bytes(sweep: Sweep, task: PlannedTask, width: int) -> int:
 
 
 def _num_folds(sweep: Sweep, of: VectorSet) -> int:
-    key = of.group.split, of.group.bias_type
-    return sweep.num_folds(key, held_out=uses_held_out_folds(sweep, of.table))
+    return sweep.num_folds(of.group.key, held_out=uses_held_out_folds(sweep, of.table))
 
 
 def _vectors_written(

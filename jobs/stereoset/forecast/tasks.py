@@ -101,7 +101,7 @@ class Forecaster:
 
     def examples(self, task: PlannedTask) -> list[Example]:
         """The examples of a task."""
-        by_id = self._examples[task.group.split, task.group.bias_type]
+        by_id = self._examples[task.group.key]
         return [by_id[example_id] for example_id in task.example_ids]
 
     def forecast(self, task: PlannedTask) -> Forecast:
@@ -137,7 +137,7 @@ class Forecaster:
         costs, layers = self._skeleton.costs, task.layers
         protocol = self._sweep.protocol
         read = {at(layer) for at in (protocol.read_at, protocol.apply_at) for layer in layers}
-        key = task.group.split, task.group.bias_type
+        key = task.group.key
         fold_of = self._folds[key]
         held_out = self._sweep.held_out_by_id.get(key, {})
         num_folds, num_held_out_folds = (

@@ -17,6 +17,7 @@ from cluster.tasks import Failure, FailureKind, Task, WorkerFactory
 from jobs.resources import local_path
 from jobs.stereoset import worker as worker_module
 from jobs.stereoset.batch_size import TUNING, ModelTuning, read_tuning, tuning_key
+from jobs.stereoset.groups import group_of
 from jobs.stereoset.spec import CertificateSpec
 from jobs.stereoset.worker import Payload, StereoSetWorker
 from steering_core.engine import Engine
@@ -92,7 +93,10 @@ def payload(tokens_per_batch: int | None = None) -> Payload:
     data = read_stereoset(local_path("embedded:examples.json"))
     examples = data.group("intersentence", "race", None, 0)
     folds = (0,) * len(examples)
-    return Payload("task", ("sums", "baseline"), examples, folds, tokens_per_batch, layers=(1, 4))
+    group = group_of("tiny", "intersentence", "race")
+    return Payload(
+        "task", group, ("sums", "baseline"), examples, folds, tokens_per_batch, layers=(1, 4)
+    )
 
 
 def test_the_first_replica_measures_and_all_use_what_it_stored(

@@ -12,6 +12,7 @@ import torch
 
 from cluster.storage import StorageSpec
 from jobs.stereoset.encodings import Encodings
+from jobs.stereoset.groups import group_of
 from jobs.stereoset.spec import CertificateSpec
 from jobs.stereoset.worker import Payload, StereoSetWorker
 from steering_core.encoding import ExampleEncoder
@@ -76,7 +77,14 @@ def test_a_worker_encodes_a_shard_once_for_all_its_tasks(
     for task in ("one", "two"):
         # Anew, as they come from another process: equal, not the same.
         examples = tuple(golden_examples().group("intersentence", "race")[:2])
-        payload = Payload(task, ("baseline",), examples, (0, 0), tokens_per_batch=512)
+        payload = Payload(
+            task,
+            group_of("tiny", "intersentence", "race"),
+            ("baseline",),
+            examples,
+            (0, 0),
+            tokens_per_batch=512,
+        )
         tables.append(worker.run(payload)["baseline"].drop_columns(["task_id"]))
     assert calls == [2]
     assert tables[0] == tables[1]
