@@ -34,11 +34,12 @@ from jobs.bench.report import grid
 from jobs.bench.rows import draw_examples, train_tokenizer
 from jobs.bench.shapes import build_shape
 from jobs.identity import digest
+from jobs.scoring.batch_size import tuning_key
+from jobs.scoring.tables import part_key, vectors_key
+from jobs.scoring.worker import Payload, SteeringOf
 from jobs.spec import CertificateSpec
-from jobs.stereoset.batch_size import tuning_key
 from jobs.stereoset.groups import group_of
-from jobs.stereoset.tables import part_key, vectors_key
-from jobs.stereoset.worker import Payload, SteeringOf
+from jobs.stereoset.tables import StereoSetRows
 from jobs.sweeps.worker import StoredVectors
 from steering_core.engine import Cell
 from steering_core.hook_points import check_layers
@@ -219,6 +220,7 @@ class _Work:
             "source": ModelSource(str(self.folder / "model")),
             "protocol": _PROTOCOL,
             "layers": tuple(self.vectors.whole),
+            "rows": StereoSetRows(),
             "device": "cpu",
             "dtype": "float32",
             "num_threads": self.options.threads,
@@ -228,7 +230,7 @@ class _Work:
             ),
             "tuning_key": tuning_key(_POOL),
         }
-        factory = WorkerFactory("jobs.stereoset.worker:StereoSetWorker", kwargs)
+        factory = WorkerFactory("jobs.scoring.worker:ScoredWorker", kwargs)
         return Pool(_POOL, factory, share=Share(cpus=0.0))
 
     def task(self, number: int, num_examples: int) -> Task:

@@ -1,10 +1,26 @@
-"""A group of examples: those of a model that share steering vectors."""
+"""Examples, and groups of them: those of a model that share steering vectors."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Protocol, TypeVar
 from urllib.parse import quote
+
+
+class ScoredExample(Protocol):
+    """What every job's examples have."""
+
+    @property
+    def example_id(self) -> str:
+        """Unique in its group."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """One for each candidate."""
+
+
+ExampleT = TypeVar("ExampleT", bound=ScoredExample)
 
 GroupKey = tuple[str, ...]
 """The values of a job's axes, which name a group of examples of any model."""

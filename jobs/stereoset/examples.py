@@ -13,8 +13,8 @@ from cluster.storage import Storage
 from jobs.data_source import source_of_stereoset
 from jobs.examples_file import EXAMPLES_KEY, read_examples, write_examples
 from jobs.resources import local_path
+from jobs.scoring.inventory import Inventory
 from jobs.stereoset.groups import place_of
-from jobs.stereoset.inventory import Inventory
 from jobs.stereoset.resolve import Sweep
 from steering_core.stereoset import BIAS_TYPES, SPLITS, Example, read_stereoset
 from steersweep.errors import UserError

@@ -9,17 +9,12 @@ import pyarrow as pa
 from cluster.parts import read_part
 from cluster.storage import Storage
 from jobs.scoring.groups import Group
+from jobs.scoring.inventory import Inventory
+from jobs.scoring.rows import KL_FIELD
+from jobs.scoring.tables import HELD_OUT, STEERED, NullTable, null_table
 from jobs.stereoset.examples import EXAMPLES_SCHEMA
 from jobs.stereoset.groups import AXES, place_of
-from jobs.stereoset.inventory import Inventory
-from jobs.stereoset.tables import (
-    HELD_OUT,
-    KL_FIELD,
-    ROWS_SCHEMA,
-    STEERED,
-    NullTable,
-    null_table,
-)
+from jobs.stereoset.tables import ROWS_SCHEMA
 from steering_core.scoring import Measure
 
 _GROUP = ("model", *AXES)

@@ -11,10 +11,10 @@ import pyarrow as pa
 from cluster.parts import read_part
 from cluster.storage import Storage
 from jobs.scoring.groups import Group
+from jobs.scoring.inventory import Inventory
+from jobs.scoring.tables import fold_sums
 from jobs.stereoset.groups import place_of
-from jobs.stereoset.inventory import Inventory
 from jobs.stereoset.summary_keys import POOLED
-from jobs.stereoset.tables import fold_sums
 from steering_core.anisotropy import StateSums
 
 GEOMETRY_SCHEMA = pa.schema(

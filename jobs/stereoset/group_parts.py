@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 
 from jobs.scoring.groups import Group
+from jobs.scoring.inventory import Inventory
+from jobs.scoring.tables import STEERED
 from jobs.stereoset.groups import place_of
-from jobs.stereoset.inventory import Inventory
 from jobs.stereoset.scored_rows import GroupParts, Part
-from jobs.stereoset.tables import STEERED
 
 
 class PartsOfGroups:

@@ -12,6 +12,8 @@ import pyarrow as pa
 
 from cluster.ledger import Ledger
 from cluster.storage import Storage
+from jobs.scoring.inventory import Inventory
+from jobs.scoring.tables import HELD_OUT, STEERED, NullTable, null_table
 from jobs.stereoset.differences import (
     DIFFERENCES_SCHEMA,
     BetweenModels,
@@ -30,7 +32,6 @@ from jobs.stereoset.geometry import geometry
 from jobs.stereoset.group_parts import PartsOfGroups
 from jobs.stereoset.group_sums import added_up
 from jobs.stereoset.groups import place_of
-from jobs.stereoset.inventory import Inventory
 from jobs.stereoset.null_tests import NULL_TESTS_SCHEMA, null_tests, stand_for
 from jobs.stereoset.push import add_doses
 from jobs.stereoset.summary_keys import AXES, SummaryKey, is_cell, planned_keys
@@ -43,7 +44,6 @@ from jobs.stereoset.summary_tables import (
     HEADLINE_SCHEMA,
     NULLS_SCHEMA,
 )
-from jobs.stereoset.tables import HELD_OUT, STEERED, NullTable, null_table
 from steering_core.nulls import OLD_LABEL_SEED, draw_seed
 from steering_core.vectors import SteeringVectors, Unit
 

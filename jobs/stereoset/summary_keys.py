@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from jobs.stereoset.groups import place_of
 
 if TYPE_CHECKING:  # they load torch, which processes that draw figures do without
-    from jobs.stereoset.plan import PlannedTask
+    from jobs.scoring.plan import PlannedTask
 
 AXES = ("split", "bias_type", "layer")
 POOLED = "all"

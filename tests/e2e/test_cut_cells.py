@@ -11,9 +11,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from jobs.scoring import plan
+from jobs.scoring.plan import PlannedTask, _equal_parts, packing_for, plan_missing
 from jobs.spec import load_spec
-from jobs.stereoset import plan
-from jobs.stereoset.plan import PlannedTask, _equal_parts, packing_for, plan_missing
 from jobs.stereoset.resolve import Sweep, resolve
 from jobs.stereoset.spec import StereoSetSpec
 from steering_core.models import ModelFacts

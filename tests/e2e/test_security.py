@@ -16,11 +16,11 @@ import pytest
 from cluster.ledger import Ledger
 from cluster.storage import open_storage
 from jobs.resources import local_path
-from jobs.stereoset.fit_task import FitPayload
+from jobs.scoring.fit_task import FitPayload
+from jobs.scoring.manifest import to_table
+from jobs.scoring.plan import PlannedTask
+from jobs.scoring.worker import Payload, ScoredWorker
 from jobs.stereoset.groups import group_of
-from jobs.stereoset.manifest import to_table
-from jobs.stereoset.plan import PlannedTask
-from jobs.stereoset.worker import Payload, StereoSetWorker
 from tests.support.sweeps import steersweep, write_spec
 
 PLANTED = (
@@ -65,14 +65,14 @@ def test_planted_secrets_are_nowhere(
     bias_types: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = plant(monkeypatch)
-    run = StereoSetWorker.run
+    run = ScoredWorker.run
 
-    def quoting(self: StereoSetWorker, payload: Payload | FitPayload) -> Any:
+    def quoting(self: ScoredWorker, payload: Payload | FitPayload) -> Any:
         if isinstance(payload, Payload) and payload.examples[0].bias_type == "race":
             raise RuntimeError(text)
         return run(self, payload)
 
-    monkeypatch.setattr(StereoSetWorker, "run", quoting)
+    monkeypatch.setattr(ScoredWorker, "run", quoting)
     spec = write_spec(
         tmp_path / "sweep.yaml",
         data={"path": "embedded:examples.json", "bias_types": bias_types},

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from jobs.stereoset.certifier import Certifier, TaskRows
+from jobs.scoring.certifier import Certifier, TaskRows
+from jobs.spec import CertificateSpec
 from jobs.stereoset.groups import group_of
-from jobs.stereoset.spec import CertificateSpec
 from steering_core.encoding import EncodedExample
 from steering_core.engine import Cell, Engine
 from steering_core.hook_points import SITES

@@ -22,8 +22,8 @@ from cluster.parts import commit_part
 from cluster.storage import Storage, StorageSpec
 from jobs.identity import digest
 from jobs.scoring.groups import Group
+from jobs.scoring.plan import PlannedTask, VectorSet
 from jobs.stereoset.groups import group_of, place_of
-from jobs.stereoset.plan import PlannedTask, VectorSet
 from jobs.stereoset.tables import ROWS_SCHEMA
 from steering_core.stereoset import LABELS, OFFICIAL_COUNTS
 from steering_core.vectors import SteeringVectors, to_safetensors
@@ -124,7 +124,7 @@ import pickle, resource, sys, threading, time
 from pathlib import Path
 import psutil
 from cluster.storage import StorageSpec
-from jobs.stereoset.inventory import take_inventory
+from jobs.scoring.inventory import take_inventory
 from jobs.stereoset.summary import summarise
 most, is_done = [0], threading.Event()
 def watch():

@@ -22,9 +22,9 @@ from cluster.errors import (
 from cluster.parts import SCHEMA_VERSION, check_part, commit_part
 from cluster.storage import Storage, open_storage
 from jobs.persona.index import INDEX_KEY, Parts
+from jobs.scoring.inventory import read_vectors
+from jobs.scoring.plan import VectorSet
 from jobs.stereoset.groups import group_of
-from jobs.stereoset.inventory import read_vectors
-from jobs.stereoset.plan import VectorSet
 from steersweep.errors import StopRunError, UserError
 
 FOR_USERS = [

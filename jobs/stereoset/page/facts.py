@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cluster.redaction import redact_all
+from jobs.scoring import non_finite
 from jobs.scoring.groups import Group
-from jobs.stereoset import non_finite
+from jobs.scoring.inventory import Inventory
 from jobs.stereoset.comparison import Comparison
 from jobs.stereoset.groups import group_of
-from jobs.stereoset.inventory import Inventory
 from jobs.stereoset.summary import Summary
 
 

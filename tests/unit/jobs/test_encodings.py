@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from cluster.storage import StorageSpec
-from jobs.stereoset.encodings import Encodings
+from jobs.scoring.encodings import Encodings
+from jobs.scoring.worker import Payload, ScoredWorker
+from jobs.spec import CertificateSpec
 from jobs.stereoset.groups import group_of
-from jobs.stereoset.spec import CertificateSpec
-from jobs.stereoset.worker import Payload, StereoSetWorker
+from jobs.stereoset.tables import StereoSetRows
 from steering_core.encoding import ExampleEncoder
 from steering_core.models import ModelSource
 from steering_core.protocol import PROTOCOLS
@@ -45,11 +46,12 @@ def test_the_shard_that_was_used_longest_ago_goes_first() -> None:
     assert encoded[4:] == [large]
 
 
-def worker_of(folder: Path, **options: Any) -> StereoSetWorker:
-    return StereoSetWorker(
+def worker_of(folder: Path, **options: Any) -> ScoredWorker:
+    return ScoredWorker(
         source=ModelSource(str(model_path("gemma2-tiny"))),
         protocol=PROTOCOLS["as_published"],
         layers=(2,),
+        rows=StereoSetRows(),
         device="cpu",
         dtype="float32",
         storage=StorageSpec(str(folder)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain
 
 import numpy as np
@@ -11,30 +11,28 @@ import pyarrow as pa
 
 from cluster.parts import read_part
 from cluster.storage import Storage
-from jobs.stereoset.groups import AXES
-from jobs.stereoset.inventory import Inventory
-from jobs.stereoset.plan import VectorSet
-from jobs.stereoset.tables import STEERED, rows_schema
-from steering_core.scoring import Measure
+from jobs.scoring.inventory import Inventory
+from jobs.scoring.plan import VectorSet
+from jobs.scoring.tables import STEERED
 from steering_core.vectors import SteeringVectors
 from steersweep.errors import UserError
 
-_GROUP = ("model", *AXES)
-
 
 def rows_frame(
-    storage: Storage, inventory: Inventory, table: str, measures: Collection[Measure] = ()
+    storage: Storage, inventory: Inventory, table: str, schema: pa.Schema, axes: Sequence[str]
 ) -> pd.DataFrame:
     """Rows of every finished part of ``baseline`` or ``steered``, partition columns last.
 
     Args:
-        measures: what was measured of the rows beside scores.
+        schema: of the rows.
+        axes: of the job's groups.
 
     Raises:
         UserError: a part that holds other examples than planned.
         CorruptPartError: a damaged part.
     """
-    schema = pa.schema([*rows_schema(measures), *((name, pa.string()) for name in _GROUP)])
+    columns = ((name, pa.string()) for name in ("model", *axes))
+    schema = pa.schema([*schema, *columns])
     tables = [schema.empty_table()]
     for task, task_id, key in inventory.parts_done(table):
         rows = read_part(storage, key, task_id)
@@ -51,7 +49,9 @@ def rows_frame(
     return frame
 
 
-def vectors_frame(vectors: Mapping[VectorSet, SteeringVectors]) -> pd.DataFrame:
+def vectors_frame(
+    vectors: Mapping[VectorSet, SteeringVectors], axes: Sequence[str]
+) -> pd.DataFrame:
     """A row per fitted vector: its group, layer, fold (null: of all examples), float32 [D].
 
     Held-out vectors beside in-sample ones, and those of nulls, are left out.
@@ -65,5 +65,5 @@ def vectors_frame(vectors: Mapping[VectorSet, SteeringVectors]) -> pd.DataFrame:
             [(None, of_group.whole[layer])], enumerate(of_group.folds.get(layer, ()))
         )
     ]
-    frame = pd.DataFrame(rows, columns=[*_GROUP, "layer", "fold", "vector"])
+    frame = pd.DataFrame(rows, columns=["model", *axes, "layer", "fold", "vector"])
     return frame.astype({"layer": np.int32, "fold": "Int32"})

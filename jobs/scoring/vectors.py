@@ -9,10 +9,10 @@ from dataclasses import replace
 import pyarrow as pa
 
 from jobs import __version__
-from jobs.stereoset.fit_task import fitted_vectors
-from jobs.stereoset.plan import PlannedTask, VectorSet, uses_held_out_folds
-from jobs.stereoset.resolve import Sweep
-from jobs.stereoset.tables import HELD_OUT, STEERED, NullTable
+from jobs.scoring.fit_task import fitted_vectors
+from jobs.scoring.plan import PlannedTask, VectorSet, uses_held_out_folds
+from jobs.scoring.sweep import AnySweep
+from jobs.scoring.tables import HELD_OUT, STEERED, NullTable
 from jobs.sweeps.worker import StoredVectors
 from steering_core.nulls import draw_seed, random_vectors, with_norms_of
 from steering_core.vector_fits import METHODS
@@ -29,7 +29,7 @@ class GroupVectors:
         known: sets that are stored, or merged since.
     """
 
-    def __init__(self, sweep: Sweep, known: Mapping[VectorSet, SteeringVectors]) -> None:
+    def __init__(self, sweep: AnySweep, known: Mapping[VectorSet, SteeringVectors]) -> None:
         self._sweep = sweep
         self.known = dict(known)
 

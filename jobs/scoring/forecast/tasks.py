@@ -1,6 +1,6 @@
 """What one task comes to, and sums of it.
 
-The plain loop is what the engine is held against: each of a row's three sequences by itself,
+The plain loop is what the engine is held against: each of a row's sequences by itself,
 through all blocks, once for the baseline and once for each cell.
 """
 
@@ -9,20 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
-from jobs.stereoset.forecast.sizes import (
+from jobs.scoring.forecast.sizes import (
     CERTIFICATE_BYTES,
     rows_part_bytes,
     states_part_bytes,
     sums_part_bytes,
 )
-from jobs.stereoset.plan import PlannedTask
-from jobs.stereoset.resolve import Sweep
-from jobs.stereoset.tables import HELD_OUT, HELD_OUT_SUMS, STEERED
+from jobs.scoring.groups import ScoredExample
+from jobs.scoring.plan import PlannedTask
+from jobs.scoring.sweep import AnySweep
+from jobs.scoring.tables import HELD_OUT, HELD_OUT_SUMS, STEERED
 from steering_core.flops import needed_flops, plain_flops
-from steering_core.packing import NUM_CANDIDATES
 from steering_core.pooled import POOLED_LABELS
 from steering_core.skeleton import Skeleton
-from steering_core.stereoset import Example
 from steering_core.work import (
     Batching,
     RowCounts,
@@ -77,6 +76,10 @@ def _by_arm(tables: Sequence[str]) -> dict[str, list[str]]:
     return {arm: of_arm for arm, of_arm in found.items() if of_arm}
 
 
+def _num_sequences(rows: Sequence[RowCounts]) -> int:
+    return sum(len(row.lengths) for row in rows)
+
+
 class Forecaster:
     """Forecasts of the tasks of one model.
 
@@ -84,7 +87,7 @@ class Forecaster:
         batching: how its rows are cut into batches.
     """
 
-    def __init__(self, sweep: Sweep, model: str, skeleton: Skeleton, batching: Batching) -> None:
+    def __init__(self, sweep: AnySweep, model: str, skeleton: Skeleton, batching: Batching) -> None:
         self._sweep, self._model = sweep, sweep.models[model]
         self._skeleton, self._batching = skeleton, batching
         self._examples = {
@@ -99,7 +102,7 @@ class Forecaster:
         """Token counts of a task's rows."""
         return self._model.counts(self.examples(task))
 
-    def examples(self, task: PlannedTask) -> list[Example]:
+    def examples(self, task: PlannedTask) -> list[ScoredExample]:
         """The examples of a task."""
         by_id = self._examples[task.group.key]
         return [by_id[example_id] for example_id in task.example_ids]
@@ -152,7 +155,8 @@ class Forecaster:
             "baseline": rows_part_bytes(num, 1),
         }
         # Both pooled states, and the stream's norms, which take all candidates.
-        pooled_again = len(POOLED_LABELS) + NUM_CANDIDATES if layers else 0
+        per_row = _num_sequences(rows) / len(rows)
+        pooled_again = len(POOLED_LABELS) + per_row if layers else 0
         return self._with_plain(
             Forecast(
                 num_tasks=1,
@@ -163,7 +167,7 @@ class Forecaster:
             ),
             rows,
             num_cells=1,
-            passes_checked=NUM_CANDIDATES + pooled_again,
+            passes_checked=per_row + pooled_again,
         )
 
     def _steered(self, task: PlannedTask, rows: Sequence[RowCounts]) -> Forecast:
@@ -185,7 +189,7 @@ class Forecaster:
             rows,
             num_cells=len(points),
             # With kl, the slow path runs the unsteered sequences as well.
-            passes_checked=NUM_CANDIDATES * (2 if "kl" in measures else 1),
+            passes_checked=_num_sequences(rows) / len(rows) * (2 if "kl" in measures else 1),
         )
 
     def _with_plain(
@@ -194,22 +198,26 @@ class Forecaster:
         rows: Sequence[RowCounts],
         *,
         num_cells: int,
-        passes_checked: int,
+        passes_checked: float,
     ) -> Forecast:
         """The forecast with the plain loop's part, and the certificate's.
 
         Which rows are checked is drawn with an id that covers the vectors: a mean row stands for
         each of them.
+
+        Args:
+            passes_checked: of each row that is checked.
         """
         costs = self._skeleton.costs
         flops = plain_flops(costs, [length for row in rows for length in row.lengths])
         block_tokens = plain_block_tokens(rows, costs.num_blocks)
         per_task = self._sweep.spec.certificate.rows_per_task
         checked = min(per_task, len(rows) * num_cells)
-        passes = checked * passes_checked
-        of_all = passes / (NUM_CANDIDATES * len(rows))
+        passes = round(checked * passes_checked)
+        num_sequences = _num_sequences(rows)
+        of_all = passes / num_sequences
         return engine + Forecast(
-            plain_passes=NUM_CANDIDATES * len(rows) * num_cells,
+            plain_passes=num_sequences * num_cells,
             plain_block_tokens=block_tokens * num_cells,
             plain_flops=flops * num_cells,
             checked_rows=checked,

@@ -1,6 +1,6 @@
 """What a sweep has to compute: shards of examples, tasks, and their identity.
 
-A shard is a set of examples of one group (model, split, bias type). Its phase 1 task makes
+A shard is a set of examples of one group (``groups.Group``). Its phase 1 task makes
 baseline scores and what vectors are fitted from; its phase 2 tasks steer it, each in some of the
 cells. Which examples form a shard is decided once, when a group is first planned, and kept in the
 manifest: it never depends on the number or the speed of replicas.
@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 
 from jobs.identity import decimal_text, digest
 from jobs.scoring.groups import Group
-from jobs.stereoset.resolve import Sweep, SweepModel
-from jobs.stereoset.tables import (
+from jobs.scoring.sweep import AnySweep, SweepModel
+from jobs.scoring.tables import (
     HELD_OUT,
     HELD_OUT_SUMS,
     STEERED,
@@ -31,7 +31,6 @@ from jobs.stereoset.tables import (
     vectors_key,
 )
 from steering_core.engine import Cell
-from steering_core.stereoset import examples_digest
 from steering_core.vector_fits import METHODS
 
 
@@ -160,7 +159,7 @@ _MOST_EXAMPLES_WITH_STATES = 256
 """Phase 1 puts every state of a shard into one part, which the driver reads as a whole."""
 
 
-def packing_for(sweep: Sweep, record: Mapping[str, Any] | None = None) -> Packing:
+def packing_for(sweep: AnySweep, record: Mapping[str, Any] | None = None) -> Packing:
     """The packing of an output, as the spec has it.
 
     Args:
@@ -178,7 +177,7 @@ def packing_for(sweep: Sweep, record: Mapping[str, Any] | None = None) -> Packin
 
 
 def packing_for_output(
-    sweep: Sweep, record: Mapping[str, Any] | None, known: Sequence[PlannedTask]
+    sweep: AnySweep, record: Mapping[str, Any] | None, known: Sequence[PlannedTask]
 ) -> Packing:
     """The packing of an output with the size of batches that it was planned with.
 
@@ -189,7 +188,7 @@ def packing_for_output(
 
 
 def plan_missing(
-    sweep: Sweep, planned: Sequence[PlannedTask], packing: Packing
+    sweep: AnySweep, planned: Sequence[PlannedTask], packing: Packing
 ) -> list[PlannedTask]:
     """Tasks that the sweep needs beside those that its output already holds a plan for.
 
@@ -207,7 +206,7 @@ def plan_missing(
     return added
 
 
-def would_plan(sweep: Sweep, task: PlannedTask) -> bool:
+def would_plan(sweep: AnySweep, task: PlannedTask) -> bool:
     """Whether the sweep plans this very task: whether its id comes out again.
 
     For an output whose record is lost, where nothing else tells whose plan it holds.
@@ -232,7 +231,7 @@ def would_plan(sweep: Sweep, task: PlannedTask) -> bool:
     return again.plan_id == task.plan_id
 
 
-def uses_held_out_folds(sweep: Sweep, table: str) -> bool:
+def uses_held_out_folds(sweep: AnySweep, table: str) -> bool:
     """Whether what a table holds depends on the folds of the held-out vectors."""
     if table in (HELD_OUT, HELD_OUT_SUMS):
         return True
@@ -242,7 +241,7 @@ def uses_held_out_folds(sweep: Sweep, table: str) -> bool:
 
 
 def _plan_group(
-    sweep: Sweep,
+    sweep: AnySweep,
     model: SweepModel,
     group: Group,
     known: Sequence[PlannedTask],
@@ -272,7 +271,7 @@ def _plan_group(
 
 
 def _lacking_layers(
-    sweep: Sweep, group: Group, known: Sequence[PlannedTask]
+    sweep: AnySweep, group: Group, known: Sequence[PlannedTask]
 ) -> list[tuple[tuple[str, ...], tuple[int, ...]]]:
     """(tables, layers) of the phase 1 tasks that each shard lacks; the first ones pool all."""
     have: dict[str, set[int]] = {}
@@ -307,7 +306,7 @@ def _lacking_layers(
 
 
 def _lacking_cells(
-    sweep: Sweep, group: Group, known: Sequence[PlannedTask]
+    sweep: AnySweep, group: Group, known: Sequence[PlannedTask]
 ) -> list[tuple[tuple[str, ...], tuple[tuple[int, str], ...]]]:
     """(tables, cells) of the steered tasks that each shard lacks.
 
@@ -339,12 +338,12 @@ def _lacking_cells(
     return found
 
 
-def _cells(sweep: Sweep) -> list[tuple[int, str]]:
+def _cells(sweep: AnySweep) -> list[tuple[int, str]]:
     grid = sweep.spec.steering
     return [(layer, decimal_text(c)) for layer in sorted(grid.layers) for c in grid.coeffs]
 
 
-def null_cells(sweep: Sweep) -> list[tuple[int, str]]:
+def null_cells(sweep: AnySweep) -> list[tuple[int, str]]:
     """The cells that nulls steer."""
     nulls = sweep.spec.nulls
     layers = sweep.spec.steering.layers if nulls.layers is None else nulls.layers
@@ -352,7 +351,7 @@ def null_cells(sweep: Sweep) -> list[tuple[int, str]]:
     return [(layer, decimal_text(c)) for layer in sorted(layers) for c in coeffs]
 
 
-def _null_tables(sweep: Sweep, group: Group, known: Sequence[PlannedTask]) -> list[str]:
+def _null_tables(sweep: AnySweep, group: Group, known: Sequence[PlannedTask]) -> list[str]:
     """Tables of every draw, of the main vectors and of held-out ones beside them."""
     holds_out = sweep.holds_out(group.key)
     vectors = [sweep.main_vectors, *(["held_out"] if holds_out else [])]
@@ -375,7 +374,9 @@ def old_nulls(known: Sequence[PlannedTask], null: str) -> list[str]:
     return [table for table, of in found if of and of.null == null and of.is_old]
 
 
-def _cut(sweep: Sweep, model: SweepModel, group: Group, packing: Packing) -> list[tuple[str, ...]]:
+def _cut(
+    sweep: AnySweep, model: SweepModel, group: Group, packing: Packing
+) -> list[tuple[str, ...]]:
     """Shards of a new group: rows of similar length together, in parts of nearly equal size."""
     examples, _ = sweep.groups[group.key]
     counted = zip(model.counts(examples), examples, strict=True)
@@ -394,7 +395,7 @@ def _cut(sweep: Sweep, model: SweepModel, group: Group, packing: Packing) -> lis
 
 
 def _cut_cells(
-    sweep: Sweep,
+    sweep: AnySweep,
     model: SweepModel,
     group: Group,
     example_ids: tuple[str, ...],
@@ -428,21 +429,21 @@ def _equal_parts(weights: Sequence[float], num_parts: int) -> list[tuple[int, in
     return list(pairwise([*bounds, len(weights)]))
 
 
-def _examples_per_task(sweep: Sweep, model: SweepModel) -> int:
+def _examples_per_task(sweep: AnySweep, model: SweepModel) -> int:
     """Examples that a slow device of this kind steers through the whole grid in half a minute."""
     flops_per_example = _flops_per_token(model) * _TOKENS_PER_ROW * _passes(sweep, model)
     fitting = int(_TASK_SECONDS * _FLOPS_PER_S[sweep.device] / flops_per_example)
     return max(_FEWEST_EXAMPLES, min(_MOST_EXAMPLES, fitting))
 
 
-def _tokens_per_shard(sweep: Sweep, model: SweepModel) -> int:
+def _tokens_per_shard(sweep: AnySweep, model: SweepModel) -> int:
     """Packed tokens that are steered through the whole grid in half a minute, within limits."""
     flops = _flops_per_token(model) * _passes(sweep, model)
     fitting = int(_TASK_SECONDS * _FLOPS_PER_S_CUTTING_CELLS / flops)
     return max(_FEWEST_TOKENS, min(_MOST_TOKENS, fitting))
 
 
-def _passes(sweep: Sweep, model: SweepModel) -> float:
+def _passes(sweep: AnySweep, model: SweepModel) -> float:
     """Passes through all blocks that the whole grid comes to."""
     grid = sweep.spec.steering
     return 1 + sum(
@@ -455,13 +456,13 @@ def _flops_per_token(model: SweepModel) -> int:
     return 2 * model.facts.num_params
 
 
-def _share_of_blocks(sweep: Sweep, model: SweepModel, layer: int) -> float:
+def _share_of_blocks(sweep: AnySweep, model: SweepModel, layer: int) -> float:
     num_blocks = model.facts.num_blocks
     return (num_blocks - sweep.protocol.apply_at(layer).stream) / num_blocks
 
 
 def _task(
-    sweep: Sweep,
+    sweep: AnySweep,
     model: SweepModel,
     group: Group,
     tables: tuple[str, ...],
@@ -497,7 +498,7 @@ def _task(
             **({"measures": sweep.spec.measures} if cells and sweep.spec.measures else {}),
             "group": str(group),
             "tables": tables,
-            "examples": examples_digest(examples),
+            "examples": sweep.examples_digest(examples),
             "folds": folds,
             # Absent where nothing hangs on them, as in every output that is older than the key.
             **(

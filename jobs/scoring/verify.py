@@ -14,11 +14,11 @@ import transformers
 from cluster.parts import read_part
 from cluster.storage import Storage
 from jobs.console import detail, print_table, say, warn
-from jobs.stereoset.inventory import Inventory
-from jobs.stereoset.output import StereoSetOutput
-from jobs.stereoset.plan import PlannedTask, VectorSet, uses_held_out_folds
-from jobs.stereoset.resolve import Sweep, SweepModel
-from jobs.stereoset.tables import is_steered_table, null_table, stored_scores
+from jobs.scoring.inventory import Inventory
+from jobs.scoring.output import ScoredOutput
+from jobs.scoring.plan import PlannedTask, VectorSet, uses_held_out_folds
+from jobs.scoring.sweep import AnySweep, SweepModel
+from jobs.scoring.tables import is_steered_table, null_table
 from jobs.sweeps.recorded import recorded_sweep
 from steering_core.certificate import Certificate, RowName, Tolerance, draw, tolerance_for
 from steering_core.engine import Cell
@@ -27,7 +27,7 @@ from steering_core.slow_engine import SlowEngine
 from steersweep.errors import UserError
 
 if TYPE_CHECKING:
-    from jobs.stereoset.job import StereoSetJob
+    from jobs.scoring.job import AnyScoredJob
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,7 @@ class _Verified:
     found: Certificate
 
 
-def verified(
-    job: StereoSetJob, output: StereoSetOutput, num_rows: int, seed: int
-) -> dict[str, Any]:
+def verified(job: AnyScoredJob, output: ScoredOutput, num_rows: int, seed: int) -> dict[str, Any]:
     """Recompute rows of an output, print the outcome and return it as plain data.
 
     Reads model and data from where the run had them, in this process, and writes nothing.
@@ -98,7 +96,7 @@ def verified(
 
 def _verify_model(
     storage: Storage,
-    sweep: Sweep,
+    sweep: AnySweep,
     model: SweepModel,
     inventory: Inventory,
     num_rows: int,
@@ -160,7 +158,7 @@ def _stored_rows(
 
 
 def _verify_row(
-    sweep: Sweep,
+    sweep: AnySweep,
     model: SweepModel,
     inventory: Inventory,
     slow: SlowEngine,
@@ -186,7 +184,7 @@ def _verify_row(
     else:
         wanted, wanted_kl = slow.row_scores(encoded), None
     choice = -1 if stored["choice_index"] is None else stored["choice_index"]
-    scores = stored_scores(row, [examples[at]])
+    scores = sweep.rows.stored_scores(row, [examples[at]])
     found = Certificate.of_scores([name], scores, wanted[None], tolerance, np.asarray([choice]))
     if wanted_kl is None:
         return found
