@@ -119,18 +119,21 @@ class Deviation:
 
 @dataclass(frozen=True, slots=True)
 class RowName:
-    """Which row: the example, and the cell of the grid (null in the baseline)."""
+    """Which row: the example, and the cell of the grid (null in the baseline).
+
+    Attributes:
+        place: (key, value) pairs that name the group of examples.
+    """
 
     example_id: str
-    split: str
-    bias_type: str
+    place: tuple[tuple[str, str], ...]
     layer: int | None = None
     coeff: float | None = None
 
     def __str__(self) -> str:
         cell = "" if self.layer is None else f"layer {self.layer}, "
         cell += "" if self.coeff is None else f"coeff {self.coeff:g}, "
-        return f"{cell}example {self.example_id} ({self.split}/{self.bias_type})"
+        return f"{cell}example {self.example_id} ({'/'.join(value for _, value in self.place)})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,20 +218,22 @@ class Certificate:
         found: Sequence[np.ndarray],
         wanted: Sequence[np.ndarray],
         tolerance: Tolerance,
-        choices: Sequence[int] | None = None,
+        choices: Sequence[tuple[int, int]] | None = None,
     ) -> Certificate:
         """The certificate of scores in nats, candidates in the data file's order.
 
         Args:
             found, wanted: [C] float64 of each row.
-            choices: stored choices, -1 for none; taken from the scores by default.
+            choices: index that each side chooses, -1 for none; by default, the highest score.
         """
-        stored = [int(choose(scores)) for scores in found] if choices is None else choices
+        if choices is None:
+            choices = [
+                (int(choose(scores)), int(choose(right)))
+                for scores, right in zip(found, wanted, strict=True)
+            ]
         return cls.joined(
-            cls._of_row(
-                row, Deviation.between(scores, right), bool(choice != choose(right)), tolerance
-            )
-            for row, scores, right, choice in zip(rows, found, wanted, stored, strict=True)
+            cls._of_row(row, Deviation.between(scores, right), one != other, tolerance)
+            for row, scores, right, (one, other) in zip(rows, found, wanted, choices, strict=True)
         )
 
     @classmethod

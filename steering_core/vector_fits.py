@@ -132,6 +132,9 @@ def _mean_difference(pairs: Pairs, what: str) -> np.ndarray:
     return PairMeans.of(pairs, what).difference
 
 
+_ANY = Contrast(("positive",), ("negative",))
+
+
 @dataclass(frozen=True)
 class VectorMethod:
     """A way to make steering vectors, and all that a sweep says about it.
@@ -149,13 +152,13 @@ class VectorMethod:
     words: str
     fit: Callable[[Pairs, str], np.ndarray] | None = None
 
-    def formula_of(self, contrast: Contrast) -> str:
+    def formula_of(self, contrast: Contrast | None) -> str:
         """``formula`` with the contrast's labels for ``{positive}`` and ``{negative}``."""
-        return self.formula.format(**contrast.names())
+        return self.formula.format(**(contrast or _ANY).names())
 
-    def words_of(self, contrast: Contrast) -> str:
+    def words_of(self, contrast: Contrast | None) -> str:
         """``words`` with the contrast's labels, likewise."""
-        return self.words.format(**contrast.names())
+        return self.words.format(**(contrast or _ANY).names())
 
     @property
     def needs_states(self) -> bool:

@@ -34,10 +34,12 @@ from jobs.bench.report import grid
 from jobs.bench.rows import draw_examples, train_tokenizer
 from jobs.bench.shapes import build_shape
 from jobs.identity import digest
+from jobs.scoring.batch_size import tuning_key
+from jobs.scoring.tables import part_key, vectors_key
+from jobs.scoring.worker import Payload, SteeringOf
 from jobs.spec import CertificateSpec
-from jobs.stereoset.batch_size import tuning_key
-from jobs.stereoset.tables import part_key, vectors_key
-from jobs.stereoset.worker import Payload, SteeringOf
+from jobs.stereoset.groups import group_of
+from jobs.stereoset.tables import StereoSetRows
 from jobs.sweeps.worker import StoredVectors
 from steering_core.engine import Cell
 from steering_core.hook_points import check_layers
@@ -49,7 +51,7 @@ from steering_core.vectors import SteeringVectors, to_safetensors
 from steersweep.errors import UserError
 
 _POOL = "bench"
-_WHERE = ("shape", "intersentence", "gender")
+_WHERE = group_of("shape", "intersentence", "gender")
 _PROTOCOL = PROTOCOLS["as_published"]
 _MOST_EXAMPLES = 4096
 _FIRST_EXAMPLES = 4
@@ -209,7 +211,7 @@ class _Work:
     def storage(self, name: str) -> StorageSpec:
         """An output that holds the vectors."""
         spec = StorageSpec(str(self.folder / name))
-        spec.open().replace(vectors_key(*_WHERE), to_safetensors(self.vectors, {}))
+        spec.open().replace(vectors_key(_WHERE), to_safetensors(self.vectors, {}))
         return spec
 
     def pool(self, storage: StorageSpec) -> Pool:
@@ -218,6 +220,7 @@ class _Work:
             "source": ModelSource(str(self.folder / "model")),
             "protocol": _PROTOCOL,
             "layers": tuple(self.vectors.whole),
+            "rows": StereoSetRows(),
             "device": "cpu",
             "dtype": "float32",
             "num_threads": self.options.threads,
@@ -227,7 +230,7 @@ class _Work:
             ),
             "tuning_key": tuning_key(_POOL),
         }
-        factory = WorkerFactory("jobs.stereoset.worker:StereoSetWorker", kwargs)
+        factory = WorkerFactory("jobs.scoring.worker:ScoredWorker", kwargs)
         return Pool(_POOL, factory, share=Share(cpus=0.0))
 
     def task(self, number: int, num_examples: int) -> Task:
@@ -238,14 +241,15 @@ class _Work:
         digests = {layer: self.vectors.digest(layer) for layer in self.vectors.whole}
         payload = Payload(
             task_id=task_id,
+            group=_WHERE,
             tables=("steered",),
             examples=examples,
             folds=folds,
             tokens_per_batch=self.options.tokens_per_batch,
             cells=self.cells,
-            vectors={"steered": SteeringOf(StoredVectors(vectors_key(*_WHERE), digests), folds)},
+            vectors={"steered": SteeringOf(StoredVectors(vectors_key(_WHERE), digests), folds)},
         )
-        parts = {"steered": part_key("steered", *_WHERE, task_id)}
+        parts = {"steered": part_key("steered", _WHERE, task_id)}
         return Task(task_id, _POOL, float(num_examples), parts, payload)
 
 

@@ -41,6 +41,11 @@ class ChoicesSweep(ScoredSweep[ChoicesSpec, ChoiceExample]):
         """What vectors tell apart; None if they come from a file and nothing is said."""
         return contrast_of(self.spec, self.dataset)
 
+    @property
+    def by(self) -> tuple[str, ...]:
+        """Keys of the examples' group that tell fits apart."""
+        return by_of(self.spec, self.dataset)
+
     def examples_digest(self, examples: Sequence[ChoiceExample]) -> str:
         """See ``ScoredSweep``."""
         return digest_of(examples)
@@ -54,7 +59,7 @@ class ChoicesSweep(ScoredSweep[ChoicesSpec, ChoiceExample]):
             "data.candidate_orders": data.candidate_orders,
             "data.limit": data.limit,
             "data.seed": data.seed,
-            "contrast.by": list(self.spec.contrast.by),
+            "contrast.by": list(self.by),
             **self.task_identity(),
         }
 
@@ -71,6 +76,7 @@ class ChoicesSweep(ScoredSweep[ChoicesSpec, ChoiceExample]):
         """See ``ScoredSweep``."""
         spec, contrast = super().resolved_spec(), self.contrast
         spec["data"]["format"] = self.spec.data.format_name
+        spec["contrast"]["by"] = list(self.by)
         if contrast is not None:
             spec["contrast"] |= {
                 "positive": list(contrast.positive),
@@ -92,7 +98,7 @@ def resolve(spec: ChoicesSpec, device: str | None = None) -> ChoicesSweep:
     loaded = load_examples(spec.data.path, spec.data.format, **spec.options())
     contrast = contrast_of(spec, loaded.dataset)
     _check_contrast(spec, loaded, contrast)
-    groups = _fits(spec, loaded.examples)
+    groups = _fits(spec, by_of(spec, loaded.dataset), loaded.examples)
     keys = dict.fromkeys(key for e in loaded.examples for key, _ in e.group)
     rows = ChoiceRows(
         tuple(keys), contrast, spec.data.chat, tuple(sorted(spec.data.chat_options.items()))
@@ -115,14 +121,21 @@ def contrast_of(spec: ChoicesSpec, dataset: ChoiceDataset) -> Contrast | None:
     positive = own.positive or (usual and usual.positive)
     negative = own.negative or (usual and usual.negative)
     if positive and negative:
-        return Contrast(positive, negative, own.by)
+        return Contrast(positive, negative, by_of(spec, dataset))
     if spec.vectors.file is not None and not (own.positive or own.negative):
         return None
     missing = "positive" if not positive else "negative"
     raise UserError(
-        f"contrast.{missing} must be set: format {dataset.name} has no usual contrast, so say which "
-        "labels a vector points to (positive) and away from (negative)"
+        f"contrast.{missing} must be set: format {dataset.name} has no usual contrast, so say "
+        "which labels a vector points to (positive) and away from (negative)"
     )
+
+
+def by_of(spec: ChoicesSpec, dataset: ChoiceDataset) -> tuple[str, ...]:
+    """Keys of the group that tell fits apart: the spec's, or the data set's usual ones."""
+    if spec.contrast.by is not None:
+        return spec.contrast.by
+    return dataset.contrast.by if dataset.contrast is not None else ()
 
 
 def _check_contrast(spec: ChoicesSpec, loaded: LoadedChoices, contrast: Contrast | None) -> None:
@@ -148,22 +161,21 @@ def _check_contrast(spec: ChoicesSpec, loaded: LoadedChoices, contrast: Contrast
 
 
 def _fits(
-    spec: ChoicesSpec, examples: Sequence[ChoiceExample]
+    spec: ChoicesSpec, by: Sequence[str], examples: Sequence[ChoiceExample]
 ) -> dict[GroupKey, tuple[ChoiceExample, ...]]:
     """Examples of each vector that is fitted, in the order in which they first occur."""
-    by = spec.contrast.by
     fits: dict[GroupKey, list[ChoiceExample]] = {}
     for example in examples:
-        fits.setdefault((_fit_name(spec, example),) if by else (ALL,), []).append(example)
+        fits.setdefault((_fit_name(spec, by, example),) if by else (ALL,), []).append(example)
     return {key: tuple(found) for key, found in fits.items()}
 
 
-def _fit_name(spec: ChoicesSpec, example: ChoiceExample) -> str:
+def _fit_name(spec: ChoicesSpec, by: Sequence[str], example: ChoiceExample) -> str:
     values = []
-    for key in spec.contrast.by:
+    for key in by:
         value = example.group_value(key)
         if value is None:
-            there = ", ".join(key for key, _ in example.group) or "none"
+            there = ", ".join(name for name, _ in example.group) or "none"
             raise UserError(
                 f"contrast.by: example {example.example_id!r} in {spec.data.path} has no group key "
                 f"{key!r}; it has: {there}"
@@ -172,8 +184,8 @@ def _fit_name(spec: ChoicesSpec, example: ChoiceExample) -> str:
     name = "/".join(values)
     if not name.strip() or len(name) > _LONGEST_NAME:
         raise UserError(
-            f"contrast.by: the values of example {example.example_id!r}, {name[:60]!r}, cannot name "
-            f"a vector; they must have 1 to {_LONGEST_NAME} characters together"
+            f"contrast.by: the values of example {example.example_id!r}, {name[:60]!r}, cannot "
+            f"name a vector; they must have 1 to {_LONGEST_NAME} characters together"
         )
     return name
 

@@ -137,10 +137,10 @@ class ContrastSpec(SpecModel):
         description="Labels that it points away from",
         json_schema_extra=role("identity"),
     )
-    by: Names = Field(
-        (),
-        description="Keys of the examples' group: one vector for each combination of their values. "
-        "Left out: one vector for all examples",
+    by: Names | None = Field(
+        None,
+        description="Keys of the examples' group: one vector for each combination of their values; "
+        "[] for one vector for all examples",
         json_schema_extra=role("identity"),
     )
 

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
-from steering_core.datasets.base import Candidate, ChoiceExample, ScoredChoices, num_chars
+from jobs.scoring.rows import RowFormat
+from jobs.scoring.tables import Sides
+from steering_core.chat import ChatFormat
+from steering_core.datasets.base import (
+    Candidate,
+    ChoiceExample,
+    Contrast,
+    ScoredChoices,
+    num_chars,
+)
+from steering_core.encoding import ExampleEncoder
 from steering_core.engine import Scores
-from steering_core.scoring import Measure, choose
-
-KL_FIELD = pa.field("kl", pa.float64())
+from steering_core.protocol import Protocol
+from steering_core.scoring import choose
+from steersweep.errors import UserError
 
 EXAMPLES_SCHEMA = pa.schema(
     [
@@ -22,13 +33,14 @@ EXAMPLES_SCHEMA = pa.schema(
         ("labels", pa.list_(pa.string())),
         ("group", pa.map_(pa.string(), pa.string())),
         ("cluster", pa.string()),
+        ("options", pa.list_(pa.string())),
     ]
 )
 """Columns of ``examples.parquet``: the texts behind the ids of rows."""
 
 
 @dataclass(frozen=True)
-class ChoiceRows:
+class ChoiceRows(RowFormat[ChoiceExample]):
     """The rows of a choices sweep.
 
     Scores come in the order in which each example lists its candidates, as lists: examples of one
@@ -36,67 +48,86 @@ class ChoiceRows:
 
     Attributes:
         group_keys: keys of the examples' group; each is a column ``group_<key>``.
+        contrast: what is pooled for vectors; None: nothing.
+        chat: whether prompts are put into the model's chat template.
+        chat_options: more for the template.
     """
 
     group_keys: tuple[str, ...]
+    contrast: Contrast | None = None
+    chat: bool = False
+    chat_options: tuple[tuple[str, str], ...] = ()
 
-    def schema(self, measures: Collection[Measure] = ()) -> pa.Schema:
-        """Columns of ``baseline`` and of steered rows; layer, coeff, read and apply are null in
-        baseline."""
-        columns = [
-            ("example_id", pa.string()),
-            *((f"group_{key}", pa.string()) for key in self.group_keys),
-            ("layer", pa.int32()),
-            ("coeff", pa.float64()),
-            ("read", pa.string()),
-            ("apply", pa.string()),
-            ("labels", pa.list_(pa.string())),
-            ("scores", pa.list_(pa.float64())),
-            ("sums", pa.list_(pa.float64())),
-            ("num_tokens", pa.list_(pa.int32())),
-            ("num_chars", pa.list_(pa.int32())),
-            ("choice", pa.string()),
-            ("choice_index", pa.int8()),
-            ("task_id", pa.string()),
-        ]
-        schema = pa.schema(columns)
-        return schema.append(KL_FIELD) if "kl" in measures else schema
+    sides: ClassVar[Sides] = ("negative", "positive")
 
-    def table(
+    @property
+    def schema(self) -> pa.Schema:
+        """See ``RowFormat``."""
+        return pa.schema(
+            [
+                ("example_id", pa.string()),
+                *((f"group_{key}", pa.string()) for key in self.group_keys),
+                ("layer", pa.int32()),
+                ("coeff", pa.float64()),
+                ("read", pa.string()),
+                ("apply", pa.string()),
+                ("labels", pa.list_(pa.string())),
+                ("scores", pa.list_(pa.float64())),
+                ("sums", pa.list_(pa.float64())),
+                ("num_tokens", pa.list_(pa.int32())),
+                ("num_chars", pa.list_(pa.int32())),
+                ("choice", pa.string()),
+                ("choice_index", pa.int8()),
+                ("task_id", pa.string()),
+            ]
+        )
+
+    def columns(self, examples: Sequence[ChoiceExample], scores: Scores) -> dict[str, Any]:
+        """See ``RowFormat``."""
+        counts = [scores.num_scored[n, : len(e.candidates)] for n, e in enumerate(examples)]
+        means = [scores.scores[n, : len(e.candidates)] for n, e in enumerate(examples)]
+        return {
+            **{f"group_{k}": [e.group_value(k) for e in examples] for k in self.group_keys},
+            "labels": [e.labels for e in examples],
+            "scores": means,
+            "sums": [mean * num for mean, num in zip(means, counts, strict=True)],
+            "num_tokens": counts,
+            "num_chars": [[num_chars(text) for text in e.texts] for e in examples],
+        }
+
+    def chosen(self, scores: Scores) -> np.ndarray:
+        """See ``RowFormat``: the largest sum, as ``acc`` counts it."""
+        return choose(scores.scores * scores.num_scored, scores.is_there)
+
+    def stored_scores(
         self,
-        examples: Sequence[ChoiceExample],
-        scores: Scores,
-        task_id: str,
-        cell: Mapping[str, object] | None = None,
-    ) -> pa.Table:
-        """Rows of one cell (``layer``, ``coeff``, ``read``, ``apply``), or of the baseline.
+        rows: pa.Table,
+        examples: Sequence[ChoiceExample],  # noqa: ARG002 - rows are in their order already
+    ) -> list[np.ndarray]:
+        """See ``RowFormat``."""
+        return [np.asarray(scores, np.float64) for scores in rows["scores"].to_pylist()]
 
-        The choice is the candidate with the largest sum, as ``acc`` counts it.
+    def is_finite(self, rows: pa.Table) -> np.ndarray:
+        """See ``RowFormat``."""
+        return np.asarray([np.isfinite(scores).all() for scores in rows["scores"].to_pylist()])
+
+    def encoder(self, tokenizer: Any, protocol: Protocol, model: str) -> ExampleEncoder:
+        """See ``RowFormat``.
+
+        Raises:
+            UserError: the model has no chat template and needs one, or the template writes the
+                date, so that prompts would be others tomorrow.
         """
-        sums = scores.scores * scores.num_scored
-        chosen = choose(sums, scores.is_there)
-        rows = [
-            {
-                "example_id": example.example_id,
-                **{f"group_{key}": example.group_value(key) for key in self.group_keys},
-                **(cell or {}),
-                "labels": example.labels,
-                "scores": scores.scores[n, : len(example.candidates)],
-                "sums": sums[n, : len(example.candidates)],
-                "num_tokens": scores.num_scored[n, : len(example.candidates)],
-                "num_chars": [num_chars(text) for text in example.texts],
-                "choice": example.labels[chosen[n]] if chosen[n] >= 0 else None,
-                "choice_index": int(chosen[n]) if chosen[n] >= 0 else None,
-                "task_id": task_id,
-            }
-            for n, example in enumerate(examples)
-        ]
-        table = pa.Table.from_pylist(rows, schema=self.schema())
-        return table if scores.kl is None else table.append_column(KL_FIELD, pa.array(scores.kl))
-
-    def stored_scores(self, rows: pa.Table, examples: Sequence[ChoiceExample]) -> list[np.ndarray]:  # noqa: ARG002
-        """Scores [C] of each stored row, the inverse of ``table``."""
-        return [np.asarray(scores) for scores in rows["scores"].to_pylist()]
+        chat = None
+        if self.chat:
+            chat = ChatFormat(tokenizer, model, options=dict(self.chat_options))
+            if chat.writes_the_date:
+                options = " or ".join(chat.options_for_the_date()) or "none that could be found"
+                raise UserError(
+                    f"the chat template of {model} writes today's date, so scores would change "
+                    f"from day to day; fix it by data.chat_options (options for it: {options})"
+                )
+        return ExampleEncoder(tokenizer, protocol, model, contrast=self.contrast, chat=chat)
 
 
 def scored_choices(rows: pa.Table, examples: Mapping[str, ChoiceExample]) -> ScoredChoices:
@@ -126,6 +157,7 @@ def examples_table(examples: Sequence[ChoiceExample], metadata: Mapping[str, str
             "labels": example.labels,
             "group": example.group,
             "cluster": example.cluster,
+            "options": example.options,
         }
         for example in examples
     ]
@@ -133,7 +165,7 @@ def examples_table(examples: Sequence[ChoiceExample], metadata: Mapping[str, str
 
 
 def examples_of(table: pa.Table) -> dict[str, ChoiceExample]:
-    """The examples of ``examples.parquet`` by id, without what other frames need."""
+    """The examples of ``examples.parquet`` by id, without the stem that other frames need."""
     return {
         row["example_id"]: ChoiceExample(
             row["example_id"],
@@ -141,6 +173,7 @@ def examples_of(table: pa.Table) -> dict[str, ChoiceExample]:
             tuple(map(Candidate, row["candidates"], row["labels"])),
             tuple(map(tuple, row["group"])),
             row["cluster"],
+            options=tuple(row["options"]),
         )
         for row in table.to_pylist()
     }

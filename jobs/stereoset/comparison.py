@@ -13,10 +13,10 @@ from cluster.errors import ObjectNotFoundError
 from cluster.ledger import Ledger
 from cluster.storage import Storage
 from jobs.console import print_tables, say
+from jobs.scoring.inventory import take_inventory
 from jobs.stereoset.differences import DIFFERENCES_SCHEMA, differences
 from jobs.stereoset.estimates import Row
 from jobs.stereoset.headline import VECTORS
-from jobs.stereoset.inventory import take_inventory
 from jobs.stereoset.labels import CHANGES, LABELS
 from jobs.stereoset.summary import Summary, stacks_of, summarise
 from jobs.stereoset.summary_keys import planned_keys, widest

@@ -13,7 +13,8 @@ from cluster.storage import Storage
 from jobs.data_source import source_of_stereoset
 from jobs.examples_file import EXAMPLES_KEY, read_examples, write_examples
 from jobs.resources import local_path
-from jobs.stereoset.inventory import Inventory
+from jobs.scoring.inventory import Inventory
+from jobs.stereoset.groups import place_of
 from jobs.stereoset.resolve import Sweep
 from steering_core.stereoset import BIAS_TYPES, SPLITS, Example, read_stereoset
 from steersweep.errors import UserError
@@ -61,7 +62,7 @@ def stored_examples(storage: Storage, inventory: Inventory, record: Mapping[str,
     if data.digest != digest:
         raise _without_texts(storage, f"{path} has changed since the run")
     planned = {
-        (task.group.split, task.group.bias_type, example_id)
+        (*place_of(task.group), example_id)
         for task in inventory.planned
         for example_id in task.example_ids
     }

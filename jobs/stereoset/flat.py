@@ -8,20 +8,16 @@ import pyarrow as pa
 
 from cluster.parts import read_part
 from cluster.storage import Storage
+from jobs.scoring.groups import Group
+from jobs.scoring.inventory import Inventory
+from jobs.scoring.rows import KL_FIELD
+from jobs.scoring.tables import HELD_OUT, STEERED, NullTable, null_table
 from jobs.stereoset.examples import EXAMPLES_SCHEMA
-from jobs.stereoset.inventory import Inventory
-from jobs.stereoset.plan import Group
-from jobs.stereoset.tables import (
-    HELD_OUT,
-    KL_FIELD,
-    ROWS_SCHEMA,
-    STEERED,
-    NullTable,
-    null_table,
-)
+from jobs.stereoset.groups import AXES, place_of
+from jobs.stereoset.tables import ROWS_SCHEMA
 from steering_core.scoring import Measure
 
-_GROUP = ("model", "split", "bias_type")
+_GROUP = ("model", *AXES)
 _TEXTS = ("context", "candidates", "labels")
 
 FLAT_SCHEMA = pa.schema(
@@ -87,9 +83,9 @@ class _Texts:
     def joined(self, rows: pa.Table, table: str, group: Group, null: NullTable | None) -> pa.Table:
         """Rows of a group's part with all columns of the schema."""
         ids = rows["example_id"].to_pylist()
-        places = pa.array([self._place.get((group.split, x)) for x in ids], pa.int64())
+        places = pa.array([self._place.get((place_of(group)[0], x)) for x in ids], pa.int64())
         texts = self._examples.select(list(_TEXTS)).take(places)
-        constants: dict[str, object] = {"table": table} | {n: getattr(group, n) for n in _GROUP}
+        constants: dict[str, object] = {"table": table, **group.columns}
         constants |= {
             "null": null and null.null,
             "vectors": (null and null.vectors) or None,

@@ -10,10 +10,11 @@ import pyarrow as pa
 
 from cluster.parts import read_part
 from cluster.storage import Storage
-from jobs.stereoset.inventory import Inventory
-from jobs.stereoset.plan import Group
+from jobs.scoring.groups import Group
+from jobs.scoring.inventory import Inventory
+from jobs.scoring.tables import fold_sums
+from jobs.stereoset.groups import place_of
 from jobs.stereoset.summary_keys import POOLED
-from jobs.stereoset.tables import fold_sums
 from steering_core.anisotropy import StateSums
 
 GEOMETRY_SCHEMA = pa.schema(
@@ -90,8 +91,8 @@ def _with_pooled(
     planned: set[_Key], complete: dict[_Key, StateSums]
 ) -> Iterator[tuple[tuple[str, str, int], StateSums]]:
     """What is complete, and what all of its parts are complete of."""
-    splits = sorted({group.split for group, _ in planned})
-    bias_types = sorted({group.bias_type for group, _ in planned})
+    splits = sorted({place_of(group)[0] for group, _ in planned})
+    bias_types = sorted({place_of(group)[1] for group, _ in planned})
     for split, bias_type, layer in product(
         [*splits, *([POOLED] if len(splits) > 1 else [])],
         [*bias_types, *([POOLED] if len(bias_types) > 1 else [])],
@@ -101,8 +102,8 @@ def _with_pooled(
             (group, at)
             for group, at in sorted(planned)
             if at == layer
-            and split in (group.split, POOLED)
-            and bias_type in (group.bias_type, POOLED)
+            and split in (place_of(group)[0], POOLED)
+            and bias_type in (place_of(group)[1], POOLED)
         ]
         if parts and all(part in complete for part in parts):
             yield (split, bias_type, layer), StateSums.joined(complete[part] for part in parts)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 
-from jobs.stereoset.inventory import Inventory
-from jobs.stereoset.plan import Group
+from jobs.scoring.groups import Group
+from jobs.scoring.inventory import Inventory
+from jobs.scoring.tables import STEERED
+from jobs.stereoset.groups import place_of
 from jobs.stereoset.scored_rows import GroupParts, Part
-from jobs.stereoset.tables import STEERED
 
 
 class PartsOfGroups:
@@ -44,8 +45,7 @@ class PartsOfGroups:
             groups = groups | self._planned["baseline", model]
         return [
             GroupParts(
-                group.split,
-                group.bias_type,
+                *place_of(group),
                 tuple(self._done["baseline", group]),
                 tuple(self._done[steered, group]),
                 label_seed,

@@ -12,11 +12,12 @@ from cluster.errors import ObjectNotFoundError
 from cluster.storage import Storage
 from jobs.console import say, warn
 from jobs.page.page import PAGE_KEY
+from jobs.scoring.inventory import Inventory
+from jobs.scoring.non_finite import described
 from jobs.stereoset.comparison import COMPARED_SCHEMA, compare, of_seeds, print_comparisons
 from jobs.stereoset.examples import store_missing_examples
+from jobs.stereoset.groups import AXES
 from jobs.stereoset.headline import VECTORS
-from jobs.stereoset.inventory import Inventory
-from jobs.stereoset.non_finite import described
 from jobs.stereoset.output import StereoSetOutput
 from jobs.stereoset.page.facts import gather
 from jobs.stereoset.page.write import write_page
@@ -115,8 +116,8 @@ def _draw(storage: Storage, inventory: Inventory, summary: Summary) -> None:
     import pandas as pd
 
     from jobs.figures.write import FIGURES, write_figures
+    from jobs.scoring.frames import vectors_frame
     from jobs.stereoset.figures.make import figure_names, planned_figures, what_is_drawn
-    from jobs.stereoset.frames import vectors_frame
 
     cells = summary.shown_cells.to_pandas()
     headline = summary.headline.to_pandas()
@@ -125,7 +126,7 @@ def _draw(storage: Storage, inventory: Inventory, summary: Summary) -> None:
     figures = planned_figures(
         cells,
         summary.shown_pooled.to_pandas(),
-        vectors_frame(inventory.vectors),
+        vectors_frame(inventory.vectors, AXES),
         headline=headline[headline["vectors"] == summary.shown_vectors],
         of_nulls=of_nulls.to_pandas(),
         geometry=summary.geometry.to_pandas(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import cached_property
 
 import pandas as pd
@@ -9,13 +10,16 @@ import pandas as pd
 from cluster.errors import CorruptPartError
 from jobs.data_source import DataSource
 from jobs.results import FlatRows, Results
+from jobs.scoring.frames import rows_frame, vectors_frame
 from jobs.stereoset.examples import stored_examples
 from jobs.stereoset.flat import flat_schema, flat_tables
-from jobs.stereoset.frames import rows_frame, vectors_frame
+from jobs.stereoset.groups import AXES
 from jobs.stereoset.null_tests import NULL_TESTS_SCHEMA
 from jobs.stereoset.output import StereoSetOutput
 from jobs.stereoset.summary import summarise
 from jobs.stereoset.summary_tables import DOSE_RESPONSE_SCHEMA, NULLS_SCHEMA
+from jobs.stereoset.tables import StereoSetRows
+from steering_core.scoring import Measure
 from steersweep.errors import UserError
 
 
@@ -43,6 +47,10 @@ class StereoSetResults(Results):
         self._inventory = output.inventory
         self._measures = tuple(self.run.get("identity", {}).get("measures", ()))
 
+    def _rows(self, table: str, measures: Collection[Measure] = ()) -> pd.DataFrame:
+        schema = StereoSetRows().rows_schema(measures)
+        return rows_frame(self._storage, self._inventory, table, schema, AXES)
+
     @cached_property
     def baseline(self) -> pd.DataFrame:
         """Scores before steering: a row per model and example.
@@ -51,7 +59,7 @@ class StereoSetResults(Results):
         ``score_unrelated`` (mean log-likelihood in nats per scored token) and ``num_tokens_*``;
         ``choice`` (label with the highest score); ``model``, ``split``, ``bias_type``.
         """
-        return rows_frame(self._storage, self._inventory, "baseline")
+        return self._rows("baseline")
 
     @cached_property
     def steered(self) -> pd.DataFrame:
@@ -60,7 +68,7 @@ class StereoSetResults(Results):
         The columns of ``baseline``, and ``layer`` (1-based), ``coeff``, ``read``, ``apply``; and
         ``kl`` (nats per scored token) of a sweep with ``measures: [kl]``.
         """
-        return rows_frame(self._storage, self._inventory, "steered", self._measures)
+        return self._rows("steered", self._measures)
 
     @cached_property
     def held_out(self) -> pd.DataFrame:
@@ -69,7 +77,7 @@ class StereoSetResults(Results):
         No rows if the sweep has no held-out vectors beside its in-sample ones; what the summary
         makes of them is in ``summary["held_out"]`` and ``summary["held_out_pooled"]``.
         """
-        return rows_frame(self._storage, self._inventory, "held_out")
+        return self._rows("held_out")
 
     @cached_property
     def cells(self) -> pd.DataFrame:
@@ -142,7 +150,7 @@ class StereoSetResults(Results):
 
         ``fold`` is null for the vector of all examples; ``vector`` is a float32 array [d_model].
         """
-        return vectors_frame(self._inventory.vectors)
+        return vectors_frame(self._inventory.vectors, AXES)
 
     @cached_property
     def examples(self) -> pd.DataFrame:

@@ -12,6 +12,8 @@ import pyarrow as pa
 
 from cluster.ledger import Ledger
 from cluster.storage import Storage
+from jobs.scoring.inventory import Inventory
+from jobs.scoring.tables import HELD_OUT, STEERED, NullTable, null_table
 from jobs.stereoset.differences import (
     DIFFERENCES_SCHEMA,
     BetweenModels,
@@ -29,10 +31,9 @@ from jobs.stereoset.estimates import (
 from jobs.stereoset.geometry import geometry
 from jobs.stereoset.group_parts import PartsOfGroups
 from jobs.stereoset.group_sums import added_up
-from jobs.stereoset.inventory import Inventory
+from jobs.stereoset.groups import place_of
 from jobs.stereoset.null_tests import NULL_TESTS_SCHEMA, null_tests, stand_for
 from jobs.stereoset.push import add_doses
-from jobs.stereoset.resolve import GroupKey
 from jobs.stereoset.summary_keys import AXES, SummaryKey, is_cell, planned_keys
 from jobs.stereoset.summary_sums import GroupSums
 from jobs.stereoset.summary_tables import (
@@ -43,7 +44,6 @@ from jobs.stereoset.summary_tables import (
     HEADLINE_SCHEMA,
     NULLS_SCHEMA,
 )
-from jobs.stereoset.tables import HELD_OUT, STEERED, NullTable, null_table
 from steering_core.nulls import OLD_LABEL_SEED, draw_seed
 from steering_core.vectors import SteeringVectors, Unit
 
@@ -193,10 +193,12 @@ def summarise(storage: Storage, inventory: Inventory) -> Summary:
     )
 
 
-def _vectors(inventory: Inventory, model: str, table: str) -> dict[GroupKey, SteeringVectors]:
+def _vectors(
+    inventory: Inventory, model: str, table: str
+) -> dict[tuple[str, str], SteeringVectors]:
     """The vectors that steered a table's rows of a model, by split and bias type."""
     return {
-        (of.group.split, of.group.bias_type): vectors
+        place_of(of.group): vectors
         for of, vectors in inventory.vectors.items()
         if (of.group.model, of.table) == (model, table)
     }
@@ -254,7 +256,7 @@ class _ModelTables:
         groups: Sequence[GroupSums],
         keys: Planned,
         rank: int,
-        steered_with: Mapping[GroupKey, SteeringVectors],
+        steered_with: Mapping[tuple[str, str], SteeringVectors],
     ) -> int:
         """The rows of one set of vectors; returns how many planned cells are not complete."""
         vectors = self._main if table == STEERED else table

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from jobs.stereoset.groups import place_of
+
 if TYPE_CHECKING:  # they load torch, which processes that draw figures do without
-    from jobs.stereoset.plan import PlannedTask
+    from jobs.scoring.plan import PlannedTask
 
 AXES = ("split", "bias_type", "layer")
 POOLED = "all"
@@ -46,10 +48,9 @@ def planned_keys(
     for task in planned:
         if not task.is_steered or table not in task.tables:
             continue
-        group = task.group
-        cells.setdefault(group.model, set()).update(
-            SummaryKey(group.split, group.bias_type, cell.layer, cell.coeff)
-            for cell in task.typed_cells()
+        place = place_of(task.group)
+        cells.setdefault(task.group.model, set()).update(
+            SummaryKey(*place, cell.layer, cell.coeff) for cell in task.typed_cells()
         )
     return {model: with_pooled(of_model) for model, of_model in sorted(cells.items())}
 

@@ -52,8 +52,7 @@ class TaskCertificate:
         content = json.loads(metadata[FOOTER_KEY])
         found, worst = content["found"], content["found"]["worst"]
         if worst is not None:
-            name = AnswerName if "row_id" in worst["row"] else RowName
-            found["worst"] = Worst(**{**worst, "row": name(**worst["row"])})
+            found["worst"] = Worst(**{**worst, "row": _name_of(worst["row"])})
         return cls(
             found=Certificate(**found),
             path=content["path"],
@@ -99,9 +98,29 @@ def _as_json(found: Certificate) -> dict[str, Any]:
         worst=worst,
     )
     content = asdict(rounded)
+    if worst is not None:
+        content["worst"]["row"] = plain_name(worst.row)
     if kl is None:  # earlier versions, which do not know the key, read the footers of most sweeps
         del content["largest_kl_difference"]
     return content
+
+
+def plain_name(row: RowName | AnswerName) -> dict[str, Any]:
+    """The name of a row as plain data, with a key for each pair of its place."""
+    plain = asdict(row)
+    place = plain.pop("place", ())
+    if not place:
+        return plain
+    return {"example_id": plain.pop("example_id"), **dict(place), **plain}
+
+
+def _name_of(plain: dict[str, Any]) -> RowName | AnswerName:
+    """The inverse of ``plain_name``."""
+    if "row_id" in plain:
+        return AnswerName(**plain)
+    rest = {key: plain[key] for key in ("example_id", "layer", "coeff")}
+    place = tuple((key, value) for key, value in plain.items() if key not in rest)
+    return RowName(place=place, **rest)
 
 
 def _rounded(value: float) -> float:

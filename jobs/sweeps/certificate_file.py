@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from cluster.storage import Storage
 from jobs.console import say, warn
-from jobs.sweeps.certificate import TaskCertificate
+from jobs.sweeps.certificate import TaskCertificate, plain_name
 from jobs.words import count
 from steering_core.certificate import Certificate, Worst
 
@@ -118,7 +118,7 @@ def _common(values: list[Any]) -> Any:
 
 
 def _worst_row(worst: Worst) -> dict[str, Any]:
-    row = {**asdict(worst), **asdict(worst.row)}
+    row = {**asdict(worst), **plain_name(worst.row)}
     del row["row"]
     return row
 

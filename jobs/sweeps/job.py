@@ -287,7 +287,8 @@ class Job(ABC, Generic[SpecT, SweepT, OutputT]):
         name: of the job in sweep files.
         spec_type: its sweep file.
         owns: keys and prefixes that its runs leave in an output, beside those of every job.
-        marker: one of these, by which an output of this job is known if ``run.json`` is lost.
+        marker: one of these, by which an output of this job is known if ``run.json`` is lost
+            (``has_run``).
         grows: by key of the spec, what may be added to a finished output.
         reasons: by key of the identity, why it cannot change; for keys of this job alone.
         output_type: what it reads of an output beside the record.
@@ -304,6 +305,10 @@ class Job(ABC, Generic[SpecT, SweepT, OutputT]):
     def open(self, output: StoredOutput) -> OutputT:
         """The output as this job reads it."""
         return cast(OutputT, self.output_type(output.storage, output.ledger, output.record))
+
+    def has_run(self, output: StoredOutput) -> bool:
+        """Whether an output whose record is lost holds a run of this job."""
+        return next(iter(output.storage.list(self.marker)), None) is not None
 
     # -- a run ----------------------------------------------------------------------------------
 

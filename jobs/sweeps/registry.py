@@ -20,10 +20,12 @@ from steersweep.errors import UserError
 
 _SPECS: dict[str, str] = {
     "stereoset": "jobs.stereoset.spec:StereoSetSpec",
+    "choices": "jobs.choices.spec:ChoicesSpec",
     "persona": "jobs.persona.spec:PersonaSpec",
 }
 _JOBS: dict[str, str | AnyJob] = {
     "stereoset": "jobs.stereoset.job:StereoSetJob",
+    "choices": "jobs.choices.job:ChoicesJob",
     "persona": "jobs.persona.job:PersonaJob",
 }
 """``module:class`` of each job, or the job itself once it was used."""
@@ -73,7 +75,7 @@ def job_of_output(output: StoredOutput) -> AnyJob:
     if output.record is None:
         for name in names():
             job = job_named(name)
-            if next(iter(storage.list(job.marker)), None) is not None:
+            if job.has_run(output):
                 return job
         raise UserError(f"{storage.uri} holds no run of steersweep")
     name = output.record["spec"].get("job")

@@ -27,7 +27,6 @@ from steering_core.datasets.base import (
 )
 from steering_core.datasets.checking import RecordFaultError, examples_of_records, one_of
 from steering_core.datasets.measures import label_shares, ratio
-from steering_core.encoding import candidate_texts, question_text
 from steering_core.metrics import term_counts
 from steering_core.stereoset import LABELS, SPLITS, Example, checked_example
 from steersweep.errors import UserError
@@ -54,13 +53,12 @@ def _checked(record: Record, _number: str) -> ChoiceExample:
 
 def choice_example(example: Example) -> ChoiceExample:
     """A StereoSet example as a multiple-choice example; the scored texts are the same."""
-    prompt = question_text(example)
     return ChoiceExample(
         example_id=example.example_id,
-        prompt=prompt,
+        prompt=example.prompt,
         candidates=tuple(
-            Candidate(f" {text}", label)
-            for text, label in zip(candidate_texts(example), example.labels, strict=True)
+            Candidate(text, label)
+            for text, label in zip(example.texts, example.labels, strict=True)
         ),
         group=(("split", example.split), ("bias_type", example.bias_type)),
         cluster=example.target,

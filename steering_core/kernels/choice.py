@@ -2,7 +2,7 @@
 
 Each kernel is compared with torch and timed on input of the model's own shapes. Then the engine
 runs a few rows with all of the chosen ones. The choice must be stored and used by every replica of
-an output (``jobs/stereoset/batch_size.py``): another choice computes other last bits.
+an output (``jobs/scoring/batch_size.py``): another choice computes other last bits.
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ def _drive_sweep(settings: Settings) -> None:
     from jobs import cli
 
     def counted(target: str, kwargs: dict[str, object]) -> WorkerFactory:
-        assert target == "jobs.stereoset.worker:StereoSetWorker"
+        assert target == "jobs.scoring.worker:ScoredWorker"
         more = {"log": settings.log, "full_flag": settings.full_flag}
         return WorkerFactory("tests.chaos.workers:counted_stereoset_worker", {**kwargs, **more})
 
@@ -120,7 +120,7 @@ def _drive_sweep(settings: Settings) -> None:
     await_free = partial(Lease.await_free, ttl_s=LEASE_TTL_S)
     with (
         mock.patch("sys.argv", ["steersweep", "run", settings.spec, "--no-figures"]),
-        mock.patch("jobs.stereoset.workflow.WorkerFactory", counted),
+        mock.patch("jobs.scoring.workflow.WorkerFactory", counted),
         mock.patch.object(Lease, "acquire", acquire),
         mock.patch.object(Lease, "await_free", await_free),
         mock.patch("jobs.sweeps.executor.Policy", lambda **_: POLICY),

@@ -24,10 +24,11 @@ from cluster.storage import Storage, StorageSpec
 from cluster.tasks import WorkerFactory
 from cluster.threads import thread_pool
 from jobs.resources import local_path
-from jobs.stereoset.fit_task import FitPayload, fit
-from jobs.stereoset.inventory import take_inventory
-from jobs.stereoset.tables import FITS, rows_table, sums_table
-from jobs.stereoset.worker import Payload
+from jobs.scoring.fit_task import FitPayload, fit
+from jobs.scoring.inventory import take_inventory
+from jobs.scoring.tables import FITS, sums_table
+from jobs.scoring.worker import Payload
+from jobs.stereoset.tables import StereoSetRows
 from steering_core.engine import Scores
 from steering_core.vectors import FoldSums
 from tests.support.s3 import BUCKET, s3_server
@@ -69,7 +70,7 @@ class NumbersWorker:
     def _rows(payload: Payload, rng: np.random.Generator, cell: Any) -> pa.Table:
         size = (len(payload.examples), 3)
         scores = Scores(rng.standard_normal(size), rng.integers(1, 9, size))
-        return rows_table(payload.examples, scores, payload.task_id, cell)
+        return StereoSetRows().rows_table(payload.examples, scores, payload.task_id, cell)
 
 
 def numbers_worker(*, storage: StorageSpec, **_: Any) -> NumbersWorker:
@@ -104,7 +105,7 @@ def make_finished(folder: Path, output: str, num_parts: int) -> Path:
         return WorkerFactory("tests.chaos.recovery:numbers_worker", kwargs)
 
     with (
-        mock.patch("jobs.stereoset.workflow.WorkerFactory", cheap),
+        mock.patch("jobs.scoring.workflow.WorkerFactory", cheap),
         mock.patch.object(os, "fsync"),  # nothing is to survive a power cut here
     ):
         finished = steersweep("run", str(spec))

@@ -70,9 +70,9 @@ def drawn(group: int, number: int) -> np.ndarray:
 
 def counted_stereoset_worker(*, log: str, full_flag: str, **kwargs: Any) -> Any:
     """StereoSet's worker, noting each task."""
-    from jobs.stereoset.worker import Payload, StereoSetWorker
+    from jobs.scoring.worker import Payload, ScoredWorker
 
-    class Counted(StereoSetWorker):
+    class Counted(ScoredWorker):
         def run(self, payload: Payload) -> Mapping[str, pa.Table]:
             stopwatch.note(log, "start", payload.task_id)
             tables = super().run(payload)

@@ -20,7 +20,7 @@ import torch
 from cluster.parts import check_part
 from cluster.storage import StorageSpec
 from jobs.resources import local_path
-from jobs.stereoset.worker import StereoSetWorker, StoredVectors
+from jobs.scoring.worker import ScoredWorker, StoredVectors
 from steering_core import packing, probes, trunk
 from steering_core.engine import Engine
 from steering_core.hook_points import HookPoint
@@ -143,19 +143,19 @@ def _patch_engine(
 
 def _branches_see_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """Once the model is loaded: while loading, `can_pack` would notice and not pack at all."""
-    load, tree_mask = StereoSetWorker.load, packing.tree_mask
+    load, tree_mask = ScoredWorker.load, packing.tree_mask
 
     def wrong_mask(branch_RS: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
         return tree_mask(branch_RS.clamp(max=1), *arguments, **options)
 
-    def load_and_break(self: StereoSetWorker) -> Any:
+    def load_and_break(self: ScoredWorker) -> Any:
         facts = load(self)
         assert facts["rows"] == "packed"
         for module in (packing, trunk):
             monkeypatch.setattr(module, "tree_mask", wrong_mask)
         return facts
 
-    monkeypatch.setattr(StereoSetWorker, "load", load_and_break)
+    monkeypatch.setattr(ScoredWorker, "load", load_and_break)
 
 
 class _AppliesOneBlockOff(Protocol):
@@ -229,13 +229,13 @@ def _attention_cap_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _stale_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every group is steered with the vectors of the first one."""
-    load, kept = StereoSetWorker.vectors, list[SteeringVectors]()
+    load, kept = ScoredWorker.vectors, list[SteeringVectors]()
 
-    def load_once(self: StereoSetWorker, stored: StoredVectors) -> SteeringVectors:
+    def load_once(self: ScoredWorker, stored: StoredVectors) -> SteeringVectors:
         kept.append(kept[0] if kept else load(self, stored))
         return kept[0]
 
-    monkeypatch.setattr(StereoSetWorker, "vectors", load_once)
+    monkeypatch.setattr(ScoredWorker, "vectors", load_once)
 
 
 FAULTS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], int]] = {

@@ -11,9 +11,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from jobs.scoring import plan
+from jobs.scoring.plan import PlannedTask, _equal_parts, packing_for, plan_missing
 from jobs.spec import load_spec
-from jobs.stereoset import plan
-from jobs.stereoset.plan import PlannedTask, _equal_parts, packing_for, plan_missing
 from jobs.stereoset.resolve import Sweep, resolve
 from jobs.stereoset.spec import StereoSetSpec
 from steering_core.models import ModelFacts
@@ -193,7 +193,7 @@ def test_shards_fill_a_batch_and_tasks_take_half_a_minute(
     assert len(shards) > len(sweep.groups), "the test would show nothing"
     for (group, _), tasks in shards.items():
         first, *steered = tasks
-        by_id = sweep.by_id[first.group.split, first.group.bias_type]
+        by_id = sweep.by_id[first.group.key]
         counts = sweep.models["tiny"].counts([by_id[i][0] for i in first.example_ids])
         num_tokens = sum(row.num_packed for row in counts)
         held.setdefault(group, []).extend(first.example_ids)

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from transformers import BertConfig, BertModel
 
-from jobs.stereoset.fit_task import FitPayload
-from jobs.stereoset.worker import Payload, StereoSetWorker
+from jobs.scoring.fit_task import FitPayload
+from jobs.scoring.worker import Payload, ScoredWorker
 from steering_core.models import ModelSource, load_tokenizer
 from tests.support.golden import model_path
 from tests.support.sweeps import read_rows, steersweep, write_spec
@@ -19,15 +19,15 @@ from tests.support.sweeps import read_rows, steersweep, write_spec
 
 def _poison(monkeypatch: pytest.MonkeyPatch, bias_type: str, table: str) -> None:
     """Make every attempt at one group's tasks of one phase raise."""
-    run = StereoSetWorker.run
+    run = ScoredWorker.run
 
-    def poisoned(self: StereoSetWorker, payload: Payload | FitPayload) -> Any:
+    def poisoned(self: ScoredWorker, payload: Payload | FitPayload) -> Any:
         is_scoring = isinstance(payload, Payload) and table in payload.tables
         if is_scoring and payload.examples[0].bias_type == bias_type:
             raise RuntimeError("planted\nfault")
         return run(self, payload)
 
-    monkeypatch.setattr(StereoSetWorker, "run", poisoned)
+    monkeypatch.setattr(ScoredWorker, "run", poisoned)
 
 
 @pytest.mark.parametrize("table", ["baseline", "steered"])

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from cluster.storage import StorageSpec
+from jobs.scoring.plan import packing_for, plan_missing
 from jobs.spec import load_spec
-from jobs.stereoset.plan import packing_for, plan_missing
 from jobs.stereoset.resolve import resolve
 from jobs.stereoset.spec import StereoSetSpec
 from steering_core.vectors import from_safetensors, safetensors_metadata

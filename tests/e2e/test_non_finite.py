@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jobs.stereoset.fit_task import FitPayload
-from jobs.stereoset.worker import Payload, StereoSetWorker
+from jobs.scoring.fit_task import FitPayload
+from jobs.scoring.worker import Payload, ScoredWorker
 from steering_core.engine import Engine
 from tests.support.sweeps import Finished, read_rows, steersweep, write_spec
 
@@ -67,10 +67,10 @@ def test_status_and_report_count_them_by_group(overflown: tuple[Path, Finished])
 def test_hidden_states_that_are_not_finite_are_the_fault_of_their_task(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, baseline = StereoSetWorker.run, Engine.baseline
+    run, baseline = ScoredWorker.run, Engine.baseline
     groups: list[str] = []
 
-    def noting(self: StereoSetWorker, payload: Payload | FitPayload) -> object:
+    def noting(self: ScoredWorker, payload: Payload | FitPayload) -> object:
         if isinstance(payload, Payload):
             groups.append(payload.examples[0].bias_type)
         return run(self, payload)
@@ -81,7 +81,7 @@ def test_hidden_states_that_are_not_finite_are_the_fault_of_their_task(
             pooled.differences[0, 1, :] = np.inf
         return scores, pooled
 
-    monkeypatch.setattr(StereoSetWorker, "run", noting)
+    monkeypatch.setattr(ScoredWorker, "run", noting)
     monkeypatch.setattr(Engine, "baseline", overflowing)
     spec = write_spec(tmp_path / "sweep.yaml", data=DATA, certificate={"rows_per_task": 0})
     finished = steersweep("run", str(spec))

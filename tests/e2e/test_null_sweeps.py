@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from jobs.resources import model_source
-from jobs.stereoset.tables import NullTable
+from jobs.scoring.tables import NullTable
 from steering_core.encoding import ExampleEncoder
 from steering_core.models import load_model, load_tokenizer
 from steering_core.nulls import Null, draw_seed, label_signs

@@ -16,10 +16,11 @@ import pytest
 from cluster.ledger import Ledger
 from cluster.storage import open_storage
 from jobs.resources import local_path
-from jobs.stereoset.fit_task import FitPayload
-from jobs.stereoset.manifest import to_table
-from jobs.stereoset.plan import Group, PlannedTask
-from jobs.stereoset.worker import Payload, StereoSetWorker
+from jobs.scoring.fit_task import FitPayload
+from jobs.scoring.manifest import to_table
+from jobs.scoring.plan import PlannedTask
+from jobs.scoring.worker import Payload, ScoredWorker
+from jobs.stereoset.groups import group_of
 from tests.support.sweeps import steersweep, write_spec
 
 PLANTED = (
@@ -64,14 +65,14 @@ def test_planted_secrets_are_nowhere(
     bias_types: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = plant(monkeypatch)
-    run = StereoSetWorker.run
+    run = ScoredWorker.run
 
-    def quoting(self: StereoSetWorker, payload: Payload | FitPayload) -> Any:
+    def quoting(self: ScoredWorker, payload: Payload | FitPayload) -> Any:
         if isinstance(payload, Payload) and payload.examples[0].bias_type == "race":
             raise RuntimeError(text)
         return run(self, payload)
 
-    monkeypatch.setattr(StereoSetWorker, "run", quoting)
+    monkeypatch.setattr(ScoredWorker, "run", quoting)
     spec = write_spec(
         tmp_path / "sweep.yaml",
         data={"path": "embedded:examples.json", "bias_types": bias_types},
@@ -166,7 +167,7 @@ def test_names_in_a_manifest_cannot_lead_out_of_the_output(
     output, spec = copied(finished, tmp_path)
     for model, plan_id in ((name, "p"), ("tiny", name)):
         shutil.rmtree(output / "manifest")
-        group = Group(model, "intersentence", "race")
+        group = group_of(model, "intersentence", "race")
         task = PlannedTask(plan_id, group, ("steered",), 0, ("e",), (), ((1, "2"),), 1.0, 100)
         Ledger(open_storage(str(output))).append_manifest(to_table([task]), 0, "a")
         before = sorted(tmp_path.rglob("*"))

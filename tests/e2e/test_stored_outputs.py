@@ -20,8 +20,8 @@ from cluster.storage import StorageSpec
 from jobs.persona.plan import answer_tasks, contrast_rows, steered_rows
 from jobs.persona.resolve import resolve as resolve_persona
 from jobs.persona.spec import PersonaSpec
-from jobs.stereoset.manifest import from_tables
-from jobs.stereoset.plan import PlannedTask, packing_for, plan_missing, would_plan
+from jobs.scoring.manifest import from_tables
+from jobs.scoring.plan import PlannedTask, packing_for, plan_missing, would_plan
 from jobs.stereoset.resolve import Sweep
 from jobs.stereoset.resolve import resolve as resolve_stereoset
 from jobs.stereoset.spec import StereoSetSpec

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from jobs.stereoset.certifier import Certifier, TaskRows
-from jobs.stereoset.spec import CertificateSpec
+from jobs.scoring.certifier import Certifier, TaskRows
+from jobs.spec import CertificateSpec
+from jobs.stereoset.groups import group_of
 from steering_core.encoding import EncodedExample
 from steering_core.engine import Cell, Engine
 from steering_core.hook_points import SITES
@@ -273,7 +274,7 @@ def test_a_wrong_kernel_in_the_engine_is_what_the_certificate_finds(
     monkeypatch.setattr(attention_kernel, "attention", _off_by(attention_kernel.attention, -1.0))
     wrong, pooled = Engine(model, protocol, kernels=["attention"]).baseline(rows(), 500, (1,))
     right, _ = SlowEngine(model, protocol).baseline(rows(), (1,))
-    task = TaskRows("task", rows())
+    task = TaskRows("task", group_of("tiny", "intersentence", "race"), rows())
 
     falls_back = Certifier(model, protocol, CertificateSpec(), "tiny")
     stored, _, certificate = falls_back.baseline(task, wrong, pooled)

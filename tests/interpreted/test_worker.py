@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from cluster.storage import StorageSpec
-from jobs.stereoset import worker as worker_module
-from jobs.stereoset.spec import CertificateSpec
-from jobs.stereoset.worker import StereoSetWorker
+from jobs.scoring import worker as worker_module
+from jobs.scoring.worker import ScoredWorker
+from jobs.spec import CertificateSpec
 from jobs.sweeps.certificate import TaskCertificate
 from steering_core.kernels import choice
 from tests.interpreted.clock import clock
@@ -36,7 +36,7 @@ def test_a_task_is_scored_with_the_kernels_that_were_chosen(
     certificate = CertificateSpec(rows_per_task=1, tolerance=5e-3)
     options = {"dtype": "float16", "certificate": certificate, "accelerate": True}
     worker = type(made)(made.target, {**made.kwargs, **options}).build()
-    assert isinstance(worker, StereoSetWorker)
+    assert isinstance(worker, ScoredWorker)
     worker.load()
     table = worker.run(task)["baseline"]
     metadata = {k.decode(): v.decode() for k, v in table.schema.metadata.items()}

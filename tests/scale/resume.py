@@ -33,8 +33,8 @@ from cluster.parts import commit_part
 from cluster.storage import Storage, StorageSpec
 from jobs.page.page import PAGE_KEY
 from jobs.resources import local_path
-from jobs.stereoset.fit_task import FITS_SCHEMA
-from jobs.stereoset.inventory import take_inventory
+from jobs.scoring.fit_task import FITS_SCHEMA
+from jobs.scoring.inventory import take_inventory
 from jobs.stereoset.job import StereoSetJob
 from jobs.stereoset.output import StereoSetOutput
 from jobs.stereoset.summary_tables import CELLS_SCHEMA
@@ -101,7 +101,7 @@ def drive(spec: Path, num_replicas: int) -> tuple[float, Gauge]:
         mock.patch("jobs.sweeps.executor.Executor.num_replicas", lambda *_: num_replicas),
         mock.patch("cluster.backends.in_process.InProcessBackend", lambda _: InstantBackend()),
         # Instant replicas leave no parts, and so no fits that could be merged.
-        mock.patch("jobs.stereoset.workflow.read_part", lambda *_: FITS_SCHEMA.empty_table()),
+        mock.patch("jobs.scoring.workflow.read_part", lambda *_: FITS_SCHEMA.empty_table()),
     ):
         finished = steersweep("run", str(spec))
     assert finished.code == 0, finished

@@ -21,7 +21,9 @@ import pyarrow as pa
 from cluster.parts import commit_part
 from cluster.storage import Storage, StorageSpec
 from jobs.identity import digest
-from jobs.stereoset.plan import Group, PlannedTask, VectorSet
+from jobs.scoring.groups import Group
+from jobs.scoring.plan import PlannedTask, VectorSet
+from jobs.stereoset.groups import group_of, place_of
 from jobs.stereoset.tables import ROWS_SCHEMA
 from steering_core.stereoset import LABELS, OFFICIAL_COUNTS
 from steering_core.vectors import SteeringVectors, to_safetensors
@@ -49,7 +51,7 @@ def make_output(
     for number in range(num_models):
         for split, counts in OFFICIAL_COUNTS.items():
             for bias_type, num in counts.items():
-                group = Group(f"model{number}", split, bias_type)
+                group = group_of(f"model{number}", split, bias_type)
                 storage.replace(VectorSet(group).key, to_safetensors(vectors, {}))
                 for shard, low in enumerate(range(0, num, EXAMPLES_OF_A_PART)):
                     ids = tuple(f"{n:032x}" for n in range(low, min(low + EXAMPLES_OF_A_PART, num)))
@@ -67,7 +69,7 @@ def _lay(
     rng: np.random.Generator,
 ) -> list[PlannedTask]:
     """A shard's baseline and its steered part."""
-    terms = np.asarray([f"term{int(i, 16) % NUM_TERMS[group.bias_type]}" for i in ids])
+    terms = np.asarray([f"term{int(i, 16) % NUM_TERMS[place_of(group)[1]]}" for i in ids])
     made = []
     before = rng.normal(size=(1, len(ids), 3))
     for table, of_cells in (("baseline", []), ("steered", cells)):
@@ -122,7 +124,7 @@ import pickle, resource, sys, threading, time
 from pathlib import Path
 import psutil
 from cluster.storage import StorageSpec
-from jobs.stereoset.inventory import take_inventory
+from jobs.scoring.inventory import take_inventory
 from jobs.stereoset.summary import summarise
 most, is_done = [0], threading.Event()
 def watch():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cluster.storage import StorageSpec
-from jobs.stereoset.inventory import take_inventory
+from jobs.scoring.inventory import take_inventory
 from tests.scale.driver import measure
 from tests.scale.resume import (
     PARTS_OF_AN_EXAMPLE,

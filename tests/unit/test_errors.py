@@ -22,8 +22,9 @@ from cluster.errors import (
 from cluster.parts import SCHEMA_VERSION, check_part, commit_part
 from cluster.storage import Storage, open_storage
 from jobs.persona.index import INDEX_KEY, Parts
-from jobs.stereoset.inventory import read_vectors
-from jobs.stereoset.plan import Group, VectorSet
+from jobs.scoring.inventory import read_vectors
+from jobs.scoring.plan import VectorSet
+from jobs.stereoset.groups import group_of
 from steersweep.errors import StopRunError, UserError
 
 FOR_USERS = [
@@ -70,7 +71,7 @@ def test_a_store_that_does_not_answer_is_not_damaged(unreachable: Storage) -> No
     with pytest.raises(TransientStorageError, match=r"^no answer$"):
         Parts.read(unreachable)
     with pytest.raises(TransientStorageError, match=r"^no answer$"):
-        read_vectors(unreachable, VectorSet(Group("tiny", "intrasentence", "gender")))
+        read_vectors(unreachable, VectorSet(group_of("tiny", "intrasentence", "gender")))
 
 
 def test_a_newer_index_is_not_called_damaged(tmp_path: Path) -> None:

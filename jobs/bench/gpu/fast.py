@@ -34,6 +34,7 @@ from steering_core.kernels.choice import KernelCheck
 from steering_core.packing import batches
 from steering_core.protocol import PROTOCOLS
 from steering_core.slow_engine import SlowEngine
+from steering_core.stereoset import Example
 from steering_core.timing import seconds
 from steering_core.vectors import fit_mean_difference
 
@@ -409,7 +410,9 @@ class _Bench:
         self._setting.need(_SLOWER * expected_s)
         groups: dict[tuple[str, str], list[EncodedExample]] = {}
         for row in self._scoring.rows:
-            groups.setdefault((row.example.split, row.example.bias_type), []).append(row)
+            example = row.example
+            assert isinstance(example, Example)
+            groups.setdefault((example.split, example.bias_type), []).append(row)
         engine, layers = self._engine(kernels), [cell.layer for cell in subject.cells]
         took = {"unsteered_s": 0.0, "steered_s": 0.0}
         largest = 0.0

@@ -9,10 +9,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cluster.redaction import redact_all
-from jobs.stereoset import non_finite
+from jobs.scoring import non_finite
+from jobs.scoring.groups import Group
+from jobs.scoring.inventory import Inventory
 from jobs.stereoset.comparison import Comparison
-from jobs.stereoset.inventory import Inventory
-from jobs.stereoset.plan import Group
+from jobs.stereoset.groups import group_of
 from jobs.stereoset.summary import Summary
 
 
@@ -109,7 +110,7 @@ def _incomplete(inventory: Inventory, summary: Summary) -> tuple[Incomplete, ...
         missing[task.group].update((cell.layer, cell.coeff) for cell in task.typed_cells())
     num_planned = {group: len(cells) for group, cells in missing.items()}
     for row in summary.cells.select(["model", "split", "bias_type", "layer", "coeff"]).to_pylist():
-        group = Group(row["model"], row["split"], row["bias_type"])
+        group = group_of(row["model"], row["split"], row["bias_type"])
         missing[group].discard((row["layer"], row["coeff"]))
     return tuple(
         Incomplete(str(group), len(cells), num_planned[group])

@@ -10,9 +10,9 @@ import pytest
 
 from cluster.parts import commit_part
 from cluster.storage import StorageSpec
-from jobs.stereoset.fit_task import FitPayload, SetToFit, fit, fitted_vectors
+from jobs.scoring.fit_task import FitPayload, SetToFit, fit, fitted_vectors
+from jobs.scoring.tables import states_table
 from jobs.stereoset.page.ran import ran
-from jobs.stereoset.tables import states_table
 from jobs.sweeps.parts import PartRef
 from steering_core.pairs import PairMeans, Pairs
 from steering_core.pooled import PooledStates
@@ -59,7 +59,7 @@ def test_a_fit_task_fits_it_from_the_states_of_all_and_of_those_outside_each_fol
         num_positions=np.ones(len(examples), np.int64),
     )
     part = PartRef("states/a.parquet", "a")
-    table = states_table(examples, list(fold_of.values()), states)
+    table = states_table(examples, list(fold_of.values()), states, ("negative", "positive"))
     commit_part(storage, part.key, table, task_id="a", attempt="1")
     to_fit = SetToFit("steered", "states", fold_of, NUM_FOLDS)
     payload = FitPayload("fit", "m/s/b", "median", (LAYER,), (), (), (part,), (to_fit,))

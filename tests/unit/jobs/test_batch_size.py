@@ -15,10 +15,12 @@ from cluster.replica import Replica
 from cluster.storage import Storage, StorageSpec
 from cluster.tasks import Failure, FailureKind, Task, WorkerFactory
 from jobs.resources import local_path
-from jobs.stereoset import worker as worker_module
-from jobs.stereoset.batch_size import TUNING, ModelTuning, read_tuning, tuning_key
-from jobs.stereoset.spec import CertificateSpec
-from jobs.stereoset.worker import Payload, StereoSetWorker
+from jobs.scoring import worker as worker_module
+from jobs.scoring.batch_size import TUNING, ModelTuning, read_tuning, tuning_key
+from jobs.scoring.worker import Payload, ScoredWorker
+from jobs.spec import CertificateSpec
+from jobs.stereoset.groups import group_of
+from jobs.stereoset.tables import StereoSetRows
 from steering_core.engine import Engine
 from steering_core.models import ModelSource
 from steering_core.protocol import PROTOCOLS
@@ -66,11 +68,12 @@ def measuring(monkeypatch: pytest.MonkeyPatch, *sizes: int) -> list[int]:
 
 def factory(storage: Storage) -> WorkerFactory:
     return WorkerFactory(
-        "jobs.stereoset.worker:StereoSetWorker",
+        "jobs.scoring.worker:ScoredWorker",
         {
             "source": ModelSource(local_path("embedded:gemma2-tiny")),
             "protocol": PROTOCOLS["as_published"],
             "layers": (1,),
+            "rows": StereoSetRows(),
             "device": "cpu",
             "dtype": "float32",
             "num_threads": 1,
@@ -81,10 +84,10 @@ def factory(storage: Storage) -> WorkerFactory:
     )
 
 
-def worker(storage: Storage) -> StereoSetWorker:
+def worker(storage: Storage) -> ScoredWorker:
     made = factory(storage).build()
     made.load()
-    assert isinstance(made, StereoSetWorker)
+    assert isinstance(made, ScoredWorker)
     return made
 
 
@@ -92,7 +95,10 @@ def payload(tokens_per_batch: int | None = None) -> Payload:
     data = read_stereoset(local_path("embedded:examples.json"))
     examples = data.group("intersentence", "race", None, 0)
     folds = (0,) * len(examples)
-    return Payload("task", ("sums", "baseline"), examples, folds, tokens_per_batch, layers=(1, 4))
+    group = group_of("tiny", "intersentence", "race")
+    return Payload(
+        "task", group, ("sums", "baseline"), examples, folds, tokens_per_batch, layers=(1, 4)
+    )
 
 
 def test_the_first_replica_measures_and_all_use_what_it_stored(

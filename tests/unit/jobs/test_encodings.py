@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from cluster.storage import StorageSpec
-from jobs.stereoset.encodings import Encodings
-from jobs.stereoset.spec import CertificateSpec
-from jobs.stereoset.worker import Payload, StereoSetWorker
+from jobs.scoring.encodings import Encodings
+from jobs.scoring.worker import Payload, ScoredWorker
+from jobs.spec import CertificateSpec
+from jobs.stereoset.groups import group_of
+from jobs.stereoset.tables import StereoSetRows
 from steering_core.encoding import ExampleEncoder
 from steering_core.models import ModelSource
 from steering_core.protocol import PROTOCOLS
@@ -44,11 +46,12 @@ def test_the_shard_that_was_used_longest_ago_goes_first() -> None:
     assert encoded[4:] == [large]
 
 
-def worker_of(folder: Path, **options: Any) -> StereoSetWorker:
-    return StereoSetWorker(
+def worker_of(folder: Path, **options: Any) -> ScoredWorker:
+    return ScoredWorker(
         source=ModelSource(str(model_path("gemma2-tiny"))),
         protocol=PROTOCOLS["as_published"],
         layers=(2,),
+        rows=StereoSetRows(),
         device="cpu",
         dtype="float32",
         storage=StorageSpec(str(folder)),
@@ -76,7 +79,14 @@ def test_a_worker_encodes_a_shard_once_for_all_its_tasks(
     for task in ("one", "two"):
         # Anew, as they come from another process: equal, not the same.
         examples = tuple(golden_examples().group("intersentence", "race")[:2])
-        payload = Payload(task, ("baseline",), examples, (0, 0), tokens_per_batch=512)
+        payload = Payload(
+            task,
+            group_of("tiny", "intersentence", "race"),
+            ("baseline",),
+            examples,
+            (0, 0),
+            tokens_per_batch=512,
+        )
         tables.append(worker.run(payload)["baseline"].drop_columns(["task_id"]))
     assert calls == [2]
     assert tables[0] == tables[1]

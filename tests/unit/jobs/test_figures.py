@@ -382,7 +382,7 @@ def test_a_process_that_draws_figures_does_not_load_torch() -> None:
 
 
 def test_the_command_line_loads_matplotlib_for_figures_only() -> None:
-    loaded = _loaded("import jobs.cli, jobs.stereoset.report, jobs.stereoset.status")
+    loaded = _loaded("import jobs.cli, jobs.stereoset.report, jobs.scoring.status")
     assert "jobs.stereoset.report" in loaded
     assert "matplotlib" not in loaded
 

@@ -17,8 +17,8 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from cluster.errors import CorruptPartError
 from cluster.parts import commit_part
 from cluster.storage import Storage, StorageSpec
-from jobs.stereoset import fit_task
-from jobs.stereoset.fit_task import (
+from jobs.scoring import fit_task
+from jobs.scoring.fit_task import (
     FITS_SCHEMA,
     FitPayload,
     PartRef,
@@ -29,13 +29,7 @@ from jobs.stereoset.fit_task import (
     stream_norms,
     vectors_from_states,
 )
-from jobs.stereoset.tables import (
-    STATES_SCHEMA,
-    LayerStates,
-    layer_states,
-    states_table,
-    sums_table,
-)
+from jobs.scoring.tables import LayerStates, layer_states, states_schema, states_table, sums_table
 from steering_core.nulls import label_signs
 from steering_core.pooled import PooledStates
 from steering_core.vectors import FoldSums, SteeringVectors, fit_mean_difference
@@ -53,6 +47,7 @@ IDS = [e.example_id for e in EXAMPLES]
 FOLD_OF = {example_id: n % NUM_FOLDS for n, example_id in enumerate(IDS)}
 HELD_OUT_OF = {example_id: n * 7 % NUM_HELD_OUT_FOLDS for n, example_id in enumerate(IDS)}
 DIRECT = {"mean_difference": direct_mean_difference, **DIRECT_FITS}
+SIDES = ("stereotype", "anti_stereotype")
 
 
 @dataclass(frozen=True)
@@ -129,7 +124,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Output:
             sums["held_out_sums"].append(pooled.sums([HELD_OUT_OF[i] for i in ids]))
             for table in sums:
                 commit(table, task_id, sums_table(sums[table][-1]))
-            commit("states", task_id, states_table(shard, folds, pooled))
+            commit("states", task_id, states_table(shard, folds, pooled, SIDES))
     return Output(storage, states, sums, {table: tuple(refs) for table, refs in parts.items()})
 
 
@@ -372,8 +367,8 @@ def test_states_of_a_layer_come_back_from_a_part() -> None:
     examples = EXAMPLES[:3]
     states = np.random.default_rng(0).normal(size=(2, 2, 3, 4)).astype(np.float32)
     pooled = PooledStates((2, 7), np.zeros((2, 3, 4)), states, np.zeros((2, 3)), np.ones(3, int))
-    table = states_table(examples, [1, 0, 1], pooled)
-    assert table.schema.equals(STATES_SCHEMA)
+    table = states_table(examples, [1, 0, 1], pooled, SIDES)
+    assert table.schema.equals(states_schema(SIDES))
     assert table["layer"].to_pylist() == [2, 2, 2, 7, 7, 7]
     assert table["fold"].to_pylist() == [1, 0, 1, 1, 0, 1]
     for index, layer in enumerate((2, 7)):

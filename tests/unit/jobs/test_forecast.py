@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from jobs.stereoset.forecast import devices
-from jobs.stereoset.forecast.devices import DEVICES, device_of
+from jobs.scoring.forecast import devices
+from jobs.scoring.forecast.devices import DEVICES, device_of
 from jobs.sweeps.wall_time import busy_seconds, startup_seconds
 from steersweep.errors import UserError
 

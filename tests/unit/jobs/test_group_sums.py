@@ -12,11 +12,11 @@ import pytest
 
 from cluster.errors import CorruptPartError
 from cluster.storage import Storage, StorageSpec
+from jobs.scoring.inventory import take_inventory
+from jobs.scoring.plan import PlannedTask
 from jobs.stereoset import group_sums
 from jobs.stereoset.group_parts import PartsOfGroups
 from jobs.stereoset.group_sums import added_up
-from jobs.stereoset.inventory import take_inventory
-from jobs.stereoset.plan import PlannedTask
 from jobs.stereoset.scored_rows import GroupParts
 from jobs.stereoset.summary import Summary, summarise
 from jobs.stereoset.summary_sums import GroupSums

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from cluster.storage import Storage, StorageSpec
-from jobs.stereoset import worker as worker_module
-from jobs.stereoset.batch_size import ModelTuning, read_tuning
-from jobs.stereoset.forecast import measure as measure_module
+from jobs.scoring import worker as worker_module
+from jobs.scoring.batch_size import ModelTuning, read_tuning
+from jobs.scoring.forecast import measure as measure_module
 from steering_core import engine as engine_module
 from steering_core.engine import Engine
 from steering_core.kernels.choice import KernelCheck, KernelChoice

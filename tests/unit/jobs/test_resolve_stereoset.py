@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from cluster.storage import StorageSpec
+from jobs.resources import local_path
+from jobs.scoring import resolve as resolve_module
+from jobs.scoring.output import with_held_out
 from jobs.spec import load_spec
-from jobs.stereoset import resolve as resolve_module
-from jobs.stereoset.output import StereoSetOutput, with_held_out
+from jobs.stereoset.output import StereoSetOutput
 from jobs.stereoset.resolve import Sweep, recorded_identity, resolve
 from jobs.stereoset.spec import StereoSetSpec
 from steering_core.vectors import SteeringVectors, assign_folds, to_safetensors
@@ -58,7 +60,7 @@ def test_layers_of_nulls_must_be_of_the_grid_once_all_is_numbers(tmp_path: Path)
 
 
 def test_a_group_without_examples_is_refused_with_what_there_is(tmp_path: Path) -> None:
-    document = Path(resolve_module.local_path("embedded:examples.json")).read_text()
+    document = Path(local_path("embedded:examples.json")).read_text()
     (tmp_path / "dev.json").write_text(document.replace('"religion"', '"race"'))
     data = {**DATA, "path": str(tmp_path / "dev.json"), "bias_types": ["religion"]}
     with pytest.raises(UserError, match="no religion example in intersentence; it holds"):
@@ -116,7 +118,7 @@ def test_cross_fitted_vectors_and_those_of_a_file_have_no_held_out_ones_beside_t
 
 
 def test_a_group_of_one_target_term_has_no_held_out_vectors(tmp_path: Path) -> None:
-    document = json.loads(Path(resolve_module.local_path("embedded:examples.json")).read_text())
+    document = json.loads(Path(local_path("embedded:examples.json")).read_text())
     for example in document["data"]["intersentence"]:
         if example["bias_type"] == "race":
             example["target"] = "the same"

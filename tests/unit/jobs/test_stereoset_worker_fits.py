@@ -10,10 +10,10 @@ import pytest
 
 from cluster.errors import CorruptPartError, StorageUnavailableError, TransientStorageError
 from cluster.storage import Storage, StorageSpec
-from jobs.stereoset import worker as worker_module
-from jobs.stereoset.fit_task import FITS_SCHEMA, FitPayload
-from jobs.stereoset.tables import FITS
-from jobs.stereoset.worker import StereoSetWorker
+from jobs.scoring import worker as worker_module
+from jobs.scoring.fit_task import FITS_SCHEMA, FitPayload
+from jobs.scoring.tables import FITS
+from jobs.scoring.worker import ScoredWorker
 from steersweep.errors import StopRunError, UserError
 from tests.unit.jobs.test_batch_size import factory
 
@@ -21,10 +21,10 @@ PAYLOAD = FitPayload("fit", "m/s/b", "mean_difference", (1,), (), (), (), ())
 
 
 @pytest.fixture
-def worker(tmp_path: Path) -> StereoSetWorker:
+def worker(tmp_path: Path) -> ScoredWorker:
     """Not loaded: a fit needs no model."""
     made = factory(StorageSpec(str(tmp_path / "out")).open()).build()
-    assert isinstance(made, StereoSetWorker)
+    assert isinstance(made, ScoredWorker)
     return made
 
 
@@ -36,7 +36,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
 
 
 def test_a_fit_reads_the_workers_storage_and_makes_the_one_table(
-    worker: StereoSetWorker, monkeypatch: pytest.MonkeyPatch
+    worker: ScoredWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[Storage, FitPayload]] = []
 
@@ -58,7 +58,7 @@ def test_a_fit_reads_the_workers_storage_and_makes_the_one_table(
     ],
 )
 def test_what_the_user_must_change_ends_the_run_with_its_words(
-    worker: StereoSetWorker, monkeypatch: pytest.MonkeyPatch, error: UserError
+    worker: ScoredWorker, monkeypatch: pytest.MonkeyPatch, error: UserError
 ) -> None:
     failing(monkeypatch, error)
     with pytest.raises(StopRunError) as raised:
@@ -71,7 +71,7 @@ def test_what_the_user_must_change_ends_the_run_with_its_words(
     "error", [TransientStorageError("slow down"), StorageUnavailableError("no such bucket")]
 )
 def test_trouble_of_the_storage_is_passed_on_as_it_is(
-    worker: StereoSetWorker, monkeypatch: pytest.MonkeyPatch, error: StorageUnavailableError
+    worker: ScoredWorker, monkeypatch: pytest.MonkeyPatch, error: StorageUnavailableError
 ) -> None:
     """A replica tries again after it; as another error it would end the run."""
     failing(monkeypatch, error)
@@ -80,9 +80,7 @@ def test_trouble_of_the_storage_is_passed_on_as_it_is(
     assert raised.value is error
 
 
-def test_a_bug_is_the_tasks_failure(
-    worker: StereoSetWorker, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bug_is_the_tasks_failure(worker: ScoredWorker, monkeypatch: pytest.MonkeyPatch) -> None:
     failing(monkeypatch, ValueError("not those of every example"))
     with pytest.raises(ValueError, match="not those of every example") as raised:
         worker.run(PAYLOAD)

@@ -14,14 +14,15 @@ import pytest
 from cluster.parts import commit_part
 from cluster.storage import Storage, StorageSpec
 from cluster.tasks import Task
+from jobs.scoring import workflow as workflow_module
+from jobs.scoring.fit_task import FitPayload, fit
+from jobs.scoring.tables import FITS, HELD_OUT_SUMS, states_table, sums_table
+from jobs.scoring.worker import Payload
 from jobs.spec import load_spec
-from jobs.stereoset import workflow as workflow_module
-from jobs.stereoset.fit_task import FitPayload, fit
 from jobs.stereoset.job import StereoSetJob
 from jobs.stereoset.output import StereoSetOutput
 from jobs.stereoset.spec import StereoSetSpec
-from jobs.stereoset.tables import FITS, HELD_OUT_SUMS, states_table, sums_table
-from jobs.stereoset.worker import Payload
+from jobs.stereoset.tables import StereoSetRows
 from jobs.stereoset.workflow import StereoSetWorkflow
 from jobs.sweeps.job import Files
 from jobs.sweeps.steps import Steps
@@ -32,6 +33,7 @@ from steering_core.vectors import SteeringVectors, from_safetensors, to_safetens
 from tests.support.sweeps import write_spec
 
 WIDTH = 64
+SIDES = StereoSetRows().sides
 
 
 def states_of(examples: tuple[Example, ...], layers: tuple[int, ...]) -> np.ndarray:
@@ -60,7 +62,7 @@ def phase_1(payload: Payload) -> dict[str, pa.Table]:
         elif table == HELD_OUT_SUMS:
             made[table] = sums_table(pooled.sums(payload.held_out_folds))
         elif table == "states":
-            made[table] = states_table(payload.examples, payload.folds, pooled)
+            made[table] = states_table(payload.examples, payload.folds, pooled, SIDES)
     return {table: made[table] for table in payload.tables}
 
 

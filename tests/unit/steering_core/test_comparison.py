@@ -23,7 +23,8 @@ TOLERANCE = Tolerance(score=1e-4, pooled=1e-3)
 
 
 def named(number: int) -> RowName:
-    return RowName(f"example-{number}", "intersentence", "race", layer=number, coeff=2.0)
+    place = (("split", "intersentence"), ("bias_type", "race"))
+    return RowName(f"example-{number}", place, layer=number, coeff=2.0)
 
 
 def compare(found: list[list[float]], wanted: list[list[float]]) -> Certificate:

@@ -95,7 +95,7 @@ def test_states_in_float64_give_the_same_vector(fit: Fit) -> None:
 @fits
 @pytest.mark.parametrize(("num_pairs", "width"), [(100, 2000), (2000, 100)])
 def test_a_fit_holds_few_copies_of_the_states(fit: Fit, num_pairs: int, width: int) -> None:
-    """``jobs.stereoset.fit_task`` counts on it. No [D, D] if D is large, no [N, N] if N is."""
+    """``jobs.scoring.fit_task`` counts on it. No [D, D] if D is large, no [N, N] if N is."""
     pairs = correlated_pairs(num_pairs, width)
     fit(correlated_pairs(), "it")  # loads what is loaded late
     tracemalloc.start()

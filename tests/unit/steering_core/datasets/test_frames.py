@@ -15,7 +15,6 @@ from steering_core.datasets.frames import in_orders, order_metrics, with_frame
 from steering_core.datasets.listing import find_listing
 from steering_core.datasets.model_written_evals import MODEL_WRITTEN_EVALS
 from steering_core.datasets.stereoset import choice_example
-from steering_core.encoding import candidate_texts, question_text
 from steering_core.stereoset import Example
 from steersweep.errors import UserError
 from tests.support.choice_scores import scored_as, value_of, values_of
@@ -125,9 +124,9 @@ def test_stereoset_in_another_order_is_the_question_of_that_order() -> None:
         sentences = tuple(example.sentences[i] for i in at)
         labels = tuple(example.labels[i] for i in at)
         direct = replace(example, sentences=sentences, labels=labels)
-        assert other.prompt == question_text(direct)
+        assert other.prompt == direct.prompt
         assert [t.replace("  ", " ") for t in other.texts] == [
-            f" {t}".replace("  ", " ") for t in candidate_texts(direct)
+            text.replace("  ", " ") for text in direct.texts
         ]
         assert other.labels == direct.labels
 

@@ -11,7 +11,6 @@ import pytest
 
 from jobs.resources import local_path
 from steering_core.datasets.stereoset import STEREOSET, choice_example
-from steering_core.encoding import candidate_texts, question_text
 from steering_core.metrics import (
     TermSums,
     example_values,
@@ -29,8 +28,8 @@ def embedded() -> tuple[Example, ...]:
 def test_the_scored_text_is_that_of_the_encoder() -> None:
     for example in embedded():
         choice = choice_example(example)
-        assert choice.prompt == question_text(example)
-        assert choice.texts == tuple(f" {text}" for text in candidate_texts(example))
+        assert choice.prompt == example.prompt
+        assert choice.texts == example.texts
         assert choice.labels == example.labels
         assert choice.cluster == example.target
 

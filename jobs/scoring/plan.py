@@ -1,6 +1,6 @@
 """What a sweep has to compute: shards of examples, tasks, and their identity.
 
-A shard is a set of examples of one group (model, split, bias type). Its phase 1 task makes
+A shard is a set of examples of one group (``groups.Group``). Its phase 1 task makes
 baseline scores and what vectors are fitted from; its phase 2 tasks steer it, each in some of the
 cells. Which examples form a shard is decided once, when a group is first planned, and kept in the
 manifest: it never depends on the number or the speed of replicas.
@@ -19,8 +19,9 @@ from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 from jobs.identity import decimal_text, digest
-from jobs.stereoset.resolve import Sweep, SweepModel
-from jobs.stereoset.tables import (
+from jobs.scoring.groups import Group
+from jobs.scoring.sweep import AnySweep, SweepModel
+from jobs.scoring.tables import (
     HELD_OUT,
     HELD_OUT_SUMS,
     STEERED,
@@ -30,20 +31,7 @@ from jobs.stereoset.tables import (
     vectors_key,
 )
 from steering_core.engine import Cell
-from steering_core.stereoset import examples_digest
 from steering_core.vector_fits import METHODS
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Group:
-    """Examples that share steering vectors."""
-
-    model: str
-    split: str
-    bias_type: str
-
-    def __str__(self) -> str:
-        return f"{self.model}/{self.split}/{self.bias_type}"
 
 
 class VectorSet(NamedTuple):
@@ -55,8 +43,7 @@ class VectorSet(NamedTuple):
     @property
     def key(self) -> str:
         """Where they are stored."""
-        g = self.group
-        return vectors_key(g.model, g.split, g.bias_type, self.table)
+        return vectors_key(self.group, self.table)
 
     @property
     def null(self) -> NullTable | None:
@@ -137,8 +124,7 @@ class PlannedTask:
 
     def parts(self, task_id: str) -> dict[str, str]:
         """Storage key of each table's part, in the order in which they are committed."""
-        g = self.group
-        return {t: part_key(t, g.model, g.split, g.bias_type, task_id) for t in self.tables}
+        return {table: part_key(table, self.group, task_id) for table in self.tables}
 
 
 @dataclass(frozen=True)
@@ -173,7 +159,7 @@ _MOST_EXAMPLES_WITH_STATES = 256
 """Phase 1 puts every state of a shard into one part, which the driver reads as a whole."""
 
 
-def packing_for(sweep: Sweep, record: Mapping[str, Any] | None = None) -> Packing:
+def packing_for(sweep: AnySweep, record: Mapping[str, Any] | None = None) -> Packing:
     """The packing of an output, as the spec has it.
 
     Args:
@@ -191,7 +177,7 @@ def packing_for(sweep: Sweep, record: Mapping[str, Any] | None = None) -> Packin
 
 
 def packing_for_output(
-    sweep: Sweep, record: Mapping[str, Any] | None, known: Sequence[PlannedTask]
+    sweep: AnySweep, record: Mapping[str, Any] | None, known: Sequence[PlannedTask]
 ) -> Packing:
     """The packing of an output with the size of batches that it was planned with.
 
@@ -202,7 +188,7 @@ def packing_for_output(
 
 
 def plan_missing(
-    sweep: Sweep, planned: Sequence[PlannedTask], packing: Packing
+    sweep: AnySweep, planned: Sequence[PlannedTask], packing: Packing
 ) -> list[PlannedTask]:
     """Tasks that the sweep needs beside those that its output already holds a plan for.
 
@@ -214,21 +200,21 @@ def plan_missing(
     for task in planned:
         by_group.setdefault(task.group, []).append(task)
     for name, model in sweep.models.items():
-        for split, bias_type in sweep.groups:
-            group = Group(name, split, bias_type)
+        for key in sweep.groups:
+            group = sweep.group(name, key)
             added += _plan_group(sweep, model, group, by_group.get(group, []), packing)
     return added
 
 
-def would_plan(sweep: Sweep, task: PlannedTask) -> bool:
+def would_plan(sweep: AnySweep, task: PlannedTask) -> bool:
     """Whether the sweep plans this very task: whether its id comes out again.
 
     For an output whose record is lost, where nothing else tells whose plan it holds.
     """
     group = task.group
-    if group.model not in sweep.models or (group.split, group.bias_type) not in sweep.groups:
+    if group.model not in sweep.models or group.key not in sweep.groups:
         return False
-    examples, _ = sweep.groups[group.split, group.bias_type]
+    examples, _ = sweep.groups[group.key]
     if not set(task.example_ids) <= {e.example_id for e in examples}:
         return False
     again = _task(
@@ -245,7 +231,7 @@ def would_plan(sweep: Sweep, task: PlannedTask) -> bool:
     return again.plan_id == task.plan_id
 
 
-def uses_held_out_folds(sweep: Sweep, table: str) -> bool:
+def uses_held_out_folds(sweep: AnySweep, table: str) -> bool:
     """Whether what a table holds depends on the folds of the held-out vectors."""
     if table in (HELD_OUT, HELD_OUT_SUMS):
         return True
@@ -255,7 +241,7 @@ def uses_held_out_folds(sweep: Sweep, table: str) -> bool:
 
 
 def _plan_group(
-    sweep: Sweep,
+    sweep: AnySweep,
     model: SweepModel,
     group: Group,
     known: Sequence[PlannedTask],
@@ -285,7 +271,7 @@ def _plan_group(
 
 
 def _lacking_layers(
-    sweep: Sweep, group: Group, known: Sequence[PlannedTask]
+    sweep: AnySweep, group: Group, known: Sequence[PlannedTask]
 ) -> list[tuple[tuple[str, ...], tuple[int, ...]]]:
     """(tables, layers) of the phase 1 tasks that each shard lacks; the first ones pool all."""
     have: dict[str, set[int]] = {}
@@ -295,7 +281,7 @@ def _lacking_layers(
                 have.setdefault(table, set()).update(task.layers)
     needs_states = METHODS[sweep.spec.vectors.method].needs_states
     # Held-out vectors of a method that needs states are fitted from the same states.
-    sums_by_fold = sweep.holds_out((group.split, group.bias_type)) and not needs_states
+    sums_by_fold = sweep.holds_out(group.key) and not needs_states
     wanted = {
         "sums": True,
         "states": needs_states,
@@ -320,7 +306,7 @@ def _lacking_layers(
 
 
 def _lacking_cells(
-    sweep: Sweep, group: Group, known: Sequence[PlannedTask]
+    sweep: AnySweep, group: Group, known: Sequence[PlannedTask]
 ) -> list[tuple[tuple[str, ...], tuple[tuple[int, str], ...]]]:
     """(tables, cells) of the steered tasks that each shard lacks.
 
@@ -341,7 +327,7 @@ def _lacking_cells(
             by_cells.setdefault(tuple(c for c in cells if c not in have), []).append(table)
         return [(tuple(of), some) for some, of in by_cells.items() if some]
 
-    main = [STEERED, *([HELD_OUT] if sweep.holds_out((group.split, group.bias_type)) else [])]
+    main = [STEERED, *([HELD_OUT] if sweep.holds_out(group.key) else [])]
     grid = _cells(sweep)
     found = lacking(main, grid)
     for tables, cells in lacking(_null_tables(sweep, group, known), null_cells(sweep)):
@@ -352,12 +338,12 @@ def _lacking_cells(
     return found
 
 
-def _cells(sweep: Sweep) -> list[tuple[int, str]]:
+def _cells(sweep: AnySweep) -> list[tuple[int, str]]:
     grid = sweep.spec.steering
     return [(layer, decimal_text(c)) for layer in sorted(grid.layers) for c in grid.coeffs]
 
 
-def null_cells(sweep: Sweep) -> list[tuple[int, str]]:
+def null_cells(sweep: AnySweep) -> list[tuple[int, str]]:
     """The cells that nulls steer."""
     nulls = sweep.spec.nulls
     layers = sweep.spec.steering.layers if nulls.layers is None else nulls.layers
@@ -365,9 +351,9 @@ def null_cells(sweep: Sweep) -> list[tuple[int, str]]:
     return [(layer, decimal_text(c)) for layer in sorted(layers) for c in coeffs]
 
 
-def _null_tables(sweep: Sweep, group: Group, known: Sequence[PlannedTask]) -> list[str]:
+def _null_tables(sweep: AnySweep, group: Group, known: Sequence[PlannedTask]) -> list[str]:
     """Tables of every draw, of the main vectors and of held-out ones beside them."""
-    holds_out = sweep.holds_out((group.split, group.bias_type))
+    holds_out = sweep.holds_out(group.key)
     vectors = [sweep.main_vectors, *(["held_out"] if holds_out else [])]
     tables = []
     for null, num_draws in sweep.spec.nulls.num_draws().items():
@@ -388,9 +374,11 @@ def old_nulls(known: Sequence[PlannedTask], null: str) -> list[str]:
     return [table for table, of in found if of and of.null == null and of.is_old]
 
 
-def _cut(sweep: Sweep, model: SweepModel, group: Group, packing: Packing) -> list[tuple[str, ...]]:
+def _cut(
+    sweep: AnySweep, model: SweepModel, group: Group, packing: Packing
+) -> list[tuple[str, ...]]:
     """Shards of a new group: rows of similar length together, in parts of nearly equal size."""
-    examples, _ = sweep.groups[group.split, group.bias_type]
+    examples, _ = sweep.groups[group.key]
     counted = zip(model.counts(examples), examples, strict=True)
     ordered = sorted((-counts.num_packed, example.example_id) for counts, example in counted)
     ids = [example_id for _, example_id in ordered]
@@ -407,7 +395,7 @@ def _cut(sweep: Sweep, model: SweepModel, group: Group, packing: Packing) -> lis
 
 
 def _cut_cells(
-    sweep: Sweep,
+    sweep: AnySweep,
     model: SweepModel,
     group: Group,
     example_ids: tuple[str, ...],
@@ -418,7 +406,7 @@ def _cut_cells(
     """The cells of each task of a shard: neighbouring layers, tasks of nearly equal length."""
     if not (packing.cuts_cells and cells):
         return [cells] if cells else []
-    by_id = sweep.by_id[group.split, group.bias_type]
+    by_id = sweep.by_id[group.key]
     num_tokens = sum(row.num_packed for row in model.counts([by_id[i][0] for i in example_ids]))
     pass_s = _flops_per_token(model) * num_tokens / _FLOPS_PER_S_CUTTING_CELLS
     passes = [num_tables * _share_of_blocks(sweep, model, layer) for layer, _ in cells]
@@ -441,21 +429,21 @@ def _equal_parts(weights: Sequence[float], num_parts: int) -> list[tuple[int, in
     return list(pairwise([*bounds, len(weights)]))
 
 
-def _examples_per_task(sweep: Sweep, model: SweepModel) -> int:
+def _examples_per_task(sweep: AnySweep, model: SweepModel) -> int:
     """Examples that a slow device of this kind steers through the whole grid in half a minute."""
     flops_per_example = _flops_per_token(model) * _TOKENS_PER_ROW * _passes(sweep, model)
     fitting = int(_TASK_SECONDS * _FLOPS_PER_S[sweep.device] / flops_per_example)
     return max(_FEWEST_EXAMPLES, min(_MOST_EXAMPLES, fitting))
 
 
-def _tokens_per_shard(sweep: Sweep, model: SweepModel) -> int:
+def _tokens_per_shard(sweep: AnySweep, model: SweepModel) -> int:
     """Packed tokens that are steered through the whole grid in half a minute, within limits."""
     flops = _flops_per_token(model) * _passes(sweep, model)
     fitting = int(_TASK_SECONDS * _FLOPS_PER_S_CUTTING_CELLS / flops)
     return max(_FEWEST_TOKENS, min(_MOST_TOKENS, fitting))
 
 
-def _passes(sweep: Sweep, model: SweepModel) -> float:
+def _passes(sweep: AnySweep, model: SweepModel) -> float:
     """Passes through all blocks that the whole grid comes to."""
     grid = sweep.spec.steering
     return 1 + sum(
@@ -468,13 +456,13 @@ def _flops_per_token(model: SweepModel) -> int:
     return 2 * model.facts.num_params
 
 
-def _share_of_blocks(sweep: Sweep, model: SweepModel, layer: int) -> float:
+def _share_of_blocks(sweep: AnySweep, model: SweepModel, layer: int) -> float:
     num_blocks = model.facts.num_blocks
     return (num_blocks - sweep.protocol.apply_at(layer).stream) / num_blocks
 
 
 def _task(
-    sweep: Sweep,
+    sweep: AnySweep,
     model: SweepModel,
     group: Group,
     tables: tuple[str, ...],
@@ -484,10 +472,10 @@ def _task(
     cells: tuple[tuple[int, str], ...],
     packing: Packing,
 ) -> PlannedTask:
-    by_id = sweep.by_id[group.split, group.bias_type]
+    by_id = sweep.by_id[group.key]
     examples, folds = zip(*(by_id[i] for i in example_ids), strict=True)
     protocol, unit = sweep.protocol, sweep.spec.steering.unit
-    held_out_folds = sweep.held_out_by_id.get((group.split, group.bias_type), {})
+    held_out_folds = sweep.held_out_by_id.get(group.key, {})
     plan_id = digest(
         {
             "model": model.facts.digest,
@@ -508,9 +496,10 @@ def _task(
             },
             # As above; and nothing is measured of rows that are not steered.
             **({"measures": sweep.spec.measures} if cells and sweep.spec.measures else {}),
+            **sweep.task_identity(),
             "group": str(group),
             "tables": tables,
-            "examples": examples_digest(examples),
+            "examples": sweep.examples_digest(examples),
             "folds": folds,
             # Absent where nothing hangs on them, as in every output that is older than the key.
             **(

@@ -9,13 +9,12 @@ from dataclasses import replace
 import pyarrow as pa
 
 from jobs import __version__
-from jobs.stereoset.fit_task import fitted_vectors
-from jobs.stereoset.plan import PlannedTask, VectorSet, uses_held_out_folds
-from jobs.stereoset.resolve import Sweep
-from jobs.stereoset.tables import HELD_OUT, STEERED, NullTable
+from jobs.scoring.fit_task import fitted_vectors
+from jobs.scoring.plan import PlannedTask, VectorSet, uses_held_out_folds
+from jobs.scoring.sweep import AnySweep
+from jobs.scoring.tables import HELD_OUT, STEERED, NullTable
 from jobs.sweeps.worker import StoredVectors
 from steering_core.nulls import draw_seed, random_vectors, with_norms_of
-from steering_core.stereoset import CONTRAST
 from steering_core.vector_fits import METHODS
 from steering_core.vectors import SteeringVectors, to_safetensors
 from steersweep.errors import UserError
@@ -30,7 +29,7 @@ class GroupVectors:
         known: sets that are stored, or merged since.
     """
 
-    def __init__(self, sweep: Sweep, known: Mapping[VectorSet, SteeringVectors]) -> None:
+    def __init__(self, sweep: AnySweep, known: Mapping[VectorSet, SteeringVectors]) -> None:
         self._sweep = sweep
         self.known = dict(known)
 
@@ -93,7 +92,7 @@ class GroupVectors:
 
     def folds(self, of: VectorSet) -> tuple[dict[str, int], int]:
         """The fold of each example, by which a set is cross-fitted, and how many there are."""
-        key = of.group.split, of.group.bias_type
+        key = of.group.key
         held_out = uses_held_out_folds(self._sweep, of.table)
         num_folds = self._sweep.num_folds(key, held_out=held_out)
         if held_out:
@@ -132,12 +131,12 @@ class GroupVectors:
         group = of.group
         model, protocol = self._sweep.models[group.model], self._sweep.protocol
         given = self._sweep.vectors
-        examples, _ = self._sweep.groups[group.split, group.bias_type]
+        examples, _ = self._sweep.groups[group.key]
         method = self._sweep.spec.vectors.method
         read = {f"read.layer.{layer}": str(protocol.read_at(layer)) for layer in vectors.whole}
         made = {
             "method": method,
-            "formula": METHODS[method].formula_of(CONTRAST),
+            "formula": METHODS[method].formula_of(self._sweep.contrast),
             "source": METHODS[method].source,
         }
         if given is not None and of.null is None:
@@ -150,8 +149,7 @@ class GroupVectors:
             "model": self._sweep.spec.models[group.model].path,
             "model_digest": model.facts.digest,
             "dtype": model.dtype,
-            "split": group.split,
-            "bias_type": group.bias_type,
+            **dict(group.place),
             "pooling": protocol.pooling,
             "folds": str(self.folds(of)[1]),
             "num_examples": str(len(examples)),

@@ -14,20 +14,20 @@ import transformers
 from cluster.parts import read_part
 from cluster.storage import Storage
 from jobs.console import detail, print_table, say, warn
-from jobs.stereoset.inventory import Inventory
-from jobs.stereoset.output import StereoSetOutput
-from jobs.stereoset.plan import PlannedTask, VectorSet, uses_held_out_folds
-from jobs.stereoset.resolve import Sweep, SweepModel
-from jobs.stereoset.tables import is_steered_table, null_table, stored_scores
+from jobs.scoring.inventory import Inventory
+from jobs.scoring.output import ScoredOutput
+from jobs.scoring.plan import PlannedTask, VectorSet, uses_held_out_folds
+from jobs.scoring.sweep import AnySweep, SweepModel
+from jobs.scoring.tables import is_steered_table, null_table
 from jobs.sweeps.recorded import recorded_sweep
 from steering_core.certificate import Certificate, RowName, Tolerance, draw, tolerance_for
-from steering_core.engine import Cell
+from steering_core.engine import Cell, Scores
 from steering_core.models import load_model
 from steering_core.slow_engine import SlowEngine
 from steersweep.errors import UserError
 
 if TYPE_CHECKING:
-    from jobs.stereoset.job import StereoSetJob
+    from jobs.scoring.job import AnyScoredJob
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,7 @@ class _Verified:
     found: Certificate
 
 
-def verified(
-    job: StereoSetJob, output: StereoSetOutput, num_rows: int, seed: int
-) -> dict[str, Any]:
+def verified(job: AnyScoredJob, output: ScoredOutput, num_rows: int, seed: int) -> dict[str, Any]:
     """Recompute rows of an output, print the outcome and return it as plain data.
 
     Reads model and data from where the run had them, in this process, and writes nothing.
@@ -98,7 +96,7 @@ def verified(
 
 def _verify_model(
     storage: Storage,
-    sweep: Sweep,
+    sweep: AnySweep,
     model: SweepModel,
     inventory: Inventory,
     num_rows: int,
@@ -160,7 +158,7 @@ def _stored_rows(
 
 
 def _verify_row(
-    sweep: Sweep,
+    sweep: AnySweep,
     model: SweepModel,
     inventory: Inventory,
     slow: SlowEngine,
@@ -170,16 +168,14 @@ def _verify_row(
     row: pa.Table,
 ) -> Certificate:
     group = task.group
-    key = group.split, group.bias_type
+    key = group.key
     examples, folds = sweep.groups[key]
     if uses_held_out_folds(sweep, table):
         folds = sweep.held_out_folds[key]
     by_id = {e.example_id: n for n, e in enumerate(examples)}
     stored = row.to_pylist()[0]
     at = by_id[stored["example_id"]]
-    name = RowName(
-        stored["example_id"], group.split, group.bias_type, stored["layer"], stored["coeff"]
-    )
+    name = RowName(stored["example_id"], group.place, stored["layer"], stored["coeff"])
     (encoded,) = model.encode((examples[at],))
     if task.is_steered:
         cell = Cell(stored["layer"], stored["coeff"])
@@ -188,8 +184,10 @@ def _verify_row(
     else:
         wanted, wanted_kl = slow.row_scores(encoded), None
     choice = -1 if stored["choice_index"] is None else stored["choice_index"]
-    scores = stored_scores(row, [examples[at]])
-    found = Certificate.of_scores([name], scores, [wanted], tolerance, [choice])
+    scores = sweep.rows.stored_scores(row, [examples[at]])
+    num_scored = np.asarray([[len(c.scored_ids) for c in encoded.candidates]])
+    right = int(sweep.rows.chosen(Scores(wanted[None], num_scored))[0])
+    found = Certificate.of_scores([name], scores, [wanted], tolerance, [(choice, right)])
     if wanted_kl is None:
         return found
     stored_kl = np.asarray([np.nan if stored.get("kl") is None else stored["kl"]])

@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 
 from cluster.parts import read_part
 from cluster.storage import Storage
-from jobs.stereoset.tables import LayerStates, fold_sums, layer_states
+from jobs.scoring.tables import LayerStates, fold_sums, layer_states
 from jobs.sweeps.parts import PartRef
 from steering_core.nulls import label_signs
 from steering_core.pairs import Pairs
@@ -233,8 +233,8 @@ def _joined(layer: int, chunks: Sequence[LayerStates]) -> LayerStates:
         raise ValueError(f"no part holds states of layer {layer}")
     return LayerStates(
         [example_id for chunk in chunks for example_id in chunk.example_ids],
-        np.concatenate([chunk.anti for chunk in chunks]),
-        np.concatenate([chunk.stereotype for chunk in chunks]),
+        np.concatenate([chunk.positive for chunk in chunks]),
+        np.concatenate([chunk.negative for chunk in chunks]),
     )
 
 
@@ -303,7 +303,7 @@ def _pairs(states: LayerStates, to_fit: SetToFit, what: str) -> Pairs:
             f"{len(to_fit.fold_of)} examples of its group"
         )
     folds = np.asarray([to_fit.fold_of[example_id] for example_id in ids], np.int32)
-    pairs = Pairs(states.anti, states.stereotype, folds)
+    pairs = Pairs(states.positive, states.negative, folds)
     if to_fit.label_seed is None:
         return pairs
     return pairs.with_labels(label_signs(ids, to_fit.label_seed))

@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from jobs.console import Verbosity, detail, is_shown, print_table, say, warn
-from jobs.stereoset.forecast.devices import Device
-from jobs.stereoset.forecast.measure import Measured
-from jobs.stereoset.forecast.rates import Rates
-from jobs.stereoset.forecast.session import print_sessions
-from jobs.stereoset.forecast.sweep import ModelForecast
-from jobs.stereoset.forecast.tasks import Forecast
-from jobs.stereoset.inventory import Inventory
+from jobs.scoring.forecast.devices import Device
+from jobs.scoring.forecast.measure import Measured
+from jobs.scoring.forecast.rates import Rates
+from jobs.scoring.forecast.session import print_sessions
+from jobs.scoring.forecast.sweep import ModelForecast
+from jobs.scoring.forecast.tasks import Forecast
+from jobs.scoring.inventory import Inventory
 from jobs.sweeps.estimate import PLAN_VERSION, Estimate
 from jobs.sweeps.units import amount
 from jobs.sweeps.wall_time import (

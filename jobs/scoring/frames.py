@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain
 
 import numpy as np
@@ -11,29 +11,28 @@ import pyarrow as pa
 
 from cluster.parts import read_part
 from cluster.storage import Storage
-from jobs.stereoset.inventory import Inventory
-from jobs.stereoset.plan import VectorSet
-from jobs.stereoset.tables import STEERED, rows_schema
-from steering_core.scoring import Measure
+from jobs.scoring.inventory import Inventory
+from jobs.scoring.plan import VectorSet
+from jobs.scoring.tables import STEERED
 from steering_core.vectors import SteeringVectors
 from steersweep.errors import UserError
 
-_GROUP = ("model", "split", "bias_type")
-
 
 def rows_frame(
-    storage: Storage, inventory: Inventory, table: str, measures: Collection[Measure] = ()
+    storage: Storage, inventory: Inventory, table: str, schema: pa.Schema, axes: Sequence[str]
 ) -> pd.DataFrame:
     """Rows of every finished part of ``baseline`` or ``steered``, partition columns last.
 
     Args:
-        measures: what was measured of the rows beside scores.
+        schema: of the rows.
+        axes: of the job's groups.
 
     Raises:
         UserError: a part that holds other examples than planned.
         CorruptPartError: a damaged part.
     """
-    schema = pa.schema([*rows_schema(measures), *((name, pa.string()) for name in _GROUP)])
+    columns = ((name, pa.string()) for name in ("model", *axes))
+    schema = pa.schema([*schema, *columns])
     tables = [schema.empty_table()]
     for task, task_id, key in inventory.parts_done(table):
         rows = read_part(storage, key, task_id)
@@ -43,20 +42,22 @@ def rows_frame(
                 f"{storage.uri_of(key)} holds other examples than planned; delete it to have "
                 "it recomputed"
             )
-        for name in _GROUP:
-            rows = rows.append_column(name, pa.repeat(getattr(task.group, name), len(rows)))
+        for name, value in task.group.columns.items():
+            rows = rows.append_column(name, pa.repeat(value, len(rows)))
         tables.append(rows.cast(schema))
     frame: pd.DataFrame = pa.concat_tables(tables).to_pandas()
     return frame
 
 
-def vectors_frame(vectors: Mapping[VectorSet, SteeringVectors]) -> pd.DataFrame:
+def vectors_frame(
+    vectors: Mapping[VectorSet, SteeringVectors], axes: Sequence[str]
+) -> pd.DataFrame:
     """A row per fitted vector: its group, layer, fold (null: of all examples), float32 [D].
 
     Held-out vectors beside in-sample ones, and those of nulls, are left out.
     """
     rows = [
-        (*(getattr(of.group, name) for name in _GROUP), layer, fold, vector)
+        (*of.group.columns.values(), layer, fold, vector)
         for of, of_group in vectors.items()
         if of.table == STEERED
         for layer in sorted(of_group.whole)
@@ -64,5 +65,5 @@ def vectors_frame(vectors: Mapping[VectorSet, SteeringVectors]) -> pd.DataFrame:
             [(None, of_group.whole[layer])], enumerate(of_group.folds.get(layer, ()))
         )
     ]
-    frame = pd.DataFrame(rows, columns=[*_GROUP, "layer", "fold", "vector"])
+    frame = pd.DataFrame(rows, columns=["model", *axes, "layer", "fold", "vector"])
     return frame.astype({"layer": np.int32, "fold": "Int32"})

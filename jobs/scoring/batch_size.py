@@ -20,7 +20,7 @@ from typing import Any
 
 from cluster.errors import ObjectNotFoundError
 from cluster.storage import Storage
-from jobs.stereoset.inventory import Inventory
+from jobs.scoring.inventory import Inventory
 from steering_core.kernels.choice import KernelCheck
 from steersweep.errors import StopRunError
 

@@ -10,8 +10,9 @@ import transformers
 
 from jobs.bench.draw import neighbours
 from jobs.bench.measure import peak_memory_bytes, reset_peak_memory
-from jobs.stereoset.forecast.rates import Rates
-from jobs.stereoset.resolve import Sweep, SweepModel
+from jobs.scoring.forecast.rates import Rates
+from jobs.scoring.groups import ScoredExample
+from jobs.scoring.sweep import AnySweep, SweepModel
 from jobs.sweeps.here import torch_threads
 from steering_core.encoding import EncodedExample
 from steering_core.engine import Cell, Engine
@@ -21,7 +22,6 @@ from steering_core.models import LoadedModel, load_model
 from steering_core.probes import engine_for
 from steering_core.skeleton import Skeleton
 from steering_core.slow_engine import SlowEngine
-from steering_core.stereoset import Example
 from steering_core.timing import seconds
 from steering_core.tuning import tune
 from steering_core.vectors import fit_mean_difference
@@ -51,10 +51,10 @@ class Measured:
 
 
 def measure(
-    sweep: Sweep,
+    sweep: AnySweep,
     model: SweepModel,
     skeleton: Skeleton,
-    examples: Sequence[Example],
+    examples: Sequence[ScoredExample],
     tokens_per_batch: int | None,
     budget_s: float,
 ) -> Measured:
@@ -85,7 +85,7 @@ class _Timer:
     """Times one loaded model."""
 
     def __init__(
-        self, sweep: Sweep, skeleton: Skeleton, loaded: LoadedModel, engine: Engine
+        self, sweep: AnySweep, skeleton: Skeleton, loaded: LoadedModel, engine: Engine
     ) -> None:
         self._sweep, self._skeleton = sweep, skeleton
         self._model, self._engine = loaded, engine
@@ -97,7 +97,7 @@ class _Timer:
     def run(
         self,
         model: SweepModel,
-        examples: Sequence[Example],
+        examples: Sequence[ScoredExample],
         tokens_per_batch: int | None,
         budget_s: float,
         started: float,

@@ -10,15 +10,16 @@ from typing import Any
 import pyarrow as pa
 
 from cluster.errors import StorageUnavailableError
+from jobs.scoring.batch_size import ModelTuning, read_tuning, shared_tuning
+from jobs.scoring.certifier import Certifier, TaskRows
+from jobs.scoring.encodings import Encodings
+from jobs.scoring.fit_task import FitPayload, fit
+from jobs.scoring.groups import Group, ScoredExample
+from jobs.scoring.non_finite import counted, require_finite
+from jobs.scoring.rows import RowFormat
+from jobs.scoring.tables import FITS, HELD_OUT_SUMS, states_table, sums_table
 from jobs.spec import CertificateSpec
-from jobs.stereoset.batch_size import ModelTuning, read_tuning, shared_tuning
-from jobs.stereoset.certifier import Certifier, TaskRows
-from jobs.stereoset.encodings import Encodings
-from jobs.stereoset.fit_task import FitPayload, fit
-from jobs.stereoset.non_finite import counted, require_finite
-from jobs.stereoset.tables import FITS, HELD_OUT_SUMS, rows_table, states_table, sums_table
 from jobs.sweeps.worker import ModelWorker, StoredVectors
-from steering_core.encoding import ExampleEncoder
 from steering_core.engine import Arm, Cell, Scores
 from steering_core.kernels.applied import why_not
 from steering_core.kernels.choice import KernelChoice, choose_kernels, require_kernels
@@ -27,7 +28,6 @@ from steering_core.pooled import PooledStates
 from steering_core.probes import engine_for
 from steering_core.protocol import Protocol
 from steering_core.scoring import Measure
-from steering_core.stereoset import Example
 from steering_core.tuning import Tuning, tune
 from steersweep.errors import StopRunError, UserError
 
@@ -51,6 +51,7 @@ class Payload:
 
     Attributes:
         task_id: written into every row.
+        group: the task's, for messages.
         tables: what to compute: phase 1's, or tables of steered rows.
         folds: fold of each example.
         held_out_folds: the same of held-out vectors beside in-sample ones; empty if there are none.
@@ -62,8 +63,9 @@ class Payload:
     """
 
     task_id: str
+    group: Group
     tables: tuple[str, ...]
-    examples: tuple[Example, ...]
+    examples: tuple[ScoredExample, ...]
     folds: tuple[int, ...]
     tokens_per_batch: int | None
     held_out_folds: tuple[int, ...] = ()
@@ -72,7 +74,7 @@ class Payload:
     vectors: Mapping[str, SteeringOf] = field(default_factory=dict)
 
 
-class StereoSetWorker(ModelWorker):
+class ScoredWorker(ModelWorker):
     """Holds one model and turns payloads into tables (a ``cluster`` worker)."""
 
     def __init__(
@@ -80,6 +82,7 @@ class StereoSetWorker(ModelWorker):
         *,
         protocol: Protocol,
         layers: Sequence[int],
+        rows: RowFormat[Any],
         certificate: CertificateSpec,
         tuning_key: str,
         accelerate: bool = False,
@@ -89,13 +92,14 @@ class StereoSetWorker(ModelWorker):
         """Nothing is loaded yet.
 
         Args:
+            rows: how the job's examples are encoded and stored.
             accelerate: whether kernels may be chosen, if the output holds no choice yet.
             measures: what is measured of steered rows beside scores.
             model: as ``ModelWorker`` takes it.
         """
         super().__init__(**model)
         self._protocol, self._layers = protocol, layers
-        self._certificate_spec = certificate
+        self._form, self._certificate_spec = rows, certificate
         self._tuning_key = tuning_key
         self._accelerate = accelerate
         self._measures = measures
@@ -107,7 +111,7 @@ class StereoSetWorker(ModelWorker):
         Raises:
             UserError: the model lacks a hook point of the grid.
         """
-        encoder = ExampleEncoder(self.tokenizer, self._protocol, self.source.path)
+        encoder = self._form.encoder(self.tokenizer, self._protocol, self.source.path)
         self._encodings = Encodings(encoder.encode)
         for layer in self._layers:
             self.model.layout.module_at(self._protocol.read_at(layer))
@@ -156,16 +160,17 @@ class StereoSetWorker(ModelWorker):
         self, table: str, payload: Payload, scores: Scores, pooled: PooledStates
     ) -> pa.Table:
         if table == "baseline":
-            return counted(rows_table(payload.examples, scores, payload.task_id))
+            rows = self._form.rows_table(payload.examples, scores, payload.task_id)
+            return counted(rows, self._form)
         if table == "states":
-            return states_table(payload.examples, payload.folds, pooled)
+            return states_table(payload.examples, payload.folds, pooled, self._form.sides)
         if table == HELD_OUT_SUMS:
             return sums_table(pooled.sums(payload.held_out_folds))
         signs = label_signs([e.example_id for e in payload.examples])
         return sums_table(pooled.sums(payload.folds, signs))
 
     def _rows(self, payload: Payload) -> TaskRows:
-        return TaskRows(payload.task_id, self._encodings.of(payload.examples))
+        return TaskRows(payload.task_id, payload.group, self._encodings.of(payload.examples))
 
     def _steered(self, payload: Payload) -> dict[str, pa.Table]:
         rows = self._rows(payload)
@@ -192,7 +197,7 @@ class StereoSetWorker(ModelWorker):
 
     def _steered_table(self, payload: Payload, scores: Sequence[Scores]) -> pa.Table:
         tables = [
-            rows_table(
+            self._form.rows_table(
                 payload.examples,
                 of_cell,
                 payload.task_id,
@@ -205,7 +210,7 @@ class StereoSetWorker(ModelWorker):
             )
             for cell, of_cell in zip(payload.cells, scores, strict=True)
         ]
-        return counted(pa.concat_tables(tables).combine_chunks())
+        return counted(pa.concat_tables(tables).combine_chunks(), self._form)
 
     def _tuned(self, payload: Payload, rows: TaskRows) -> int:
         """The batch size; from then on the engine has the kernels that all replicas use."""

@@ -11,9 +11,10 @@ from cluster.errors import ObjectNotFoundError
 from cluster.ledger import Ledger
 from cluster.storage import Storage
 from cluster.threads import thread_pool
-from jobs.stereoset.manifest import from_tables
-from jobs.stereoset.plan import Group, PlannedTask, VectorSet
-from jobs.stereoset.tables import FITS, HELD_OUT, HELD_OUT_SUMS, STEERED
+from jobs.scoring.groups import Group
+from jobs.scoring.manifest import from_tables
+from jobs.scoring.plan import PlannedTask, VectorSet
+from jobs.scoring.tables import FITS, HELD_OUT, HELD_OUT_SUMS, STEERED
 from jobs.sweeps.parts import StoredParts
 from steering_core.vectors import SteeringVectors, from_safetensors
 from steersweep.errors import UserError

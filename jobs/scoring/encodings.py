@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from steering_core.encoding import EncodedExample
-from steering_core.stereoset import Example
 
 MOST_ROWS = 8192
-"""Rows that are kept: twice StereoSet's development set, about 60 MB."""
+"""Rows that are kept: of StereoSet, twice its development set, about 60 MB."""
 
 
 class Encodings:
@@ -23,13 +23,13 @@ class Encodings:
 
     def __init__(
         self,
-        encode: Callable[[Sequence[Example]], list[EncodedExample]],
+        encode: Callable[[Sequence[Any]], list[EncodedExample]],
         most_rows: int = MOST_ROWS,
     ) -> None:
         self._encode, self._most_rows = encode, most_rows
-        self._kept: dict[tuple[Example, ...], list[EncodedExample]] = {}
+        self._kept: dict[tuple[Any, ...], list[EncodedExample]] = {}
 
-    def of(self, examples: tuple[Example, ...]) -> list[EncodedExample]:
+    def of(self, examples: tuple[Any, ...]) -> list[EncodedExample]:
         """The encoded examples, in the order given.
 
         Raises:

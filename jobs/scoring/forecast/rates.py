@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jobs.stereoset.forecast.devices import Device
-from jobs.stereoset.forecast.tasks import Forecast
+from jobs.scoring.forecast.devices import Device
+from jobs.scoring.forecast.tasks import Forecast
 from steering_core.memory import weights_bytes
 from steering_core.skeleton import Skeleton
 

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
-from jobs.stereoset.plan import Group, PlannedTask
+from jobs.scoring.groups import Group
+from jobs.scoring.plan import PlannedTask
 from steersweep.errors import UserError
 
 _ROWS_AT_ONCE = 4096  # as plain objects, a row takes several times its place in the task
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
-MANIFEST_SCHEMA = pa.schema(
+ANY_TEXT = re.compile(r".{1,128}", re.DOTALL)
+
+_SCHEMA = pa.schema(
     [
         ("plan_id", pa.string()),
         ("model", pa.string()),
-        ("split", pa.string()),
-        ("bias_type", pa.string()),
         ("tables", pa.list_(pa.string())),
         ("shard", pa.int32()),
         ("example_ids", pa.list_(pa.string())),
@@ -33,13 +34,13 @@ MANIFEST_SCHEMA = pa.schema(
 
 
 def to_table(tasks: Sequence[PlannedTask]) -> pa.Table:
-    """One row for each task, in the order given."""
+    """One row for each task, in the order given; at least one, and all with the same axes."""
+    axes = [(axis, pa.string()) for axis in tasks[0].group.axes]
+    schema = pa.schema([*list(_SCHEMA)[:2], *axes, *list(_SCHEMA)[2:]])
     rows = [
         {
             "plan_id": task.plan_id,
-            "model": task.group.model,
-            "split": task.group.split,
-            "bias_type": task.group.bias_type,
+            **task.group.columns,
             "tables": task.tables,
             "shard": task.shard,
             "example_ids": task.example_ids,
@@ -51,17 +52,22 @@ def to_table(tasks: Sequence[PlannedTask]) -> pa.Table:
         }
         for task in tasks
     ]
-    return pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA)
+    return pa.Table.from_pylist(rows, schema=schema)
 
 
-def from_tables(tables: Iterable[pa.Table]) -> list[PlannedTask]:
+def from_tables(
+    tables: Iterable[pa.Table], values: re.Pattern[str] = ANY_TEXT
+) -> list[PlannedTask]:
     """The tasks of all generations, oldest first.
+
+    Args:
+        values: what values of the axes look like.
 
     Raises:
         UserError: a table that is no manifest, or whose names would lead out of the output.
     """
     try:
-        return _from_tables(tables)
+        return _from_tables(tables, values)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"the manifest is not that of a sweep ({' '.join(str(error).split())}); choose another "
@@ -69,17 +75,21 @@ def from_tables(tables: Iterable[pa.Table]) -> list[PlannedTask]:
         ) from error
 
 
-def _from_tables(tables: Iterable[pa.Table]) -> list[PlannedTask]:
+def _from_tables(tables: Iterable[pa.Table], values: re.Pattern[str]) -> list[PlannedTask]:
     # Most tasks of a sweep have the same cells, and two have the same examples: one object of each.
     known: dict[Any, Any] = {}
 
     def one(value: Any) -> Any:
         return known.setdefault(value, value)
 
+    def group(row: Mapping[str, Any], axes: tuple[str, ...]) -> Group:
+        key = tuple(_name(row[axis], values) for axis in axes)
+        return Group(_name(row["model"]), key, axes)
+
     return [
         PlannedTask(
             plan_id=_name(row["plan_id"]),
-            group=one(Group(_name(row["model"]), _name(row["split"]), _name(row["bias_type"]))),
+            group=one(group(row, axes)),
             tables=one(tuple(row["tables"])),
             shard=row["shard"],
             example_ids=one(tuple(row["example_ids"])),
@@ -89,13 +99,19 @@ def _from_tables(tables: Iterable[pa.Table]) -> list[PlannedTask]:
             tokens_per_batch=row["tokens_per_batch"],
         )
         for table in tables
+        for axes in [_axes(table)]
         for batch in table.to_batches(_ROWS_AT_ONCE)
         for row in batch.to_pylist()
     ]
 
 
-def _name(text: str) -> str:
+def _axes(table: pa.Table) -> tuple[str, ...]:
+    """Columns of a manifest that are none of every manifest's."""
+    return tuple(_name(name) for name in table.column_names if name not in _SCHEMA.names)
+
+
+def _name(text: str, pattern: re.Pattern[str] = NAME) -> str:
     """The text as part of a storage key; ValueError where it cannot be one."""
-    if not _NAME.fullmatch(text):
+    if not pattern.fullmatch(text):
         raise ValueError(f"{text!r} is not a name")
     return text

@@ -7,18 +7,16 @@ from typing import TYPE_CHECKING
 
 from cluster.ledger import Ledger
 from cluster.storage import Storage, StorageSpec
-from jobs.stereoset.batch_size import read_tuning, tuning_key
-from jobs.stereoset.forecast.devices import DEFAULT_SHARE, Device, device_of
-from jobs.stereoset.forecast.measure import Measured, measure
-from jobs.stereoset.forecast.rates import rates_on
-from jobs.stereoset.forecast.show import ModelTime, SweepForecast
-from jobs.stereoset.forecast.sweep import ModelForecast, forecast_model
-from jobs.stereoset.inventory import Inventory
-from jobs.stereoset.output import StereoSetOutput
-from jobs.stereoset.plan import PlannedTask
-from jobs.stereoset.resolve import Sweep
-from jobs.stereoset.spec import StereoSetSpec
-from jobs.stereoset.workflow import StereoSetWorkflow
+from jobs.scoring.batch_size import read_tuning, tuning_key
+from jobs.scoring.forecast.devices import DEFAULT_SHARE, Device, device_of
+from jobs.scoring.forecast.measure import Measured, measure
+from jobs.scoring.forecast.rates import rates_on
+from jobs.scoring.forecast.show import ModelTime, SweepForecast
+from jobs.scoring.forecast.sweep import ModelForecast, forecast_model
+from jobs.scoring.inventory import Inventory
+from jobs.scoring.plan import PlannedTask
+from jobs.scoring.spec import ScoredSpec
+from jobs.scoring.sweep import AnySweep
 from jobs.sweeps.estimate import PlanOptions
 from jobs.sweeps.executor import gpus_of
 from jobs.sweeps.here import check_gpus_are_here, num_replicas, why_not_here
@@ -30,13 +28,13 @@ from steering_core.work import Batching
 from steersweep.errors import UserError
 
 if TYPE_CHECKING:
-    from jobs.stereoset.job import StereoSetJob
+    from jobs.scoring.job import AnyScoredJob
 
 _ASSUMED_TOKENS = {"cpu": 1024}
 _ASSUMED_TOKENS_ACCELERATOR = 16_384
 
 
-def plan(job: StereoSetJob, spec: StereoSetSpec, options: PlanOptions) -> SweepForecast:
+def plan(job: AnyScoredJob, spec: ScoredSpec, options: PlanOptions) -> SweepForecast:
     """What the sweep has left to do.
 
     Reads the data, tokenizers, configs and the output, and on this machine measures each model for
@@ -48,7 +46,7 @@ def plan(job: StereoSetJob, spec: StereoSetSpec, options: PlanOptions) -> SweepF
     device = None if options.device is None else device_of(options.device)
     storage = StorageSpec(spec.output, spec.storage.endpoint_url, spec.storage.region).open()
     storage.check_reachable()
-    output = StereoSetOutput.read(storage)
+    output = job.output_type.read(storage)
     sweep = job.resolve(spec, None if device is None else device.kind, output)
     if device is None:
         check_gpus_are_here(spec.compute)
@@ -56,7 +54,7 @@ def plan(job: StereoSetJob, spec: StereoSetSpec, options: PlanOptions) -> SweepF
         for model in sweep.models.values():
             device.peak_flops_per_s(model.dtype)
     check_same_sweep(job, sweep, output)
-    workflow = StereoSetWorkflow(sweep, output, Files(storage))
+    workflow = job.workflow(sweep, output, Files(storage))
     return _Planner(sweep, workflow.inventory, storage, device, options).forecast()
 
 
@@ -65,7 +63,7 @@ class _Planner:
 
     def __init__(
         self,
-        sweep: Sweep,
+        sweep: AnySweep,
         inventory: Inventory,
         storage: Storage,
         device: Device | None,

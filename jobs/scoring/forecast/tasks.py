@@ -1,6 +1,6 @@
 """What one task comes to, and sums of it.
 
-The plain loop is what the engine is held against: each of a row's three sequences by itself,
+The plain loop is what the engine is held against: each of a row's sequences by itself,
 through all blocks, once for the baseline and once for each cell.
 """
 
@@ -9,19 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
-from jobs.stereoset.forecast.sizes import (
+from jobs.scoring.forecast.sizes import (
     CERTIFICATE_BYTES,
     rows_part_bytes,
     states_part_bytes,
     sums_part_bytes,
 )
-from jobs.stereoset.plan import PlannedTask
-from jobs.stereoset.resolve import Sweep
-from jobs.stereoset.tables import HELD_OUT, HELD_OUT_SUMS, STEERED
+from jobs.scoring.groups import ScoredExample
+from jobs.scoring.plan import PlannedTask
+from jobs.scoring.sweep import AnySweep
+from jobs.scoring.tables import HELD_OUT, HELD_OUT_SUMS, STEERED
 from steering_core.flops import needed_flops, plain_flops
 from steering_core.pooled import NUM_SIDES
 from steering_core.skeleton import Skeleton
-from steering_core.stereoset import Example
 from steering_core.work import (
     Batching,
     RowCounts,
@@ -76,6 +76,10 @@ def _by_arm(tables: Sequence[str]) -> dict[str, list[str]]:
     return {arm: of_arm for arm, of_arm in found.items() if of_arm}
 
 
+def _num_sequences(rows: Sequence[RowCounts]) -> int:
+    return sum(len(row.lengths) for row in rows)
+
+
 class Forecaster:
     """Forecasts of the tasks of one model.
 
@@ -83,7 +87,7 @@ class Forecaster:
         batching: how its rows are cut into batches.
     """
 
-    def __init__(self, sweep: Sweep, model: str, skeleton: Skeleton, batching: Batching) -> None:
+    def __init__(self, sweep: AnySweep, model: str, skeleton: Skeleton, batching: Batching) -> None:
         self._sweep, self._model = sweep, sweep.models[model]
         self._skeleton, self._batching = skeleton, batching
         self._examples = {
@@ -98,9 +102,9 @@ class Forecaster:
         """Token counts of a task's rows."""
         return self._model.counts(self.examples(task))
 
-    def examples(self, task: PlannedTask) -> list[Example]:
+    def examples(self, task: PlannedTask) -> list[ScoredExample]:
         """The examples of a task."""
-        by_id = self._examples[task.group.split, task.group.bias_type]
+        by_id = self._examples[task.group.key]
         return [by_id[example_id] for example_id in task.example_ids]
 
     def forecast(self, task: PlannedTask) -> Forecast:
@@ -136,7 +140,7 @@ class Forecaster:
         costs, layers = self._skeleton.costs, task.layers
         protocol = self._sweep.protocol
         read = {at(layer) for at in (protocol.read_at, protocol.apply_at) for layer in layers}
-        key = task.group.split, task.group.bias_type
+        key = task.group.key
         fold_of = self._folds[key]
         held_out = self._sweep.held_out_by_id.get(key, {})
         num_folds, num_held_out_folds = (
@@ -150,9 +154,9 @@ class Forecaster:
             "states": states_part_bytes(len(layers), num, width),
             "baseline": rows_part_bytes(num, 1),
         }
-        of_row = _sequences_per_row(rows)
         # The candidates of both sides, and the stream's norms, which take all candidates.
-        pooled_again = NUM_SIDES + of_row if layers else 0
+        per_row = _num_sequences(rows) / len(rows)
+        pooled_again = NUM_SIDES + per_row if layers else 0
         return self._with_plain(
             Forecast(
                 num_tasks=1,
@@ -163,7 +167,7 @@ class Forecaster:
             ),
             rows,
             num_cells=1,
-            passes_checked=of_row + pooled_again,
+            passes_checked=per_row + pooled_again,
         )
 
     def _steered(self, task: PlannedTask, rows: Sequence[RowCounts]) -> Forecast:
@@ -185,7 +189,7 @@ class Forecaster:
             rows,
             num_cells=len(points),
             # With kl, the slow path runs the unsteered sequences as well.
-            passes_checked=_sequences_per_row(rows) * (2 if "kl" in measures else 1),
+            passes_checked=_num_sequences(rows) / len(rows) * (2 if "kl" in measures else 1),
         )
 
     def _with_plain(
@@ -200,14 +204,17 @@ class Forecaster:
 
         Which rows are checked is drawn with an id that covers the vectors: a mean row stands for
         each of them.
+
+        Args:
+            passes_checked: of each row that is checked.
         """
         costs = self._skeleton.costs
         flops = plain_flops(costs, [length for row in rows for length in row.lengths])
         block_tokens = plain_block_tokens(rows, costs.num_blocks)
         per_task = self._sweep.spec.certificate.rows_per_task
         checked = min(per_task, len(rows) * num_cells)
-        passes = checked * passes_checked
-        num_sequences = sum(len(row.lengths) for row in rows)
+        passes = round(checked * passes_checked)
+        num_sequences = _num_sequences(rows)
         of_all = passes / num_sequences
         return engine + Forecast(
             plain_passes=num_sequences * num_cells,
@@ -215,12 +222,7 @@ class Forecaster:
             plain_flops=flops * num_cells,
             checked_rows=checked,
             written_bytes=CERTIFICATE_BYTES if checked else 0,
-            checked_passes=round(passes),
+            checked_passes=passes,
             checked_block_tokens=of_all * block_tokens,
             checked_flops=of_all * flops,
         )
-
-
-def _sequences_per_row(rows: Sequence[RowCounts]) -> float:
-    """Candidates of a row, on average."""
-    return sum(len(row.lengths) for row in rows) / len(rows)

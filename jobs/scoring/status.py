@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from jobs.console import Verbosity, detail, say, warn
-from jobs.stereoset import batch_size, non_finite
-from jobs.stereoset.inventory import Inventory
-from jobs.stereoset.output import StereoSetOutput
-from jobs.stereoset.plan import Group, PlannedTask
+from jobs.scoring import batch_size, non_finite
+from jobs.scoring.inventory import Inventory
+from jobs.scoring.output import ScoredOutput
+from jobs.scoring.plan import PlannedTask
 from jobs.sweeps.certificate_file import tell_certificate
 from jobs.sweeps.session import DriverState
 from jobs.sweeps.status import print_counts, progress_line, progress_of, set_aside_words
@@ -17,7 +17,7 @@ from jobs.sweeps.status import print_counts, progress_line, progress_of, set_asi
 _MOST_GROUPS = 40
 
 
-def status(output: StereoSetOutput, driver: DriverState) -> dict[str, Any]:
+def status(output: ScoredOutput, driver: DriverState) -> dict[str, Any]:
     """Print progress by model and phase, and return it as plain data.
 
     Groups of examples are printed while the run is unfinished, or with ``--verbose``.
@@ -36,7 +36,7 @@ def status(output: StereoSetOutput, driver: DriverState) -> dict[str, Any]:
     say(f"{storage.uri}: {driver.told}", at=Verbosity.QUIET)
     say(progress_line(content, "rows", is_running=is_running), at=Verbosity.QUIET)
     content["phases"] = _counts(inventory, lambda t: {"model": t.group.model, "phase": t.phase})
-    content["groups"] = _counts(inventory, lambda t: _axes(t.group))
+    content["groups"] = _counts(inventory, lambda t: t.group.columns)
     content["set_aside"] = list(session.get("set_aside", []))
     print_counts(content["phases"], "rows")
     is_left = content["rows_done"] < content["rows_total"]
@@ -52,10 +52,6 @@ def status(output: StereoSetOutput, driver: DriverState) -> dict[str, Any]:
     for task in content["set_aside"]:
         say(f"set aside: {set_aside_words(task)}")
     return content
-
-
-def _axes(group: Group) -> dict[str, str]:
-    return {"model": group.model, "split": group.split, "bias_type": group.bias_type}
 
 
 def _counts(

@@ -7,10 +7,10 @@ from typing import Any
 
 from cluster.tasks import Receipt
 from jobs.console import Verbosity, print_table, say, warn
-from jobs.stereoset.forecast.tasks import Forecast, Forecaster
-from jobs.stereoset.inventory import Inventory
-from jobs.stereoset.plan import PlannedTask
-from jobs.stereoset.resolve import Sweep
+from jobs.scoring.forecast.tasks import Forecast, Forecaster
+from jobs.scoring.inventory import Inventory
+from jobs.scoring.plan import PlannedTask
+from jobs.scoring.sweep import AnySweep
 from jobs.sweeps.units import amount
 from jobs.words import duration
 from steering_core.skeleton import read_skeleton
@@ -21,7 +21,7 @@ from steersweep.errors import UserError
 class Tally:
     """Counts what is done of a session's tasks, in the units of the forecast."""
 
-    def __init__(self, sweep: Sweep, inventory: Inventory) -> None:
+    def __init__(self, sweep: AnySweep, inventory: Inventory) -> None:
         self._forecasts = _forecasts(sweep, inventory)
         self._num_tasks = self._num_rows_cells = self._written_bytes = 0
         self._needed_flops = self._replica_s = 0.0
@@ -68,7 +68,7 @@ def _numbers(tasks: int, rows_cells: int, flops: float, written: int) -> dict[st
     }
 
 
-def _forecasts(sweep: Sweep, inventory: Inventory) -> dict[str, Forecast]:
+def _forecasts(sweep: AnySweep, inventory: Inventory) -> dict[str, Forecast]:
     """By plan id, of every task that is not done."""
     found: dict[str, Forecast] = {}
     # Neither needed operations nor bytes depend on the size of batches.

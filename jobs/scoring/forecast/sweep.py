@@ -6,13 +6,13 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from jobs.stereoset.forecast.rates import Rates
-from jobs.stereoset.forecast.sizes import states_part_bytes, sums_part_bytes, vectors_bytes
-from jobs.stereoset.forecast.tasks import Forecast, Forecaster
-from jobs.stereoset.inventory import Inventory
-from jobs.stereoset.plan import PlannedTask, VectorSet, uses_held_out_folds
-from jobs.stereoset.resolve import Sweep
-from jobs.stereoset.tables import HELD_OUT, HELD_OUT_SUMS
+from jobs.scoring.forecast.rates import Rates
+from jobs.scoring.forecast.sizes import states_part_bytes, sums_part_bytes, vectors_bytes
+from jobs.scoring.forecast.tasks import Forecast, Forecaster
+from jobs.scoring.inventory import Inventory
+from jobs.scoring.plan import PlannedTask, VectorSet, uses_held_out_folds
+from jobs.scoring.sweep import AnySweep
+from jobs.scoring.tables import HELD_OUT, HELD_OUT_SUMS
 from steering_core.memory import Memory, peak_memory, weights_bytes
 from steering_core.skeleton import Skeleton
 from steering_core.trunk import fork_point
@@ -83,7 +83,7 @@ class ModelForecast:
 
 
 def forecast_model(
-    sweep: Sweep,
+    sweep: AnySweep,
     inventory: Inventory,
     name: str,
     skeleton: Skeleton,
@@ -122,7 +122,7 @@ def forecast_model(
 
 
 def _memory(
-    sweep: Sweep,
+    sweep: AnySweep,
     forecaster: Forecaster,
     left: Sequence[PlannedTask],
     skeleton: Skeleton,
@@ -157,7 +157,7 @@ def _memory(
 
 
 def _reads(
-    sweep: Sweep,
+    sweep: AnySweep,
     inventory: Inventory,
     name: str,
     left: Sequence[PlannedTask],
@@ -184,7 +184,7 @@ def _reads(
     )
 
 
-def _fit_bytes(sweep: Sweep, task: PlannedTask, width: int) -> int:
+def _fit_bytes(sweep: AnySweep, task: PlannedTask, width: int) -> int:
     """Of a phase 1 task's parts that vectors are fitted from."""
     num = len(task.example_ids)
     sizes = {
@@ -201,13 +201,12 @@ def _fit_bytes(sweep: Sweep, task: PlannedTask, width: int) -> int:
     return sum(sizes[table] for table in task.tables if table in kinds)
 
 
-def _num_folds(sweep: Sweep, of: VectorSet) -> int:
-    key = of.group.split, of.group.bias_type
-    return sweep.num_folds(key, held_out=uses_held_out_folds(sweep, of.table))
+def _num_folds(sweep: AnySweep, of: VectorSet) -> int:
+    return sweep.num_folds(of.group.key, held_out=uses_held_out_folds(sweep, of.table))
 
 
 def _vectors_written(
-    sweep: Sweep, inventory: Inventory, left: Sequence[PlannedTask], width: int
+    sweep: AnySweep, inventory: Inventory, left: Sequence[PlannedTask], width: int
 ) -> int:
     layers: dict[VectorSet, set[int]] = defaultdict(set)
     for task in left:

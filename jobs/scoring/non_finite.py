@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from jobs.stereoset.inventory import Inventory
-from jobs.stereoset.plan import Group
+from jobs.scoring.groups import Group, ScoredExample
+from jobs.scoring.inventory import Inventory
+from jobs.scoring.rows import KL_FIELD, RowFormat
 from steering_core.pooled import PooledStates
-from steering_core.stereoset import LABELS, Example
 from steersweep.errors import UserError
 
 FOOTER_KEY = "num_non_finite"
-_SCORES = [f"score_{label.replace('-', '_')}" for label in LABELS]
-_MEASURED = ("kl",)
-"""What may be measured beside scores, and is counted as they are."""
 
 
-def counted(rows: pa.Table) -> pa.Table:
+def counted(rows: pa.Table, form: RowFormat[Any]) -> pa.Table:
     """The rows with their count in the schema's metadata, which a part keeps in its footer."""
-    names = [*_SCORES, *(name for name in _MEASURED if name in rows.column_names)]
-    scores = np.column_stack([rows[name].to_numpy() for name in names])
-    number = int((~np.isfinite(scores)).any(axis=1).sum())
+    is_finite = form.is_finite(rows)
+    if KL_FIELD.name in rows.column_names:
+        is_finite &= np.isfinite(rows[KL_FIELD.name].to_numpy())
     metadata = rows.schema.metadata or {}
-    return rows.replace_schema_metadata({**metadata, FOOTER_KEY: str(number)})
+    return rows.replace_schema_metadata({**metadata, FOOTER_KEY: str((~is_finite).sum())})
 
 
 def count_of(metadata: Mapping[str, str]) -> int:
@@ -57,7 +55,7 @@ def described(inventory: Inventory) -> Iterator[str]:
         )
 
 
-def require_finite(pooled: PooledStates, examples: tuple[Example, ...], dtype: str) -> None:
+def require_finite(pooled: PooledStates, examples: Sequence[ScoredExample], dtype: str) -> None:
     """Refuse pooled states from which no vector can be made.
 
     Raises:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jobs.scoring.groups import Group
 from jobs.spec import CertificateSpec
 from jobs.sweeps.certificate import TaskCertificate, judged
 from steering_core.certificate import Certificate, RowName, draw, tolerance_for
@@ -24,6 +25,7 @@ class TaskRows:
     """The rows of a task, as both engines take them; ``task_id`` decides which are checked."""
 
     task_id: str
+    group: Group
     encoded: Sequence[EncodedExample]
 
 
@@ -65,7 +67,7 @@ class Certifier:
         wanted = [self._slow.row_scores(row) for row in encoded]
         found = [
             Certificate.of_scores(
-                [_name(row) for row in encoded],
+                [_name(rows, row) for row in chosen],
                 [scores.of_row(row) for row in chosen],
                 wanted,
                 self._tolerance,
@@ -74,16 +76,17 @@ class Certifier:
         if pooled.layers:
             index = draw(f"{rows.task_id}/layer", len(pooled.layers), 1)[0]
             for row in chosen:
-                found += self._pooled(rows.encoded[row], pooled, index, row)
+                found += self._pooled(rows, pooled, index, row)
         certificate = self._judged(Certificate.joined(found))
         if certificate.path == "reference":
             scores, pooled = self._slow.baseline(rows.encoded, pooled.layers)
         return scores, pooled, certificate
 
     def _pooled(
-        self, encoded: EncodedExample, pooled: PooledStates, index: int, row: int
+        self, rows: TaskRows, pooled: PooledStates, index: int, row: int
     ) -> list[Certificate]:
         """The row's difference, both of its states and its stream's mean norm at one layer."""
+        encoded = rows.encoded[row]
         layer, num_positions = pooled.layers[index], encoded.num_real_positions
         states = self._slow.row_states(encoded, [layer])[:, 0]
         pairs = [
@@ -97,7 +100,7 @@ class Certifier:
                 self._slow.row_norms(encoded, [layer]),
             )
         )
-        name = _name(encoded, layer)
+        name = _name(rows, row, layer)
         return [
             *(Certificate.of_pooled(name, *pair, self._tolerance) for pair in pairs),
             Certificate.of_pooled(name, norm_1, wanted_1, self._tolerance, "stream_norm"),
@@ -129,7 +132,7 @@ class Certifier:
             ),
             strict=True,
         )
-        names = [_name(rows.encoded[row], cell.layer, cell.coeff) for _, cell, _, row in pairs]
+        names = [_name(rows, row, cell.layer, cell.coeff) for _, cell, _, row in pairs]
         found = [of_cell.of_row(row) for _, _, of_cell, row in pairs]
         certificates = [Certificate.of_scores(names, found, wanted, self._tolerance)]
         kl = [of_cell.kl[row] for _, _, of_cell, row in pairs if of_cell.kl is not None]
@@ -148,6 +151,7 @@ class Certifier:
         return judged(found, self._spec, self._dtype, self._tolerance, self._name)
 
 
-def _name(row: EncodedExample, layer: int | None = None, coeff: float | None = None) -> RowName:
-    e = row.example
-    return RowName(e.example_id, e.split, e.bias_type, layer, coeff)
+def _name(
+    rows: TaskRows, row: int, layer: int | None = None, coeff: float | None = None
+) -> RowName:
+    return RowName(rows.encoded[row].example.example_id, rows.group.place, layer, coeff)

@@ -1,0 +1,1 @@
+"""What jobs that score candidates share: plan, steps, replicas, vectors, certificates, forecast."""
