@@ -11,6 +11,7 @@ from steering_core.datasets.base import Record
 from steering_core.datasets.checking import (
     RecordFaultError,
     checked_text,
+    in_parentheses,
     name_of,
     raise_faults,
     shown,
@@ -119,7 +120,7 @@ def _id_of(record: Any, mapping: FieldMapping) -> str:
     """The id of a record in parentheses, if it has one."""
     if not isinstance(record, dict) or mapping.id is None or record.get(mapping.id) is None:
         return ""
-    return f" (id {str(record[mapping.id])[:40]})"
+    return in_parentheses(record[mapping.id])
 
 
 def _example_of_columns(mapping: FieldMapping) -> str:
@@ -205,12 +206,12 @@ def _correct(value: Any, column: str, texts: Sequence[str], names: Sequence[str]
         if 0 <= value < len(texts):
             return value
     elif isinstance(value, str):
-        own = value.strip()
+        answer = value.strip()
         letters = list(LETTERS[: len(texts)])
         numbers = [str(n) for n in range(len(texts))]
         for known in (list(names), plain, letters, numbers):
-            if own in known:
-                return known.index(own)
+            if answer in known:
+                return known.index(answer)
     raise RecordFaultError(
         f"{column}: expected the right candidate's index (0 to {len(texts) - 1}), letter or text, "
         f"got {shown(value)}"

@@ -14,6 +14,9 @@ import pyarrow.parquet as pq
 
 from steersweep.errors import UserError
 
+_Reader = Callable[[bytes, Path], list[Any]]
+"""Records of a file's content; the path is for messages."""
+
 _BOM = b"\xef\xbb\xbf"
 _MOST_CHARS_IN_A_FIELD = 2**24
 
@@ -35,17 +38,15 @@ def read_records(path: str | Path) -> list[Any]:
         got = f"extension {path.suffix}" if path.suffix else "no extension"
         raise UserError(f"{path}: has {got}; expected {', '.join(_READERS)}")
     try:
-        is_empty = not path.read_bytes().strip()
-        records = [] if is_empty else read(path)
+        data = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
-    if is_empty:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    if not data.strip():
         raise UserError(f"{path}: is empty; expected records")
-    return records
+    return read(data, path)
 
 
-def _text(path: Path) -> str:
-    data = path.read_bytes()
+def _text(data: bytes, path: Path) -> str:
     if data.startswith(_BOM):
         raise UserError(
             f"{path}: starts with a byte order mark (BOM); save it as UTF-8 without one"
@@ -75,8 +76,8 @@ def _parsed(text: str, path: Path, line: int) -> Any:
         raise UserError(f"{path}: line {line}: not valid JSON: {error}") from None
 
 
-def _json(path: Path) -> list[Any]:
-    document = _parsed(_text(path), path, 1)
+def _json(data: bytes, path: Path) -> list[Any]:
+    document = _parsed(_text(data, path), path, 1)
     if isinstance(document, list):
         return document
     lists = document if isinstance(document, dict) else {}
@@ -89,16 +90,17 @@ def _json(path: Path) -> list[Any]:
     return next(iter(lists.values()))
 
 
-def _json_lines(path: Path) -> list[Any]:
+def _json_lines(data: bytes, path: Path) -> list[Any]:
     # Not splitlines: a JSON text may hold U+2028, which that takes for the end of a line.
-    lines = _text(path).split("\n")
+    lines = _text(data, path).split("\n")
     return [_parsed(text, path, n) for n, text in enumerate(lines, 1) if text.strip()]
 
 
-def _separated(separator: str) -> Callable[[Path], list[Any]]:
-    def read(path: Path) -> list[Any]:
+def _separated(separator: str) -> _Reader:
+    def read(data: bytes, path: Path) -> list[Any]:
         csv.field_size_limit(_MOST_CHARS_IN_A_FIELD)
-        rows = csv.reader(io.StringIO(_text(path), newline=""), delimiter=separator, strict=True)
+        text = io.StringIO(_text(data, path), newline="")
+        rows = csv.reader(text, delimiter=separator, strict=True)
         try:
             header = next(rows)
             _check_header(header, path)
@@ -123,16 +125,17 @@ def _row(header: list[str], row: list[str], line: int, path: Path) -> dict[str, 
     return dict(zip(header, row, strict=True))
 
 
-def _parquet(path: Path) -> list[Any]:
+def _parquet(data: bytes, path: Path) -> list[Any]:
     try:
-        records: list[Any] = pq.read_table(path).to_pylist()
-    except (pa.ArrowException, UnicodeDecodeError) as error:
+        # Not by its path: names of folders such as year=2024 would become columns.
+        records: list[Any] = pq.read_table(pa.BufferReader(data)).to_pylist()
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: cannot be read as Parquet: {reason}") from None
     return records
 
 
-_READERS: Mapping[str, Callable[[Path], list[Any]]] = {
+_READERS: Mapping[str, _Reader] = {
     ".json": _json,
     ".jsonl": _json_lines,
     ".csv": _separated(","),

@@ -68,7 +68,7 @@ SHAPE = (
     '"ans1": "text", "ans2": "text", "label": 2}'
 )
 _ANSWERS = ("ans0", "ans1", "ans2")
-_PAPER = "Parrish et al. 2022, section 4"
+_PAPER = "Parrish et al. 2022, page 6"
 
 
 def read(records: Sequence[Record], where: str) -> list[ChoiceExample]:

@@ -181,7 +181,10 @@ def _id_of(record: Any) -> str:
     """The id of a record in parentheses, if it has one that can be shown."""
     if not isinstance(record, dict):
         return ""
-    for field in ("id", "example_id", "sentid"):
-        if isinstance(record.get(field), str | int):
-            return f" (id {str(shown(record[field], 40)).strip(chr(39))})"
-    return ""
+    fields = ("id", "example_id", "sentid")
+    return next((in_parentheses(record[f]) for f in fields if record.get(f) is not None), "")
+
+
+def in_parentheses(record_id: Any) -> str:
+    """An id as it follows the number of a record in a message."""
+    return f" (id {shown(record_id, 40).strip(chr(39))})"

@@ -77,16 +77,17 @@ def stem_and_options(prompt: str, texts: Sequence[str]) -> tuple[str, tuple[str,
     If the candidates are letters, the options are the lines of the prompt's list. If the prompt
     lists nothing, they are the candidates' own texts.
     """
-    own = tuple(text.strip() for text in texts)
+    stripped = tuple(text.strip() for text in texts)
     listing = find_listing(prompt)
     if listing is not None:
-        fits = len(listing.options) == len(texts) and (
-            are_letters(texts) or all(t.endswith(o) for t, o in zip(own, listing.options))  # noqa: B905
+        is_listed = len(listing.options) == len(texts) and (
+            are_letters(texts)
+            or all(t.endswith(o) for t, o in zip(stripped, listing.options, strict=True))
         )
-        return (listing.stem, listing.options) if fits else ("", ())
-    if not prompt.strip() or are_letters(texts) or len(set(own)) < len(own):
+        return (listing.stem, listing.options) if is_listed else ("", ())
+    if not prompt.strip() or are_letters(texts) or len(set(stripped)) < len(stripped):
         return "", ()
-    return without_cue(prompt), own
+    return without_cue(prompt), stripped
 
 
 def metrics(labels: Sequence[str]) -> list[Metric]:

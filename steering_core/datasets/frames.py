@@ -134,9 +134,8 @@ def _reordered(example: ChoiceExample, order: Sequence[int]) -> ChoiceExample:
 
 
 def _retold(example: ChoiceExample, at: int, source: int) -> str:
-    """Text of a candidate that moves to another position: the letter there, its own option."""
-    own = example.options[at].strip()
-    lead = example.texts[at].removesuffix(own)
+    """Text of a candidate that moves to another position: the letter there, and its option."""
+    lead = example.texts[at].removesuffix(example.options[at].strip())
     return lead + example.options[source].strip()
 
 
@@ -191,11 +190,12 @@ def _rows_by_example(scored: ScoredChoices, choice: np.ndarray) -> Iterator[list
     rows: dict[str, list[int]] = {}
     for row, example in enumerate(scored.examples):
         order = example.group_value(ORDER)
-        own = example.example_id
-        base = own.removesuffix(f"@{order}") if order not in (None, "0") else own
         if order is not None and choice[row] >= 0:
-            rows.setdefault(base, []).append(row)
-    return (found for found in rows.values() if len(found) > 1)
+            original = example.example_id
+            if order != "0":
+                original = original.removesuffix(f"@{order}")
+            rows.setdefault(original, []).append(row)
+    return (members for members in rows.values() if len(members) > 1)
 
 
 def _agreement(scored: ScoredChoices) -> np.ndarray:
@@ -221,11 +221,11 @@ def _excess(scored: ScoredChoices) -> np.ndarray:
     for rows in _rows_by_example(scored, choice):
         excess[rows] = positions[choice[rows]]
         options: list[Sequence[str]] = [scored.examples[row].options for row in rows]
-        share = Counter(own[choice[row]] for own, row in zip(options, rows, strict=True))
+        share = Counter(listed[choice[row]] for listed, row in zip(options, rows, strict=True))
         by_content = np.zeros(len(positions))
-        for own in options:
+        for listed in options:
             # Options of the same text are one content, whose choice falls on any of them.
-            by_content[: len(own)] += [share[o] / own.count(o) for o in own]
+            by_content[: len(listed)] += [share[o] / listed.count(o) for o in listed]
         by_content /= len(rows) ** 2
         excess[rows] -= by_content
     return excess

@@ -12,7 +12,7 @@ LETTERS = tuple(ascii_uppercase)
 _MARKER = re.compile(
     r"^[ \t]*(?:\((?P<round>[A-Z])\)[ \t]?|(?P<plain>[A-Z])[.):][ \t])", re.MULTILINE
 )
-_CUE = re.compile(r"\s*(?:Answer:?)?\s*\Z")
+_CUE = re.compile(r"\s*(?:\n[^\n]*\banswer\b[^\n]*)?\s*\Z", re.IGNORECASE)
 _ENDING_CUE = re.compile(r"\s*\b(?:Answer|A):\s*\Z")
 _HEADING = re.compile(r"\s*(?:Choices|Options):?\s*\Z")
 
@@ -40,8 +40,8 @@ class Listing:
 def find_listing(prompt: str) -> Listing | None:
     """The list of options that ends a prompt; None if there is none.
 
-    Nothing but ``Answer:`` may follow the last option, which has to be a single line: text after it
-    could be anything.
+    Only a line that asks for the answer may follow the last option, which has to be a single line:
+    other text after it could belong to it or not.
     """
     markers = list(_MARKER.finditer(prompt))
     letters = [match["round"] or match["plain"] for match in markers]

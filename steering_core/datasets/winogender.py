@@ -1,8 +1,8 @@
 """Winogender schemas (Rudinger, Naradowsky, Leonard, Van Durme 2018): whom a pronoun refers to.
 
 Records are rows of the authors' ``all_sentences.tsv``, or of its copy on the Hugging Face hub by
-Oskar van der Wal, which lm-evaluation-harness uses and which names the parts of ``sentid`` in
-columns of their own. Each is one sentence with an occupation, a participant and a pronoun. The
+Oskar van der Wal, which lm-evaluation-harness uses and which has a column for
+each part of ``sentid``. Each is one sentence with an occupation, a participant and a pronoun. The
 prompt is that of the harness, and the candidates are the two people.
 """
 

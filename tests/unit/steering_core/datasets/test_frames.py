@@ -150,6 +150,7 @@ def test_a_group_that_has_an_order_already_is_refused() -> None:
         ("Q\nA. one\ntwo\nB. y\nAnswer:", ("one\ntwo", "y")),
         ("A. old\nB. list\nQ\nA. x\nB. y\nAnswer:", ("x", "y")),
         ("A. x\nB. y", ("x", "y")),
+        ("Q\nA. x\nB. y\n\nThe best answer is", ("x", "y")),
         ("Q\nA. x\nC. y", None),
         ("Q\nA. x", None),
         ("Q\nA. x\nB. y\nPick one!", None),

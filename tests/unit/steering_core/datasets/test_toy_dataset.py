@@ -1,4 +1,4 @@
-"""A data set of one's own, in one file: records, labels and a metric."""
+"""A new data set in one file: its records, its labels and its metric."""
 
 from __future__ import annotations
 
