@@ -28,8 +28,6 @@ from steersweep.errors import UserError
 if TYPE_CHECKING:
     from jobs.persona.job import PersonaJob
 
-_PAID = ("openai", "anthropic")
-
 
 @dataclass(frozen=True)
 class PhaseForecast:
@@ -218,7 +216,7 @@ def _show(plan: PersonaForecast) -> None:
             f"(compute.examples_per_task); a replica generates {num_slots:,} at a time "
             "(generation.rows_at_once)."
         )
-        cost = "" if spec.judge.kind in _PAID else ", which costs nothing"
+        cost = "" if spec.judge.is_server else ", which costs nothing"
         say(
             f"The judge is {spec.judge.kind}{cost}; it reads at most {tokens:,} tokens, counted by "
             "the steered model's tokenizer. Stored verdicts are not requested again."
