@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from cluster.storage import Storage, StorageSpec
+from cluster.storage import Storage
 from cluster.tasks import Task
 from jobs.console import Verbosity, print_tables, say
 from jobs.persona.index import Group, Parts
@@ -96,7 +96,7 @@ def plan(
             "--device and --share estimate from stated rates, but generation times are only "
             "measured; leave them out, and plan on a machine like those of the run"
         )
-    storage = StorageSpec(spec.output, spec.storage.endpoint_url, spec.storage.region).open()
+    storage = spec.storage_spec().open()
     storage.check_reachable()
     output = PersonaOutput.read(storage)
     sweep = job.resolve(spec, None, output)

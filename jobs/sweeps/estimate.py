@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.storage import StorageSpec
 from jobs.console import Verbosity, print_json, print_table, say
 from jobs.spec import JobSpec
 from jobs.sweeps.job import AnyJob, Files, StoredOutput, Sweep, Workflow
@@ -132,7 +131,7 @@ def counted(job: AnyJob, spec: JobSpec) -> Counted:
     Raises:
         UserError: what ``steersweep run`` would refuse, too.
     """
-    storage = StorageSpec(spec.output, spec.storage.endpoint_url, spec.storage.region).open()
+    storage = spec.storage_spec().open()
     storage.check_reachable()
     output = job.open(StoredOutput.read(storage))
     sweep = job.resolve(spec, None, output)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cluster.ledger import Ledger
-from cluster.storage import Storage, StorageSpec
+from cluster.storage import Storage
 from jobs.stereoset.batch_size import read_tuning, tuning_key
 from jobs.stereoset.forecast.devices import DEFAULT_SHARE, Device, device_of
 from jobs.stereoset.forecast.measure import Measured, measure
@@ -46,7 +46,7 @@ def plan(job: StereoSetJob, spec: StereoSetSpec, options: PlanOptions) -> SweepF
         UserError: what ``steersweep run`` would refuse, too.
     """
     device = None if options.device is None else device_of(options.device)
-    storage = StorageSpec(spec.output, spec.storage.endpoint_url, spec.storage.region).open()
+    storage = spec.storage_spec().open()
     storage.check_reachable()
     output = StereoSetOutput.read(storage)
     sweep = job.resolve(spec, None if device is None else device.kind, output)
