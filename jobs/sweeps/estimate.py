@@ -13,7 +13,7 @@ from jobs.console import Verbosity, print_json, print_table, say
 from jobs.spec import JobSpec
 from jobs.sweeps.job import AnyJob, Files, StoredOutput, Sweep, Workflow
 from jobs.sweeps.same_sweep import check_same_sweep
-from jobs.sweeps.steps import Count, Stage, Steps
+from jobs.sweeps.steps import Count, Stage, Steps, by_stage
 from jobs.words import percent
 from steersweep.errors import UserError
 
@@ -87,15 +87,12 @@ class Counted(Estimate):
 
     def show(self) -> None:
         """See ``Estimate``."""
-        done = dict.fromkeys(self.totals, 0)
-        for (stage, _), count in self.counts.items():
-            if stage in done:
-                done[stage] += count.done
+        counts = by_stage(self.counts)
+        done = {stage: counts.get(stage, Count()).done for stage in self.totals}
         left = [
-            f"{self.totals[stage] - num:,} of {self.totals[stage]:,} {stage.noun} left for "
-            f"{stage.verb}"
-            for stage, num in done.items()
-            if num < self.totals[stage]
+            f"{total - done[stage]:,} of {total:,} {stage.noun} left for {stage.verb}"
+            for stage, total in self.totals.items()
+            if done[stage] < total
         ]
         say("; ".join(left) or f"Nothing is left to run in {self.output}.", at=Verbosity.QUIET)
         rows = [
