@@ -104,32 +104,29 @@ def plan(
     if sweep.ids < IDS_VERSION:
         return PersonaForecast(sweep, list(_finished(output.index)))
     check_gpus_are_here(spec.compute)
-    left: list[LeftTask] = []
-    phases = list(_forecasts(output, sweep, left))
+    forecasts = list(_forecasts(output, sweep))
+    left = [task for _, tasks in forecasts for task in tasks]
     times = times_of(output, sweep, left, options) if left else None
-    return PersonaForecast(sweep, phases, times)
+    return PersonaForecast(sweep, [phase for phase, _ in forecasts], times)
 
 
 def _forecasts(
-    output: PersonaOutput, sweep: PersonaSweep, into: list[LeftTask]
-) -> Iterator[PhaseForecast]:
-    """The phases; tasks that are left are added to ``into``."""
-    parts = output.index
+    output: PersonaOutput, sweep: PersonaSweep
+) -> Iterator[tuple[PhaseForecast, list[LeftTask]]]:
+    """Each phase, with its tasks that are left."""
     for model in sweep.models.values():
         tokenizer = load_tokenizer(model.source)
-        generation = sweep.spec.generation
         for trait, content in sweep.traits.items():
             prompts = (content.trait.eval_prompt, COHERENCE_PROMPT)
+            group = Group(model.name, trait)
             for phase, rows in _rows(sweep, model, trait):
-                tasks = _tasks(output.storage, sweep, parts, Group(model.name, trait), phase, rows)
-                done = output.parts.done(tasks)
-                tasks_left = [task for task in tasks if task.id not in done]
-                into += [LeftTask(model.name, trait, phase, of.payload.rows) for of in tasks_left]
-                left = [row for task in tasks_left for row in task.payload.rows]
+                tasks = _tasks(output.storage, sweep, output.index, group, phase, rows)
+                left_tasks = _left(output, group, phase, tasks)
+                left = [row for task in left_tasks for row in task.rows]
                 questions = [fill(prompt, row.question, "") for row in left for prompt in prompts]
                 judged = {text: len(tokenizer(text)["input_ids"]) for text in set(questions)}
-                new_tokens = len(left) * generation.max_new_tokens
-                yield PhaseForecast(
+                new_tokens = len(left) * sweep.spec.generation.max_new_tokens
+                forecast = PhaseForecast(
                     model=model.name,
                     trait=trait,
                     phase=phase,
@@ -141,6 +138,19 @@ def _forecasts(
                     num_queries=len(prompts) * len(left),
                     most_judge_tokens=sum(judged[q] for q in questions) + len(prompts) * new_tokens,
                 )
+                yield forecast, left_tasks
+
+
+def _left(
+    output: PersonaOutput, group: Group, phase: Phase, tasks: Sequence[Task]
+) -> list[LeftTask]:
+    """The tasks of a phase that the output does not hold."""
+    done = output.parts.done(tasks)
+    return [
+        LeftTask(group.model, group.trait, phase, task.payload.rows)
+        for task in tasks
+        if task.id not in done
+    ]
 
 
 def _finished(parts: Parts) -> Iterator[PhaseForecast]:

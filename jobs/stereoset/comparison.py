@@ -22,13 +22,12 @@ from jobs.stereoset.summary import Summary, stacks_of, summarise
 from jobs.stereoset.summary_keys import planned_keys, widest
 from jobs.stereoset.summary_tables import CELLS_SCHEMA, HEADLINE_ESTIMATES, stored_table
 from jobs.sweeps.compared import names_of
-from jobs.words import coefficient, signed
+from jobs.words import coefficient, p_value, signed
 from steersweep.errors import UserError
 
 COMPARED_SCHEMA = pa.schema([("run", pa.string()), *CELLS_SCHEMA])
 _KEYS = ("model", "split", "bias_type", "layer", "coeff")
 _MOST_ROWS = 20
-_SMALLEST_P = 0.001
 
 _Row = Mapping[str, Any]
 
@@ -151,7 +150,7 @@ def print_comparisons(comparisons: Sequence[Comparison], seeds: pa.Table) -> Non
                 "all" if row["layer"] is None else str(row["layer"]),
                 coefficient(row["coeff"]),
                 f"{signed(row['difference'])} ({signed(row['low'])}, {signed(row['high'])})",
-                f"{row['p']:.3f}" if row["p"] >= _SMALLEST_P else f"<{_SMALLEST_P}",
+                p_value(row["p"]),
             ]
             for of_model in widest(rows).values()
             for row in of_model
