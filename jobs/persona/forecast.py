@@ -15,6 +15,7 @@ from jobs.persona.output import PersonaOutput
 from jobs.persona.plan import Asked, answer_tasks, contrast_rows, rows_per_task, steered_rows
 from jobs.persona.resolve import IDS_VERSION, PersonaModel, PersonaSweep
 from jobs.persona.spec import PersonaSpec
+from jobs.persona.status import DONE, Table
 from jobs.persona.tables import Phase
 from jobs.persona.times import NO_TIMES, LeftTask, Times, times_of
 from jobs.sweeps.estimate import PLAN_VERSION, Estimate, PlanOptions
@@ -59,11 +60,13 @@ class PersonaForecast(Estimate):
 
     Attributes:
         times: None if nothing is left, or for outputs of earlier versions.
+        unfinished: what has not been done to all answers that are there: ``judged``, ``projected``.
     """
 
     sweep: PersonaSweep
     phases: Sequence[PhaseForecast]
     times: Times | None = None
+    unfinished: Sequence[str] = ()
 
     def show(self) -> None:
         """See ``Estimate``."""
@@ -107,7 +110,17 @@ def plan(
     forecasts = list(_forecasts(output, sweep))
     left = [task for _, tasks in forecasts for task in tasks]
     times = times_of(output, sweep, left, options) if left else None
-    return PersonaForecast(sweep, [phase for phase, _ in forecasts], times)
+    phases = [phase for phase, _ in forecasts]
+    return PersonaForecast(sweep, phases, times, list(_unfinished(output.index, phases)))
+
+
+def _unfinished(parts: Parts, phases: Sequence[PhaseForecast]) -> Iterator[str]:
+    """By the index, which names the parts of a stage once it has ended."""
+    tables: tuple[Table, ...] = ("scores", "projections")
+    for table in tables:
+        ended = getattr(parts, table)
+        if any((Group(of.model, of.trait), of.phase) not in ended for of in phases):
+            yield DONE[table]
 
 
 def _forecasts(
@@ -190,6 +203,11 @@ def headline(plan: PersonaForecast) -> str:
     total, left = (
         sum(getattr(phase, name) for phase in phases) for name in ("num_answers", "num_left")
     )
+    if not left and plan.unfinished:
+        return (
+            f"{spec.output} has all {count(total, 'answer')}, which are not all "
+            f"{' and '.join(plan.unfinished)} yet."
+        )
     if not left:
         return f"Nothing is left to run: {spec.output} has all {count(total, 'answer')}."
     answers = count(total, "answer") if left == total else f"{left:,} of {total:,} answers left"

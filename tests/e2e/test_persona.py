@@ -332,7 +332,15 @@ def test_the_plan_counts_what_the_run_then_writes(
     assert not (tmp_path / "new").exists()
     before = len(server.prompts)
     assert steersweep("plan", spec, "--json-file", str(numbers)).code == 0
-    assert [of["num_left"] for of in json.loads(numbers.read_text())["phases"]] == [0] * 4
+    phases = json.loads(numbers.read_text())["phases"]
+    assert [of["num_left"] for of in phases] == [0] * 4
+    num_answers = sum(of["num_answers"] for of in phases)
+    unjudged = tmp_path / "unjudged"
+    shutil.copytree(output, unjudged)
+    index = json.loads((unjudged / "index.json").read_text())
+    (unjudged / "index.json").write_text(json.dumps(index | {"scores": []}))
+    said = " ".join(steersweep("plan", spec, "--output", str(unjudged)).out.split())
+    assert f"has all {num_answers} answers, which are not all judged yet." in said
     more = ["--set", "steering.coeffs=[-3, 0, 5, 7]", "--json-file", str(numbers)]
     assert steersweep("plan", spec, *more).code == 0
     left = {(of["phase"], of["num_left"] > 0) for of in json.loads(numbers.read_text())["phases"]}
