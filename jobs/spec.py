@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from cluster.placement import check_label, check_selector
+from cluster.storage import StorageSpec
 from jobs.cores import num_cores
 from jobs.identity import decimal_text
 from jobs.resources import model_source
@@ -305,6 +306,15 @@ class JobSpec(SpecModel):
         compute: ComputeSpec
         storage: StorageOptions
         output: str
+
+    def storage_spec(self, endpoint_url: str | None = None) -> StorageSpec:
+        """Where the output is.
+
+        Args:
+            endpoint_url: of an S3-compatible store, instead of the spec's.
+        """
+        options = self.storage
+        return StorageSpec(self.output, endpoint_url or options.endpoint_url, options.region)
 
 
 Spec = TypeVar("Spec", bound=JobSpec)

@@ -6,6 +6,7 @@ import math
 from datetime import UTC, datetime
 
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86_400
+_SMALLEST_P = 0.001
 
 
 def duration(seconds: float) -> str:
@@ -61,6 +62,11 @@ def signed(value: float) -> str:
         if abs(value) < limit:
             return f"{value:+.{digits}f}"
     return f"{value:+,.0f}"
+
+
+def p_value(p: float) -> str:
+    """A p-value with three digits: ``0.042``, ``<0.001``."""
+    return f"{p:.3f}" if p >= _SMALLEST_P else f"<{_SMALLEST_P}"
 
 
 def coefficient(value: float) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from steering_core.metrics import ANTI, STEREOTYPE
+from steering_core.quantities import ANTI, STEREOTYPE
 from steering_core.stats import discrete
 from steering_core.stats.clusters import Cluster, ClusterEstimate, means_of_sums, weighted_mean
 

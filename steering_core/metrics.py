@@ -13,10 +13,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import product
 
 import numpy as np
 
+from steering_core.quantities import (
+    ANTI,
+    CHANGES,
+    ESTIMATES,
+    EXAMPLE_SHARES,
+    FLOW_PAIRS,
+    NET_FLOWS,
+    SCORE_CHANGES,
+    STEREOSET_ESTIMATES,
+    STEREOTYPE,
+    with_formula,
+)
 from steering_core.stats import discrete
 from steering_core.stats.clusters import (
     Cluster,
@@ -29,23 +40,6 @@ from steering_core.stats.clusters import (
     side_by_side,
     weighted_mean,
 )
-
-STEREOTYPE, ANTI, UNRELATED = range(3)
-
-FLOW_PAIRS = tuple(f"{source}_{sink}" for source, sink in product("sau", "sau"))
-"""From and to: s, a and u stand for the labels."""
-CHANGES = {
-    "s2a": (ANTI, STEREOTYPE),
-    "u2a": (ANTI, UNRELATED),
-    "s2u": (UNRELATED, STEREOTYPE),
-}
-"""Each change in log-likelihood: of the first label's score minus the second's."""
-NET_FLOWS = tuple(f"flow_{name}" for name in CHANGES)
-STEREOSET_ESTIMATES = ("lms", "ss", "icat")
-_SHARES = (*(f"flow_{pair}" for pair in FLOW_PAIRS), "changed", "anti_steered")
-ESTIMATES = (*CHANGES, *NET_FLOWS, *_SHARES, "anti_ratio")
-TESTED = (*CHANGES, *NET_FLOWS)
-"""Means, which a sign flip can test."""
 
 _TERM_COUNTS = ("num", "stereotype", "meaningful")
 SUMS = (
@@ -216,20 +210,20 @@ def cell_estimates(
             for side in ("anti_after", "anti_before")
         )
     )
-    names = (*CHANGES, *NET_FLOWS, *_SHARES, "anti_ratio")
     # One array, because a call of scipy's costs more than its numbers.
     together = side_by_side([changes, flows, anti_steered[..., None], ratio[..., None]])
     low, high = together.interval()
-    found = {name: together[..., index] for index, name in enumerate(names)}
-    intervals = {name: (low[..., i], high[..., i]) for i, name in enumerate(names)}
-    for name in (*NET_FLOWS, *_SHARES):
+    found = {name: together[..., index] for index, name in enumerate(ESTIMATES)}
+    intervals = {name: (low[..., i], high[..., i]) for i, name in enumerate(ESTIMATES)}
+    for name in (*NET_FLOWS, *EXAMPLE_SHARES):
         least = -1.0 if name in NET_FLOWS else 0.0
         intervals[name] = tuple(np.clip(end, least, 1.0) for end in intervals[name])
     if len(counts) == 1:
         intervals |= counts[0].intervals()
-    found["kl"] = weighted_mean([c.kl for c in counts], [c.num_kl for c in counts])
-    low, high = found["kl"].interval()
-    intervals["kl"] = np.maximum(low, 0.0), high
+    for name, (quantity, formula) in with_formula().items():
+        found[name] = formula(by_bias_type)
+        low, high = found[name].interval()
+        intervals[name] = np.maximum(low, quantity.least), np.minimum(high, quantity.most)
     values = {name: estimate.value for name, estimate in found.items()}
     # Where no term moved, nothing shows how far the ratio could have been from what it is.
     moved = (found["anti_ratio"].influence != 0).any(axis=0)
@@ -262,7 +256,7 @@ def cell_estimates(
         np.where(undefined, np.nan, end) for end in intervals["icat_change"]
     )
     # Terms that all agree do not show how far others could be from them.
-    for name in (*STEREOSET_ESTIMATES, *(f"{name}_change" for name in STEREOSET_ESTIMATES)):
+    for name in (*STEREOSET_ESTIMATES, *SCORE_CHANGES):
         varies = (found[name].influence != 0).any(axis=0)
         intervals[name] = tuple(  # type: ignore[assignment]
             np.where(varies, end, np.nan) for end in intervals[name]
@@ -318,10 +312,6 @@ class _Counts:
         self.anti_steered = self._plain_against.of_examples(
             name, discrete.example_sd(self._against, None, self._num_against)
         )
-        # A ratio of sums: rows with more scored tokens weigh more.
-        tokens_KC = sums.column("kl_tokens")
-        self.num_kl = tokens_KC.sum(axis=0)
-        self.kl = means_of_sums(sums.column("kl"), tokens_KC, clusters)
         self.anti_after = means_of_sums(sums.column("s_a", "a_a", "u_a"), defined_KC, clusters)
         self.anti_before = means_of_sums(sums.column("a_s", "a_a", "a_u"), defined_KC, clusters)
 
@@ -335,7 +325,7 @@ class _Counts:
             self._flows[..., nets:], self._there[:, nets:], None, self._num
         )
         named = {name: (of_nets, i) for i, name in enumerate(NET_FLOWS)}
-        named |= {name: (of_shares, i) for i, name in enumerate(_SHARES[:-1])}
+        named |= {name: (of_shares, i) for i, name in enumerate(EXAMPLE_SHARES[:-1])}
         found = {name: (ends[0][:, i], ends[1][:, i]) for name, (ends, i) in named.items()}
         found["anti_steered"] = discrete.interval(
             self._plain_against, self._against, None, self._num_against

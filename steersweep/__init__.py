@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from jobs import __version__
     from jobs.persona.results import PersonaResults
+    from jobs.results import Results
     from jobs.stereoset.results import StereoSetResults
     from steering_core.steerer import ActivationSteerer
     from steersweep.errors import UserError
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ActivationSteerer",
     "PersonaResults",
+    "Results",
     "StereoSetResults",
     "UserError",
     "__version__",
@@ -45,6 +47,7 @@ __all__ = [
 _LAZY = {
     "ActivationSteerer": "steering_core.steerer",
     "PersonaResults": "jobs.persona.results",
+    "Results": "jobs.results",
     "StereoSetResults": "jobs.stereoset.results",
     "UserError": "steersweep.errors",
     "__version__": "jobs",
@@ -52,13 +55,12 @@ _LAZY = {
 """Names that are imported when they are first used, and the modules that have them."""
 
 
-def load(
-    uri: str | PathLike[str], endpoint_url: str | None = None
-) -> StereoSetResults | PersonaResults:
+def load(uri: str | PathLike[str], endpoint_url: str | None = None) -> Results:
     """The results of a run, finished or not.
 
     Print them to see their tables; each table is a pandas frame that is read when it is first
-    used. Nothing is written.
+    used. Nothing is written. Each job has its own class of results, such as ``StereoSetResults``;
+    ``isinstance`` tells them apart, also for a type checker.
 
     Of ``job: stereoset``: ``baseline``, ``steered`` (rows: one per example and cell), ``cells``,
     ``pooled``, ``nulls``, ``geometry`` (the summary), ``vectors``, ``examples`` (texts).
@@ -76,7 +78,7 @@ def load(
     """
     from jobs.results import open_results
 
-    return open_results(fspath(uri), endpoint_url)  # type: ignore[return-value]
+    return open_results(fspath(uri), endpoint_url)
 
 
 def run(
@@ -85,7 +87,7 @@ def run(
     output: str | None = None,
     *,
     figures: bool = True,
-) -> StereoSetResults | PersonaResults:
+) -> Results:
     """The results of a sweep that is run now, or resumed, as ``steersweep run`` does it.
 
     >>> results = steersweep.run("sweep.yaml", {"data.limit": 20, "compute.executor": "in_process"})
@@ -105,7 +107,7 @@ def run(
     """
     from jobs import in_python
 
-    return in_python.run(spec, overrides, output, figures=figures)  # type: ignore[return-value]
+    return in_python.run(spec, overrides, output, figures=figures)
 
 
 def plan(
@@ -157,7 +159,7 @@ def status(uri: str | PathLike[str], endpoint_url: str | None = None) -> dict[st
 
 def report(
     uri: str | PathLike[str], endpoint_url: str | None = None, *, figures: bool = True
-) -> StereoSetResults | PersonaResults:
+) -> Results:
     """The results of a run after its tables, figures and report.html are made again.
 
     To compare runs of either job, use ``steersweep report URI --compare URI``.
@@ -171,7 +173,7 @@ def report(
     """
     from jobs import in_python
 
-    return in_python.report(fspath(uri), endpoint_url, figures=figures)  # type: ignore[return-value]
+    return in_python.report(fspath(uri), endpoint_url, figures=figures)
 
 
 def verify(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
-from jobs.persona.answer_tolerance import answer_tolerance
 from jobs.spec import CertificateSpec
 from jobs.sweeps.certificate import TaskCertificate, judged
 from steering_core.answer_check import check_answer
@@ -13,6 +13,18 @@ from steering_core.generation import Generated, GenerationRow
 from steering_core.models import LoadedModel
 from steering_core.reference_generation import reference_generate
 from steering_core.sampling import Sampling
+
+_TOLERANCES = {"float32": 1e-4}
+_TOLERANCE_OF_HALF_PRECISION = 0.05
+
+
+def answer_tolerance(dtype: str, given: float | Literal["auto"] = "auto") -> float:
+    """The largest change of a token's probability that counts as rounding.
+
+    Args:
+        given: ``certificate.tolerance`` of the spec.
+    """
+    return _TOLERANCES.get(dtype, _TOLERANCE_OF_HALF_PRECISION) if given == "auto" else given
 
 
 class AnswerCertifier:

@@ -14,7 +14,7 @@ from jobs.console import print_tables, say
 from jobs.persona.output import PersonaOutput
 from jobs.persona.summary import CELL, SCORES, PersonaSummary, at_each_cell, summarise
 from jobs.sweeps.compared import names_of
-from jobs.words import coefficient
+from jobs.words import coefficient, p_value
 from steering_core.stats.clusters import Cluster, means
 from steering_core.stats.flips import p_values, signs
 from steersweep.errors import UserError
@@ -22,7 +22,6 @@ from steersweep.errors import UserError
 KEYS = ("model", "trait", "layer", "positions", "coeff")
 _PAIR = ["question", "rollout"]
 _MOST_ROWS = 20
-_SMALLEST_P = 0.001
 
 
 @dataclass(frozen=True)
@@ -136,5 +135,5 @@ def _shown(row: Mapping[Any, Any]) -> list[str]:
         str(row["positions"]),
         coefficient(row["coeff"]),
         f"{row['difference']:+.1f} ({interval})",
-        f"{row['p']:.3f}" if row["p"] >= _SMALLEST_P else f"<{_SMALLEST_P}",
+        p_value(row["p"]),
     ]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from cluster.storage import Storage, StorageSpec
+from cluster.storage import Storage
 from cluster.tasks import Task
 from jobs.console import Verbosity, print_tables, say
 from jobs.persona.index import Group, Parts
@@ -15,6 +15,7 @@ from jobs.persona.output import PersonaOutput
 from jobs.persona.plan import Asked, answer_tasks, contrast_rows, rows_per_task, steered_rows
 from jobs.persona.resolve import IDS_VERSION, PersonaModel, PersonaSweep
 from jobs.persona.spec import PersonaSpec
+from jobs.persona.status import DONE, Table
 from jobs.persona.tables import Phase
 from jobs.persona.times import NO_TIMES, LeftTask, Times, times_of
 from jobs.sweeps.estimate import PLAN_VERSION, Estimate, PlanOptions
@@ -27,8 +28,6 @@ from steersweep.errors import UserError
 
 if TYPE_CHECKING:
     from jobs.persona.job import PersonaJob
-
-_PAID = ("openai", "anthropic")
 
 
 @dataclass(frozen=True)
@@ -61,11 +60,13 @@ class PersonaForecast(Estimate):
 
     Attributes:
         times: None if nothing is left, or for outputs of earlier versions.
+        unfinished: what has not been done to all answers that are there: ``judged``, ``projected``.
     """
 
     sweep: PersonaSweep
     phases: Sequence[PhaseForecast]
     times: Times | None = None
+    unfinished: Sequence[str] = ()
 
     def show(self) -> None:
         """See ``Estimate``."""
@@ -98,7 +99,7 @@ def plan(
             "--device and --share estimate from stated rates, but generation times are only "
             "measured; leave them out, and plan on a machine like those of the run"
         )
-    storage = StorageSpec(spec.output, spec.storage.endpoint_url, spec.storage.region).open()
+    storage = spec.storage_spec().open()
     storage.check_reachable()
     output = PersonaOutput.read(storage)
     sweep = job.resolve(spec, None, output)
@@ -106,32 +107,39 @@ def plan(
     if sweep.ids < IDS_VERSION:
         return PersonaForecast(sweep, list(_finished(output.index)))
     check_gpus_are_here(spec.compute)
-    left: list[LeftTask] = []
-    phases = list(_forecasts(output, sweep, left))
+    forecasts = list(_forecasts(output, sweep))
+    left = [task for _, tasks in forecasts for task in tasks]
     times = times_of(output, sweep, left, options) if left else None
-    return PersonaForecast(sweep, phases, times)
+    phases = [phase for phase, _ in forecasts]
+    return PersonaForecast(sweep, phases, times, list(_unfinished(output.index, phases)))
+
+
+def _unfinished(parts: Parts, phases: Sequence[PhaseForecast]) -> Iterator[str]:
+    """By the index, which names the parts of a stage once it has ended."""
+    tables: tuple[Table, ...] = ("scores", "projections")
+    for table in tables:
+        ended = getattr(parts, table)
+        if any((Group(of.model, of.trait), of.phase) not in ended for of in phases):
+            yield DONE[table]
 
 
 def _forecasts(
-    output: PersonaOutput, sweep: PersonaSweep, into: list[LeftTask]
-) -> Iterator[PhaseForecast]:
-    """The phases; tasks that are left are added to ``into``."""
-    parts = output.index
+    output: PersonaOutput, sweep: PersonaSweep
+) -> Iterator[tuple[PhaseForecast, list[LeftTask]]]:
+    """Each phase, with its tasks that are left."""
     for model in sweep.models.values():
         tokenizer = load_tokenizer(model.source)
-        generation = sweep.spec.generation
         for trait, content in sweep.traits.items():
             prompts = (content.trait.eval_prompt, COHERENCE_PROMPT)
+            group = Group(model.name, trait)
             for phase, rows in _rows(sweep, model, trait):
-                tasks = _tasks(output.storage, sweep, parts, Group(model.name, trait), phase, rows)
-                done = output.parts.done(tasks)
-                tasks_left = [task for task in tasks if task.id not in done]
-                into += [LeftTask(model.name, trait, phase, of.payload.rows) for of in tasks_left]
-                left = [row for task in tasks_left for row in task.payload.rows]
+                tasks = _tasks(output.storage, sweep, output.index, group, phase, rows)
+                left_tasks = _left(output, group, phase, tasks)
+                left = [row for task in left_tasks for row in task.rows]
                 questions = [fill(prompt, row.question, "") for row in left for prompt in prompts]
                 judged = {text: len(tokenizer(text)["input_ids"]) for text in set(questions)}
-                new_tokens = len(left) * generation.max_new_tokens
-                yield PhaseForecast(
+                new_tokens = len(left) * sweep.spec.generation.max_new_tokens
+                forecast = PhaseForecast(
                     model=model.name,
                     trait=trait,
                     phase=phase,
@@ -143,6 +151,19 @@ def _forecasts(
                     num_queries=len(prompts) * len(left),
                     most_judge_tokens=sum(judged[q] for q in questions) + len(prompts) * new_tokens,
                 )
+                yield forecast, left_tasks
+
+
+def _left(
+    output: PersonaOutput, group: Group, phase: Phase, tasks: Sequence[Task]
+) -> list[LeftTask]:
+    """The tasks of a phase that the output does not hold."""
+    done = output.parts.done(tasks)
+    return [
+        LeftTask(group.model, group.trait, phase, task.payload.rows)
+        for task in tasks
+        if task.id not in done
+    ]
 
 
 def _finished(parts: Parts) -> Iterator[PhaseForecast]:
@@ -182,6 +203,11 @@ def headline(plan: PersonaForecast) -> str:
     total, left = (
         sum(getattr(phase, name) for phase in phases) for name in ("num_answers", "num_left")
     )
+    if not left and plan.unfinished:
+        return (
+            f"{spec.output} has all {count(total, 'answer')}, which are not all "
+            f"{' and '.join(plan.unfinished)} yet."
+        )
     if not left:
         return f"Nothing is left to run: {spec.output} has all {count(total, 'answer')}."
     answers = count(total, "answer") if left == total else f"{left:,} of {total:,} answers left"
@@ -218,7 +244,7 @@ def _show(plan: PersonaForecast) -> None:
             f"(compute.examples_per_task); a replica generates {num_slots:,} at a time "
             "(generation.rows_at_once)."
         )
-        cost = "" if spec.judge.kind in _PAID else ", which costs nothing"
+        cost = "" if spec.judge.is_server else ", which costs nothing"
         say(
             f"The judge is {spec.judge.kind}{cost}; it reads at most {tokens:,} tokens, counted by "
             "the steered model's tokenizer. Stored verdicts are not requested again."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -97,18 +97,14 @@ class PersonaJob(Job[PersonaSpec, PersonaSweep, PersonaOutput]):
                 named[key] = f"traits/{name}-{key}.json"
                 files[named[key]] = here.read_bytes()
             document["traits"][name] = named
+        judge = spec.judge.local_model
         return Shipment(
             document,
             files,
-            models=[*shipped.models, *_judge_models(spec)],
+            models=[*shipped.models, *([] if judge is None else [("judge.path", judge.path)])],
             head_files=[
                 (f"traits.{name}.vectors", trait.vectors)
                 for name, trait in spec.traits.items()
                 if trait.vectors is not None
             ],
         )
-
-
-def _judge_models(spec: PersonaSpec) -> Iterable[tuple[str, str]]:
-    if (path := getattr(spec.judge, "path", None)) is not None:
-        yield "judge.path", path

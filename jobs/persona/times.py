@@ -9,7 +9,6 @@ from typing import Any
 
 from cluster.parts import read_part
 from jobs.persona.judges import Answer
-from jobs.persona.judges.spec import EndpointSpec, LocalJudgeSpec
 from jobs.persona.measure import Measured, measure, measure_judge
 from jobs.persona.output import PersonaOutput
 from jobs.persona.plan import Asked, rows_per_task
@@ -222,7 +221,7 @@ def times_of(
         max_new_tokens=spec.generation.max_new_tokens,
         rows_checked=spec.certificate.rows_per_task,
         judge_kind=spec.judge.kind,
-        is_judged_elsewhere=isinstance(spec.judge, EndpointSpec),
+        is_judged_elsewhere=spec.judge.is_server,
         measured=measured,
         reasons=reasons,
         judge_s=_judge_seconds(sweep, left) if measured else 0.0,
@@ -275,11 +274,11 @@ def _judge_seconds(sweep: PersonaSweep, left: Sequence[LeftTask]) -> float | Non
 
 
 def _judge_weights(sweep: PersonaSweep) -> int:
-    judge = sweep.spec.judge
-    if not isinstance(judge, LocalJudgeSpec):
+    model = sweep.spec.judge.local_model
+    if model is None:
         return 0
-    dtype = "float32" if judge.dtype == "auto" else judge.dtype
-    return weights_bytes(read_skeleton(judge.source()), dtype)
+    dtype = "float32" if model.dtype == "auto" else model.dtype
+    return weights_bytes(read_skeleton(model.source()), dtype)
 
 
 def _mean_lengths(output: PersonaOutput) -> dict[str, float]:

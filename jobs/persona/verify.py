@@ -12,7 +12,7 @@ import transformers
 from cluster.parts import read_part
 from cluster.storage import Storage
 from jobs.console import detail, print_table, say, warn
-from jobs.persona.answer_tolerance import answer_tolerance
+from jobs.persona.certifier import answer_tolerance
 from jobs.persona.index import Group, Parts
 from jobs.persona.output import PersonaOutput
 from jobs.persona.plan import Asked, contrast_rows, steered_rows

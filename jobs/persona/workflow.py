@@ -127,6 +127,15 @@ class PersonaWorkflow(Workflow):
         if not self._judge.needs_replica:
             self._judge.check()
 
+    def needs_replicas(self, ready: Sequence[Task]) -> bool:
+        """No if only answers are left to judge, here, once all vectors are known.
+
+        Until then, states are read and steered answers written once contrast answers are judged.
+        """
+        is_judging = all(task.pool == JUDGE_POOL for task in ready)
+        is_last = all(self._knows_vectors(model) for model in self.sweep.models)
+        return self._judge.needs_replica or not (is_judging and is_last)
+
     def examples(self) -> pa.Table:
         """See ``Workflow``."""
         return sweep_examples(self.sweep)

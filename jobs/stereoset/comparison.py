@@ -20,15 +20,14 @@ from jobs.stereoset.headline import VECTORS
 from jobs.stereoset.labels import CHANGES, LABELS
 from jobs.stereoset.summary import Summary, stacks_of, summarise
 from jobs.stereoset.summary_keys import planned_keys, widest
-from jobs.stereoset.summary_tables import CELLS_SCHEMA, HEADLINE_ESTIMATES, stored_table
+from jobs.stereoset.summary_tables import HEADLINE_ESTIMATES, cells_schema, stored_table
 from jobs.sweeps.compared import names_of
-from jobs.words import coefficient, signed
+from jobs.words import coefficient, p_value, signed
+from steering_core.quantities import FAMILIES, QUANTITIES
 from steersweep.errors import UserError
 
-COMPARED_SCHEMA = pa.schema([("run", pa.string()), *CELLS_SCHEMA])
 _KEYS = ("model", "split", "bias_type", "layer", "coeff")
 _MOST_ROWS = 20
-_SMALLEST_P = 0.001
 
 _Row = Mapping[str, Any]
 
@@ -40,7 +39,7 @@ class Comparison:
     Attributes:
         name, other: what each is called: the keys of its spec that the other has otherwise, as in
             ``vectors.folds 1`` and ``vectors.folds 5``; or its place.
-        rows: ``COMPARED_SCHEMA``: cells and pooled cells that both have, named by ``run``.
+        rows: ``compared_schema``: cells and pooled cells that both have, named by ``run``.
         differences: ``DIFFERENCES_SCHEMA``: this run minus the other, paired by target term.
     """
 
@@ -48,6 +47,11 @@ class Comparison:
     other: str
     rows: pa.Table
     differences: pa.Table
+
+
+def compared_schema() -> pa.Schema:
+    """The columns of cells, with the run that a row is of."""
+    return pa.schema([("run", pa.string()), *cells_schema()])
 
 
 def compare(storage: Storage, summary: Summary, with_run: Storage) -> Comparison:
@@ -69,7 +73,7 @@ def compare(storage: Storage, summary: Summary, with_run: Storage) -> Comparison
     return Comparison(
         name,
         other,
-        pa.Table.from_pylist(rows, schema=COMPARED_SCHEMA),
+        pa.Table.from_pylist(rows, schema=compared_schema()),
         pa.Table.from_pylist(
             list(_differences(storage, with_run, name, other)), schema=DIFFERENCES_SCHEMA
         ),
@@ -151,7 +155,7 @@ def print_comparisons(comparisons: Sequence[Comparison], seeds: pa.Table) -> Non
                 "all" if row["layer"] is None else str(row["layer"]),
                 coefficient(row["coeff"]),
                 f"{signed(row['difference'])} ({signed(row['low'])}, {signed(row['high'])})",
-                f"{row['p']:.3f}" if row["p"] >= _SMALLEST_P else f"<{_SMALLEST_P}",
+                p_value(row["p"]),
             ]
             for of_model in widest(rows).values()
             for row in of_model
@@ -165,9 +169,10 @@ def _print_seeds(rows: Sequence[_Row]) -> None:
     if not rows:
         return
     say(f"\nThe paper's headline over {rows[0]['num_runs']} seeds")
+    rise, change = QUANTITIES["anti_rise_percent"], QUANTITIES[CHANGES[0]]
     shown = {
-        "anti-stereotypical answers, change in %": ("anti_rise_percent", 1),
-        f"{LABELS[CHANGES[0]]}, nats per token": (CHANGES[0], 3),
+        f"{rise.heading}, {rise.scale.unit}": ("anti_rise_percent", rise.scale.digits),
+        f"{change.label}, {FAMILIES[0].unit}": (CHANGES[0], change.scale.digits),
     }
     tables = [
         (

@@ -15,7 +15,7 @@ from scipy.stats import t as students_t
 
 from jobs.stereoset.estimates import Row, Stacks, tested_p
 from jobs.stereoset.summary_keys import SummaryKey
-from steering_core.metrics import TESTED
+from steering_core.quantities import TESTED
 from steering_core.stats.clusters import combine, side_by_side
 
 DIFFERENCES_SCHEMA = pa.schema(

@@ -14,15 +14,18 @@ from scipy.stats import false_discovery_control
 
 from jobs.stereoset.summary_keys import SummaryKey, widest
 from jobs.stereoset.summary_sums import GroupSums, Pooled, pooled
-from jobs.stereoset.summary_tables import CELL_ESTIMATES, FEW_TERMS, HEADLINE_ESTIMATES, SHARES
+from jobs.stereoset.summary_tables import FEW_TERMS, HEADLINE_ESTIMATES, SHARES
 from steering_core.metrics import (
+    CellEstimates,
+    TermSums,
+    cell_estimates,
+)
+from steering_core.quantities import (
     CHANGES,
     NET_FLOWS,
     STEREOSET_ESTIMATES,
     TESTED,
-    CellEstimates,
-    TermSums,
-    cell_estimates,
+    cell_quantities,
 )
 from steering_core.stats.clusters import ClusterEstimate, combine, side_by_side
 from steering_core.stats.flips import p_values, signs, simultaneous
@@ -118,7 +121,7 @@ def _rows(
     has_direction: bool,
     is_tested: bool,
 ) -> list[Row]:
-    columns = _columns(found, CELL_ESTIMATES)
+    columns = _columns(found, cell_quantities())
     if not has_direction:
         nothing = np.full(len(sums.cells), np.nan)
         columns |= dict.fromkeys(("anti_steered", "anti_steered_low", "anti_steered_high"), nothing)

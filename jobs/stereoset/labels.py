@@ -1,26 +1,19 @@
-"""What estimates are called and their colors: the page, the figures and the tables all read it."""
+"""Legends and colors of estimates; ``steering_core.quantities`` has their names and units."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from jobs.figures.palette import BLUE, GREEN, INK, PINK, SKY, VERMILION, Color
+from steering_core.quantities import ARROW, FAMILIES, QUANTITIES
 
-ARROW = "\N{RIGHTWARDS ARROW}"
-DELTA = "\N{GREEK CAPITAL LETTER DELTA}"
 ROLES = {"s": "stereotype", "a": "anti-stereotype", "u": "unrelated"}
-CHANGES = ("s2a", "u2a", "s2u")
-FLOWS = tuple(f"flow_{change}" for change in CHANGES)
+CHANGES, FLOWS = FAMILIES[0].names, FAMILIES[1].names
 INTENDED = "flow_s2a"
 LEGEND_OF_LABELS = "S stereotype, A anti-stereotype, U unrelated"
 
 LABELS: Mapping[str, str] = {
-    **{
-        f"{prefix}{name}": name.upper().replace("2", ARROW)
-        for prefix in ("", "flow_")
-        for name in CHANGES
-    },
-    **{f"{name}_change": name.upper() for name in ("lms", "ss", "icat")},
+    name: QUANTITIES[name].label for family in FAMILIES for name in family.names
 }
 """As short as a heading of a column or a panel: ``S→A``."""
 
@@ -48,13 +41,6 @@ COLORS: Mapping[str, Color] = {
     "icat_change": SKY,
 }
 """By the name of a change; a flow has the color of its change."""
-
-FAMILIES = {
-    "change in log-likelihood (nats per token)": CHANGES,
-    "net flow of choices (share)": FLOWS,
-    "change in StereoSet scores (points)": ("lms_change", "ss_change", "icat_change"),
-}
-"""Estimates that share a unit, and with it a scale."""
 
 
 def way(flow: str, *, is_reversed: bool) -> str:

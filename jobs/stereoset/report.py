@@ -14,7 +14,7 @@ from jobs.console import say, warn
 from jobs.page.page import PAGE_KEY
 from jobs.scoring.inventory import Inventory
 from jobs.scoring.non_finite import described
-from jobs.stereoset.comparison import COMPARED_SCHEMA, compare, of_seeds, print_comparisons
+from jobs.stereoset.comparison import compare, compared_schema, of_seeds, print_comparisons
 from jobs.stereoset.examples import store_missing_examples
 from jobs.stereoset.groups import AXES
 from jobs.stereoset.headline import VECTORS
@@ -25,7 +25,7 @@ from jobs.stereoset.push import push_of
 from jobs.stereoset.result import KEYS, print_result, select
 from jobs.stereoset.result import as_json as result_as_json
 from jobs.stereoset.summary import Summary, summarise
-from jobs.stereoset.summary_tables import HEADLINE_SCHEMA, NULLS_SCHEMA, stored_table
+from jobs.stereoset.summary_tables import HEADLINE_SCHEMA, nulls_schema, stored_table
 from jobs.sweeps.certificate_file import write_certificate
 from jobs.sweeps.report import ReportOptions, parse_by, say_where, write_table
 from jobs.words import count
@@ -56,7 +56,7 @@ def report(output: StereoSetOutput, options: ReportOptions) -> dict[str, Any]:
     differences = [summary.differences, *(c.differences for c in comparisons)]
     write_table(storage, "differences", pa.concat_tables(differences), only_with_rows=True)
     write_table(storage, "seeds", seeds, only_with_rows=True)
-    compared = [COMPARED_SCHEMA.empty_table(), *(c.rows for c in comparisons)]
+    compared = [compared_schema().empty_table(), *(c.rows for c in comparisons)]
     write_table(storage, "compared", pa.concat_tables(compared), only_with_rows=True)
     if summary.num_missing:
         warn(
@@ -121,7 +121,7 @@ def _draw(storage: Storage, inventory: Inventory, summary: Summary) -> None:
 
     cells = summary.shown_cells.to_pandas()
     headline = summary.headline.to_pandas()
-    of_nulls = pa.Table.from_pylist(summary.nulls_of(summary.shown_vectors), schema=NULLS_SCHEMA)
+    of_nulls = pa.Table.from_pylist(summary.nulls_of(summary.shown_vectors), schema=nulls_schema())
     in_sample = pd.concat([summary.cells.to_pandas(), summary.pooled.to_pandas()])
     figures = planned_figures(
         cells,

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from jobs.console import print_tables, say
 from jobs.stereoset.headline import averages, sentences
+from jobs.stereoset.labels import CHANGES
 from jobs.stereoset.push import push_of
 from jobs.stereoset.summary_keys import POOLED
 from jobs.words import coefficient, count, signed
@@ -137,7 +138,7 @@ def as_json(rows: Sequence[Row], vectors: str) -> list[dict[str, Any]]:
     Args:
         vectors: what steered these rows.
     """
-    estimates = [f"{name}{end}" for name in ("s2a", "u2a", "s2u") for end in ("", "_low", "_high")]
+    estimates = [f"{name}{end}" for name in CHANGES for end in ("", "_low", "_high")]
     return [
         {key: _finite(row[key]) for key in (*KEYS, "num_examples", *estimates)}
         | {

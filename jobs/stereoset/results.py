@@ -17,7 +17,7 @@ from jobs.stereoset.groups import AXES
 from jobs.stereoset.null_tests import NULL_TESTS_SCHEMA
 from jobs.stereoset.output import StereoSetOutput
 from jobs.stereoset.summary import summarise
-from jobs.stereoset.summary_tables import DOSE_RESPONSE_SCHEMA, NULLS_SCHEMA
+from jobs.stereoset.summary_tables import DOSE_RESPONSE_SCHEMA, nulls_schema
 from jobs.stereoset.tables import StereoSetRows
 from steering_core.scoring import Measure
 from steersweep.errors import UserError
@@ -114,7 +114,7 @@ class StereoSetResults(Results):
         ``null`` says how they were drawn (``random``, ``shuffled``), ``vectors`` which fitted ones
         they stand for, ``draw`` counts them. A sweep without nulls has no rows here.
         """
-        empty: pd.DataFrame = NULLS_SCHEMA.empty_table().to_pandas()
+        empty: pd.DataFrame = nulls_schema().empty_table().to_pandas()
         return self.summary.get("nulls", empty)
 
     @cached_property

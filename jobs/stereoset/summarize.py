@@ -21,7 +21,7 @@ from jobs.stereoset.scored_rows import (
 )
 from jobs.stereoset.summary_keys import SummaryKey, with_pooled
 from jobs.stereoset.summary_sums import GroupSums
-from jobs.stereoset.summary_tables import CELLS_SCHEMA, HEADLINE_SCHEMA
+from jobs.stereoset.summary_tables import HEADLINE_SCHEMA, cells_schema
 from steering_core.stereoset import LABELS
 from steersweep.errors import UserError
 
@@ -52,7 +52,7 @@ def summarize_frames(
         found = model_estimates(groups, with_pooled(cells), vectors=vectors)
         for name, rows in tables.items():
             rows += [{"model": model, **row} for row in getattr(found, name)]
-    schemas = {"cells": CELLS_SCHEMA, "pooled": CELLS_SCHEMA, "headline": HEADLINE_SCHEMA}
+    schemas = {"cells": cells_schema(), "pooled": cells_schema(), "headline": HEADLINE_SCHEMA}
     return {
         name: pa.Table.from_pylist(rows, schema=schemas[name]).to_pandas()
         for name, rows in tables.items()

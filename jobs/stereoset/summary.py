@@ -38,11 +38,11 @@ from jobs.stereoset.summary_keys import AXES, SummaryKey, is_cell, planned_keys
 from jobs.stereoset.summary_sums import GroupSums
 from jobs.stereoset.summary_tables import (
     BASELINE_SCHEMA,
-    CELLS_SCHEMA,
     DOSE_RESPONSE_SCHEMA,
     FINDINGS_SCHEMA,
     HEADLINE_SCHEMA,
-    NULLS_SCHEMA,
+    cells_schema,
+    nulls_schema,
 )
 from steering_core.nulls import OLD_LABEL_SEED, draw_seed
 from steering_core.vectors import SteeringVectors, Unit
@@ -131,23 +131,26 @@ class Summary:
         return rows
 
 
-_SCHEMAS = {
-    "held_out": CELLS_SCHEMA,
-    "held_out_pooled": CELLS_SCHEMA,
-    "null_tests": NULL_TESTS_SCHEMA,
-    "cells": CELLS_SCHEMA,
-    "pooled": CELLS_SCHEMA,
-    "headline": HEADLINE_SCHEMA,
-    "findings": FINDINGS_SCHEMA,
-    "differences": DIFFERENCES_SCHEMA,
-    "nulls": NULLS_SCHEMA,
-    "baseline": BASELINE_SCHEMA,
-    "dose_response": DOSE_RESPONSE_SCHEMA,
-}
+def _schemas() -> dict[str, pa.Schema]:
+    """The tables that are made model by model."""
+    cells = cells_schema()
+    return {
+        "held_out": cells,
+        "held_out_pooled": cells,
+        "null_tests": NULL_TESTS_SCHEMA,
+        "cells": cells,
+        "pooled": cells,
+        "headline": HEADLINE_SCHEMA,
+        "findings": FINDINGS_SCHEMA,
+        "differences": DIFFERENCES_SCHEMA,
+        "nulls": nulls_schema(),
+        "baseline": BASELINE_SCHEMA,
+        "dose_response": DOSE_RESPONSE_SCHEMA,
+    }
 
 
 def summarise(storage: Storage, inventory: Inventory) -> Summary:
-    """Estimates of every cell whose rows are complete (``steering_core.metrics`` defines them).
+    """Estimates of every cell whose rows are complete (``steering_core.quantities`` names them).
 
     One model at a time: only what is compared with the next ones is kept.
     """
@@ -182,7 +185,7 @@ def summarise(storage: Storage, inventory: Inventory) -> Summary:
                         _vectors(inventory, model, table),
                     )
             of_model.finish()
-    made = {name: tables.get(name) for name in _SCHEMAS}
+    made = {name: tables.get(name) for name in tables.schemas}
     return Summary(
         **made,
         geometry=geometry(storage, inventory),
@@ -333,17 +336,20 @@ class _Tables:
     """
 
     def __init__(self) -> None:
-        self._pieces: dict[str, dict[tuple[int, ...], pa.Table]] = {name: {} for name in _SCHEMAS}
+        self.schemas = _schemas()
+        self._pieces: dict[str, dict[tuple[int, ...], pa.Table]] = {
+            name: {} for name in self.schemas
+        }
 
     def add(self, name: str, rows: list[Row], *order: int) -> None:
         """Add rows to a table, before those of a higher ``order``."""
         if rows:
-            self._pieces[name][order] = pa.Table.from_pylist(rows, schema=_SCHEMAS[name])
+            self._pieces[name][order] = pa.Table.from_pylist(rows, schema=self.schemas[name])
 
     def get(self, name: str) -> pa.Table:
         """A table, all of it."""
         pieces = [piece for _, piece in sorted(self._pieces[name].items(), key=itemgetter(0))]
-        whole = pa.concat_tables([_SCHEMAS[name].empty_table(), *pieces])
+        whole = pa.concat_tables([self.schemas[name].empty_table(), *pieces])
         return whole.combine_chunks()
 
 

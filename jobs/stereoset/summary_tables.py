@@ -7,16 +7,15 @@ import pyarrow.parquet as pq
 
 from cluster.storage import Storage
 from steering_core.dose_response import MONOTONE
-from steering_core.metrics import CHANGES, ESTIMATES, NET_FLOWS, STEREOSET_ESTIMATES, TESTED
+from steering_core.quantities import (
+    CHANGES,
+    NET_FLOWS,
+    STEREOSET_ESTIMATES,
+    TESTED,
+    cell_quantities,
+)
 from steering_core.stereoset import LABELS
 
-CELL_ESTIMATES = (
-    *ESTIMATES,
-    *STEREOSET_ESTIMATES,
-    *(f"{name}_change" for name in STEREOSET_ESTIMATES),
-    "kl",
-)
-"""Each with ``_low`` and ``_high``; those of ``TESTED`` also with ``_p`` and ``_q``."""
 SHARES = tuple(f"share_{label.replace('-', '_')}" for label in LABELS)
 HEADLINE_ESTIMATES = (*NET_FLOWS, *CHANGES, "anti_rise_percent")
 FEW_TERMS = 5
@@ -30,28 +29,29 @@ def _with_intervals(names: tuple[str, ...]) -> list[tuple[str, pa.DataType]]:
     return [(f"{name}{end}", pa.float64()) for name in names for end in ("", "_low", "_high")]
 
 
-CELLS_SCHEMA = pa.schema(
-    [
-        *_GROUP_FIELDS,
-        ("layer", pa.int32()),
-        ("coeff", pa.float64()),
-        *_COUNT_FIELDS,
-        ("few_terms", pa.bool_()),
-        *_with_intervals(CELL_ESTIMATES),
-        *((f"{name}{end}", pa.float64()) for name in TESTED for end in ("_p", "_q")),
-        ("icc_s2a", pa.float64()),
-        ("dose", pa.float64()),
-    ]
-)
-NULLS_SCHEMA = pa.schema(
-    [
-        ("null", pa.string()),
-        ("vectors", pa.string()),
-        ("draw", pa.int32()),
-        *CELLS_SCHEMA,
-    ]
-)
-"""``vectors``: the fitted vectors that a draw stands for."""
+def cells_schema() -> pa.Schema:
+    """Each quantity with ``_low`` and ``_high``; those of ``TESTED`` also with ``_p``, ``_q``."""
+    return pa.schema(
+        [
+            *_GROUP_FIELDS,
+            ("layer", pa.int32()),
+            ("coeff", pa.float64()),
+            *_COUNT_FIELDS,
+            ("few_terms", pa.bool_()),
+            *_with_intervals(cell_quantities()),
+            *((f"{name}{end}", pa.float64()) for name in TESTED for end in ("_p", "_q")),
+            ("icc_s2a", pa.float64()),
+            ("dose", pa.float64()),
+        ]
+    )
+
+
+def nulls_schema() -> pa.Schema:
+    """``vectors``: the fitted vectors that a draw stands for."""
+    fields = [("null", pa.string()), ("vectors", pa.string()), ("draw", pa.int32())]
+    return pa.schema([*fields, *cells_schema()])
+
+
 BASELINE_SCHEMA = pa.schema(
     [
         *_GROUP_FIELDS,

@@ -61,7 +61,7 @@ def submit(spec: JobSpec, options: SubmitOptions) -> int:
         ClusterError: the run itself failed.
     """
     sweep = travelling(spec)
-    output = StorageSpec(spec.output, spec.storage.endpoint_url, spec.storage.region)
+    output = spec.storage_spec()
     variables = {
         "RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_S),
         **plain_variables(options.env),

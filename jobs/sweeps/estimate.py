@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.storage import StorageSpec
 from jobs.console import Verbosity, print_json, print_table, say
 from jobs.spec import JobSpec
 from jobs.sweeps.job import AnyJob, Files, StoredOutput, Sweep, Workflow
 from jobs.sweeps.same_sweep import check_same_sweep
-from jobs.sweeps.steps import Count, Stage, Steps
+from jobs.sweeps.steps import Count, Stage, Steps, by_stage
 from jobs.words import percent
 from steersweep.errors import UserError
 
@@ -88,15 +87,12 @@ class Counted(Estimate):
 
     def show(self) -> None:
         """See ``Estimate``."""
-        done = dict.fromkeys(self.totals, 0)
-        for (stage, _), count in self.counts.items():
-            if stage in done:
-                done[stage] += count.done
+        counts = by_stage(self.counts)
+        done = {stage: counts.get(stage, Count()).done for stage in self.totals}
         left = [
-            f"{self.totals[stage] - num:,} of {self.totals[stage]:,} {stage.noun} left for "
-            f"{stage.verb}"
-            for stage, num in done.items()
-            if num < self.totals[stage]
+            f"{total - done[stage]:,} of {total:,} {stage.noun} left for {stage.verb}"
+            for stage, total in self.totals.items()
+            if done[stage] < total
         ]
         say("; ".join(left) or f"Nothing is left to run in {self.output}.", at=Verbosity.QUIET)
         rows = [
@@ -132,7 +128,7 @@ def counted(job: AnyJob, spec: JobSpec) -> Counted:
     Raises:
         UserError: what ``steersweep run`` would refuse, too.
     """
-    storage = StorageSpec(spec.output, spec.storage.endpoint_url, spec.storage.region).open()
+    storage = spec.storage_spec().open()
     storage.check_reachable()
     output = job.open(StoredOutput.read(storage))
     sweep = job.resolve(spec, None, output)

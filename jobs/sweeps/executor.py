@@ -37,6 +37,10 @@ class Executor:
     def is_in_process(self) -> bool:
         return self._compute.executor == "in_process"
 
+    def without_replicas(self) -> Executor:
+        """For a run whose tasks are all the driver's own: it neither starts nor joins Ray."""
+        return Executor(self._compute.model_copy(update={"executor": "in_process"}), self._stack)
+
     def device(self) -> str | None:
         """The kind of device of a cluster that is there, or None where this machine decides."""
         if self.is_in_process:

@@ -188,6 +188,14 @@ class Workflow(ABC):
     def pools(self, replicas: Replicas) -> Sequence[Pool | DriverPool]:
         """The replicas by what they hold: a pool for each model, and for a judge."""
 
+    def needs_replicas(self, ready: Sequence[Task]) -> bool:  # noqa: ARG002
+        """Whether tasks of this session run on replicas; if not, it does not wait for room.
+
+        Args:
+            ready: the tasks that can run now, given what the output holds.
+        """
+        return True
+
     def headlines(self) -> Sequence[str]:
         """What the run is about, a line each; printed before anything is done."""
         return ()

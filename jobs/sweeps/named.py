@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from cluster.storage import Storage, StorageSpec
+from cluster.storage import Storage
 from jobs.console import say
 from jobs.resources import SPEC_SETS
 from jobs.spec import JobSpec
@@ -98,11 +98,8 @@ def storages_of(source: str, endpoint_url: str | None) -> list[Storage]:
 
 
 def _in_new_folder(source: str, sweeps: Sequence[JobSpec]) -> list[JobSpec]:
-    first = sweeps[0]
-    folder = StorageSpec(
-        first.output.rpartition("/")[0], first.storage.endpoint_url, first.storage.region
-    )
-    free = first_free(folder).uri
+    folder = sweeps[0].output.rpartition("/")[0]
+    free = first_free(sweeps[0].model_copy(update={"output": folder}).storage_spec()).uri
     parts = [_part(source, name) for name in SPEC_SETS[source]]
     return [
         sweep.model_copy(update={"output": f"{free}/{part}"})

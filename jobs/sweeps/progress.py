@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs.console import REPLICA_IS_READY, Verbosity, is_shown, messages, say
-from jobs.sweeps.steps import Count, Stage, Steps
+from jobs.sweeps.steps import Count, Stage, Steps, by_stage
 from jobs.words import duration, percent, rate
 
 _LINE_EVERY_S = 30.0
@@ -84,7 +84,7 @@ class RunProgress:
     def moved(self) -> None:
         """Something is done; on a log, print a line now and then."""
         now = time.monotonic()
-        for stage, count in self._counts().items():
+        for stage, count in by_stage(self._steps.counts).items():
             if count.known > count.done_before:
                 # A stage that begins late is as fast as it has been since then.
                 self._since.setdefault(stage, now if self._has_moved_on() else self._started)
@@ -129,7 +129,7 @@ class RunProgress:
 
     def stages(self) -> list[StageProgress]:
         """Every stage that is shown, in order."""
-        counts, now = self._counts(), time.monotonic()
+        counts, now = by_stage(self._steps.counts), time.monotonic()
         found = []
         for stage, planned in self._totals.items():
             count = counts.get(stage, Count())
@@ -187,16 +187,6 @@ class RunProgress:
     def _has_moved_on(self) -> bool:
         """Whether a stage became known only after another one had begun."""
         return self._has_begun and bool(self._since)
-
-    def _counts(self) -> dict[Stage, Count]:
-        """By stage, over all groups."""
-        found: dict[Stage, Count] = {}
-        for (stage, _), count in dict(self._steps.counts).items():
-            of_stage = found.setdefault(stage, Count())
-            of_stage.known += count.known
-            of_stage.done += count.done
-            of_stage.done_before += count.done_before
-        return found
 
     def _picture(self) -> Table:
         # A grid, as nothing else ends its lines on a console that wraps softly.

@@ -110,9 +110,7 @@ def storage_of(source: str, endpoint_url: str | None) -> Storage:
     """
     is_spec = Path(source).is_file() or (source in embedded_specs() and not Path(source).is_dir())
     if is_spec:
-        spec = load_any_spec(source)
-        endpoint_url = endpoint_url or spec.storage.endpoint_url
-        storage = StorageSpec(spec.output, endpoint_url, spec.storage.region).open()
+        storage = load_any_spec(source).storage_spec(endpoint_url).open()
     else:
         storage = StorageSpec(source, endpoint_url).open()
     storage.check_reachable()

@@ -86,6 +86,8 @@ def _run(job: AnyJob, spec: JobSpec, opened: Opened, figures: bool) -> int:
     if not ready:
         return session.without_tasks(was_done=output.record is not None and _is_done(output.record))
     workflow.check()
+    if not workflow.needs_replicas(ready):
+        executor = executor.without_replicas()
     num_replicas = executor.num_replicas(sweep.device, workflow.most_tasks())
     return session.with_tasks(sweep, executor, num_replicas, ready)
 

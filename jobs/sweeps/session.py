@@ -49,7 +49,7 @@ def run_session(spec: JobSpec, body: Callable[[Opened], int], *, new: bool) -> i
         UserError: the output cannot be reached, or another driver holds it.
     """
     require_variables()
-    storage_spec = StorageSpec(spec.output, spec.storage.endpoint_url, spec.storage.region)
+    storage_spec = spec.storage_spec()
     if new:
         storage_spec = first_free(storage_spec)
     storage = storage_spec.open()

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from jobs.console import Verbosity, print_table, say
-from jobs.sweeps.steps import Stage, Steps
+from jobs.sweeps.steps import Count, Stage, Steps, by_stage
 from jobs.words import duration, percent, rate
 
 
@@ -79,12 +79,12 @@ def print_counts(
 
 def steps_as_json(steps: Steps, totals: Mapping[Stage, int]) -> list[dict[str, Any]]:
     """Items of each stage that progress counts, done and in all, as plain data."""
-    done = done_by_stage(steps)
+    counts = {stage: Count() for stage in totals} | by_stage(steps.counts)
     return [
         {
             "stage": str(stage),
-            "num_items": max(total, done.get(stage, (0, 0))[1]),
-            "num_items_done": done.get(stage, (0, 0))[0],
+            "num_items": max(total, counts[stage].known),
+            "num_items_done": counts[stage].done,
         }
         for stage, total in totals.items()
     ]
@@ -95,15 +95,6 @@ def print_steps(steps: Steps, totals: Mapping[Stage, int]) -> None:
     for of in steps_as_json(steps, totals):
         num, total = of["num_items_done"], of["num_items"]
         say(f"{of['stage']}: {num:,} of {total:,} ({percent(num, total)})", at=Verbosity.QUIET)
-
-
-def done_by_stage(steps: Steps) -> dict[Stage, tuple[int, int]]:
-    """Items that are done and that are known, over all groups."""
-    found: dict[Stage, tuple[int, int]] = {}
-    for (stage, _), count in steps.counts.items():
-        done, known = found.get(stage, (0, 0))
-        found[stage] = done + count.done, known + count.known
-    return found
 
 
 def set_aside_words(entry: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ are in storage are done already, and what follows from them follows at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cluster.tasks import Task
@@ -82,6 +82,22 @@ class Count:
     tasks_known: int = 0
     tasks_done: int = 0
 
+    def add(self, other: Count) -> None:
+        """Count the items and tasks of another one as well."""
+        self.known += other.known
+        self.done += other.done
+        self.done_before += other.done_before
+        self.tasks_known += other.tasks_known
+        self.tasks_done += other.tasks_done
+
+
+def by_stage(counts: Mapping[tuple[Stage, str], Count]) -> dict[Stage, Count]:
+    """The counts of each stage over all groups, in the order in which the stages came up."""
+    totals: dict[Stage, Count] = {}
+    for (stage, _), count in dict(counts).items():  # a copy: steps may open in another thread
+        totals.setdefault(stage, Count()).add(count)
+    return totals
+
 
 class Steps:
     """The steps of one sweep in one output.
@@ -111,16 +127,6 @@ class Steps:
     def step_of(self, task: Task) -> Step:
         """The step of a task that is not done."""
         return self._waiting[task.id].step
-
-    @property
-    def is_over(self) -> bool:
-        """Whether every task is done."""
-        return not self._waiting
-
-    @property
-    def num_left(self) -> int:
-        """Known tasks that are not done."""
-        return len(self._waiting)
 
     def _open(self, step: Step, parent: _Open | None) -> Iterator[Task]:
         opened = _Open(step, parent)

@@ -23,6 +23,8 @@ from transformers import AutoModelForCausalLM
 import steersweep as steersweep_api
 from jobs.persona.judges.endpoint import PROBE
 from jobs.persona.judges.prompts import COHERENCE_PROMPT, fill
+from jobs.sweeps.executor import Executor
+from steersweep.errors import UserError
 from tests.support.judge_server import JudgeServer, Reply, judge_server
 from tests.support.personas import (
     KEY,
@@ -332,7 +334,15 @@ def test_the_plan_counts_what_the_run_then_writes(
     assert not (tmp_path / "new").exists()
     before = len(server.prompts)
     assert steersweep("plan", spec, "--json-file", str(numbers)).code == 0
-    assert [of["num_left"] for of in json.loads(numbers.read_text())["phases"]] == [0] * 4
+    phases = json.loads(numbers.read_text())["phases"]
+    assert [of["num_left"] for of in phases] == [0] * 4
+    num_answers = sum(of["num_answers"] for of in phases)
+    unjudged = tmp_path / "unjudged"
+    shutil.copytree(output, unjudged)
+    index = json.loads((unjudged / "index.json").read_text())
+    (unjudged / "index.json").write_text(json.dumps(index | {"scores": []}))
+    said = " ".join(steersweep("plan", spec, "--output", str(unjudged)).out.split())
+    assert f"has all {num_answers} answers, which are not all judged yet." in said
     more = ["--set", "steering.coeffs=[-3, 0, 5, 7]", "--json-file", str(numbers)]
     assert steersweep("plan", spec, *more).code == 0
     left = {(of["phase"], of["num_left"] > 0) for of in json.loads(numbers.read_text())["phases"]}
@@ -361,6 +371,33 @@ def test_nothing_is_made_or_paid_for_twice(
     # The index names the parts of the grid as it is; those of the smaller grid are left alone.
     assert len(pd.read_parquet(output / "summary" / "steered.parquet")) == 2 * 8
     assert set(parts) <= set(output.glob("*/model=*/**/*.parquet"))
+
+
+@pytest.mark.parametrize(("phase", "connects"), [("steered", False), ("contrast", True)])
+def test_answers_that_are_left_to_judge_need_no_cluster_unless_more_follows_from_them(
+    judged: tuple[Path, Finished, JudgeServer],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    phase: str,
+    connects: bool,
+) -> None:
+    def refuse(_: Executor) -> None:
+        raise UserError("this run needs a cluster")
+
+    monkeypatch.setattr(Executor, "_connect", refuse)
+    output, before = tmp_path / "out", len(judged[2].prompts)
+    shutil.copytree(judged[0], output)
+    scores = sorted(output.glob(f"scores/model=chat/trait=*/phase={phase}/*.parquet"))
+    for path in scores:
+        path.unlink()
+    spec = str(judged[0].parent / "persona.yaml")
+    found = steersweep(
+        "run", spec, "--output", str(output), "--set", "compute.executor=ray", "--no-figures"
+    )
+    assert (found.code != 0) == connects, found
+    assert ("this run needs a cluster" in found.err) == connects
+    assert all(path.is_file() for path in scores) == (not connects)
+    assert len(judged[2].prompts) <= before + 1, "verdicts are stored: only the probe is asked"
 
 
 @pytest.mark.parametrize("num_answered", [1, 9, 60])

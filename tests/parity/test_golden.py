@@ -11,13 +11,13 @@ import pytest
 
 from steering_core.engine import Cell, Engine, Scores
 from steering_core.metrics import (
-    ESTIMATES,
     TermSums,
     cell_estimates,
     example_values,
     sums_by_term,
 )
 from steering_core.protocol import PROTOCOLS
+from steering_core.quantities import ESTIMATES
 from steering_core.scoring import choose
 from steering_core.stereoset import LABELS
 from steering_core.vectors import FoldSums, SteeringVectors, fit_mean_difference

@@ -37,7 +37,7 @@ from jobs.scoring.fit_task import FITS_SCHEMA
 from jobs.scoring.inventory import take_inventory
 from jobs.stereoset.job import StereoSetJob
 from jobs.stereoset.output import StereoSetOutput
-from jobs.stereoset.summary_tables import CELLS_SCHEMA
+from jobs.stereoset.summary_tables import cells_schema
 from steering_core.vectors import SteeringVectors, to_safetensors
 from tests.scale.gauge import MB, Gauge, gauged, machine
 from tests.scale.instant import InstantBackend
@@ -110,7 +110,7 @@ def drive(spec: Path, num_replicas: int) -> tuple[float, Gauge]:
 
 def _leave_a_report(_job: StereoSetJob, output: StereoSetOutput, _options: Any) -> None:
     sink = pa.BufferOutputStream()
-    pq.write_table(CELLS_SCHEMA.empty_table(), sink)
+    pq.write_table(cells_schema().empty_table(), sink)
     for name in ("cells", "pooled"):
         output.storage.replace(f"summary/{name}.parquet", sink.getvalue().to_pybytes())
     output.storage.replace(PAGE_KEY, b"none")

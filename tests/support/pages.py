@@ -18,13 +18,13 @@ from jobs.stereoset.page.facts import Facts
 from jobs.stereoset.summary import Summary
 from jobs.stereoset.summary_tables import (
     BASELINE_SCHEMA,
-    CELLS_SCHEMA,
     DOSE_RESPONSE_SCHEMA,
     FINDINGS_SCHEMA,
     HEADLINE_SCHEMA,
-    NULLS_SCHEMA,
+    cells_schema,
+    nulls_schema,
 )
-from steering_core.metrics import FLOW_PAIRS, TESTED
+from steering_core.quantities import FLOW_PAIRS, TESTED
 from steering_core.stereoset import BIAS_TYPES, OFFICIAL_COUNTS, SPLITS
 
 
@@ -40,7 +40,7 @@ def cell(
 
     A number is a value, whose interval is then itself, or (value, low, high).
     """
-    row: dict[str, Any] = dict.fromkeys(CELLS_SCHEMA.names, 0.0)
+    row: dict[str, Any] = dict.fromkeys(cells_schema().names, 0.0)
     row |= {"model": model, "split": split, "bias_type": bias_type, "layer": layer, "coeff": coeff}
     row |= {"num_examples": 100, "num_terms": 20, "num_non_finite": 0, "few_terms": False}
     row |= {f"{name}{end}": None for name in TESTED for end in ("_p", "_q")}
@@ -78,14 +78,14 @@ def summary_of(
         vectors=vectors,
         has_intent=has_intent,
         differences=pa.Table.from_pylist(list(differences), schema=DIFFERENCES_SCHEMA),
-        held_out=pa.Table.from_pylist(list(held_out), schema=CELLS_SCHEMA),
-        held_out_pooled=pa.Table.from_pylist(list(held_out_pooled), schema=CELLS_SCHEMA),
+        held_out=pa.Table.from_pylist(list(held_out), schema=cells_schema()),
+        held_out_pooled=pa.Table.from_pylist(list(held_out_pooled), schema=cells_schema()),
         null_tests=pa.Table.from_pylist(list(null_tests), schema=NULL_TESTS_SCHEMA),
         findings=pa.Table.from_pylist(list(findings), schema=FINDINGS_SCHEMA),
-        cells=pa.Table.from_pylist(list(cells), schema=CELLS_SCHEMA),
-        pooled=pa.Table.from_pylist(list(pooled), schema=CELLS_SCHEMA),
+        cells=pa.Table.from_pylist(list(cells), schema=cells_schema()),
+        pooled=pa.Table.from_pylist(list(pooled), schema=cells_schema()),
         headline=pa.Table.from_pylist(list(headline), schema=HEADLINE_SCHEMA),
-        nulls=pa.Table.from_pylist(list(of_nulls), schema=NULLS_SCHEMA),
+        nulls=pa.Table.from_pylist(list(of_nulls), schema=nulls_schema()),
         geometry=pa.Table.from_pylist(list(geometry), schema=GEOMETRY_SCHEMA),
         baseline=pa.Table.from_pylist(list(baseline), schema=BASELINE_SCHEMA),
         dose_response=pa.Table.from_pylist(list(dose_response), schema=DOSE_RESPONSE_SCHEMA),

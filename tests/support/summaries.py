@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from jobs.stereoset.summary_keys import POOLED
-from jobs.stereoset.summary_tables import CELL_ESTIMATES, CELLS_SCHEMA
+from jobs.stereoset.summary_tables import cells_schema
+from steering_core.quantities import cell_quantities
 
 _KEYS = ["model", "split", "bias_type", "layer", "coeff"]
 
@@ -24,9 +25,9 @@ def cells_frame(
 ) -> pd.DataFrame:
     """Cells whose estimates are drawn, with intervals of +-0.1."""
     rng = np.random.default_rng(0)
-    rows = []
+    rows, names = [], cell_quantities()
     for key in product(models, splits, bias_types, layers, coeffs):
-        drawn = dict(zip(CELL_ESTIMATES, rng.normal(size=len(CELL_ESTIMATES)), strict=True))
+        drawn = dict(zip(names, rng.normal(size=len(names)), strict=True))
         rows.append(
             dict(zip(_KEYS, key, strict=True))
             | {"num_examples": num_examples(key[2]), "num_non_finite": 0}
@@ -34,7 +35,7 @@ def cells_frame(
             | {f"{name}_low": value - 0.1 for name, value in drawn.items()}
             | {f"{name}_high": value + 0.1 for name, value in drawn.items()}
         )
-    return pd.DataFrame(rows, columns=CELLS_SCHEMA.names)
+    return pd.DataFrame(rows, columns=cells_schema().names)
 
 
 def pooled_frame(cells: pd.DataFrame) -> pd.DataFrame:
@@ -43,7 +44,7 @@ def pooled_frame(cells: pd.DataFrame) -> pd.DataFrame:
     over_bias_types = over_bias_types.assign(bias_type=POOLED)
     over_layers = over_bias_types.drop_duplicates(["model", "split", "coeff"]).assign(layer=np.nan)
     pooled = pd.concat([over_bias_types, over_layers])
-    return pooled.assign(**{name: pooled[name] + 5.0 for name in CELL_ESTIMATES})
+    return pooled.assign(**{name: pooled[name] + 5.0 for name in cell_quantities()})
 
 
 def vectors_frame_of(

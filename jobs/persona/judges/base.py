@@ -5,10 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Self, get_args
+from typing import ClassVar, Literal, Self, get_args
 
 from jobs.persona.traits import Trait
-from jobs.spec import SpecModel
+from jobs.spec import ModelSpec, SpecModel
 
 Outcome = Literal["scored", "refused", "unparsable", "failed"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
@@ -99,7 +99,18 @@ class JudgeSettings(SpecModel, ABC):
 
     A subclass has a field ``kind`` with the one name of this kind, and a role for each field:
     ``identity`` if it changes scores, ``runtime`` if it does not.
+
+    Attributes:
+        is_server: whether a server is asked. Queries may then cost money, and a plan cannot tell
+            how long they take.
     """
+
+    is_server: ClassVar[bool] = False
+
+    @property
+    def local_model(self) -> ModelSpec | None:
+        """The model that replicas load for this judge; None without one."""
+        return None
 
     @abstractmethod
     def open(self, traits: Sequence[Trait], device: str = "auto", gpu_share: float = 1.0) -> Judge:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, StrictInt
@@ -48,6 +48,8 @@ Address = Annotated[str, AfterValidator(_address)]
 
 class EndpointSpec(JudgeSettings):
     """What judges behind an address have in common."""
+
+    is_server: ClassVar[bool] = True
 
     model: str = Field(min_length=1, json_schema_extra=role("identity"))
     max_tokens: AtLeastOne = Field(
@@ -135,6 +137,11 @@ class LocalJudgeSpec(ModelSpec, JudgeSettings):
         exclude_if=lambda value: value is None,
         json_schema_extra=role("identity"),
     )
+
+    @property
+    def local_model(self) -> ModelSpec:
+        """See ``JudgeSettings``."""
+        return self
 
     def open(self, traits: Sequence[Trait], device: str = "auto", gpu_share: float = 1.0) -> Judge:
         """See ``JudgeSettings``."""

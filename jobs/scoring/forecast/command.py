@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cluster.ledger import Ledger
-from cluster.storage import Storage, StorageSpec
+from cluster.storage import Storage
 from jobs.scoring.batch_size import read_tuning, tuning_key
 from jobs.scoring.forecast.devices import DEFAULT_SHARE, Device, device_of
 from jobs.scoring.forecast.measure import Measured, measure
@@ -44,7 +44,7 @@ def plan(job: AnyScoredJob, spec: ScoredSpec, options: PlanOptions) -> SweepFore
         UserError: what ``steersweep run`` would refuse, too.
     """
     device = None if options.device is None else device_of(options.device)
-    storage = StorageSpec(spec.output, spec.storage.endpoint_url, spec.storage.region).open()
+    storage = spec.storage_spec().open()
     storage.check_reachable()
     output = job.output_type.read(storage)
     sweep = job.resolve(spec, None if device is None else device.kind, output)

@@ -19,7 +19,8 @@ from jobs.figures.style import GREY, SEQUENTIAL
 from jobs.page.words import coefficient
 from jobs.stereoset.figures.pooling import over_bias_types, over_bias_types_and_layers
 from jobs.stereoset.figures.selection import ordered
-from jobs.stereoset.labels import FAMILIES, LABELS, LEGEND_OF_LABELS
+from jobs.stereoset.labels import LABELS, LEGEND_OF_LABELS
+from steering_core.quantities import FAMILIES
 
 _MOST_LAYERS = 4
 _WIDE = 30.0
@@ -57,7 +58,7 @@ def _figure(
     if len(all_layers) > 1:
         style = {"color": "black", "linestyle": "--"}
         lines.append((f"all {len(all_layers)} layers", style, over_layers))
-    families = list(FAMILIES.items())[:2]
+    families = FAMILIES[:2]
     figure, axes = page(
         (len(models) * len(families), 3),
         Layout(width=1.85, height=1.3, gap_x=0.5),
@@ -66,11 +67,11 @@ def _figure(
         + (" Coefficients are spaced evenly, not to scale." if _is_wide(coeffs) else ""),
         [(legend_line(style), label) for label, style, _ in lines],
     )
-    for index, (family, names) in enumerate(families):
+    for index, family in enumerate(families):
         for row, model in enumerate(models):
             panels = axes[row * len(families) + index]
-            row_title(panels[0], f"{model}, {family}")
-            for panel, name in zip(panels, names, strict=True):
+            row_title(panels[0], f"{model}, {family.stored_title}")
+            for panel, name in zip(panels, family.names, strict=True):
                 for _, style, rows in lines:
                     draw_band(panel, rows[rows["model"] == model], "at", name, style)
                 panel.set_title(LABELS[name])

@@ -15,7 +15,8 @@ from jobs.figures.style import DIVERGING, FAINT
 from jobs.page.words import coefficient
 from jobs.stereoset.figures.pooling import over_bias_types
 from jobs.stereoset.figures.selection import largest, ordered
-from jobs.stereoset.labels import FAMILIES, LABELS, LEGEND_OF_LABELS
+from jobs.stereoset.labels import LABELS, LEGEND_OF_LABELS
+from steering_core.quantities import FAMILIES
 
 
 def heat_maps(
@@ -36,11 +37,11 @@ def _figure(rows: pd.DataFrame, model: str, split: str, steered_with: str) -> Fi
         f"Estimates by layer and coefficient, {split}",
         f"{model}, over all bias types. {steered_with}{LEGEND_OF_LABELS}. Gray: not complete.",
     )
-    for panels, (family, names) in zip(axes, FAMILIES.items(), strict=True):
-        row_title(panels[0], family)
-        limit = largest(rows, names) or 1.0
+    for panels, family in zip(axes, FAMILIES, strict=True):
+        row_title(panels[0], family.stored_title)
+        limit = largest(rows, family.names) or 1.0
         image: AxesImage | None = None
-        for panel, name in zip(panels, names, strict=True):
+        for panel, name in zip(panels, family.names, strict=True):
             values = rows.pivot(index="layer", columns="coeff", values=name)
             image = panel.imshow(
                 values.reindex(index=layers, columns=coeffs),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pandas as pd
 
 from jobs.stereoset.summary_keys import POOLED
+from steering_core.quantities import TESTED
 
 _KEYS = ("model", "split", "bias_type", "layer", "coeff")
-_MEANS = ("s2a", "u2a", "s2u", "flow_s2a", "flow_u2a", "flow_s2u")
 
 
 def over_bias_types(cells: pd.DataFrame, pooled: pd.DataFrame) -> pd.DataFrame:
@@ -44,7 +44,7 @@ def _rows(cells: pd.DataFrame, pooled: pd.DataFrame, over: tuple[str, ...]) -> p
 def _means(cells: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """Means over the cells, weighted by examples; a cell without a mean has no weight."""
     by = [cells[key] for key in keys]
-    weights = {name: cells["num_examples"].where(cells[name].notna()) for name in _MEANS}
+    weights = {name: cells["num_examples"].where(cells[name].notna()) for name in TESTED}
     return pd.DataFrame(
         {
             name: (cells[name] * weight).groupby(by).sum(min_count=1)

@@ -16,8 +16,9 @@ from jobs.identity import float_text
 from jobs.page.words import coefficient
 from jobs.stereoset.figures.pooling import over_bias_types
 from jobs.stereoset.figures.selection import by_split_and_coeff, ordered
-from jobs.stereoset.labels import FAMILIES, LABELS, LEGEND_OF_LABELS
+from jobs.stereoset.labels import LABELS, LEGEND_OF_LABELS
 from jobs.stereoset.summary_keys import POOLED
+from steering_core.quantities import FAMILIES
 
 FITTED = "fitted vectors"
 
@@ -85,7 +86,7 @@ def _apart(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def _range(draws: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Each estimate's median over draws, with the smallest and the largest as its interval."""
-    names = [name for family in FAMILIES.values() for name in family]
+    names = [name for family in FAMILIES for name in family.names]
     by = pd.concat(draws).groupby(["model", "split", "layer", "coeff", "steered_with"])[names]
     found = by.median().join([by.min().add_suffix("_low"), by.max().add_suffix("_high")])
     label = f"{draws[0]['steered_with'].iloc[0]}: median and range of {len(draws)} draws"
@@ -106,9 +107,9 @@ def _figure(rows: pd.DataFrame, series: str, title: str, steered_with: str) -> F
         f"{steered_with}Over all bias types, with 95 % intervals. {LEGEND_OF_LABELS}.",
         [(legend_line(style), str(of)) for of, style in styles.items()],
     )
-    for panels, (family, names) in zip(axes, FAMILIES.items(), strict=True):
-        row_title(panels[0], family)
-        for panel, name in zip(panels, names, strict=True):
+    for panels, family in zip(axes, FAMILIES, strict=True):
+        row_title(panels[0], family.stored_title)
+        for panel, name in zip(panels, family.names, strict=True):
             for of, style in styles.items():
                 draw_band(panel, rows[rows[series] == of], "layer", name, dict(style))
             panel.set_title(LABELS[name])

@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 from jobs.page.words import PERCENT, coefficient
 from jobs.stereoset.headline import VECTORS
-from jobs.stereoset.labels import CHANGES, FLOWS, legend
+from jobs.stereoset.labels import legend
 from jobs.stereoset.page.chosen import shown
 from jobs.stereoset.page.words import name_of
 from jobs.stereoset.summary import Summary
 from jobs.stereoset.summary_keys import POOLED
-from steering_core.metrics import FLOW_PAIRS
+from steering_core.quantities import FAMILIES, FLOW_PAIRS, QUANTITIES
 
 AXES = ("model", "split", "bias_type", "layer", "coeff")
 _OF_STATES = ("model", "split", "bias_type", "layer")
@@ -91,14 +91,8 @@ class Drawn:
         }
 
 
-_SCORES = ("lms_change", "ss_change", "icat_change")
-MEASURES = (
-    Measure("change in log-likelihood", "nats per token", CHANGES),
-    Measure("net flow of choices", "% of examples", FLOWS),
-    Measure("change of StereoSet scores", "points", _SCORES),
-)
+MEASURES = tuple(Measure(of.title, of.unit, of.names) for of in FAMILIES)
 _INTERVALS = f"95{PERCENT} intervals, each for one number alone"
-_IN_PERCENT = (*MEASURES[1].columns, *(f"flow_{pair}" for pair in FLOW_PAIRS))
 
 
 def drawn(summary: Summary, coeff: float | None) -> Drawn:
@@ -117,7 +111,7 @@ def drawn(summary: Summary, coeff: float | None) -> Drawn:
         axis: [number_of[axis][row[axis]] for row in rows] for axis in AXES
     }
     for name in [column for measure in MEASURES for column in measure.columns]:
-        times = 100 if name in _IN_PERCENT else 1
+        times = QUANTITIES[name].scale.times
         for end in ("", "_low", "_high"):
             columns[f"{name}{end}"] = [_number(row[f"{name}{end}"], times) for row in rows]
     anisotropy = {
@@ -128,7 +122,8 @@ def drawn(summary: Summary, coeff: float | None) -> Drawn:
         _number(anisotropy.get(tuple(row[axis] for axis in _OF_STATES)), 1) for row in rows
     ]
     for pair in FLOW_PAIRS:
-        columns[f"flow_{pair}"] = [_number(row[f"flow_{pair}"], 100) for row in rows]
+        times = QUANTITIES[f"flow_{pair}"].scale.times
+        columns[f"flow_{pair}"] = [_number(row[f"flow_{pair}"], times) for row in rows]
     return Drawn(
         figures=_in_pairs(list(_figures(found, summary, has_geometry=bool(anisotropy)))),
         measures=MEASURES,

@@ -10,10 +10,11 @@ import yaml
 
 from jobs.page.provenance import Ran, ran_of, short
 from jobs.page.words import MINUS, PERCENT, coefficient, counted
-from jobs.stereoset.labels import ARROW, DELTA, ROLES
+from jobs.stereoset.labels import ROLES
 from jobs.stereoset.page import words
 from jobs.stereoset.page.facts import Facts
 from steering_core.interventions import OPERATIONS
+from steering_core.quantities import ARROW, DELTA
 from steering_core.stereoset import CONTRAST
 from steering_core.vector_fits import METHODS
 

@@ -12,14 +12,23 @@ from jobs.page.table import MISSING, Cell, Column, Table, coeff_cell, count_cell
 from jobs.page.words import counted, number
 from jobs.stereoset.comparison import Comparison
 from jobs.stereoset.headline import KINDS, VECTORS, averages
-from jobs.stereoset.labels import CHANGES, DELTA, FLOWS, LABELS
+from jobs.stereoset.labels import CHANGES, FLOWS
 from jobs.stereoset.page.estimate import Estimate
 from jobs.stereoset.page.facts import Facts
 from jobs.stereoset.page.finding import SIGNIFICANT
 from jobs.stereoset.page.words import name_of
 from jobs.stereoset.summary import Summary
 from jobs.stereoset.summary_keys import AXES, POOLED, is_cell, widest
+from jobs.stereoset.summary_tables import SHARES
 from steering_core.dose_response import MONOTONE
+from steering_core.quantities import (
+    DELTA,
+    QUANTITIES,
+    SCORE_CHANGES,
+    STEREOSET_ESTIMATES,
+    TESTED,
+    with_formula,
+)
 
 _MOST_ROWS = 2000
 
@@ -27,17 +36,12 @@ _Row = Mapping[str, Any]
 
 
 _MARK = f"q < {SIGNIFICANT}, and the interval excludes 0"
-_KL = Column("KL", "nats per token")
-_KL_NOTE = (
-    "KL: how far steering moved the next-token distribution from the unsteered one, the mean over "
-    "all scored tokens. It counts every change, wanted or not."
-)
 _NULL_NOTE = (
     "Null vectors show what any push of this size moves. Only what the fitted vectors move beyond "
     "that is their own effect."
 )
-_SHARE = "% of examples"
-_POINTS = "points"
+_SUMMED_UP = (*TESTED, "changed", "lms_change")
+"""What tables of few rows show of a place."""
 
 
 def glance(summary: Summary) -> Table:
@@ -48,7 +52,8 @@ def glance(summary: Summary) -> Table:
             for vectors, rows in summary.by_vectors.items()
         }
     )
-    has_kl = _has_kl([row for _, row in rows])
+    names = (*_SUMMED_UP, "lms", *_measured([row for _, row in rows]))
+    notes = "".join(f" {note}" for name in names if (note := QUANTITIES[name].note))
     return Table(
         "glance",
         "What steering changed",
@@ -57,12 +62,7 @@ def glance(summary: Summary) -> Table:
             Column("where", is_number=False),
             Column("coefficient"),
             *_vectors_column(summary),
-            *(Column(f"{DELTA} {LABELS[name]}", "nats") for name in CHANGES),
-            *_flow_columns(),
-            Column("changed", _SHARE),
-            Column("LMS change", _POINTS),
-            Column("LMS", "%"),
-            *([_KL] if has_kl else []),
+            *_columns(names),
         ),
         tuple(
             (
@@ -70,17 +70,12 @@ def glance(summary: Summary) -> Table:
                 word_cell(_place(row)),
                 coeff_cell(row["coeff"]),
                 *_vectors_cell(summary, vectors),
-                *(_estimate(row, name, digits=3, q=row[f"{name}_q"]) for name in CHANGES),
-                *_flow_cells(row),
-                _estimate(row, "changed", times=100),
-                _estimate(row, "lms_change"),
-                _estimate(row, "lms"),
-                *([_estimate(row, "kl", digits=3)] if has_kl else []),
+                *_cells(row, names),
             )
             for vectors, row in rows[:_MOST_ROWS]
         ),
         "Every example has the same weight here. Intervals are each for one number alone. "
-        f"*: {_MARK}.{f' {_KL_NOTE}' if has_kl else ''}",
+        f"*: {_MARK}.{notes}",
     ).condensed()
 
 
@@ -91,6 +86,7 @@ def headline(summary: Summary) -> Table:
         by_vectors.setdefault(row["vectors"], []).append(row)
     rows = [row for _, row in _side_by_side(by_vectors, ("model", "split", "coeff"))]
     names = KINDS if len(by_vectors) > 1 else VECTORS
+    shown = ("anti_rise_percent", *FLOWS, *CHANGES)
     return Table(
         "headline",
         "The paper's headline",
@@ -99,9 +95,7 @@ def headline(summary: Summary) -> Table:
             Column("split", is_number=False),
             Column("coefficient"),
             Column("vectors", is_number=False),
-            Column("anti-stereotypical answers", "change in %"),
-            *_flow_columns(),
-            *(Column(f"{DELTA} {LABELS[name]}", "nats") for name in FLOWS),
+            *_columns(shown),
         ),
         tuple(
             (
@@ -109,9 +103,7 @@ def headline(summary: Summary) -> Table:
                 word_cell(row["split"]),
                 coeff_cell(row["coeff"]),
                 word_cell(names[row["vectors"]]),
-                _estimate(row, "anti_rise_percent"),
-                *(_estimate(row, name, times=100) for name in FLOWS),
-                *(_estimate(row, name, digits=3) for name in CHANGES),
+                *_cells(row, shown, is_marked=False),
             )
             for row in rows[:_MOST_ROWS]
         ),
@@ -163,7 +155,7 @@ def null_tests(summary: Summary) -> Table:
         return -num_pooled, places[place], null, vectors == "held_out"
 
     entries = [by_key[key] for key in sorted(by_key, key=widest_first)]
-    estimates = ((CHANGES[0], 3, 1.0, "nats"), (FLOWS[0], 1, 100.0, _SHARE))
+    names = (CHANGES[0], FLOWS[0])
     return Table(
         "null-tests",
         "Ranks among vectors that mean nothing",
@@ -175,10 +167,10 @@ def null_tests(summary: Summary) -> Table:
             Column("null", is_number=False),
             *(
                 column
-                for name, _, _, unit in estimates
+                for name in names
                 for column in (
-                    Column(f"{'flow' if name in FLOWS else DELTA} {LABELS[name]}", unit),
-                    Column("rank", LABELS[name] if name in CHANGES else f"flow {LABELS[name]}"),
+                    *_columns([name]),
+                    Column("rank", QUANTITIES[name].heading.removeprefix(f"{DELTA} ")),
                     Column("p"),
                 )
             ),
@@ -190,11 +182,7 @@ def null_tests(summary: Summary) -> Table:
                 coeff_cell(row["coeff"]),
                 word_cell(KINDS[row["vectors"]]),
                 word_cell(row["null"]),
-                *(
-                    cell
-                    for name, digits, times, _ in estimates
-                    for cell in _rank_cells(of.get(name), digits, times)
-                ),
+                *(cell for name in names for cell in _rank_cells(of.get(name), name)),
             )
             for of in entries[:_MOST_ROWS]
             for row in [next(iter(of.values()))]
@@ -208,11 +196,11 @@ def null_tests(summary: Summary) -> Table:
     ).condensed()
 
 
-def _rank_cells(row: _Row | None, digits: int, times: float) -> tuple[Cell, ...]:
+def _rank_cells(row: _Row | None, name: str) -> tuple[Cell, ...]:
     if row is None:
         return (MISSING,) * 3
     return (
-        Cell(number(times * row["value"], digits), times * row["value"]),
+        _number_cell(name, row["value"]),
         Cell(f"{row['rank']:,} of {row['num_draws'] + 1:,}", row["rank"]),
         Cell(number(row["p"], 3), row["p"]),
     )
@@ -246,7 +234,7 @@ def _ranges(summary: Summary) -> Table:
         for draw in summary.nulls_of(vectors):
             of_null = draws.setdefault((vectors, draw["null"]), {})
             of_null.setdefault((*_key(draw), draw["coeff"]), []).append(draw)
-    names = (*CHANGES, *FLOWS, "lms_change")
+    names = (*TESTED, "lms_change")
     entries: list[tuple[_Row, str, str, tuple[Cell, ...]]] = []
     with_nulls = {key for of_null in draws.values() for key in of_null}
     by_vectors = {
@@ -262,15 +250,11 @@ def _ranges(summary: Summary) -> Table:
     }
     for vectors, row in _side_by_side(by_vectors):
         key = (*_key(row), row["coeff"])
-        scales = [
-            (name, 3 if name in CHANGES else 1, 100.0 if name in FLOWS else 1.0) for name in names
-        ]
-        fitted = tuple(_estimate(row, name, digits=d, times=t) for name, d, t in scales)
-        entries.append((row, vectors, "fitted", fitted))
+        entries.append((row, vectors, "fitted", _cells(row, names, is_marked=False)))
         for (of_vectors, null), of_null in draws.items():
             at = of_null.get(key)
             if of_vectors == vectors and at:
-                cells = tuple(_range(at, name, d, t) for name, d, t in scales)
+                cells = tuple(_range(at, name) for name in names)
                 entries.append((row, vectors, f"{null}, {counted(len(at), 'draw')}", cells))
     return Table(
         "nulls",
@@ -281,9 +265,7 @@ def _ranges(summary: Summary) -> Table:
             Column("coefficient"),
             *_vectors_column(summary),
             Column("steered with", is_number=False),
-            *(Column(f"{DELTA} {LABELS[name]}", "nats") for name in CHANGES),
-            *_flow_columns(),
-            Column("LMS change", _POINTS),
+            *_columns(names),
         ),
         tuple(
             (
@@ -301,7 +283,8 @@ def _ranges(summary: Summary) -> Table:
     ).condensed()
 
 
-def _range(draws: Sequence[_Row], name: str, digits: int, times: float) -> Cell:
+def _range(draws: Sequence[_Row], name: str) -> Cell:
+    digits, times = QUANTITIES[name].scale.digits, QUANTITIES[name].scale.times
     values = sorted(times * row[name] for row in draws if row[name] is not None)
     if not values:
         return MISSING
@@ -350,10 +333,10 @@ def seeds(rows: Sequence[_Row]) -> Table:
             (
                 *(word_cell(row[name]) for name in ("model", "split")),
                 word_cell(VECTORS[row["vectors"]]),
-                word_cell(_headline_name(row["estimate"])),
+                word_cell(_columns([row["estimate"]])[0].label),
                 coeff_cell(row["coeff"]),
                 *(
-                    _seed_number(row["estimate"], row[name])
+                    _number_cell(row["estimate"], row[name])
                     for name in ("mean", "sd", "smallest", "largest")
                 ),
             )
@@ -362,19 +345,6 @@ def seeds(rows: Sequence[_Row]) -> Table:
         "Runs that differ only in data.seed. sd: standard deviation over runs, which fit their "
         "vectors to their own examples.",
     ).condensed()
-
-
-def _headline_name(estimate: str) -> str:
-    if estimate in CHANGES:
-        return f"{DELTA} {LABELS[estimate]}, nats"
-    if estimate in FLOWS:
-        return f"flow {LABELS[estimate]}, {_SHARE}"
-    return "anti-stereotypical answers, change in %"
-
-
-def _seed_number(estimate: str, value: float) -> Cell:
-    digits, times = (3, 1.0) if estimate in CHANGES else (1, 100.0 if estimate in FLOWS else 1.0)
-    return Cell(number(times * value, digits), times * value)
 
 
 def model_differences(summary: Summary) -> Table:
@@ -392,9 +362,7 @@ def model_differences(summary: Summary) -> Table:
 
 
 _NO_DIFFERENCES = dict.fromkeys(
-    f"{name}{end}"
-    for name in (*CHANGES, *FLOWS, "changed", "lms_change")
-    for end in ("", "_low", "_high", "_q")
+    f"{name}{end}" for name in _SUMMED_UP for end in ("", "_low", "_high", "_q")
 )
 """``differences`` has no row for an estimate that is not defined."""
 
@@ -417,20 +385,14 @@ def _differences(name: str, caption: str, rows: Sequence[_Row]) -> Table:
             Column("model", is_number=False),
             Column("where", is_number=False),
             Column("coefficient"),
-            *(Column(f"{DELTA} {LABELS[name]}", "nats") for name in CHANGES),
-            *_flow_columns(),
-            Column("changed", _SHARE),
-            Column("LMS change", _POINTS),
+            *_columns(_SUMMED_UP),
         ),
         tuple(
             (
                 word_cell(row["model"]),
                 word_cell(_place(row)),
                 coeff_cell(row["coeff"]),
-                *(_estimate(row, name, digits=3, q=row[f"{name}_q"]) for name in CHANGES),
-                *_flow_cells(row),
-                _estimate(row, "changed", times=100),
-                _estimate(row, "lms_change"),
+                *_cells(row, _SUMMED_UP),
             )
             for row in chosen[:_MOST_ROWS]
         ),
@@ -456,6 +418,7 @@ def _beside(
         ),
         key=lambda entry: entry[:3],
     )
+    shown = (*FLOWS, "lms_change")
     return Table(
         name,
         caption,
@@ -464,8 +427,7 @@ def _beside(
             Column("where", is_number=False),
             Column("coefficient"),
             Column(what, is_number=False),
-            *_flow_columns(),
-            Column("LMS change", _POINTS),
+            *_columns(shown),
             Column(f"q < {SIGNIFICANT}", "flows of single cells"),
         ),
         tuple(
@@ -474,8 +436,7 @@ def _beside(
                 word_cell(_place(row)),
                 coeff_cell(coeff),
                 word_cell(of),
-                *_flow_cells(row),
-                _estimate(row, "lms_change"),
+                *_cells(row, shown),
                 Cell(f"{num_significant:,} of {num_tested:,}", num_significant),
             )
             for model, coeff, _, of, row, (num_significant, num_tested) in entries[:_MOST_ROWS]
@@ -513,9 +474,8 @@ def dose_response(summary: Summary) -> Table:
             Column("vectors", is_number=False),
             Column("n", "examples"),
             Column("coefficients", "with 0"),
-            Column("rises at every step", _SHARE),
-            Column("falls at every step", _SHARE),
-            Column("against the largest coefficient", _SHARE),
+            *_columns(MONOTONE),
+            Column("against the largest coefficient", QUANTITIES["anti_steered"].scale.unit),
         ),
         tuple(
             (
@@ -524,8 +484,8 @@ def dose_response(summary: Summary) -> Table:
                 word_cell(VECTORS[row["vectors"]]),
                 count_cell(row["num_examples"]),
                 count_cell(row["num_points"]),
-                *(_estimate(row, name, times=100) for name in MONOTONE),
-                _estimate(at_largest[row["vectors"]][_key(row)], "anti_steered", times=100),
+                *_cells(row, MONOTONE),
+                *_cells(at_largest[row["vectors"]][_key(row)], ["anti_steered"]),
             )
             for row in rows
         ),
@@ -549,22 +509,20 @@ def _key(row: _Row) -> tuple[Any, ...]:
 
 def baseline(summary: Summary) -> Table:
     """Every group before steering."""
-    shares = ("share_stereotype", "share_anti_stereotype", "share_unrelated")
+    names = (*STEREOSET_ESTIMATES, *SHARES)
     return Table(
         "baseline",
         "Before steering",
         (
             *_group_columns(),
             Column("n", "examples"),
-            *(Column(title, "%") for title in ("LMS", "SS", "ICAT")),
-            *(Column(f"chose {which}", _SHARE) for which in ("S", "A", "U")),
+            *_columns(names),
         ),
         tuple(
             (
                 *_group_cells(row),
                 count_cell(row["num_examples"]),
-                *(_estimate(row, name) for name in ("lms", "ss", "icat")),
-                *(_estimate(row, name, times=100) for name in shares),
+                *_cells(row, names),
             )
             for row in summary.baseline.to_pylist()
         ),
@@ -579,7 +537,7 @@ def cells(summary: Summary) -> Table:
     if summary.held_out.num_rows:
         by_vectors["held_out"] = summary.held_out.slice(0, _MOST_ROWS).to_pylist()
     rows = _side_by_side(by_vectors)[:_MOST_ROWS]
-    has_kl = _has_kl([row for _, row in rows])
+    names = (*TESTED, *SCORE_CHANGES, *_measured([row for _, row in rows]))
     of_held_out = ", held_out.csv and held_out_pooled.csv have those of held-out rows"
     of_held_out = of_held_out if summary.held_out.num_rows else ""
     return Table(
@@ -591,12 +549,7 @@ def cells(summary: Summary) -> Table:
             Column("coefficient"),
             *_vectors_column(summary),
             Column("n", "examples"),
-            *(Column(f"{DELTA} {LABELS[name]}", "nats") for name in FLOWS),
-            *_flow_columns(),
-            Column("LMS change", _POINTS),
-            Column("SS change", _POINTS),
-            Column("ICAT change", _POINTS),
-            *([_KL] if has_kl else []),
+            *_columns(names),
         ),
         tuple(
             (
@@ -605,10 +558,7 @@ def cells(summary: Summary) -> Table:
                 coeff_cell(row["coeff"]),
                 *_vectors_cell(summary, vectors),
                 count_cell(row["num_examples"]),
-                *(_estimate(row, name, digits=3, q=row[f"{name}_q"]) for name in CHANGES),
-                *_flow_cells(row),
-                *(_estimate(row, f"{name}_change") for name in ("lms", "ss", "icat")),
-                *([_estimate(row, "kl", digits=3)] if has_kl else []),
+                *_cells(row, names),
             )
             for vectors, row in rows
         ),
@@ -673,32 +623,33 @@ def _group_cells(row: Mapping[str, Any]) -> tuple[Cell, ...]:
     return tuple(word_cell(row[name]) for name in ("model", "split", "bias_type"))
 
 
-def _flow_columns() -> tuple[Column, ...]:
-    return tuple(Column(f"flow {LABELS[name]}", _SHARE) for name in FLOWS)
+def _columns(names: Sequence[str]) -> tuple[Column, ...]:
+    return tuple(Column(of.heading, of.scale.unit) for of in map(QUANTITIES.__getitem__, names))
 
 
-def _flow_cells(row: Mapping[str, Any]) -> tuple[Cell, ...]:
-    return tuple(_estimate(row, name, times=100, q=row[f"{name}_q"]) for name in FLOWS)
+def _cells(row: _Row, names: Sequence[str], *, is_marked: bool = True) -> tuple[Cell, ...]:
+    """Estimates of a row; those that are tested are marked if they are significant."""
+    q = {name: row[f"{name}_q"] for name in names if name in TESTED} if is_marked else {}
+    return tuple(_estimate(row, name, q.get(name)) for name in names)
 
 
-def _has_kl(rows: Sequence[_Row]) -> bool:
-    """Whether the sweep measured the divergence, which it does if it is asked to."""
-    return any(row["kl"] is not None for row in rows)
+def _measured(rows: Sequence[_Row]) -> list[str]:
+    """The quantities with a formula of their own that any row has: some sweeps leave them out."""
+    return [name for name in with_formula() if any(row[name] is not None for row in rows)]
 
 
-def _estimate(
-    row: Mapping[str, Any],
-    name: str,
-    *,
-    digits: int = 1,
-    times: float = 1.0,
-    q: float | None = None,
-) -> Cell:
-    found, value = Estimate.of(row, name, times), row[name]
+def _estimate(row: _Row, name: str, q: float | None) -> Cell:
+    scale, value = QUANTITIES[name].scale, row[name]
+    found = Estimate.of(row, name, scale.times)
     if value is None or value != value:
         return MISSING
     if found is None:  # defined, without an interval
-        return Cell(number(times * value, digits), times * value)
-    detail = f"{number(found.low, digits)} to {number(found.high, digits)}"
+        return _number_cell(name, value)
+    detail = f"{number(found.low, scale.digits)} to {number(found.high, scale.digits)}"
     mark = "*" if q is not None and q < SIGNIFICANT and found.is_clear else ""
-    return Cell(found.text(digits), found.value, detail, mark)
+    return Cell(found.text(scale.digits), found.value, detail, mark)
+
+
+def _number_cell(name: str, value: float) -> Cell:
+    scale = QUANTITIES[name].scale
+    return Cell(number(scale.times * value, scale.digits), scale.times * value)

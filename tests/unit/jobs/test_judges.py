@@ -72,6 +72,15 @@ def anthropic_judge(server: JudgeServer, **changed: Any) -> Judge:
     return _SPEC.validate_python({**document, **changed}).open([TRAIT])
 
 
+def test_plans_and_submitting_learn_from_its_settings_what_a_judge_needs() -> None:
+    server = _SPEC.validate_python({"kind": "openai", "model": "m"})
+    here = _SPEC.validate_python({"kind": "local", "path": "org/judge"})
+    words = _SPEC.validate_python({"kind": "word_list"})
+    assert [judge.is_server for judge in (server, here, words)] == [True, False, False]
+    models = [judge.local_model and judge.local_model.path for judge in (server, here, words)]
+    assert models == [None, "org/judge", None]
+
+
 def storage_in(folder: Path) -> Storage:
     return StorageSpec(str(folder / "run")).open()
 

@@ -15,20 +15,20 @@ from cluster.storage import open_storage
 from jobs.page.page import PAGE_KEY
 from jobs.stereoset.report import show
 from jobs.stereoset.result import as_json, print_result
-from jobs.stereoset.summary_tables import CELLS_SCHEMA, HEADLINE_SCHEMA
+from jobs.stereoset.summary_tables import HEADLINE_SCHEMA, cells_schema
 
 Row = dict[str, object]
 NO_HEADLINE = HEADLINE_SCHEMA.empty_table()
 
 
 def row(split: str, bias_type: str, layer: int | None, s2a: float) -> Row:
-    estimates = {field.name: 0.0 for field in CELLS_SCHEMA if pa.types.is_floating(field.type)}
+    estimates = {field.name: 0.0 for field in cells_schema() if pa.types.is_floating(field.type)}
     keys = {"model": "m", "split": split, "bias_type": bias_type, "layer": layer, "coeff": 20.0}
     return {**estimates, **keys, "num_examples": 10, "num_non_finite": 0, "s2a": s2a}
 
 
 def table_of(rows: Sequence[Row]) -> pa.Table:
-    return pa.Table.from_pylist(list(rows), schema=CELLS_SCHEMA)
+    return pa.Table.from_pylist(list(rows), schema=cells_schema())
 
 
 def shown(

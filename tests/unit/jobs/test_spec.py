@@ -15,6 +15,7 @@ import pytest
 import yaml
 from pydantic import BaseModel, Field
 
+from cluster.storage import StorageSpec
 from jobs.persona.spec import PersonaSpec
 from jobs.resources import embedded_specs
 from jobs.spec import ComputeSpec, ModelSpec, SpecModel, load_spec
@@ -91,6 +92,16 @@ def test_keys_left_out_take_the_defaults_of_the_design(spec_file: Path) -> None:
         executor="ray",
     )
     assert (spec.storage.endpoint_url, spec.storage.region) == (None, None)
+
+
+def test_a_spec_says_where_its_output_is_and_an_endpoint_may_replace_its_own(
+    spec_file: Path,
+) -> None:
+    overrides = ("storage.endpoint_url=http://store:9000", "storage.region=eu")
+    spec = load(spec_file, *overrides, output="s3://bucket/run")
+    assert spec.storage_spec() == StorageSpec("s3://bucket/run", "http://store:9000", "eu")
+    other = StorageSpec("s3://bucket/run", "http://other:9000", "eu")
+    assert spec.storage_spec("http://other:9000") == other
 
 
 def test_presets_are_those_of_the_design() -> None:

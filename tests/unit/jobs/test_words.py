@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jobs.page.words import MINUS, PERCENT, typeset
-from jobs.words import coefficient, count, duration, percent, rate, signed
+from jobs.words import coefficient, count, duration, p_value, percent, rate, signed
 
 
 @pytest.mark.parametrize(
@@ -88,3 +88,13 @@ def test_a_page_has_minus_signs_where_a_console_has_hyphens() -> None:
 
 def test_nouns_agree_with_their_number() -> None:
     assert [count(number, "row") for number in (0, 1, 2520)] == ["0 rows", "1 row", "2,520 rows"]
+
+
+def test_a_p_value_is_never_shown_as_zero() -> None:
+    assert [p_value(p) for p in (0.0, 0.00099, 0.001, 0.0416, 1.0)] == [
+        "<0.001",
+        "<0.001",
+        "0.001",
+        "0.042",
+        "1.000",
+    ]

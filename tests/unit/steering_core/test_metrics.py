@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 
 from steering_core.metrics import (
-    CHANGES,
-    ESTIMATES,
     CellEstimates,
     TermSums,
     add_divergences,
@@ -18,6 +16,7 @@ from steering_core.metrics import (
     stereoset_estimates,
     sums_by_term,
 )
+from steering_core.quantities import CHANGES, ESTIMATES
 
 S, A, U = range(3)
 INF, NAN = float("inf"), float("nan")

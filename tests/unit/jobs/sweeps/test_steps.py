@@ -7,7 +7,7 @@ from typing import cast
 
 from cluster.tasks import Task
 from jobs.sweeps.parts import StoredParts
-from jobs.sweeps.steps import Count, Follow, Stage, Step, Steps
+from jobs.sweeps.steps import Count, Follow, Stage, Step, Steps, by_stage
 
 WRITING = Stage("writing", "answers", "written")
 JUDGING = Stage("judging", "answers", "judged")
@@ -61,12 +61,9 @@ class Run:
 def test_tasks_come_in_the_order_of_the_steps() -> None:
     run = Run(steps_of(), step("a", "b"), step("c"), step("d"))
     assert [*run.open] == ["a", "b", "c", "d"]
-    assert run.steps.num_left == 4
-    assert not run.steps.is_over
     for name in "dbca":
         assert run.finish(name) == []
-    assert run.steps.is_over
-    assert run.steps.num_left == 0
+    assert not run.open
 
 
 def test_each_follows_at_once_and_then_after_the_last_task() -> None:
@@ -82,7 +79,7 @@ def test_each_follows_at_once_and_then_after_the_last_task() -> None:
     assert run.finish("b.judged") == []
     assert run.finish("a.judged") == ["vectors"], "what `each` led to is part of the step"
     assert run.finish("vectors") == []
-    assert run.steps.is_over
+    assert not run.open
 
 
 def test_then_waits_for_tasks_although_all_that_followed_so_far_is_done() -> None:
@@ -131,7 +128,7 @@ def test_then_is_called_once_and_only_then() -> None:
 def test_a_step_without_tasks_is_over_at_once_and_leads_on() -> None:
     run = Run(steps_of(), step(then=lambda: [step(then=lambda: [step("a")]), step("b")]))
     assert [*run.open] == ["a", "b"]
-    assert Run(steps_of(), step()).steps.is_over
+    assert not Run(steps_of(), step()).open
 
 
 def test_children_that_are_over_at_once_do_not_end_their_parent_before_the_next_child() -> None:
@@ -181,7 +178,6 @@ def test_a_resumed_run_passes_over_what_is_done_and_finds_what_follows_from_it()
     assert run.finish("b") == ["vectors"], "its judging is done already"
     everything = steps_of("a", "b", "a.judged", "b.judged", "vectors")
     assert names(everything.begin([first()])) == []
-    assert everything.is_over
     assert names(steps_of("a", "b", "a.judged", "b.judged").begin([first()])) == ["vectors"]
 
 
@@ -200,6 +196,7 @@ def test_counts_are_of_items_by_stage_and_group_and_know_earlier_sessions() -> N
     assert steps.counts[WRITING, "g"] == Count(4, 4, 2, 2, 2)
     assert steps.counts[JUDGING, "other"] == Count(4, 2, 2, 2, 1)
     assert steps.counts[WRITING, "third"] == Count(2, 0, 0, 1, 0)
+    assert by_stage(steps.counts) == {WRITING: Count(6, 4, 2, 3, 2), JUDGING: Count(4, 2, 2, 2, 1)}
 
 
 def test_the_step_of_a_task_is_known_until_it_is_done() -> None:
@@ -214,5 +211,4 @@ def test_a_failed_task_keeps_what_follows_from_its_step_from_being_asked_for() -
     run = Run(steps_of(), step("a", "failed", then=lambda: [step("vectors")]), step("c"))
     assert run.finish("a") == []
     assert run.finish("c") == []
-    assert not run.steps.is_over
-    assert run.steps.num_left == 1
+    assert [*run.open] == ["failed"]
