@@ -59,6 +59,7 @@ class ChoiceRows(RowFormat[ChoiceExample]):
     chat_options: tuple[tuple[str, str], ...] = ()
 
     sides: ClassVar[Sides] = ("negative", "positive")
+    scores_per_candidate: ClassVar[int] = 2
 
     @property
     def schema(self) -> pa.Schema:

@@ -1,9 +1,9 @@
 """What a sweep has to compute: shards of examples, tasks, and their identity.
 
-A shard is a set of examples of one group (``groups.Group``). Its phase 1 task makes
-baseline scores and what vectors are fitted from; its phase 2 tasks steer it, each in some of the
-cells. Which examples form a shard is decided once, when a group is first planned, and kept in the
-manifest: it never depends on the number or the speed of replicas.
+A shard is a set of examples of one group (``groups.Group``). Its phase 1 task makes baseline scores
+and what vectors are fitted from; its phase 2 tasks steer it, each in some of the cells. Which
+examples form a shard is decided once, when a group is first planned, and kept in the manifest: it
+never depends on the number or the speed of replicas.
 
 A task should take about half a minute. Outputs that are started on CUDA have shards that are large
 enough to fill the device and, if all cells take longer, cut the cells into several tasks. All other

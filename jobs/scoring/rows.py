@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Generic
+from typing import Any, ClassVar, Generic
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +24,13 @@ _CELL = ("layer", "coeff", "read", "apply")
 
 
 class RowFormat(ABC, Generic[ExampleT]):
-    """How a job's examples become token ids, and their scores rows. Replicas get it pickled."""
+    """How a job's examples become token ids, and their scores rows. Replicas get it pickled.
+
+    Attributes:
+        scores_per_candidate: float64 numbers that a row stores of each, for forecasts.
+    """
+
+    scores_per_candidate: ClassVar[int] = 1
 
     @property
     @abstractmethod

@@ -14,6 +14,7 @@ from jobs.console import say, warn
 from jobs.page.page import PAGE_KEY
 from jobs.scoring.inventory import Inventory
 from jobs.scoring.non_finite import described
+from jobs.scoring.push import push_of
 from jobs.stereoset.comparison import compare, compared_schema, of_seeds, print_comparisons
 from jobs.stereoset.examples import store_missing_examples
 from jobs.stereoset.groups import AXES
@@ -21,7 +22,6 @@ from jobs.stereoset.headline import VECTORS
 from jobs.stereoset.output import StereoSetOutput
 from jobs.stereoset.page.facts import gather
 from jobs.stereoset.page.write import write_page
-from jobs.stereoset.push import push_of
 from jobs.stereoset.result import KEYS, print_result, select
 from jobs.stereoset.result import as_json as result_as_json
 from jobs.stereoset.summary import Summary, summarise

@@ -12,9 +12,9 @@ from typing import Any
 import pyarrow as pa
 
 from jobs.console import print_tables, say
+from jobs.scoring.push import push_of
 from jobs.stereoset.headline import averages, sentences
 from jobs.stereoset.labels import CHANGES
-from jobs.stereoset.push import push_of
 from jobs.stereoset.summary_keys import POOLED
 from jobs.words import coefficient, count, signed
 

@@ -89,6 +89,16 @@ def test_no_module_imports_what_is_forbidden_even_late(package: str) -> None:
     assert found == {}
 
 
+def test_what_scoring_jobs_share_knows_none_of_them() -> None:
+    jobs = ("jobs.stereoset", "jobs.persona", "steering_core.stereoset")
+    found = {
+        str(path.relative_to(ROOT)): bad
+        for path in modules("jobs/scoring")
+        if (bad := [name for name in imported(path.read_text()) if name.startswith(jobs)])
+    }
+    assert found == {}
+
+
 def test_the_shared_module_imports_nothing_of_the_project() -> None:
     code = f"import json, sys, {SHARED}; print(json.dumps(sorted(sys.modules)))"
     done = subprocess.run(

@@ -15,7 +15,7 @@ CERTIFICATE_BYTES = 1_050
 """In the footer of a task's last part; it stands there twice, the second time within the schema."""
 _BYTES_PER_EXAMPLE, _BYTES_PER_CELL = 22.0, 25.0
 """Of ids and names, which stand in a part's dictionaries once."""
-_BYTES_PER_ROW = 23.5
+_BYTES_PER_ROW, _SCORES = 23.5, 3
 """Three float64 scores, which hardly compress, and the indices of everything else."""
 _BYTES_PER_VALUE = {8: 7.6, 4: 3.7}
 """Compressed entries of vectors, by the size of an entry."""
@@ -27,10 +27,16 @@ _VECTORS_FILE_BYTES, _LAYER_BYTES, _TENSOR_BYTES = 540, 130, 72
 """Of the header of a file of vectors: provenance; a layer's digest and hook point; a tensor."""
 
 
-def rows_part_bytes(num_examples: int, num_cells: int, num_measures: int = 0) -> int:
-    """A part of ``baseline`` (one cell), ``steered`` or a null, with a float64 for each measure."""
+def rows_part_bytes(
+    num_examples: int, num_cells: int, num_measures: int = 0, num_scores: float = _SCORES
+) -> int:
+    """A part of ``baseline`` (one cell), ``steered`` or a null, with a float64 for each measure.
+
+    Args:
+        num_scores: float64 scores of a row, on average.
+    """
     names = num_examples * _BYTES_PER_EXAMPLE + num_cells * _BYTES_PER_CELL
-    per_row = _BYTES_PER_ROW + num_measures * _BYTES_PER_VALUE[8]
+    per_row = _BYTES_PER_ROW + (num_measures + num_scores - _SCORES) * _BYTES_PER_VALUE[8]
     return int(_ROWS_PART_BYTES + names + num_examples * num_cells * per_row)
 
 

@@ -80,6 +80,10 @@ def _num_sequences(rows: Sequence[RowCounts]) -> int:
     return sum(len(row.lengths) for row in rows)
 
 
+def _sequences_per_row(rows: Sequence[RowCounts]) -> float:
+    return _num_sequences(rows) / len(rows)
+
+
 class Forecaster:
     """Forecasts of the tasks of one model.
 
@@ -152,10 +156,10 @@ class Forecaster:
             "sums": sums_part_bytes(len(layers), num_folds, width),
             HELD_OUT_SUMS: sums_part_bytes(len(layers), num_held_out_folds, width),
             "states": states_part_bytes(len(layers), num, width),
-            "baseline": rows_part_bytes(num, 1),
+            "baseline": rows_part_bytes(num, 1, num_scores=self._num_scores(rows)),
         }
         # The candidates of both sides, and the stream's norms, which take all candidates.
-        per_row = _num_sequences(rows) / len(rows)
+        per_row = _sequences_per_row(rows)
         pooled_again = NUM_SIDES + per_row if layers else 0
         return self._with_plain(
             Forecast(
@@ -184,13 +188,17 @@ class Forecaster:
                 work=self._work(task, len(task.tables)),
                 needed_flops=len(points) * needed_flops(costs, needs, streams, behind, measures),
                 written_bytes=len(task.tables)
-                * rows_part_bytes(len(rows), len(of_table), len(measures)),
+                * rows_part_bytes(len(rows), len(of_table), len(measures), self._num_scores(rows)),
             ),
             rows,
             num_cells=len(points),
             # With kl, the slow path runs the unsteered sequences as well.
-            passes_checked=_num_sequences(rows) / len(rows) * (2 if "kl" in measures else 1),
+            passes_checked=_sequences_per_row(rows) * (2 if "kl" in measures else 1),
         )
+
+    def _num_scores(self, rows: Sequence[RowCounts]) -> float:
+        """Float64 scores that a row stores, on average."""
+        return _sequences_per_row(rows) * self._sweep.rows.scores_per_candidate
 
     def _with_plain(
         self,

@@ -7,9 +7,9 @@ from typing import Any
 
 from jobs.page.cautions import Caution, of_lost_record, of_random_weights
 from jobs.page.words import coefficient, counted
+from jobs.scoring.push import push_of
 from jobs.stereoset.page.estimate import Estimate
 from jobs.stereoset.page.facts import Facts
-from jobs.stereoset.push import push_of
 from jobs.stereoset.summary_keys import widest
 from jobs.stereoset.summary_tables import FEW_TERMS
 from jobs.sweeps.status import set_aside_words

@@ -10,6 +10,7 @@ from jobs.page.page import write_page as write
 from jobs.page.render import render
 from jobs.page.table import Table
 from jobs.page.words import typeset
+from jobs.scoring.push import push_of
 from jobs.stereoset.headline import PAPER, sentences
 from jobs.stereoset.labels import COLORS
 from jobs.stereoset.page import tables
@@ -18,7 +19,6 @@ from jobs.stereoset.page.facts import Facts
 from jobs.stereoset.page.figures import drawn
 from jobs.stereoset.page.finding import finding
 from jobs.stereoset.page.ran import STATISTICS, glossary, ran
-from jobs.stereoset.push import push_of
 
 _MOST_SENTENCES = 6
 _INTENDED = (

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jobs.stereoset.push import add_doses, push_of
+from jobs.scoring.push import push_of
+from jobs.stereoset.push import add_doses
 from steering_core.vectors import SteeringVectors
 
 
