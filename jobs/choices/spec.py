@@ -31,6 +31,9 @@ else:  # one of the registered data sets, which messages and the schema list
 
 
 def _one_or_several(value: Any) -> Any:
+    values = value if isinstance(value, list | tuple) else [value]
+    if any(isinstance(one, bool) for one in values):
+        raise ValueError("must be text; YAML reads yes and no as true and false, so quote them")
     return (value,) if isinstance(value, str) else value
 
 

@@ -53,6 +53,34 @@ def _stereoset(folder: Path, model: Path) -> Path:
     )
 
 
+def _choices(folder: Path, model: Path) -> Path:
+    rows = [
+        {
+            "id": f"q{n}",
+            "group": {"topic": ("birds", "fish/other")[n % 2]},
+            "cluster": f"c{n // 2}",
+            "prompt": f"Question {n}: is it so?" if n else "",
+            "candidates": [
+                {"text": " Yes", "label": "yes"},
+                {"text": " No, never", "label": "no"},
+                *({"text": f" Maybe {m}", "label": "other"} for m in range(n % 4)),
+            ],
+        }
+        for n in range(8)
+    ]
+    data = folder / "choices.jsonl"
+    data.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return write_spec(
+        folder / "sweep.yaml",
+        job="choices",
+        data={"path": str(data)},
+        contrast={"positive": "yes", "negative": "no", "by": "topic"},
+        vectors={"pooling": "candidate_last"},
+        steering={"layers": [1, 4], "coeffs": [-3]},
+        compute={"executor": "in_process", "examples_per_task": 2},
+    )
+
+
 def _persona(folder: Path, model: Path) -> Path:
     return write_persona_spec(
         folder,
@@ -84,6 +112,15 @@ CASES = (
     Case(
         "stereoset",
         _stereoset,
+        "jobs.cli",
+        rows="baseline/",
+        last="steered/",
+        grown="steering.coeffs=[-3, 20]",
+        changed=("data.seed=7", r"data\.seed: 0 -> 7 \(it decides which examples are drawn"),
+    ),
+    Case(
+        "choices",
+        _choices,
         "jobs.cli",
         rows="baseline/",
         last="steered/",

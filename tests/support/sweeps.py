@@ -57,6 +57,8 @@ def write_spec(path: Path, **changes: Any) -> Path:
         "output": str(path.parent / "out"),
     }
     document |= changes
+    if document["job"] != "stereoset":
+        del document["protocol"]
     # A size that a clock decides would make the last bits of two outputs differ.
     document["compute"] = {"tokens_per_batch": 1024} | document["compute"]
     path.write_text(yaml.safe_dump(document))
