@@ -30,7 +30,7 @@ from jobs.stereoset.geometry import geometry
 from jobs.stereoset.group_parts import PartsOfGroups
 from jobs.stereoset.group_sums import added_up
 from jobs.stereoset.inventory import Inventory
-from jobs.stereoset.null_tests import NULL_TESTS_SCHEMA, null_tests, stand_for
+from jobs.stereoset.null_tests import NULL_TESTS_SCHEMA, null_tests
 from jobs.stereoset.push import add_doses
 from jobs.stereoset.resolve import GroupKey
 from jobs.stereoset.summary_keys import AXES, SummaryKey, is_cell, planned_keys
@@ -45,6 +45,7 @@ from jobs.stereoset.summary_tables import (
 )
 from jobs.stereoset.tables import HELD_OUT, STEERED, NullTable, null_table
 from steering_core.nulls import OLD_LABEL_SEED, draw_seed
+from steering_core.stats.ranks import stand_for
 from steering_core.vectors import SteeringVectors, Unit
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jobs.page.cautions import Caution, of_lost_record, of_random_weights
+from jobs.page.estimate import Estimate
 from jobs.page.words import coefficient, counted
-from jobs.stereoset.page.estimate import Estimate
 from jobs.stereoset.page.facts import Facts
 from jobs.stereoset.push import push_of
 from jobs.stereoset.summary_keys import widest
