@@ -199,3 +199,15 @@ class ScoredSweep(ABC, Generic[SpecT_co, ExampleT]):
 
 
 AnySweep = ScoredSweep[ScoredSpec, Any]
+
+
+def main_vectors_of(identity: Mapping[str, object]) -> str:
+    """What steered: vectors of the same rows, cross-fitted ones, or a file's."""
+    if identity.get(FILE_DIGEST):
+        return "file"
+    return "in_sample" if identity.get("vectors.folds", 1) == 1 else "held_out"
+
+
+def adds_vector(identity: Mapping[str, object]) -> bool:
+    """Whether a coefficient is a multiple of a vector that is added."""
+    return identity.get("steering.operation", "add") == "add"

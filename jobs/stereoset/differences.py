@@ -13,10 +13,11 @@ import numpy as np
 import pyarrow as pa
 from scipy.stats import t as students_t
 
-from jobs.stereoset.estimates import Row, Stacks, tested_p
+from jobs.stereoset.estimates import Row, Stacks
 from jobs.stereoset.summary_keys import SummaryKey
 from steering_core.quantities import TESTED
 from steering_core.stats.clusters import combine, side_by_side
+from steering_core.stats.flips import refined_p_values
 
 DIFFERENCES_SCHEMA = pa.schema(
     [
@@ -100,7 +101,7 @@ def differences(
         )
         p_of_described = 2 * students_t.sf(statistic, described.degrees_of_freedom)
         for names, part, p in (
-            (TESTED, tested, tested_p(tested)),
+            (TESTED, tested, refined_p_values(tested)),
             (_DESCRIBED, described, p_of_described),
         ):
             low, high = part.interval()

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import false_discovery_control
 
 from jobs.stereoset.summary_keys import SummaryKey, widest
 from jobs.stereoset.summary_sums import GroupSums, Pooled, pooled
@@ -28,10 +27,8 @@ from steering_core.quantities import (
     cell_quantities,
 )
 from steering_core.stats.clusters import ClusterEstimate, combine, side_by_side
-from steering_core.stats.flips import p_values, signs, simultaneous
-
-_FIRST_FLIPS, _WORTH_MORE = 999, 0.02
-"""Every test starts with so many flips; where its p-value is small, more decide how small."""
+from steering_core.stats.flips import refined_p_values, signs, simultaneous
+from steering_core.stats.ranks import add_q_values
 
 _KEYS = ("split", "bias_type", "layer", "coeff")
 
@@ -100,7 +97,7 @@ def model_estimates(
             key = SummaryKey(*stack[:2], row["layer"], row["coeff"])
             (cells if key.is_cell else pooled_rows).append(row)
     for made in (cells, pooled_rows):
-        _adjust(made)
+        add_q_values(made, TESTED)
         made.sort(key=lambda row: (row["split"], row["bias_type"], row["layer"] or 0, row["coeff"]))
     return ModelEstimates(
         cells,
@@ -126,7 +123,9 @@ def _rows(
         nothing = np.full(len(sums.cells), np.nan)
         columns |= dict.fromkeys(("anti_steered", "anti_steered_low", "anti_steered_high"), nothing)
     p_of_cells = (
-        tested_p(found.tested) if is_tested else np.full((len(sums.cells), len(TESTED)), np.nan)
+        refined_p_values(found.tested)
+        if is_tested
+        else np.full((len(sums.cells), len(TESTED)), np.nan)
     )
     columns |= {f"{name}_p": p_of_cells[:, index] for index, name in enumerate(TESTED)}
     columns["icc_s2a"] = found.icc_s2a
@@ -165,31 +164,6 @@ def _defined(value: float) -> float | None:
 def _finite(value: float) -> float | None:
     """None, too, where hardly any term moved, so that an interval has no end."""
     return float(value) if np.isfinite(value) else None
-
-
-def tested_p(estimate: ClusterEstimate) -> np.ndarray:
-    """p-values [C, 6] of sign flips over clusters."""
-    num = len(estimate.clusters)
-    p = p_values(estimate, signs(num, _FIRST_FLIPS))
-    again = np.nonzero(p <= _WORTH_MORE)
-    if len(again[0]):
-        p[again] = p_values(estimate[again], signs(num))
-    return p
-
-
-def _adjust(rows: list[Row]) -> None:
-    """Add q-values (Benjamini-Hochberg): one family over all rows and tests.
-
-    Coefficient 0 changes nothing and is no test.
-    """
-    tested = [row for row in rows if row["coeff"] != 0]
-    for row in rows:
-        row |= {f"{name}_q": None for name in TESTED}
-    at = [(row, name) for row in tested for name in TESTED if row[f"{name}_p"] is not None]
-    if at:
-        adjusted = false_discovery_control([row[f"{name}_p"] for row, name in at])
-        for (row, name), q in zip(at, adjusted, strict=True):
-            row[f"{name}_q"] = float(q)
 
 
 def _findings(stacks: Stacks, cells: Sequence[Row], pooled_rows: Sequence[Row]) -> list[Row]:

@@ -13,6 +13,7 @@ import pyarrow as pa
 from cluster.ledger import Ledger
 from cluster.storage import Storage
 from jobs.scoring.inventory import Inventory
+from jobs.scoring.sweep import adds_vector, main_vectors_of
 from jobs.scoring.tables import HELD_OUT, STEERED, NullTable, null_table
 from jobs.stereoset.differences import (
     DIFFERENCES_SCHEMA,
@@ -32,7 +33,7 @@ from jobs.stereoset.geometry import geometry
 from jobs.stereoset.group_parts import PartsOfGroups
 from jobs.stereoset.group_sums import added_up
 from jobs.stereoset.groups import place_of
-from jobs.stereoset.null_tests import NULL_TESTS_SCHEMA, null_tests, stand_for
+from jobs.stereoset.null_tests import NULL_TESTS_SCHEMA, null_tests
 from jobs.stereoset.push import add_doses
 from jobs.stereoset.summary_keys import AXES, SummaryKey, is_cell, planned_keys
 from jobs.stereoset.summary_sums import GroupSums
@@ -45,6 +46,7 @@ from jobs.stereoset.summary_tables import (
     nulls_schema,
 )
 from steering_core.nulls import OLD_LABEL_SEED, draw_seed
+from steering_core.stats.ranks import stand_for
 from steering_core.vectors import SteeringVectors, Unit
 
 
@@ -190,8 +192,8 @@ def summarise(storage: Storage, inventory: Inventory) -> Summary:
         **made,
         geometry=geometry(storage, inventory),
         num_missing=num_missing,
-        vectors=vectors_of(identity),
-        has_intent=adds_vector(identity) and vectors_of(identity) != "file",
+        vectors=main_vectors_of(identity),
+        has_intent=adds_vector(identity) and main_vectors_of(identity) != "file",
         unit=identity.get("steering.unit", "vector"),
     )
 
@@ -240,7 +242,7 @@ class _ModelTables:
     ) -> None:
         self._model, self._place = model, place
         self._tables, self._between, self._identity = tables, between, identity
-        self._main = vectors_of(identity)
+        self._main = main_vectors_of(identity)
         self._sides: dict[str, tuple[str, Stacks, Planned]] = {}
         self._rows: dict[str, list[Row]] = {}
         self._draws: list[Row] = []
@@ -351,18 +353,6 @@ class _Tables:
         pieces = [piece for _, piece in sorted(self._pieces[name].items(), key=itemgetter(0))]
         whole = pa.concat_tables([self.schemas[name].empty_table(), *pieces])
         return whole.combine_chunks()
-
-
-def vectors_of(identity: Mapping[str, object]) -> str:
-    """What steered: vectors of the same rows, cross-fitted ones, or a file's."""
-    if identity.get("vectors.file (content)"):
-        return "file"
-    return "in_sample" if identity.get("vectors.folds", 1) == 1 else "held_out"
-
-
-def adds_vector(identity: Mapping[str, object]) -> bool:
-    """Whether a coefficient is a multiple of a vector that is added."""
-    return identity.get("steering.operation", "add") == "add"
 
 
 def stacks_of(

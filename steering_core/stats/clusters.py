@@ -122,6 +122,29 @@ class ClusterEstimate:
             {name: kept(sd) for name, sd in self.example_sd.items()},
         )
 
+    def merged(self, most: int) -> ClusterEstimate:
+        """The same from at most ``most`` clusters of one stratum, each several of these together.
+
+        Clusters that are put together at random are independent, as they were. So tests hold their
+        level, and those that flip many clusters take less memory.
+        """
+        num = len(self.clusters)
+        if num <= most:
+            return self
+        assert len(self.rows_by_stratum()) == 1, "clusters of several strata"
+        group_K = np.random.default_rng(0).permutation(num) % most
+
+        def added(array: np.ndarray) -> np.ndarray:
+            return sums_by_cluster(array, group_K, most)
+
+        return replace(
+            self,
+            influence=added(self.influence),
+            clusters=tuple(Cluster(self.clusters[0].stratum, str(n)) for n in range(most)),
+            total=None if self.total is None else added(self.total),
+            share=None if self.share is None else added(self.share),
+        )
+
     def rows_by_stratum(self) -> dict[str, list[int]]:
         """Indices of the clusters of each stratum."""
         rows: dict[str, list[int]] = {}
@@ -153,8 +176,8 @@ def means(
     """
     there_NE = ~np.isnan(values_NE)
     return means_of_sums(
-        _by_cluster(np.where(there_NE, values_NE, 0.0), cluster_N, len(clusters)),
-        _by_cluster(there_NE.astype(float), cluster_N, len(clusters)),
+        sums_by_cluster(np.where(there_NE, values_NE, 0.0), cluster_N, len(clusters)),
+        sums_by_cluster(there_NE.astype(float), cluster_N, len(clusters)),
         clusters,
     )
 
@@ -299,12 +322,12 @@ def intra_class_correlation(
     """
     num_K = len(stratum_K)
     there_NE = ~np.isnan(values_NE)
-    num_KE = _by_cluster(there_NE.astype(float), cluster_N, num_K)
+    num_KE = sums_by_cluster(there_NE.astype(float), cluster_N, num_K)
     filled_NE = np.where(there_NE, values_NE, 0.0)
     return icc_of_sums(
         num_KE,
-        _by_cluster(filled_NE, cluster_N, num_K),
-        _by_cluster(filled_NE**2, cluster_N, num_K),
+        sums_by_cluster(filled_NE, cluster_N, num_K),
+        sums_by_cluster(filled_NE**2, cluster_N, num_K),
         stratum_K,
     )
 
@@ -335,8 +358,8 @@ def icc_of_sums(
     return np.where(np.isfinite(icc), icc, np.nan)
 
 
-def _by_cluster(values_NE: np.ndarray, cluster_N: np.ndarray, num: int) -> np.ndarray:
-    """Sums [K, E] over the examples of each cluster."""
+def sums_by_cluster(values_NE: np.ndarray, cluster_N: np.ndarray, num: int) -> np.ndarray:
+    """Sums [K, E] over the examples of each of ``num`` clusters."""
     sums_KE = np.zeros((num, *values_NE.shape[1:]))
     np.add.at(sums_KE, cluster_N, values_NE)
     return sums_KE

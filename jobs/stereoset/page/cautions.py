@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jobs.page.cautions import Caution, of_lost_record, of_random_weights
+from jobs.page.estimate import Estimate
 from jobs.page.words import coefficient, counted
 from jobs.scoring.push import push_of
-from jobs.stereoset.page.estimate import Estimate
 from jobs.stereoset.page.facts import Facts
 from jobs.stereoset.summary_keys import widest
 from jobs.stereoset.summary_tables import FEW_TERMS

@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jobs.page.estimate import Estimate
 from jobs.page.words import PERCENT, coefficient, enumerated, number
 from jobs.stereoset.labels import CHANGES, FLOWS, INTENDED, ROLES
-from jobs.stereoset.page.estimate import Estimate
 from jobs.stereoset.page.words import name_of
 from jobs.stereoset.summary import Summary
 from jobs.stereoset.summary_keys import AXES, POOLED, is_cell, widest

@@ -8,12 +8,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from jobs.page.estimate import Estimate
 from jobs.page.table import MISSING, Cell, Column, Table, coeff_cell, count_cell, word_cell
 from jobs.page.words import counted, number
 from jobs.stereoset.comparison import Comparison
 from jobs.stereoset.headline import KINDS, VECTORS, averages
 from jobs.stereoset.labels import CHANGES, FLOWS
-from jobs.stereoset.page.estimate import Estimate
 from jobs.stereoset.page.facts import Facts
 from jobs.stereoset.page.finding import SIGNIFICANT
 from jobs.stereoset.page.words import name_of

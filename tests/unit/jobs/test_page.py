@@ -11,12 +11,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from jobs.page.estimate import Estimate
 from jobs.page.table import Table
 from jobs.page.words import MINUS, coefficient, number
 from jobs.stereoset.headline import PAPER
 from jobs.stereoset.labels import COLORS, LABELS
 from jobs.stereoset.page.cautions import cautions
-from jobs.stereoset.page.estimate import Estimate
 from jobs.stereoset.page.facts import Facts, Incomplete
 from jobs.stereoset.page.figures import drawn
 from jobs.stereoset.page.ran import ran
