@@ -62,6 +62,14 @@ DataOption = Annotated[
         metavar="FILE", help="StereoSet's dev.json (default: the examples in the package)"
     ),
 ]
+FormatOption = Annotated[
+    str,
+    typer.Option(
+        "--format",
+        metavar="NAME",
+        help="What the data file is: stereoset, choices, bbq, ... (a wrong name lists all)",
+    ),
+]
 LayersOption = Annotated[
     str | None,
     typer.Option(metavar="1,3,5", help="Layers to steer at (default: every second layer)"),
@@ -96,6 +104,7 @@ def score(
     shape: ShapeOption = None,
     model: ModelOption = None,
     data: DataOption = None,
+    format_: FormatOption = "stereoset",
     rows: Annotated[
         int | None, typer.Option(help="Number of examples (default: as many as fit the time)")
     ] = None,
@@ -123,12 +132,15 @@ def score(
 
         steersweep bench score --shape gemma2-mid --data dev.json
 
+        steersweep bench score --model embedded:smollm2 --data bbq.jsonl --format bbq
+
         steersweep bench score --model google/gemma-2-2b --json-file bench.json
     """
     _score(
         shape=shape,
         model=model,
         data=data,
+        format=format_,
         rows=rows,
         layers=layers,
         coeffs=coeffs,

@@ -41,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--data", metavar="FILE", help="StereoSet's dev.json; default: the examples in the package"
     )
+    parser.add_argument("--format", metavar="NAME", help="what the file is; default: stereoset")
     parser.add_argument("--rows", type=int, help="number of examples; default: what fits the time")
     parser.add_argument("--layers", metavar="1,3,5", help="layers; default: every second one")
     parser.add_argument(

@@ -203,7 +203,7 @@ class _Work:
             options=options,
             machine=machine_of(model, 0.0),
             folder=folder,
-            examples=tuple(examples),
+            examples=tuple(e for e in examples if isinstance(e, Example)),
             cells=tuple(Cell(layer, coeff) for layer in layers for coeff in options.coeffs),
             vectors=random_vectors(SteeringVectors(ones, {}), "bench"),
         )

@@ -1,4 +1,4 @@
-"""The rows that are measured: StereoSet examples as token ids, with or without a tokenizer."""
+"""The rows that are measured: examples as token ids, with or without a tokenizer."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from jobs.resources import local_path
-from steering_core.encoding import EncodedExample, ExampleEncoder
+from steering_core.datasets.base import Contrast
+from steering_core.datasets.registry import DATASETS
+from steering_core.encoding import EncodedExample, ExampleEncoder, Scorable
 from steering_core.protocol import Protocol
+from steering_core.stereoset import CONTRAST as STEREOSET_CONTRAST
 from steering_core.stereoset import Example, read_stereoset
+from steersweep.errors import UserError
 
 EMBEDDED = "embedded:examples.json"
 _LARGEST_VOCAB = 8192
@@ -18,17 +22,20 @@ _SPECIAL = {"pad_token": "<pad>", "eos_token": "<eos>", "bos_token": "<bos>"}
 
 
 def draw_examples(
-    data: str | None, num: int, seed: int = 0
-) -> tuple[list[Example], Sequence[Example]]:
+    data: str | None, num: int, seed: int = 0, kind: str = "stereoset"
+) -> tuple[list[Scorable], Sequence[Scorable]]:
     """``num`` examples in random order, and all examples of the file.
 
     Of a file, without repetition and at most as many as it holds. Without one, the 24 embedded
     examples, repeated where more are asked for.
 
+    Args:
+        kind: of the file, a name of ``steering_core.datasets.registry``.
+
     Raises:
-        UserError: the file is not StereoSet's.
+        UserError: the file is not of that kind.
     """
-    examples = read_stereoset(Path(local_path(data or EMBEDDED))).examples
+    examples = _examples(data, kind)
     rng = random.Random(seed)  # noqa: S311 - a sample, not a secret
     if data is not None:
         return rng.sample(examples, min(num, len(examples))), examples
@@ -37,7 +44,27 @@ def draw_examples(
     return repeated, examples
 
 
-def train_tokenizer(examples: Sequence[Example], vocab_size: int) -> Any:
+def contrast_of(examples: Sequence[Scorable], kind: str) -> Contrast:
+    """The data set's usual contrast; without one, the first two labels that occur."""
+    usual = DATASETS[kind].contrast
+    if usual is not None:
+        return usual
+    labels = [*dict.fromkeys(label for e in examples for label in e.labels), "", ""]
+    return Contrast((labels[0],), (labels[1],))
+
+
+def _examples(data: str | None, kind: str) -> Sequence[Scorable]:
+    if kind == "stereoset":
+        return read_stereoset(Path(local_path(data or EMBEDDED))).examples
+    if data is None:
+        raise UserError(f"--format {kind} needs --data FILE; the package has StereoSet's form only")
+    # Needs packages that a bare machine does not have, which StereoSet's file does without.
+    from jobs.datasets.load import load_examples
+
+    return load_examples(data, kind).examples
+
+
+def train_tokenizer(examples: Sequence[Scorable], vocab_size: int) -> Any:
     """A byte-level BPE tokenizer of the examples' texts that puts BOS in front.
 
     At most ``min(vocab_size, 8192)`` entries, so that every id is within the shape's vocabulary and
@@ -45,7 +72,7 @@ def train_tokenizer(examples: Sequence[Example], vocab_size: int) -> Any:
     """
     from transformers import PreTrainedTokenizerFast
 
-    texts = [text for e in examples for text in (e.context, *e.sentences)]
+    texts = [text for e in examples for text in texts_of(e)]
     tokenizer = train_bpe(texts, min(vocab_size, _LARGEST_VOCAB), list(_SPECIAL.values()))
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **_SPECIAL)
 
@@ -78,9 +105,22 @@ def train_bpe(
     return tokenizer
 
 
+def texts_of(example: Scorable) -> Sequence[str]:
+    """The texts that a tokenizer is trained on: of StereoSet, those without the question's frame,
+    so that its rows are as long as they always were."""
+    if isinstance(example, Example):
+        return example.context, *example.sentences
+    return example.prompt, *example.texts
+
+
 def encode(
-    examples: Sequence[Example], tokenizer: Any, protocol: Protocol, max_tokens: int | None
+    examples: Sequence[Scorable],
+    tokenizer: Any,
+    protocol: Protocol,
+    max_tokens: int | None,
+    contrast: Contrast = STEREOSET_CONTRAST,
 ) -> list[EncodedExample]:
     """Encoded examples in the order given; those longer than ``max_tokens`` are left out."""
-    rows = ExampleEncoder(tokenizer, protocol, "the benched model").encode(examples)
+    encoder = ExampleEncoder(tokenizer, protocol, "the benched model", contrast=contrast)
+    rows = encoder.encode(examples)
     return [row for row in rows if max_tokens is None or row.num_tokens <= max_tokens]

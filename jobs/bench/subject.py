@@ -11,9 +11,10 @@ import torch
 from jobs.bench.machine import bench_device
 from jobs.bench.options import check_one_model, check_options
 from jobs.bench.plain import Steering
-from jobs.bench.rows import draw_examples, encode, train_tokenizer
+from jobs.bench.rows import contrast_of, draw_examples, encode, train_tokenizer
 from jobs.bench.shapes import build_shape
 from jobs.resources import model_source
+from steering_core.datasets.registry import DATASETS
 from steering_core.encoding import EncodedExample
 from steering_core.engine import Cell, Engine
 from steering_core.hook_points import check_layers
@@ -39,7 +40,8 @@ class BenchOptions:
     Attributes:
         shape: name of a random-weight shape; ``gemma2-mid`` where neither is given.
         model: a local folder or a hub id, instead of a shape.
-        data: StereoSet's dev.json; the embedded examples, repeated, where left out.
+        data: a data file; the embedded StereoSet examples, repeated, if left out.
+        format: what the file is, a name of ``steering_core.datasets.registry``.
         rows: examples; as many as fit ``seconds`` where left out.
         layers: 1-based; every second layer where empty.
         coeffs: coefficients at each layer.
@@ -55,6 +57,7 @@ class BenchOptions:
     shape: str | None = None
     model: str | None = None
     data: str | None = None
+    format: str = "stereoset"
     rows: int | None = None
     layers: tuple[int, ...] = ()
     coeffs: tuple[float, ...] = (20.0,)
@@ -70,6 +73,8 @@ class BenchOptions:
     def check(self) -> None:
         """Raise UserError for a combination or a number that cannot be measured."""
         check_one_model(self.shape, self.model)
+        if self.format not in DATASETS:
+            raise UserError(f"--format must be one of {', '.join(DATASETS)}, got {self.format!r}")
         check_options(self, {"rows": 1, "threads": 1, "tokens_per_batch": 1, "repeats": 1})
         if self.seconds <= 0:
             raise UserError(f"--seconds must be more than 0, got {self.seconds}")
@@ -117,7 +122,8 @@ def load_subject(options: BenchOptions) -> Subject:
     device = bench_device(options.device)
     # Read first: a wrong path should not cost the time of loading a model.
     pool_size = _POOL_EMBEDDED if options.data is None else _POOL
-    chosen, examples = draw_examples(options.data, max(pool_size, options.rows or 0))
+    num = max(pool_size, options.rows or 0)
+    chosen, examples = draw_examples(options.data, num, kind=options.format)
     tokenizer: Any
     if options.model is not None:
         source = model_source(options.model)
@@ -128,13 +134,15 @@ def load_subject(options: BenchOptions) -> Subject:
         model = build_shape(options.shape or "gemma2-mid", device, dtype)
         tokenizer = train_tokenizer(examples, int(model.layout.config.vocab_size))
     has_both = tokenizer.bos_token_id is not None and tokenizer.pad_token_id is not None
-    name: ProtocolName = "as_published" if has_both else "aligned"
+    is_stereoset = options.format == "stereoset"
+    name: ProtocolName = "as_published" if has_both and is_stereoset else "aligned"
     num_blocks = model.layout.num_blocks
     layers = options.layers or tuple(range(1, num_blocks + 1, 2))
     check_layers(layers, num_blocks, model.name)
     max_tokens = getattr(model.layout.config, "max_position_embeddings", None)
     engine = engine_for(model, PROTOCOLS[name])
-    pool = encode(chosen, tokenizer, PROTOCOLS[name], max_tokens)
+    contrast = contrast_of(examples, options.format)
+    pool = encode(chosen, tokenizer, PROTOCOLS[name], max_tokens, contrast)
     if not pool:
         raise UserError(f"every row is longer than the {max_tokens} positions of {model.name}")
     few = pool[:_ROWS_FOR_VECTORS]
