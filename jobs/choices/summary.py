@@ -336,7 +336,7 @@ class _Collected:
             value, low, high, p = map(defined, numbers)
             has_intent = name == GAP and self._has_intent(place.vectors)
             is_intended = value * place.coeff > 0 if has_intent and value is not None else None
-            about = {"model": place.model, "vectors": place.vectors, "family": family}
+            about: Row = {"model": place.model, "vectors": place.vectors, "family": family}
             about |= {"metric": name, "layer": place.layer, "coeff": place.coeff}
             yield (
                 about

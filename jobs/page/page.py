@@ -19,7 +19,7 @@ PAGE_KEY = "report.html"
 
 @dataclass(frozen=True)
 class Figures:
-    """Figures that the job's ``assets/figures.js`` draws.
+    """Figures that the job's ``assets/figures.js`` or the shared ``views.js`` draws.
 
     Attributes:
         shown: each with ``name``, ``title``, ``caption`` and ``is_wide``.

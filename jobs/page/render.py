@@ -30,7 +30,8 @@ def render(
     none. All values are escaped. The page's policy lets only its own scripts run, by their hashes.
 
     Args:
-        package: of the job. If the page has figures, its ``assets/figures.js`` draws them.
+        package: of the job. If the page has figures, its ``assets/figures.js`` draws them; a
+            package without one has figures of ``jobs.page.views``.
         more: what the package's template reads, in addition to ``page``.
         colors: available to the page's style as ``--<name>``, in addition to those of all pages.
     """
@@ -63,7 +64,9 @@ def render(
 def _figure_scripts(assets: Traversable) -> list[str]:
     from plotly.offline import get_plotlyjs  # 5 MB, which only figures need
 
-    return [get_plotlyjs(), _asset("plots.js"), (assets / "figures.js").read_text("utf-8")]
+    own = assets / "figures.js"
+    script = own.read_text("utf-8") if own.is_file() else _asset("views.js")
+    return [get_plotlyjs(), _asset("plots.js"), script]
 
 
 def _series() -> Iterator[tuple[str, Color]]:

@@ -1,17 +1,12 @@
-"""The page's figures as plain data: each has views, of which the reader chooses one.
-
-The page's script draws them; see ``assets/figures.js``. A number that is missing is None.
-"""
+"""The figures of a persona sweep's page."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
 
 import pandas as pd
 
+from jobs.page.views import Figure, View, in_pairs, plain_number
 from jobs.page.words import coefficient
 from jobs.persona.figures import (
     BROKEN_DOWN,
@@ -24,62 +19,13 @@ from jobs.persona.figures import (
 from jobs.persona.questions import questions_asked
 from jobs.persona.summary import PersonaSummary
 
-Kind = Literal["lines", "boxes", "heat"]
-_ROW_DIGITS = 4
-
-
-@dataclass(frozen=True)
-class View:
-    """What a figure shows for one choice.
-
-    Attributes:
-        series: lines with x, y, low, high and which points are marked; boxes with their quantiles;
-            one grid of a heat map.
-    """
-
-    label: str
-    series: Sequence[dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure.
-
-    Attributes:
-        x, y: titles of the axes.
-        choice: what tells the views apart; not shown if there is one.
-        limits: of the vertical axis, or of the colors; None: what the numbers take.
-        threshold: where a dashed line is drawn.
-        start: the view that is shown first.
-    """
-
-    name: str
-    title: str
-    caption: str
-    kind: Kind
-    x: str
-    y: str
-    choice: str
-    views: Sequence[View]
-    limits: tuple[float, float] | None = None
-    threshold: float | None = None
-    start: int = 0
-    is_wide: bool = False
-
-    def plain(self) -> dict[str, Any]:
-        """As plain data that JSON holds."""
-        return asdict(self)
-
 
 def drawn(summary: PersonaSummary) -> list[Figure]:
     """The figures that a summary has the rows for."""
     of_groups = [*_scores(summary.steered), *_projections(summary)]
     # Those of a model and a trait stand together.
     of_groups.sort(key=lambda found: found[0])
-    figures = [*(figure for _, figure in of_groups), *_cosines(summary)]
-    if len(figures) % 2:  # none beside an empty place
-        figures[-1] = replace(figures[-1], is_wide=True)
-    return figures
+    return in_pairs([*(figure for _, figure in of_groups), *_cosines(summary)])
 
 
 def _scores(steered: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
@@ -102,7 +48,7 @@ def _scores(steered: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
                     kind="lines",
                     x="coefficient",
                     y=y,
-                    choice="positions",
+                    choices=("positions",),
                     views=_line_views(rows, name, along="coeff", series="layer"),
                     limits=(0.0, 100.0),
                     threshold=BROKEN_DOWN,
@@ -118,7 +64,7 @@ def _scores(steered: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
                     kind="lines",
                     x="layer",
                     y=f"{trait} score",
-                    choice="positions",
+                    choices=("positions",),
                     views=_line_views(rows, "trait_score", along="layer", series="coeff"),
                     limits=(0.0, 100.0),
                     threshold=BROKEN_DOWN,
@@ -130,7 +76,7 @@ def _line_views(rows: pd.DataFrame, name: str, *, along: str, series: str) -> li
     label = {"layer": "layer", "coeff": "coefficient"}[series]
     return [
         View(
-            str(positions),
+            (str(positions),),
             [
                 {
                     "name": f"{label} {coefficient(float(str(value)))}",
@@ -156,10 +102,10 @@ def _projections(summary: PersonaSummary) -> Iterator[tuple[str, Figure]]:
         layers = sorted(rows[rows["condition"] == "steered"]["layer"].dropna().unique())
         views = [
             View(
-                f"{int(layer)}",
+                (f"{int(layer)}",),
                 [
                     # Positions of one coefficient have equal weight.
-                    {"name": label, **{q: _number(of[q].mean()) for q in quantiles}}
+                    {"name": label, **{q: plain_number(of[q].mean()) for q in quantiles}}
                     for label, of in conditions(rows[rows["at_layer"] == layer], int(layer))
                     if len(of)
                 ],
@@ -176,7 +122,7 @@ def _projections(summary: PersonaSummary) -> Iterator[tuple[str, Figure]]:
                     kind="boxes",
                     x="contrast answers, then coefficients",
                     y="projection",
-                    choice="layer",
+                    choices=("layer",),
                     views=views,
                 ),
             )
@@ -191,9 +137,9 @@ def _cosines(summary: PersonaSummary) -> Iterator[Figure]:
             continue
         views = []
         for layer, of in rows.groupby("layer"):
-            cosine = {(r.trait, r.other): _number(r.cosine) for r in of.itertuples()}
+            cosine = {(r.trait, r.other): plain_number(r.cosine) for r in of.itertuples()}
             grid = [[cosine.get((a, b), cosine.get((b, a))) for b in traits] for a in traits]
-            views.append(View(f"{layer}", [{"x": traits, "y": traits, "z": grid}]))
+            views.append(View((f"{layer}",), [{"x": traits, "y": traits, "z": grid}]))
         yield Figure(
             name=f"cosines-{model}",
             title=f"Cosines between traits, {model}",
@@ -201,10 +147,11 @@ def _cosines(summary: PersonaSummary) -> Iterator[Figure]:
             kind="heat",
             x="",
             y="",
-            choice="layer",
+            choices=("layer",),
             views=views,
             limits=(-1.0, 1.0),
-            start=_first_steered(summary, model, [view.label for view in views]),
+            digits=2,
+            start=_first_steered(summary, model, [view.labels[0] for view in views]),
         )
 
 
@@ -218,9 +165,4 @@ def _first_steered(summary: PersonaSummary, model: object, labels: Sequence[str]
 
 
 def _numbers(values: pd.Series) -> list[float | None]:
-    return [_number(value) for value in values]
-
-
-def _number(value: Any) -> float | None:
-    number = float(value)
-    return round(number, _ROW_DIGITS) if math.isfinite(number) else None
+    return [plain_number(value) for value in values]

@@ -108,7 +108,7 @@ def test_pooled_rows_are_over_examples_of_all_fits_and_means_over_layers(
 ) -> None:
     def change(fit: FitRows, layer: int) -> np.ndarray:
         at = next(cell for cell in fit.cells if cell[:2] == (layer, 2.0))
-        return gap(at[3]) - gap(fit.baseline)
+        return np.subtract(gap(at[3]), gap(fit.baseline))
 
     by_layer = [np.concatenate([change(fit, layer) for fit in fits]).mean() for layer in (3, 6)]
     for layer, wanted in ((3, by_layer[0]), (6, by_layer[1]), (None, np.mean(by_layer))):

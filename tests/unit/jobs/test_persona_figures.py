@@ -81,8 +81,8 @@ def test_the_projections_figure_says_whether_its_boxes_are_of_the_same_questions
 def test_angles_start_at_the_first_layer_that_is_steered() -> None:
     summary = summary_of()
     (found,) = [f for f in drawn(summary) if f.kind == "heat"]
-    assert found.views[found.start].label == "2"
-    assert found.views[0].label == "1"
+    assert found.views[found.start].labels == ("2",)
+    assert found.views[0].labels == ("1",)
     titles = [
         text.get_text()
         for axes in make_figures(summary)["cosines-chat"].axes
@@ -127,11 +127,11 @@ def test_the_pages_figures_hold_the_numbers_of_the_tables() -> None:
         ("coefficient \N{MINUS SIGN}3", [37, 38]), ("coefficient 0", [52, 53]),
         ("coefficient 5", [77, 78]),
     ]  # fmt: skip
-    boxes = {view.label: view.series for view in found["projections-chat-sly"].views}
+    boxes = {view.labels[0]: view.series for view in found["projections-chat-sly"].views}
     rows = summary.projections.query("trait == vector == 'sly' and at_layer == 3")
     wanted = rows.query("condition == 'steered' and layer == 3 and coeff == 5")["median"].item()
     assert boxes["3"][-1] == {"name": "5", **boxes["3"][-1], "median": round(wanted, 4)}
-    angles = {view.label: view.series[0]["z"] for view in found["cosines-chat"].views}
+    angles = {view.labels[0]: view.series[0]["z"] for view in found["cosines-chat"].views}
     assert angles == {"1": [[1.0, 0.25], [0.25, 1.0]], "2": [[1.0, 0.5], [0.5, 1.0]]}
 
 

@@ -12,7 +12,8 @@ NUM_RUNS = 1_000
 
 
 def ratio(of: np.ndarray) -> np.ndarray:
-    return of[..., 0] / of[..., 1]
+    found: np.ndarray = of[..., 0] / of[..., 1]
+    return found
 
 
 def estimate(values: np.ndarray, cluster: np.ndarray) -> ClusterEstimate:
