@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
+from jobs.choices import report
 from jobs.choices.output import ChoicesOutput
 from jobs.choices.resolve import AXES, ChoicesSweep, resolve
 from jobs.choices.spec import ChoicesSpec
@@ -56,7 +57,7 @@ class ChoicesJob(ScoredJob[ChoicesSpec, ChoicesSweep, ChoicesOutput]):
 
     def report(self, output: ChoicesOutput, options: ReportOptions) -> Mapping[str, Any]:
         """See ``Job``."""
-        return {}
+        return report.report(output, options)
 
     def results(self, output: ChoicesOutput) -> Results:
         """See ``Job``."""
