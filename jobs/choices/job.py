@@ -61,7 +61,9 @@ class ChoicesJob(ScoredJob[ChoicesSpec, ChoicesSweep, ChoicesOutput]):
 
     def results(self, output: ChoicesOutput) -> Results:
         """See ``Job``."""
-        raise NotImplementedError
+        from jobs.choices.results import ChoicesResults  # pandas takes a second to load
+
+        return ChoicesResults(output)
 
     def shipment(self, spec: ChoicesSpec) -> Shipment:
         """See ``Job``; a data file stays where it is."""

@@ -10,9 +10,9 @@ import pandas as pd
 from cluster.errors import CorruptPartError
 from jobs.data_source import DataSource
 from jobs.results import FlatRows, Results
+from jobs.scoring.flat import FlatLayout, flat_tables
 from jobs.scoring.frames import rows_frame, vectors_frame
-from jobs.stereoset.examples import stored_examples
-from jobs.stereoset.flat import flat_schema, flat_tables
+from jobs.stereoset.examples import EXAMPLES_SCHEMA, stored_examples
 from jobs.stereoset.groups import AXES
 from jobs.stereoset.null_tests import NULL_TESTS_SCHEMA
 from jobs.stereoset.output import StereoSetOutput
@@ -21,6 +21,17 @@ from jobs.stereoset.summary_tables import DOSE_RESPONSE_SCHEMA, nulls_schema
 from jobs.stereoset.tables import StereoSetRows
 from steering_core.scoring import Measure
 from steersweep.errors import UserError
+
+
+def flat_layout(measures: Collection[Measure] = ()) -> FlatLayout:
+    """The columns of exported rows; one for each measure, null in ``baseline``."""
+    return FlatLayout(
+        rows=StereoSetRows().rows_schema(measures),
+        axes=AXES,
+        names=("example_id", "target"),
+        texts=[EXAMPLES_SCHEMA.field(name) for name in ("context", "candidates", "labels")],
+        text_axes=("split",),
+    )
 
 
 class StereoSetResults(Results):
@@ -168,7 +179,8 @@ class StereoSetResults(Results):
         return frame
 
     def flat_rows(self) -> FlatRows:
-        """All rows with texts: baseline, steered, then nulls (``jobs.stereoset.flat``)."""
+        """All rows with texts: baseline, steered, then nulls (``jobs.scoring.flat``)."""
+        layout = flat_layout(self._measures)
         examples, source, reason = None, DataSource("unknown", "no texts"), ""
         try:
             examples = stored_examples(self._storage, self._inventory, self.run)
@@ -178,9 +190,9 @@ class StereoSetResults(Results):
         except UserError as error:
             reason = str(error)
         return FlatRows(
-            schema=flat_schema(self._measures),
+            schema=layout.schema,
             num_rows=self._inventory.num_rows_done,
-            tables=flat_tables(self._storage, self._inventory, examples, self._measures),
+            tables=flat_tables(self._storage, self._inventory, examples, layout),
             source=source,
             without_texts=reason,
         )

@@ -20,7 +20,7 @@ import steersweep
 from cluster.errors import CorruptPartError
 from cluster.storage import StorageSpec
 from jobs import export
-from jobs.stereoset import flat
+from jobs.stereoset.results import flat_layout
 from tests.support.stored_outputs import STORED_OUTPUTS, copy_stored_output
 from tests.support.sweeps import steersweep as command
 from tests.support.sweeps import write_spec
@@ -53,7 +53,7 @@ def plain(rows: pd.DataFrame) -> pd.DataFrame:
 
 DRAWS = ["vectors", "draw"]
 """Columns that the folders of an output by an earlier version do not say."""
-COLUMNS = [name for name in flat.FLAT_SCHEMA.names if name not in DRAWS]
+COLUMNS = [name for name in flat_layout().schema.names if name not in DRAWS]
 
 
 def with_pandas(folder: Path) -> pd.DataFrame:
