@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cached_property
 
 import pandas as pd
@@ -119,7 +118,7 @@ class ChoicesResults(Results):
             source=DataSource.of(texts),
         )
 
-    def _computed_summary(self) -> Mapping[str, pd.DataFrame]:
+    def _computed_summary(self) -> dict[str, pd.DataFrame]:
         tables = summary_tables(StoredRows(self._output))
         return {
             name: table.to_pandas()

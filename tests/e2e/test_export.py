@@ -20,6 +20,7 @@ import steersweep
 from cluster.errors import CorruptPartError
 from cluster.storage import StorageSpec
 from jobs import export
+from jobs.scoring import flat
 from jobs.stereoset.results import flat_layout
 from tests.support.stored_outputs import STORED_OUTPUTS, copy_stored_output
 from tests.support.sweeps import steersweep as command
