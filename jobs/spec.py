@@ -244,7 +244,7 @@ class ComputeSpec(SpecModel):
         "auto",
         description=(
             "auto: on CUDA in half precision, use the Triton kernels that are right and faster on "
-            "the first replica; fixed when an output is started. Only for job: stereoset"
+            "the first replica; fixed when an output is started. Not for job: persona"
         ),
         json_schema_extra=role("runtime"),
     )

@@ -63,13 +63,13 @@ class VectorsSpec(SpecModel):
         ge=1,
         le=1000,
         description="1: fit on the rows that are then steered; k: cross-fit in at most k folds by "
-        "target term (a group with fewer terms uses one fold per term)",
+        "cluster, in StereoSet the target term (a group with fewer uses one fold per cluster)",
         json_schema_extra=role("identity"),
     )
     held_out: StrictBool | None = Field(
         None,
         description="With folds: 1, steer the same grid also with vectors that were fitted without "
-        "the examples they steer (five folds by target term). The default is true for a new "
+        "the examples they steer (five folds by cluster, in StereoSet the target term). The default is true for a new "
         "output; an output that was started without held-out vectors goes on without them",
         json_schema_extra=role("grid"),
     )
