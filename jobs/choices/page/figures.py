@@ -84,7 +84,7 @@ def _views(rows: Sequence[Row], metrics: Mapping[str, Shown], series: Any) -> li
         View(
             (shown.label, VECTORS[kind], "all fits" if fit is None else fit),
             series(name, [r for r in rows if r["vectors"] == kind and r["fit"] == fit]),
-            f"{shown.label}{'' if name == CHANGED.key else ', change'} ({_unit(name, shown)})",
+            _unit(name, shown),
         )
         for name, shown in metrics.items()
         for kind in kinds
@@ -93,7 +93,10 @@ def _views(rows: Sequence[Row], metrics: Mapping[str, Shown], series: Any) -> li
 
 
 def _unit(name: str, shown: Shown) -> str:
-    return "% of examples" if name == CHANGED.key else shown.change_unit or "as a number"
+    """Title of an axis; the metric's own name may be too long for one."""
+    if name == CHANGED.key:
+        return "% of examples"
+    return f"change, {shown.change_unit}" if shown.change_unit else "change"
 
 
 def _lines(
