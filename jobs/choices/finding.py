@@ -189,10 +189,14 @@ def _ranks(chosen: Row, tables: Mapping[str, pa.Table]) -> Iterator[str]:
     if whole and len({test["fit"] for test in whole}) == 1:
         texts = [
             f"{test['rank'] - 1:,} of {counted(test['num_draws'], 'vector')} "
-            f"{_NULLS[test['null']]} moved it as much (p = {number(test['p'], 2 if test['p'] >= 0.0095 else 4)})"
+            f"{_NULLS[test['null']]} moved it as much (p = {_p(test['p'])})"
             for test in whole
         ]
         yield f"{_sentence('; '.join(texts))}."
+
+
+def _p(value: float) -> str:
+    return number(value, 2 if value >= 0.0095 else 4)
 
 
 def _missed(

@@ -48,6 +48,9 @@ def report(output: ChoicesOutput, options: ReportOptions) -> dict[str, Any]:
     for line in described(inventory):
         warn(line)
     certificate = write_certificate(storage, inventory.footers())
+    write_page(storage, _page(rows, tables, certificate, options))
+    if options.figures:
+        _draw(storage, tables)
     write_checked(storage, inventory.parts)
     say_where(storage)
     return {

@@ -98,7 +98,7 @@ class ChoicesResults(Results):
         Raises:
             UserError: they are lost.
         """
-        frame: pd.DataFrame = self._texts().to_pandas()
+        frame: pd.DataFrame = self._texts().to_pandas(maps_as_pydicts="strict")
         return frame
 
     def flat_rows(self) -> FlatRows:
