@@ -9,14 +9,19 @@ import pyarrow as pa
 
 from cluster.checked import write_checked
 from jobs.choices.output import ChoicesOutput
+from jobs.choices.page.ran import terms
+from jobs.choices.page.write import page_of
 from jobs.choices.result import print_result
 from jobs.choices.stored import StoredRows
 from jobs.choices.summary import summarise
-from jobs.console import warn
+from jobs.console import say, warn
+from jobs.page.cautions import Caution, of_certificate
+from jobs.page.page import write_page
 from jobs.scoring.non_finite import described
 from jobs.scoring.sweep import adds_vector
 from jobs.sweeps.certificate_file import write_certificate
 from jobs.sweeps.report import ReportOptions, say_where, write_table
+from jobs.sweeps.status import set_aside_words
 from jobs.words import count
 from steersweep.errors import UserError
 
@@ -48,9 +53,9 @@ def report(output: ChoicesOutput, options: ReportOptions) -> dict[str, Any]:
     for line in described(inventory):
         warn(line)
     certificate = write_certificate(storage, inventory.footers())
-    write_page(storage, _page(rows, tables, certificate, options))
+    write_page(storage, _page(rows, tables, certificate["overall"], options))
     if options.figures:
-        _draw(storage, tables)
+        _draw(output, tables)
     write_checked(storage, inventory.parts)
     say_where(storage)
     return {
@@ -75,3 +80,42 @@ def summary_tables(rows: StoredRows) -> Mapping[str, pa.Table]:
         seed=record.get("spec", {}).get("data", {}).get("seed", 0),
         has_direction=adds_vector(record.get("identity", {})),
     )
+
+
+def _page(
+    rows: StoredRows,
+    tables: Mapping[str, pa.Table],
+    certificate: Mapping[str, Any],
+    options: ReportOptions,
+) -> str:
+    output = rows.output
+    record, set_aside = output.record or {}, list(options.set_aside or ())
+    if options.set_aside is None:
+        set_aside = list(output.last_session.get("set_aside", []))
+    missing = ""
+    if rows.num_missing:
+        missing = f"{count(rows.num_missing, 'row')} of {rows.num_planned:,} are still to come"
+    more = [*of_certificate(certificate)]
+    if set_aside:
+        places = [set_aside_words(task) for task in set_aside]
+        more.append(Caution.of(f"{count(len(places), 'task')} failed; rows are missing:", places))
+    return page_of(
+        tables,
+        record,
+        title=f"Steering sweep on {rows.dataset.title}",
+        terms=terms(record, rows.contrast, len(output.examples)),
+        uri=output.storage.uri,
+        unfinished=missing,
+        more_cautions=more,
+    )
+
+
+def _draw(output: ChoicesOutput, tables: Mapping[str, pa.Table]) -> None:
+    # matplotlib takes a second to load, and only figures need it.
+    from jobs.choices.figures import NAMES, planned_figures
+    from jobs.figures.write import FIGURES, write_figures
+
+    drawings = planned_figures(tables)
+    write_figures(output.storage, drawings, NAMES)
+    if drawings:
+        say(f"figures: {output.storage.uri_of(FIGURES)} ({', '.join(drawings)})")

@@ -62,11 +62,14 @@ class StoredRows:
         return main_vectors_of((self.output.record or {}).get("identity", {}))
 
     @property
+    def num_planned(self) -> int:
+        """Rows that are planned."""
+        return sum(task.num_rows_cells for task in self.output.inventory.planned)
+
+    @property
     def num_missing(self) -> int:
         """Rows that are planned and not there."""
-        inventory = self.output.inventory
-        planned = sum(task.num_rows_cells for task in inventory.planned)
-        return planned - inventory.num_rows_done
+        return self.num_planned - self.output.inventory.num_rows_done
 
     def sets(self) -> Iterator[FitRows]:
         """The rows of each set of vectors whose baseline is complete.

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jobs.page.words import counted
+
 _MOST_LISTED = 8
 RANDOM_WEIGHTS = frozenset({"embedded:gemma2-tiny"})
 """Models, as specs name them, that are known to have random weights."""
@@ -41,6 +43,28 @@ def of_lost_record(record: Mapping[str, Any]) -> Iterator[Caution]:
     """The warning that nobody knows what was run, if ``run.json`` is lost."""
     if not record:
         yield Caution("run.json is lost, so this page cannot say what was run.")
+
+
+def of_certificate(found: Mapping[str, Any]) -> Iterator[Caution]:
+    """Warnings that follow from ``overall`` of a ``certificate.json`` about scored rows."""
+    if found["verdict"] == "broken":
+        yield Caution(
+            "The certificate is broken: rows of this output differ from their second computation "
+            "by more than the tolerance.",
+            is_grave=True,
+        )
+    if found["verdict"] == "not checked":
+        yield Caution("No row was computed a second time, so nothing confirms these numbers.")
+    if num := found["num_changed_choices"]:
+        yield Caution(
+            f"Of {counted(found['num_rows_checked'], 'row')} computed a second time, {num:,} chose "
+            "another candidate."
+        )
+    if num := found["num_tasks_fell_back"]:
+        yield Caution(
+            f"{num:,} of {counted(found['num_tasks'], 'task')} differed by more than the tolerance "
+            "and were computed row by row instead."
+        )
 
 
 def of_random_weights(record: Mapping[str, Any]) -> Iterator[Caution]:

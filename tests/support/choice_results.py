@@ -60,7 +60,7 @@ def pushed(
 def stored(found: Sequence[ChoiceExample], scores: Scores) -> ScoredChoices:
     """Scores as they are read after they were stored."""
     by_id = examples_of(examples_table(found, {}))
-    return scored_choices(ROWS.table(found, scores, "task"), by_id)
+    return scored_choices(ROWS.rows_table(found, scores, "task"), by_id)
 
 
 def _chose(label: str) -> Metric:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jobs.page.cautions import Caution, of_lost_record, of_random_weights
+from jobs.page.cautions import Caution, of_certificate, of_lost_record, of_random_weights
 from jobs.page.estimate import Estimate
 from jobs.page.words import coefficient, counted
 from jobs.scoring.push import push_of
@@ -23,7 +23,7 @@ def cautions(facts: Facts) -> list[Caution]:
     """Every warning, the gravest first."""
     return [
         *of_random_weights(facts.record),
-        *_certificate(facts),
+        *of_certificate(facts.certificate["overall"]),
         *_missing(facts),
         *of_lost_record(facts.record),
         *_vectors(facts),
@@ -99,28 +99,6 @@ def _terms(facts: Facts) -> Iterator[Caution]:
             f"The finding rests on fewer than {FEW_TERMS} target terms. With so few, no test can "
             "be significant, and intervals are very wide:",
             sorted(few),
-        )
-
-
-def _certificate(facts: Facts) -> Iterator[Caution]:
-    found = facts.certificate["overall"]
-    if found["verdict"] == "broken":
-        yield Caution(
-            "The certificate is broken: rows of this output differ from their second computation "
-            "by more than the tolerance.",
-            is_grave=True,
-        )
-    if found["verdict"] == "not checked":
-        yield Caution("No row was computed a second time, so nothing confirms these numbers.")
-    if num := found["num_changed_choices"]:
-        yield Caution(
-            f"Of {counted(found['num_rows_checked'], 'row')} computed a second time, {num:,} chose "
-            "another candidate."
-        )
-    if num := found["num_tasks_fell_back"]:
-        yield Caution(
-            f"{num:,} of {counted(found['num_tasks'], 'task')} differed by more than the tolerance "
-            "and were computed row by row instead."
         )
 
 

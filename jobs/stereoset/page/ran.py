@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
 from typing import Any
 
-import yaml
-
 from jobs.page.provenance import Ran, ran_of, short
-from jobs.page.words import MINUS, PERCENT, coefficient, counted
-from jobs.stereoset.labels import ROLES
+from jobs.page.settings import POOLING, as_yaml, grid_terms, hook_point, steering_terms
+from jobs.page.words import counted
 from jobs.stereoset.page import words
 from jobs.stereoset.page.facts import Facts
-from steering_core.interventions import OPERATIONS
-from steering_core.quantities import ARROW, DELTA
 from steering_core.stereoset import CONTRAST
 from steering_core.vector_fits import METHODS
 
@@ -31,7 +26,7 @@ def ran(facts: Facts) -> Ran:
         *_counts(facts),
     ]
     return ran_of(
-        facts.record, terms, facts.made, is_complete=facts.is_complete, spec=_as_yaml(spec)
+        facts.record, terms, facts.made, is_complete=facts.is_complete, spec=as_yaml(spec)
     )
 
 
@@ -65,23 +60,14 @@ def _protocol(
         f"from {vectors['file']}, the same for every group"
         if vectors.get("file")
         else f"{METHODS[vectors.get('method', 'mean_difference')].words_of(CONTRAST)}, "
-        f"{from_rows}; pooled over {words.POOLING[vectors['pooling']]}"
+        f"{from_rows}; pooled over {POOLING[vectors['pooling']]}"
     )
     return [
         ("Protocol", spec["protocol"]),
-        ("Vectors", f"{made}; read at {_hook_point(vectors['read'])}"),
-        (
-            "Steering",
-            f"{OPERATIONS[steering.get('operation', 'add')].words}, at "
-            f"{words.POSITIONS[steering['positions']]}, at {_hook_point(steering['apply'])}",
-        ),
+        ("Vectors", f"{made}; read at {hook_point(vectors['read'])}"),
+        *steering_terms(steering),
         ("Scores", f"mean log-probability of the scored tokens: {words.SCORING[spec['scoring']]}"),
-        ("Layers L", f"{_listed(steering['layers'])} (1 is the stream after the first block)"),
-        (
-            "Coefficients",
-            _listed([coefficient(float(c)) for c in steering["coeffs"]])
-            + (" times the stream's mean norm" if steering.get("unit") == "stream" else ""),
-        ),
+        *grid_terms(steering),
     ]
 
 
@@ -89,10 +75,6 @@ def _fewer_folds(folds: int, num_folds: Mapping[str, int]) -> str:
     """The groups with fewer target terms than folds; empty where there are none."""
     fewer = [f"{n} in {group}" for group, n in num_folds.items() if n < folds]
     return f" (one for each term where there are fewer: {_listed(fewer)})" if fewer else ""
-
-
-def _hook_point(site: str) -> str:
-    return f"blocks.{{L{MINUS}1}}.{site}, {words.SITES[site]}"
 
 
 def _counts(facts: Facts) -> list[tuple[str, str]]:
@@ -115,19 +97,6 @@ def _counts(facts: Facts) -> list[tuple[str, str]]:
 
 def _listed(values: Sequence[Any]) -> str:
     return ", ".join(str(value) for value in values)
-
-
-def _as_yaml(spec: Mapping[str, Any]) -> str:
-    coeffs = [_plain(Decimal(c)) for c in spec["steering"]["coeffs"]]
-    document = {**spec, "steering": {**spec["steering"], "coeffs": coeffs}}
-    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, default_flow_style=None)
-
-
-def _plain(value: Decimal) -> int | float | str:
-    """A number that YAML writes with the digits of the decimal, or else its text."""
-    if value == value.to_integral_value():
-        return int(value)
-    return float(value) if Decimal(repr(float(value))) == value else str(value)
 
 
 def glossary(*, has_intent: bool) -> list[tuple[str, str]]:
