@@ -14,7 +14,6 @@ from jobs.choices.results import ChoiceResults
 from jobs.choices.stored import Part, RowsTable
 from jobs.choices.tables import examples_table
 from tests.support.choice_results import ROWS, examples, pushed, scores_of, tables
-from tests.support.memory_storage import MemoryStorage
 
 
 class Made:
@@ -49,8 +48,9 @@ class Made:
 
 
 @pytest.fixture(scope="module")
-def results() -> ChoiceResults:
-    return ChoiceResults(MemoryStorage(StorageSpec("memory://made")), {"outcome": "done"}, Made())
+def results(tmp_path_factory: pytest.TempPathFactory) -> ChoiceResults:
+    storage = StorageSpec(str(tmp_path_factory.mktemp("made"))).open()
+    return ChoiceResults(storage, {"outcome": "done"}, Made())
 
 
 def test_frames_have_models_and_fits(results: ChoiceResults) -> None:
