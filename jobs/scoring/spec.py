@@ -70,7 +70,8 @@ class VectorsSpec(SpecModel):
         None,
         description="With folds: 1, steer the same grid also with vectors that were fitted without "
         "the examples they steer (five folds by cluster, in StereoSet the target term). The "
-        "default is true for a new output; an output that was started without held-out vectors goes on without them",
+        "default is true for a new output; an output that was started without held-out vectors "
+        "goes on without them",
         json_schema_extra=role("grid"),
     )
 

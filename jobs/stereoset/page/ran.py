@@ -7,9 +7,11 @@ from typing import Any
 
 from jobs.page.provenance import Ran, ran_of, short
 from jobs.page.settings import POOLING, as_yaml, grid_terms, hook_point, steering_terms
-from jobs.page.words import counted
+from jobs.page.words import PERCENT, counted
+from jobs.stereoset.labels import ROLES
 from jobs.stereoset.page import words
 from jobs.stereoset.page.facts import Facts
+from steering_core.quantities import ARROW, DELTA
 from steering_core.stereoset import CONTRAST
 from steering_core.vector_fits import METHODS
 

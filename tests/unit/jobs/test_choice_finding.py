@@ -15,6 +15,8 @@ from jobs.choices.page.figures import drawn
 from jobs.choices.page.write import page_of
 from jobs.choices.result import print_result
 from jobs.choices.summary import summarise
+from jobs.figures.drawing import files_of
+from jobs.page.words import MINUS
 from tests.support.choice_results import CONTRAST, METRICS, fit_rows, sweep, tables
 from tests.support.pages import record_of
 
@@ -29,7 +31,9 @@ def test_the_finding_names_the_largest_coefficient_with_a_clear_intended_effect(
 ) -> None:
     ((model, text),) = finding(found)
     assert model == "base"
-    coeff = float(re.search(r"at coefficient (\S+), over all layers", text)[1].replace("−", "-"))  # type: ignore[index]
+    named = re.search(r"at coefficient (\S+), over all layers", text)
+    assert named is not None
+    coeff = float(named[1].replace(MINUS, "-"))
     statements = [row for row in found["findings"].to_pylist() if row["family"] == "gap"]
     (row,) = [row for row in statements if row["layer"] is None and row["coeff"] == coeff]
     assert is_clear(row) and row["is_intended"]
