@@ -53,7 +53,7 @@ def test_a_second_ctrl_c_leaves_at_once_and_nothing_behind(when: str, tmp_path: 
     process.send_signal(signal.SIGINT)
     time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    assert process.wait(10) == 130
+    assert process.wait(40) == 130
     wait_for_end(below)
     storage = StorageSpec(str(output)).open()
     for key in part_keys(str(output)):
