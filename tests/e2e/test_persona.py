@@ -26,6 +26,7 @@ from jobs.persona.judges.prompts import COHERENCE_PROMPT, fill
 from tests.support.judge_server import JudgeServer, Reply, judge_server
 from tests.support.personas import (
     KEY,
+    eval_prompt,
     judge_spec,
     moody,
     save_chat_model,
@@ -78,10 +79,9 @@ def rows_of(output: Path, table: str, phase: str) -> pd.DataFrame:
 
 
 def wanted_verdicts(row: pd.Series) -> dict[str, tuple[str, float | None]]:
-    eval_prompt = f"How {row['trait']}? Q: {{question}} A: {{answer}}"
     return {
         name: verdict_on(fill(prompt, row["question"], row["answer"]))
-        for name, prompt in (("trait", eval_prompt), ("coherence", COHERENCE_PROMPT))
+        for name, prompt in (("trait", eval_prompt(row["trait"])), ("coherence", COHERENCE_PROMPT))
     }
 
 
