@@ -15,14 +15,15 @@ from pathlib import Path
 from cluster.storage import StorageSpec
 from tests.chaos import stopwatch
 from tests.chaos.drivers import LEASE_TTL_S, Settings, drive
-from tests.chaos.judge import CONCURRENCY, num_again, settled
 from tests.chaos.machines import RayMachines, World, is_running, wait_for_end
+from tests.chaos.payments import Payments
 from tests.chaos.plan import Fault, Trial
 from tests.chaos.result import Result, read_rows
 from tests.chaos.sweeps import write_sweep
 
-HANG_S = 120.0
-INTERRUPTED_S = 30.0
+HANG_S = 300.0
+"No fault, no end: a slow machine takes two minutes to start a cluster and a sweep."
+INTERRUPTED_S = 60.0
 MOST_SESSIONS = 12
 WRONG_CLOCK = "wrong clock"
 DRAIN_S = 2.0  # within which a driver sees that a node is being taken away
@@ -59,8 +60,7 @@ class Sessions:
         self._left = [fault for fault in trial.faults if fault.kind != WRONG_CLOCK]
         self._has_wrong_clocks = len(self._left) < len(trial.faults)
         self._marks: list[tuple[str, float]] = []
-        self._judged_since: dict[str, float] = {}
-        "When the judge was first asked by each driver, by its key."
+        self._payments = Payments(world.judge, StorageSpec(uri, world.s3_endpoint))
         self._rng = random.Random(f"{trial.seed}/{trial.number}/clocks")
         self._spec = write_sweep(trial.worker, world, self._folder, uri)
         self.result = Result(trial)
@@ -70,7 +70,6 @@ class Sessions:
     def until_done(self) -> Result:
         """Start drivers until one says that everything is done."""
         mix = self._world.proxy.mix
-        self._world.judge.forget()
         mix.done.clear()
         mix.rng.seed(f"{self._trial.seed}/{self._trial.number}/s3")
         mix.share = self._trial.s3_share
@@ -89,8 +88,7 @@ class Sessions:
         result.num_done_again = stopwatch.num_done_again(entries)
         result.num_second_attempts = stopwatch.num_second_attempts(entries)
         result.most_done_again += result.num_second_attempts
-        paid = self._world.judge.paid()
-        result.num_paid, result.num_paid_again = len(paid), num_again(paid)
+        self._payments.add_to(result)
         for kind, when in self._marks:
             # The other replicas go on: what a lost one costs is the time to the next.
             is_replica = kind == "kill replica"
@@ -102,10 +100,10 @@ class Sessions:
 
     def _session(self) -> bool:
         """One driver from start to end, with the faults that fall into its time."""
-        told = self._told_for_good()
         self._machines.heal()
         self._world.disk.empty()
         self.result.num_sessions += 1
+        self._payments.begin_session()
         driver = self._start()
         begun = time.monotonic()
         while driver.is_alive():
@@ -119,27 +117,13 @@ class Sessions:
             if time.monotonic() - begun > HANG_S:
                 self._hung(driver, "a driver")
             driver.join(0.02)
-        self._check_not_asked_again(told)
+        if (num_again := self._payments.num_settled_again()) > 0:
+            self.result.problems.append(f"{num_again} queries were asked again after their scores")
         if driver.exitcode == 0:
             return True
         self._check_exit(driver)
         read_rows(self._world, self._uri, self.result)  # whole at this moment, too
         return False
-
-    def _told_for_good(self) -> Counter[str]:
-        """How often each prompt was paid for whose answer has its scores stored, past the proxy."""
-        if self._trial.worker != "persona":
-            return Counter()
-        storage = StorageSpec(self._uri, self._world.s3_endpoint).open()
-        paid = self._world.judge.paid()
-        return Counter({prompt: paid[prompt] for prompt in settled(storage)})
-
-    def _check_not_asked_again(self, told: Counter[str]) -> None:
-        again = (self._world.judge.paid() - told).keys() & told.keys()
-        if again:
-            self.result.problems.append(
-                f"{len(again)} queries were asked again whose scores were stored before"
-            )
 
     def replicas(self) -> list[int]:
         """Process ids of the trial's replicas, latest first."""
@@ -158,13 +142,10 @@ class Sessions:
             full_flag=str(self._world.disk.flag),
             num_slots=self._machines.num_slots,
             spec=self._spec,
-            judge_key=self._judge_key(kind),
+            judge_key=self._payments.key(kind),
             clock_offset_s=offset_s,
         )
         return start_driver(settings)
-
-    def _judge_key(self, kind: str) -> str:
-        return f"chaos-{kind}-{self.result.num_sessions}"
 
     # -- faults ---------------------------------------------------------------------------------
 
@@ -205,17 +186,14 @@ class Sessions:
         if done:
             self.result.faults_done[fault.kind] += 1
             self.result.most_done_again += allowed
-            if self._may_pay_again(fault):
-                self.result.most_paid_again += CONCURRENCY
+            if self._may_lose_replies(fault):
+                self._payments.allow_lost()
             # While replicas are being started anyway, the next one is not this one's successor.
             if allowed and (fault.kind != "kill replica" or num_up == num_places):
                 self._marks.append((fault.kind, now))
 
-    def _may_pay_again(self, fault: Fault) -> bool:
-        """Whether replies to what is being asked may be lost with the driver, or with the store.
-
-        What two drivers may both ask is counted where they meet.
-        """
+    def _may_lose_replies(self, fault: Fault) -> bool:
+        """Whether what a judge is being asked may be lost with the driver, or with the store."""
         match fault.kind:
             case "kill driver" | "disk full":
                 return True
@@ -226,13 +204,12 @@ class Sessions:
         return False
 
     def _is_due(self, fault: Fault, begun: float) -> bool:
-        now, key = time.monotonic(), self._judge_key("driver")
-        if not fault.while_judging:
-            return now - begun >= fault.after_s
-        if key not in self._judged_since and self._num_asked("driver"):
-            self._judged_since[key] = now
-        since = self._judged_since.get(key)
-        return since is not None and now - max(since, begun) >= fault.after_s
+        if fault.while_judging:
+            since = self._payments.judged_since()
+            if since is None:
+                return False
+            begun = max(since, begun)
+        return time.monotonic() - begun >= fault.after_s
 
     def _can(self, fault: Fault, driver: BaseProcess) -> bool:
         """A replica can be killed or stopped once there is one, a driver told once it listens."""
@@ -298,11 +275,12 @@ class Sessions:
         except ProcessLookupError:
             return False
         time.sleep(LEASE_TTL_S + 1.5)  # S3 stamps whole seconds
-        asked_before = self._num_asked("other")
+        asked_before = self._payments.num_asked("other")
         other = self._start("other")
         other.join(seconds)
-        asked_asleep = self._num_asked("driver")
-        os.kill(driver.pid, signal.SIGCONT)
+        asked_asleep = self._payments.num_asked("driver")
+        with contextlib.suppress(ProcessLookupError):  # it had just ended when it was stopped
+            os.kill(driver.pid, signal.SIGCONT)
         other.join(HANG_S)
         if other.is_alive():
             self._hung(other, "the driver that takes over")
@@ -310,37 +288,23 @@ class Sessions:
             self._check_exit(other, "other")
         if not wait_for_end(driver.pid, HANG_S):
             self._hung(driver, "the driver that was stopped")
-        self._allow_both(asked_before, asked_asleep)
+        self._payments.allow_both(asked_before, asked_asleep)
         return True
 
     def _second_driver(self, driver: BaseProcess) -> bool:
         """It is refused, or wins where the first has not begun; then that one is refused."""
-        asked_before, asked_alone = self._num_asked("other"), self._num_asked("driver")
+        asked_before, asked_alone = (
+            self._payments.num_asked("other"),
+            self._payments.num_asked("driver"),
+        )
         other = self._start("other")
         other.join(HANG_S)
         if other.is_alive():
             self._hung(other, "the second driver")
         elif other.exitcode != 0:
             self._check_exit(other, "other")
-        self._allow_both(asked_before, asked_alone)
+        self._payments.allow_both(asked_before, asked_alone)
         return True
-
-    def _allow_both(self, asked_before: int, asked_alone: int) -> None:
-        """Let two drivers have asked the same where the other one has taken over from the first.
-
-        Each read what was paid for when it began. So the other one asks again what the first had
-        under way, and what the first asks before it sees that its lease is lost.
-
-        Args:
-            asked_before: queries of other drivers before this one.
-            asked_alone: queries of the first driver before both could ask.
-        """
-        if self._num_asked("other") > asked_before:
-            asked_beside = self._num_asked("driver") - asked_alone
-            self.result.most_paid_again += CONCURRENCY + asked_beside
-
-    def _num_asked(self, kind: str) -> int:
-        return self._world.judge.num_asked_by(self._judge_key(kind))
 
     def _hung(self, driver: BaseProcess, who: str) -> None:
         self.result.num_hangs += 1

@@ -74,6 +74,7 @@ NIGHTLY = {"two drivers", "a notice and a halt"}
 
 
 @pytest.mark.ray
+@pytest.mark.timeout(900)  # the undisturbed run of a job is made with its first trial
 @pytest.mark.parametrize(
     "name",
     [pytest.param(n, marks=[pytest.mark.nightly] if n in NIGHTLY else []) for n in TRIALS],
