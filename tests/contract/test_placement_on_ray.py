@@ -83,7 +83,7 @@ def start(backend: RayBackend, *shares: Share) -> None:
 def events_of(backend: RayBackend, num: int) -> list[Event]:
     """The first events, so many of them."""
     events: list[Event] = []
-    for _ in range(300):
+    for _ in range(900):  # three minutes: five processes start at a time
         if len(events) >= num:
             break
         events += backend.poll(0.2)
