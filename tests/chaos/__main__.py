@@ -37,6 +37,8 @@ def main() -> int:
                 f"trial {trial.number}: {trial.worker} on {trial.storage}, {trial.shape}, s3 "
                 f"{trial.s3_share:.0%}; {faults}: {verdict}, {result.num_sessions} runs, "
                 f"{result.num_done_again} again of {result.most_done_again}, "
+                f"{result.num_paid} paid for, "
+                f"{result.num_paid_again} again of {result.most_paid_again}, "
                 f"{result.seconds:.1f} s",
                 flush=True,
             )

@@ -52,6 +52,13 @@ POLICY = Policy(
 )
 
 
+_COUNTED = {
+    "jobs.scoring.worker:ScoredWorker": "tests.chaos.workers:counted_stereoset_worker",
+    "jobs.persona.worker:PersonaWorker": "tests.chaos.workers:counted_persona_worker",
+}
+"A worker of a sweep, and the one that notes what it does in its place."
+
+
 @dataclass(frozen=True)
 class Settings:
     """What a driver process is told."""
@@ -68,6 +75,8 @@ class Settings:
     num_slots: int
     spec: str = ""
     "Sweep file of a real sweep; empty for the cheap job."
+    judge_key: str = "none"
+    "By which the judge of a sweep tells who asks."
     task_s: float = 0.2
     num_shards: int = NUM_SHARDS
     clock_offset_s: float = 0.0
@@ -79,7 +88,7 @@ def drive(settings: Settings) -> None:
     os.dup2(fd, 1)
     os.dup2(fd, 2)
     faulthandler.register(signal.SIGUSR1)  # says where it hangs
-    os.environ["RAY_ADDRESS"] = settings.address
+    os.environ |= {"RAY_ADDRESS": settings.address, "OPENAI_API_KEY": settings.judge_key}
     logging.basicConfig(
         level=logging.INFO,
         format="%(relativeCreated)d %(name)s %(message)s",
@@ -112,15 +121,15 @@ def _drive_sweep(settings: Settings) -> None:
     from jobs import cli
 
     def counted(target: str, kwargs: dict[str, object]) -> WorkerFactory:
-        assert target == "jobs.scoring.worker:ScoredWorker"
         more = {"log": settings.log, "full_flag": settings.full_flag}
-        return WorkerFactory("tests.chaos.workers:counted_stereoset_worker", {**kwargs, **more})
+        return WorkerFactory(_COUNTED[target], {**kwargs, **more})
 
     acquire = partial(Lease.acquire, ttl_s=LEASE_TTL_S)
     await_free = partial(Lease.await_free, ttl_s=LEASE_TTL_S)
     with (
         mock.patch("sys.argv", ["steersweep", "run", settings.spec, "--no-figures"]),
         mock.patch("jobs.scoring.workflow.WorkerFactory", counted),
+        mock.patch("jobs.persona.workflow.WorkerFactory", counted),
         mock.patch.object(Lease, "acquire", acquire),
         mock.patch.object(Lease, "await_free", await_free),
         mock.patch("jobs.sweeps.executor.Policy", lambda **_: POLICY),

@@ -20,6 +20,7 @@ from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 from ray.core.generated import autoscaler_pb2
 
+from tests.chaos.judge import PaidJudge
 from tests.chaos.proxy import FaultProxy
 from tests.support.s3 import BUCKET, s3_server
 
@@ -184,10 +185,11 @@ class SmallDisk:
 class World:
     """Everything that trials share."""
 
-    def __init__(self, folder: Path, proxy: FaultProxy, s3_endpoint: str) -> None:
+    def __init__(self, folder: Path, proxy: FaultProxy, s3_endpoint: str, judge: PaidJudge) -> None:
         self.folder = folder
         self.proxy = proxy
         self.s3_endpoint = s3_endpoint
+        self.judge = judge
         self.disk = SmallDisk(folder)
         self._machines: RayMachines | None = None
 
@@ -223,9 +225,9 @@ def world(*, keep: bool = False) -> Iterator[World]:
     saved = {name: os.environ.get(name) for name in ("RAY_TMPDIR", "PYTHONPATH")}
     # Ray's sockets have long names: a short folder. Workers find the tests by PYTHONPATH.
     os.environ |= {"RAY_TMPDIR": str(folder), "PYTHONPATH": str(REPOSITORY)}
-    with s3_server() as upstream, FaultProxy(upstream) as proxy:
+    with s3_server() as upstream, FaultProxy(upstream) as proxy, PaidJudge().running() as judge:
         os.environ["AWS_ENDPOINT_URL"] = proxy.url
-        made = World(folder, proxy, upstream)
+        made = World(folder, proxy, upstream, judge)
         try:
             yield made
         finally:

@@ -17,6 +17,7 @@ def summary(results: Sequence[Result]) -> dict[str, Any]:
     recovery: dict[str, list[float]] = {}
     faults: Counter[str] = Counter()
     s3_faults: Counter[str] = Counter()
+    jobs = Counter(result.trial.worker for result in results)
     for result in results:
         faults += result.faults_done
         s3_faults += result.s3_faults
@@ -32,6 +33,10 @@ def summary(results: Sequence[Result]) -> dict[str, Any]:
         "done again": sum(r.num_done_again for r in results),
         "second attempts": sum(r.num_second_attempts for r in results),
         "most that may be": sum(r.most_done_again for r in results),
+        "paid for": sum(r.num_paid for r in results),
+        "paid for again": sum(r.num_paid_again for r in results),
+        "most paid again": sum(r.most_paid_again for r in results),
+        "trials by job": ", ".join(f"{job} {num}" for job, num in sorted(jobs.items())),
         "runs": sum(r.num_sessions for r in results),
         "seconds": round(sum(r.seconds for r in results), 1),
         "faults": {
@@ -83,6 +88,9 @@ def write_json(path: Path, seed: int, results: Sequence[Result], disk: str) -> N
             "done_again": r.num_done_again,
             "second_attempts": r.num_second_attempts,
             "most_done_again": r.most_done_again,
+            "paid_for": r.num_paid,
+            "paid_for_again": r.num_paid_again,
+            "most_paid_for_again": r.most_paid_again,
             "runs": r.num_sessions,
             "seconds": round(r.seconds, 2),
             "recovery_s": r.recovery_s,

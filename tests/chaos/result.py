@@ -11,7 +11,8 @@ from cluster.table_digest import table_digest
 from tests.chaos.machines import World
 from tests.chaos.plan import Trial
 
-TABLES = ("sums", "rows", "baseline", "steered")
+TABLES = ("sums", "rows", "baseline", "steered", "answers", "scores", "projections")
+"Of all jobs: each has some of them."
 
 Rows = dict[str, str]
 """Digest of the rows of each part, by its key."""
@@ -32,6 +33,11 @@ class Result:
     "Of slow tasks, by an idle replica."
     most_done_again: int = 0
     "Tasks in flight at the faults, and second attempts: no more may be done again."
+    num_paid: int = 0
+    "Queries that a judge has answered, each counted once."
+    num_paid_again: int = 0
+    most_paid_again: int = 0
+    "Queries under way at the faults: no more may be paid for again (`tests.chaos.judge`)."
     num_sessions: int = 0
     seconds: float = 0.0
     recovery_s: dict[str, list[float]] = field(default_factory=dict)

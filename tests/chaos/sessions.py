@@ -11,28 +11,33 @@ import time
 from collections import Counter
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
+from cluster.storage import StorageSpec
 from tests.chaos import stopwatch
 from tests.chaos.drivers import LEASE_TTL_S, Settings, drive
 from tests.chaos.machines import RayMachines, World, is_running, wait_for_end
+from tests.chaos.payments import Payments
 from tests.chaos.plan import Fault, Trial
 from tests.chaos.result import Result, read_rows
-from tests.support.sweeps import write_spec
+from tests.chaos.sweeps import write_sweep
 
-HANG_S = 120.0
-INTERRUPTED_S = 30.0
+HANG_S = 300.0
+"No fault, no end: a slow machine takes two minutes to start a cluster and a sweep."
+INTERRUPTED_S = 60.0
 MOST_SESSIONS = 12
 WRONG_CLOCK = "wrong clock"
 DRAIN_S = 2.0  # within which a driver sees that a node is being taken away
-SWEEP: dict[str, Any] = {
-    "steering": {"layers": [1, 4], "coeffs": [-3, 400]},
-    "data": {"path": "embedded:examples.json", "splits": ["intersentence"]},
-    "compute": {"executor": "ray", "examples_per_task": 1, "device": "cpu"},
-}
 # Drivers start in a moment, from a process that has imported everything and started nothing.
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["tests.chaos.drivers", "jobs.stereoset.job", "jobs.cli"])
+_FORKS.set_forkserver_preload(
+    [
+        "tests.chaos.drivers",
+        "jobs.stereoset.job",
+        "jobs.persona.job",
+        "jobs.persona.judges.openai_judge",
+        "jobs.cli",
+    ]
+)
 
 
 def start_driver(settings: Settings) -> BaseProcess:
@@ -55,8 +60,9 @@ class Sessions:
         self._left = [fault for fault in trial.faults if fault.kind != WRONG_CLOCK]
         self._has_wrong_clocks = len(self._left) < len(trial.faults)
         self._marks: list[tuple[str, float]] = []
+        self._payments = Payments(world.judge, StorageSpec(uri, world.s3_endpoint))
         self._rng = random.Random(f"{trial.seed}/{trial.number}/clocks")
-        self._spec = self._write_spec() if trial.worker == "stereoset" else ""
+        self._spec = write_sweep(trial.worker, world, self._folder, uri)
         self.result = Result(trial)
         if self._has_wrong_clocks:
             self.result.faults_done[WRONG_CLOCK] += 1
@@ -82,6 +88,7 @@ class Sessions:
         result.num_done_again = stopwatch.num_done_again(entries)
         result.num_second_attempts = stopwatch.num_second_attempts(entries)
         result.most_done_again += result.num_second_attempts
+        self._payments.add_to(result)
         for kind, when in self._marks:
             # The other replicas go on: what a lost one costs is the time to the next.
             is_replica = kind == "kill replica"
@@ -96,16 +103,22 @@ class Sessions:
         self._machines.heal()
         self._world.disk.empty()
         self.result.num_sessions += 1
+        self._payments.begin_session()
         driver = self._start()
         begun = time.monotonic()
         while driver.is_alive():
-            is_due = self._left and time.monotonic() - begun >= self._left[0].after_s
-            if is_due and self._can(self._left[0], driver):
+            if (
+                self._left
+                and self._is_due(self._left[0], begun)
+                and self._can(self._left[0], driver)
+            ):
                 self._do(self._left.pop(0), driver)
                 begun = time.monotonic()
             if time.monotonic() - begun > HANG_S:
                 self._hung(driver, "a driver")
             driver.join(0.02)
+        if (num_again := self._payments.num_settled_again()) > 0:
+            self.result.problems.append(f"{num_again} queries were asked again after their scores")
         if driver.exitcode == 0:
             return True
         self._check_exit(driver)
@@ -129,13 +142,10 @@ class Sessions:
             full_flag=str(self._world.disk.flag),
             num_slots=self._machines.num_slots,
             spec=self._spec,
+            judge_key=self._payments.key(kind),
             clock_offset_s=offset_s,
         )
         return start_driver(settings)
-
-    def _write_spec(self) -> str:
-        path = write_spec(self._folder / "sweep.yaml", **SWEEP, output=self._uri)
-        return str(path)
 
     # -- faults ---------------------------------------------------------------------------------
 
@@ -176,9 +186,30 @@ class Sessions:
         if done:
             self.result.faults_done[fault.kind] += 1
             self.result.most_done_again += allowed
+            if self._may_lose_replies(fault):
+                self._payments.allow_lost()
             # While replicas are being started anyway, the next one is not this one's successor.
             if allowed and (fault.kind != "kill replica" or num_up == num_places):
                 self._marks.append((fault.kind, now))
+
+    def _may_lose_replies(self, fault: Fault) -> bool:
+        """Whether what a judge is being asked may be lost with the driver, or with the store."""
+        match fault.kind:
+            case "kill driver" | "disk full":
+                return True
+            case "interrupt driver":
+                return _is_told_twice(fault)  # told once, it waits for what it has asked
+            case "kill raylet":
+                return self._machines.shape == "one node"  # which is the driver's own
+        return False
+
+    def _is_due(self, fault: Fault, begun: float) -> bool:
+        if fault.while_judging:
+            since = self._payments.judged_since()
+            if since is None:
+                return False
+            begun = max(since, begun)
+        return time.monotonic() - begun >= fault.after_s
 
     def _can(self, fault: Fault, driver: BaseProcess) -> bool:
         """A replica can be killed or stopped once there is one, a driver told once it listens."""
@@ -200,7 +231,7 @@ class Sessions:
         begun = time.monotonic()
         with contextlib.suppress(ProcessLookupError):
             os.kill(driver.pid, number)
-            if fault.number % 4 > 1:
+            if _is_told_twice(fault):
                 driver.join(fault.amount)
                 os.kill(driver.pid, number)
         driver.join(INTERRUPTED_S)
@@ -244,9 +275,12 @@ class Sessions:
         except ProcessLookupError:
             return False
         time.sleep(LEASE_TTL_S + 1.5)  # S3 stamps whole seconds
+        asked_before = self._payments.num_asked("other")
         other = self._start("other")
         other.join(seconds)
-        os.kill(driver.pid, signal.SIGCONT)
+        asked_asleep = self._payments.num_asked("driver")
+        with contextlib.suppress(ProcessLookupError):  # it had just ended when it was stopped
+            os.kill(driver.pid, signal.SIGCONT)
         other.join(HANG_S)
         if other.is_alive():
             self._hung(other, "the driver that takes over")
@@ -254,16 +288,22 @@ class Sessions:
             self._check_exit(other, "other")
         if not wait_for_end(driver.pid, HANG_S):
             self._hung(driver, "the driver that was stopped")
+        self._payments.allow_both(asked_before, asked_asleep)
         return True
 
     def _second_driver(self, driver: BaseProcess) -> bool:
         """It is refused, or wins where the first has not begun; then that one is refused."""
+        asked_before, asked_alone = (
+            self._payments.num_asked("other"),
+            self._payments.num_asked("driver"),
+        )
         other = self._start("other")
         other.join(HANG_S)
         if other.is_alive():
             self._hung(other, "the second driver")
         elif other.exitcode != 0:
             self._check_exit(other, "other")
+        self._payments.allow_both(asked_before, asked_alone)
         return True
 
     def _hung(self, driver: BaseProcess, who: str) -> None:
@@ -288,6 +328,10 @@ class Sessions:
             return
         elif driver.exitcode not in (1, 2) or ("error: " not in text and "warning: " not in text):
             self.result.problems.append(f"exit {driver.exitcode} without a word: {text[-200:]!r}")
+
+
+def _is_told_twice(fault: Fault) -> bool:
+    return fault.number % 4 > 1
 
 
 def _handles_sigterm(pid: int | None) -> bool:

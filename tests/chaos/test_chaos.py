@@ -27,8 +27,18 @@ def fault(kind: str, after_s: float) -> Fault:
     return Fault(kind, after_s, 0, 1.5)
 
 
-def trial(storage: str, *faults: Fault, shape: str = "one node", s3_share: float = 0.0) -> Trial:
-    return Trial(0, 0, storage, shape, "cheap", s3_share, faults)
+def while_judging(kind: str, after_s: float, number: int = 0, amount: float = 1.5) -> Fault:
+    return Fault(kind, after_s, number, amount, while_judging=True)
+
+
+def trial(
+    storage: str,
+    *faults: Fault,
+    shape: str = "one node",
+    worker: str = "cheap",
+    s3_share: float = 0.0,
+) -> Trial:
+    return Trial(0, 0, storage, shape, worker, s3_share, faults)
 
 
 TRIALS = {
@@ -42,6 +52,13 @@ TRIALS = {
         "s3", fault("s3 down", 2.5), fault("interrupt driver", 0.3), s3_share=0.1
     ),
     "a full disk": trial("local", fault("disk full", 2.5)),
+    "a judge that is paid": trial(
+        "s3",
+        while_judging("kill driver", 0.8),
+        while_judging("interrupt driver", 0.3, number=2),  # twice
+        while_judging("stop driver", 0.3, amount=15.0),
+        worker="persona",
+    ),
     "nodes that go": trial(
         "local", fault("kill raylet", 2.5), fault("remove node", 0.5), shape="three nodes"
     ),
@@ -52,11 +69,13 @@ TRIALS = {
 
 
 # A second driver and one that is overtaken are in tests/e2e/test_continue.py, too; nodes that drain
-# in tests/contract/test_elastic_run.py, a replica that halts in tests/contract/test_backends.py.
-NIGHTLY = {"two drivers", "a notice and a halt"}
+# and die in tests/contract/test_elastic_run.py, a replica that halts in tests/contract/test_backends.py,
+# a disk that is full in tests/contract/test_storage.py.
+NIGHTLY = {"two drivers", "a notice and a halt", "nodes that go", "a full disk"}
 
 
 @pytest.mark.ray
+@pytest.mark.timeout(900)  # the undisturbed run of a job is made with its first trial
 @pytest.mark.parametrize(
     "name",
     [pytest.param(n, marks=[pytest.mark.nightly] if n in NIGHTLY else []) for n in TRIALS],
@@ -65,6 +84,7 @@ def test_a_broken_run_ends_with_the_rows_of_an_undisturbed_one(name: str, runner
     result = runner.run(TRIALS[name])
     assert result.is_good, table([result])
     assert result.faults_done
+    assert bool(result.num_paid) == (TRIALS[name].worker == "persona")
 
 
 def test_a_trial_is_the_same_for_the_same_seed_and_number() -> None:

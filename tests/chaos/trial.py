@@ -45,12 +45,15 @@ class Runner:
             rows = read_rows(self._world, uri, result)
             assert result.num_sessions == 1, result.problems
             assert rows, "the undisturbed run left nothing"
-            assert not (result.num_partial or result.num_done_again), result
+            # On a slow machine an idle replica may run a slow task a second time; nothing else may.
+            assert result.num_done_again <= result.most_done_again == result.num_second_attempts
+            assert not (result.num_partial or result.num_paid_again), result
+            assert bool(result.num_paid) == (worker == "persona"), result
             self._undisturbed[worker] = rows
             self._world.remove_output(uri)
         return self._undisturbed[worker]
 
     def _wait_for_replicas(self, run: Sessions, result: Result) -> None:
-        left = [pid for pid in run.replicas() if not wait_for_end(pid, 20.0)]
+        left = [pid for pid in run.replicas() if not wait_for_end(pid, 60.0)]
         if left:
             result.problems.append(f"replicas that did not end: {left}")

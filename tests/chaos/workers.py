@@ -1,17 +1,20 @@
-"""Workers of the trials: one that costs nothing, and StereoSet's own. Both note what they do."""
+"""Workers of the trials: one that costs nothing, and those of the sweeps. All note what they do."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from cluster.storage import StorageSpec
 from tests.chaos import conditions, stopwatch
+
+if TYPE_CHECKING:  # replicas of the cheap job are to start without torch
+    from jobs.sweeps.worker import ModelWorker
 
 NUM_ROWS = 200
 
@@ -68,18 +71,53 @@ def drawn(group: int, number: int) -> np.ndarray:
     return np.random.default_rng([group, number]).standard_normal(NUM_ROWS)
 
 
-def counted_stereoset_worker(*, log: str, full_flag: str, **kwargs: Any) -> Any:
+class CountedWorker:
+    """A sweep's own worker, noting each task."""
+
+    def __init__(
+        self,
+        worker: ModelWorker,
+        name_of: Callable[[Any], str],
+        *,
+        log: str,
+        full_flag: str,
+    ) -> None:
+        conditions.hurry()
+        conditions.fill_disk_while(full_flag)
+        stopwatch.note(log, "load")
+        self._worker, self._name_of, self._log = worker, name_of, log
+
+    def load(self) -> Mapping[str, str]:
+        return self._worker.load()
+
+    def check_device(self) -> None:
+        self._worker.check_device()
+
+    def run(self, payload: Any) -> Mapping[str, pa.Table]:
+        name = self._name_of(payload)
+        stopwatch.note(self._log, "start", name)
+        tables = self._worker.run(payload)
+        stopwatch.note(self._log, "end", name)
+        return tables
+
+
+def counted_stereoset_worker(*, log: str, full_flag: str, **kwargs: Any) -> CountedWorker:
     """StereoSet's worker, noting each task."""
-    from jobs.scoring.worker import Payload, ScoredWorker
+    from jobs.scoring.worker import ScoredWorker
 
-    class Counted(ScoredWorker):
-        def run(self, payload: Payload) -> Mapping[str, pa.Table]:
-            stopwatch.note(log, "start", payload.task_id)
-            tables = super().run(payload)
-            stopwatch.note(log, "end", payload.task_id)
-            return tables
+    worker = ScoredWorker(**kwargs)
+    return CountedWorker(worker, lambda of: str(of.task_id), log=log, full_flag=full_flag)
 
-    conditions.hurry()
-    conditions.fill_disk_while(full_flag)
-    stopwatch.note(log, "load")
-    return Counted(**kwargs)
+
+def counted_persona_worker(*, log: str, full_flag: str, **kwargs: Any) -> CountedWorker:
+    """The persona job's worker, noting each task."""
+    from jobs.persona.worker import PersonaWorker
+
+    return CountedWorker(PersonaWorker(**kwargs), _persona_task, log=log, full_flag=full_flag)
+
+
+def _persona_task(payload: Any) -> str:
+    """A name for the task: of a part of answers, there is one task of each other kind at most."""
+    kind = type(payload).__name__
+    of_answers = getattr(payload, "answers", payload)
+    return f"{kind}-{of_answers.task_id}"

@@ -83,7 +83,7 @@ def start(backend: RayBackend, *shares: Share) -> None:
 def events_of(backend: RayBackend, num: int) -> list[Event]:
     """The first events, so many of them."""
     events: list[Event] = []
-    for _ in range(300):
+    for _ in range(900):  # three minutes: five processes start at a time
         if len(events) >= num:
             break
         events += backend.poll(0.2)
@@ -149,6 +149,7 @@ def test_what_no_node_has_is_refused_in_one_line_and_nothing_is_written(
     assert not any(Path(tmp_path, "out").rglob("*.*"))
 
 
+@pytest.mark.nightly
 def test_a_sweep_runs_where_its_labels_say(machines: Machines, tmp_path: Path) -> None:
     compute = {"device": "cpu", "replicas": 1, "gpus_per_replica": 0.5, "labels": {"zone": "us"}}
     spec = write_spec(

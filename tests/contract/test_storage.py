@@ -606,7 +606,7 @@ class TestS3:
         start_s = time.monotonic()
         with pytest.raises(TransientStorageError, match=r"did not answer.*SlowDown, HTTP 503"):
             put(storage, "k", b"data")
-        assert time.monotonic() - start_s < 5
+        assert time.monotonic() - start_s < 20
         assert 2 <= s3_faults.faults[0].num_done < 50
 
     @pytest.mark.parametrize(
@@ -687,7 +687,7 @@ class TestS3:
         start_s = time.monotonic()
         with pytest.raises(TransientStorageError):
             s3.read("k")
-        assert time.monotonic() - start_s < 3
+        assert time.monotonic() - start_s < 20
         s3_faults.faults.clear()
         assert s3.read("k") == b"data"
 
@@ -724,7 +724,7 @@ class TestS3:
             start_s = time.monotonic()
             with pytest.raises(StorageUnavailableError, match="did not answer"):
                 storage.check_reachable()
-            assert time.monotonic() - start_s < 10
+            assert time.monotonic() - start_s < 30
 
     def test_endpoint_that_never_answers(
         self, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch
@@ -737,7 +737,7 @@ class TestS3:
             start_s = time.monotonic()
             with pytest.raises(StorageUnavailableError, match="ReadTimeoutError"):
                 storage.check_reachable()
-            assert time.monotonic() - start_s < 5
+            assert time.monotonic() - start_s < 20
 
     @pytest.mark.parametrize(
         ("ignored", "name"), [([False, True], "If-None-Match"), ([False, False, True], "If-Match")]

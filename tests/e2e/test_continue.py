@@ -45,7 +45,10 @@ def undisturbed_small_tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return finished_in_small_tasks(tmp_path_factory.mktemp("small"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGKILL, signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.nightly)],
+)
 def test_a_stopped_driver_goes_on_and_computes_nothing_twice(
     number: int, undisturbed_small_tasks: Path, tmp_path: Path
 ) -> None:

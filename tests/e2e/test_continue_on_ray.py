@@ -29,14 +29,16 @@ def undisturbed_small_tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # SIGTERM is as SIGINT there, and a cluster of its own takes half a minute.
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGKILL, marks=pytest.mark.nightly), signal.SIGINT]
+)
 def test_a_stopped_driver_goes_on_and_computes_nothing_twice(
     number: int, undisturbed_small_tasks: Path, tmp_path: Path
 ) -> None:
     check_a_stopped_driver_is_resumed("ray", number, undisturbed_small_tasks, tmp_path)
 
 
-@pytest.mark.parametrize("when", ["starting", "running"])
+@pytest.mark.parametrize("when", ["starting", pytest.param("running", marks=pytest.mark.nightly)])
 def test_a_second_ctrl_c_leaves_at_once_and_nothing_behind(when: str, tmp_path: Path) -> None:
     spec = write_spec(
         tmp_path / "sweep.yaml", steering=STEERING, compute={"executor": "ray", "replicas": 1}
@@ -53,7 +55,7 @@ def test_a_second_ctrl_c_leaves_at_once_and_nothing_behind(when: str, tmp_path: 
     process.send_signal(signal.SIGINT)
     time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    assert process.wait(10) == 130
+    assert process.wait(40) == 130
     wait_for_end(below)
     storage = StorageSpec(str(output)).open()
     for key in part_keys(str(output)):

@@ -57,7 +57,7 @@ def test_a_failed_task_stops_no_other_and_is_listed(
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("executor", ["in_process", "ray"])
+@pytest.mark.parametrize("executor", ["in_process", pytest.param("ray", marks=pytest.mark.nightly)])
 def test_a_model_that_cannot_be_steered_stops_the_run_with_one_line(
     executor: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -159,7 +159,9 @@ def test_rows_do_not_depend_on_who_computes_them(
         pd.testing.assert_frame_equal(found, _rows_of(wanted, models), check_exact=True)
 
 
-@pytest.mark.parametrize("endpoint_from", ["environment", "spec"])
+@pytest.mark.parametrize(
+    "endpoint_from", ["environment", pytest.param("spec", marks=pytest.mark.nightly)]
+)
 def test_rows_on_s3_are_those_on_disk(
     endpoint_from: str,
     tmp_path: Path,

@@ -28,6 +28,7 @@ from steersweep.errors import UserError
 from tests.support.judge_server import JudgeServer, Reply, judge_server
 from tests.support.personas import (
     KEY,
+    eval_prompt,
     judge_spec,
     moody,
     save_chat_model,
@@ -80,10 +81,9 @@ def rows_of(output: Path, table: str, phase: str) -> pd.DataFrame:
 
 
 def wanted_verdicts(row: pd.Series) -> dict[str, tuple[str, float | None]]:
-    eval_prompt = f"How {row['trait']}? Q: {{question}} A: {{answer}}"
     return {
         name: verdict_on(fill(prompt, row["question"], row["answer"]))
-        for name, prompt in (("trait", eval_prompt), ("coherence", COHERENCE_PROMPT))
+        for name, prompt in (("trait", eval_prompt(row["trait"])), ("coherence", COHERENCE_PROMPT))
     }
 
 
@@ -453,6 +453,7 @@ def test_a_report_of_an_unfinished_sweep_says_what_is_missing(chat: Path, tmp_pa
     assert set(contrast["polarity"]) == {"positive", "negative"}
 
 
+@pytest.mark.nightly  # tests/contract/test_jobs.py kills a run of every job
 def test_killed_at_every_stage_it_ends_with_the_rows_of_an_undisturbed_run(
     chat: Path, tmp_path: Path
 ) -> None:

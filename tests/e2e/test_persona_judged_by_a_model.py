@@ -41,6 +41,7 @@ def score_by_hand(folder: Path, prompt: str) -> float:
 
 
 @pytest.mark.ray
+@pytest.mark.nightly
 def test_replicas_judge_and_ray_leaves_what_one_process_leaves(
     ray_cluster: None, tmp_path: Path
 ) -> None:

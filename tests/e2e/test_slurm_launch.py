@@ -102,6 +102,7 @@ def test_a_wrong_start_is_one_line(
 
 
 @pytest.mark.ray
+@pytest.mark.nightly
 @pytest.mark.timeout(600)  # Ray is started three times
 def test_a_job_that_runs_out_of_time_is_queued_again_and_its_next_goes_on(tmp_path: Path) -> None:
     compute = {"executor": "ray", "replicas": 2, "examples_per_task": 1}

@@ -154,6 +154,7 @@ def _listening(process: psutil.Process) -> set[tuple[str, int]]:
     return {tuple(c.laddr) for c in connections if c.status == psutil.CONN_LISTEN}
 
 
+@pytest.mark.nightly
 def test_a_sweep_is_run_once_stopped_and_gone_on_with(
     machines: Machines, s3_uri: str, tmp_path: Path, s3_server_with_faults: S3Server
 ) -> None:

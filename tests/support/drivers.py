@@ -54,7 +54,7 @@ def wait_for_end(below: list[psutil.Process]) -> None:
         with suppress(psutil.NoSuchProcess):
             if not each.name().endswith("Agent"):
                 ours.append(each)
-    _, alive = psutil.wait_procs(ours, timeout=20)
+    _, alive = psutil.wait_procs(ours, timeout=60)
     assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE], alive
 
 

@@ -40,6 +40,12 @@ class JudgeServer:
     num_at_once: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
+    def forget(self) -> None:
+        """Every prompt that comes is the first of its kind again."""
+        with self.lock:
+            for noted in (self.prompts, self.keys, self.bodies):
+                noted.clear()
+
     @property
     def openai_url(self) -> str:
         return f"{self.url}/v1"
@@ -124,6 +130,12 @@ def judge_server(answer: Callable[[str, int], Reply]) -> Iterator[JudgeServer]:
             self.send_header("retry-after-ms", "1")
             self.end_headers()
             self.wfile.write(data)
+
+        def handle_one_request(self) -> None:
+            try:
+                super().handle_one_request()
+            except OSError:  # the client was killed while it waited
+                self.close_connection = True
 
         def log_message(self, *args: Any) -> None:
             pass

@@ -52,11 +52,16 @@ def save_judge_model(folder: Path) -> Path:
     return folder
 
 
+def eval_prompt(trait: str) -> str:
+    """What a judge of ``write_persona_spec`` is asked about a trait."""
+    return f"How {trait}? Q: {{question}} A: {{answer}}"
+
+
 def write_persona_spec(folder: Path, model: Path, **changes: Any) -> Path:
     """A valid spec of two traits, in process, with top-level keys changed."""
     traits = {
         name: {"path": str(write_trait(folder, f"{name}.json", questions=QUESTIONS,
-                                       eval_prompt=f"How {name}? Q: {{question}} A: {{answer}}"))}
+                                       eval_prompt=eval_prompt(name)))}
         for name in ("kind", "sly")
     }  # fmt: skip
     document: dict[str, Any] = {
