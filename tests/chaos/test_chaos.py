@@ -68,9 +68,9 @@ TRIALS = {
 }
 
 
-# A second driver and one that is overtaken are in tests/e2e/test_continue.py, too; nodes that drain
-# and die in tests/contract/test_elastic_run.py, a replica that halts in tests/contract/test_backends.py,
-# a disk that is full in tests/contract/test_storage.py.
+# A second driver and one that is overtaken are in tests/e2e/test_continue.py, too; in
+# tests/contract, nodes that drain and go in test_elastic_run.py, a replica that halts in
+# test_backends.py, a disk that is full in test_storage.py.
 NIGHTLY = {"two drivers", "a notice and a halt", "nodes that go", "a full disk"}
 
 
