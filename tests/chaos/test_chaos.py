@@ -69,8 +69,9 @@ TRIALS = {
 
 
 # A second driver and one that is overtaken are in tests/e2e/test_continue.py, too; nodes that drain
-# in tests/contract/test_elastic_run.py, a replica that halts in tests/contract/test_backends.py.
-NIGHTLY = {"two drivers", "a notice and a halt"}
+# in tests/contract/test_elastic_run.py, a replica that halts in tests/contract/test_backends.py, a
+# killed process that pays a judge in tests/unit/jobs/test_judges.py.
+NIGHTLY = {"two drivers", "a notice and a halt", "a judge that is paid"}
 
 
 @pytest.mark.ray
