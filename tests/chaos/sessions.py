@@ -22,7 +22,8 @@ from tests.chaos.result import Result, read_rows
 from tests.chaos.sweeps import write_sweep
 
 HANG_S = 300.0
-"No fault, no end: a slow machine takes two minutes to start a cluster and a sweep."
+"""Longer than a driver waits for room on a cluster without nodes (`no_progress_s`), and than a slow
+machine takes for a whole sweep."""
 INTERRUPTED_S = 60.0
 MOST_SESSIONS = 12
 WRONG_CLOCK = "wrong clock"

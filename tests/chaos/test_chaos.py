@@ -68,10 +68,16 @@ TRIALS = {
 }
 
 
-# A second driver and one that is overtaken are in tests/e2e/test_continue.py, too; in
-# tests/contract, nodes that drain and go in test_elastic_run.py, a replica that halts in
-# test_backends.py, a disk that is full in test_storage.py.
-NIGHTLY = {"two drivers", "a notice and a halt", "nodes that go", "a full disk"}
+# A second driver and one that is overtaken are in tests/e2e/test_continue.py, too; a killed process
+# that pays a judge in tests/unit/jobs/test_judges.py; in tests/contract, nodes that drain and go in
+# test_elastic_run.py, a replica that halts in test_backends.py, a full disk in test_storage.py.
+NIGHTLY = {
+    "two drivers",
+    "a notice and a halt",
+    "nodes that go",
+    "a full disk",
+    "a judge that is paid",
+}
 
 
 @pytest.mark.ray
