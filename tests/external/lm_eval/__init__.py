@@ -1,0 +1,1 @@
+"""Comparison with lm-evaluation-harness: `python -m tests.external.lm_eval`."""
