@@ -76,18 +76,7 @@ def context_ids(candidate: EncodedCandidate) -> tuple[int, ...]:
 
 
 def metrics(task: SharedTask, scored: ScoredChoices) -> dict[str, np.ndarray]:
-    """[N] values of each row by metric; those of ``steering_core.datasets`` will replace them.
-
-    acc: the candidate with the largest log-likelihood is a right one; acc_norm: the same by
-    character; pct_stereotype: the first sentence is more likely than the second; likelihood_diff:
-    by how many nats they differ.
-    """
-    per_char = scored.sums / np.where(scored.is_there, scored.num_chars, 1)
-    is_gold, rows = scored.has_label(task.gold), np.arange(len(scored.examples))
-    first, second = scored.sums[:, 0], scored.sums[:, 1]
-    return {
-        "acc": is_gold[rows, np.nanargmax(scored.sums, axis=1)],
-        "acc_norm": is_gold[rows, np.nanargmax(per_char, axis=1)],
-        "pct_stereotype": first > second,
-        "likelihood_diff": np.abs(first - second),
-    }
+    """[N] values of each row by metric, as the data set's own metrics have them."""
+    labels = dict.fromkeys(label for e in task.examples for label in e.labels)
+    known = {metric.key: metric for metric in task.dataset.metrics(tuple(labels))}
+    return {name: known[name].terms(scored)[:, 0] for name in task.metrics}

@@ -1,18 +1,16 @@
-"""The rows that both programs score.
-
-The readers of ``steering_core.datasets`` will replace those here, which check nothing.
-"""
+"""The rows that both programs score."""
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Iterable
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from steering_core.datasets.base import Candidate, ChoiceExample
+from jobs.datasets.load import load_examples
+from steering_core.datasets.base import Candidate, ChoiceDataset, ChoiceExample
+from steering_core.datasets.choices import CHOICES
+from steering_core.datasets.crows_pairs import CROWS_PAIRS as CROWS_PAIRS_DATA
+from steering_core.datasets.crows_pairs import LESS, MORE
 
 CROWS_PAIRS = Path("crows_pairs") / "crows_pairs_anonymized.csv"
 MMLU = Path("mmlu") / "mmlu-500.choices.jsonl"
@@ -27,12 +25,14 @@ class SharedTask:
     """Rows with the metrics that both programs report of them.
 
     Attributes:
+        dataset: whose metrics these are on our side.
         gold: label of the candidate that ``acc`` and ``acc_norm`` want.
     """
 
     name: str
     examples: tuple[ChoiceExample, ...]
     metrics: tuple[str, ...]
+    dataset: ChoiceDataset
     gold: str
 
 
@@ -42,41 +42,22 @@ def shared_tasks(data: Path, num_rows: int) -> list[SharedTask]:
     CrowS-Pairs comes twice: its sentences differ in length, so ``acc_norm`` is more than ``acc``,
     which it is not for the letters of MMLU.
     """
-    pairs = crows_pairs(data / CROWS_PAIRS, num_rows)
+    pairs, questions = (
+        load_examples(str(data / file), kind.name).examples[:num_rows]
+        for file, kind in ((CROWS_PAIRS, CROWS_PAIRS_DATA), (MMLU, CHOICES))
+    )
+    choices = _with_right_answers(pairs)
     return [
-        SharedTask("crows_pairs", pairs, PAIR_METRICS, gold="sent_more"),
-        SharedTask("crows_pairs_choices", pairs, CHOICE_METRICS, gold="sent_more"),
-        SharedTask("mmlu", mmlu(data / MMLU, num_rows), CHOICE_METRICS, gold="correct"),
+        SharedTask("crows_pairs", pairs, PAIR_METRICS, CROWS_PAIRS_DATA, gold=MORE),
+        SharedTask("crows_pairs_choices", choices, CHOICE_METRICS, CHOICES, gold="correct"),
+        SharedTask("mmlu", questions, CHOICE_METRICS, CHOICES, gold="correct"),
     ]
 
 
-def crows_pairs(file: Path, num_rows: int) -> tuple[ChoiceExample, ...]:
-    """Pairs of sentences after an empty prompt."""
-    labels = ("sent_more", "sent_less")
-    with file.open(newline="", encoding="utf-8") as lines:
-        return tuple(
-            ChoiceExample(record[""], "", tuple(Candidate(record[k], k) for k in labels))
-            for record in islice(csv.DictReader(lines), num_rows)
-        )
-
-
-def mmlu(file: Path, num_rows: int) -> tuple[ChoiceExample, ...]:
-    """Questions with four options; the letters are scored."""
-    with file.open(encoding="utf-8") as lines:
-        return tuple(example(json.loads(line)) for line in islice(nonempty(lines), num_rows))
-
-
-def nonempty(lines: Iterable[str]) -> Iterable[str]:
-    """Lines with something in them."""
-    return (line for line in lines if line.strip())
-
-
-def example(record: dict[str, object]) -> ChoiceExample:
-    """An example of a line of `format: choices`."""
-    candidates = record["candidates"]
-    assert isinstance(candidates, list)
-    return ChoiceExample(
-        str(record["id"]),
-        str(record["prompt"]),
-        tuple(Candidate(c["text"], c["label"]) for c in candidates),
+def _with_right_answers(examples: Sequence[ChoiceExample]) -> tuple[ChoiceExample, ...]:
+    """Pairs whose more stereotypical sentence is called correct, which ``acc`` asks for."""
+    names = {MORE: "correct", LESS: "incorrect"}
+    return tuple(
+        replace(e, candidates=tuple(Candidate(c.text, names[c.label]) for c in e.candidates))
+        for e in examples
     )
