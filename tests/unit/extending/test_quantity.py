@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from jobs.stereoset.inventory import take_inventory
 
 import steersweep
 from cluster.storage import StorageSpec
+from jobs.scoring.inventory import take_inventory
 from jobs.stereoset.page.tables import cells, glance
 from jobs.stereoset.summary import Summary, summarise
 from jobs.stereoset.summary_keys import widest
