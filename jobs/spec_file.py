@@ -54,7 +54,7 @@ class SpecFile:
 
     def job(self, names: Collection[str]) -> str:
         """The ``job`` that the file names; UserError if it is none of ``names``."""
-        job, known = self.document.get("job"), " or ".join(names)
+        job, known = self.document.get("job"), f"one of {', '.join(names)}"
         if isinstance(job, str) and job in names:
             return job
         source = self.source_of(("job",))

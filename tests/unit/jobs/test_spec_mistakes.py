@@ -158,7 +158,7 @@ def test_an_option_can_choose_the_job_and_is_named_if_it_is_none(folder: Path, j
         assert "  traits is required" in lines
     else:
         assert lines == [
-            "--set job=sterioset: job must be stereoset or persona, got 'sterioset'; "
+            "--set job=sterioset: job must be one of stereoset, choices, persona, got 'sterioset'; "
             "did you mean stereoset?"
         ]
 
