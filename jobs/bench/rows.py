@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jobs.resources import local_path
-from steering_core.datasets.base import Contrast
-from steering_core.datasets.registry import DATASETS
+from steering_core.datasets.base import ChoiceDataset, Contrast
 from steering_core.encoding import EncodedExample, ExampleEncoder, Scorable
 from steering_core.protocol import Protocol
 from steering_core.stereoset import CONTRAST as STEREOSET_CONTRAST
@@ -17,12 +16,13 @@ from steering_core.stereoset import Example, read_stereoset
 from steersweep.errors import UserError
 
 EMBEDDED = "embedded:examples.json"
+STEREOSET = "stereoset"
 _LARGEST_VOCAB = 8192
 _SPECIAL = {"pad_token": "<pad>", "eos_token": "<eos>", "bos_token": "<bos>"}
 
 
 def draw_examples(
-    data: str | None, num: int, seed: int = 0, kind: str = "stereoset"
+    data: str | None, num: int, seed: int = 0, kind: str = STEREOSET
 ) -> tuple[list[Scorable], Sequence[Scorable]]:
     """``num`` examples in random order, and all examples of the file.
 
@@ -46,19 +46,31 @@ def draw_examples(
 
 def contrast_of(examples: Sequence[Scorable], kind: str) -> Contrast:
     """The data set's usual contrast; without one, the first two labels that occur."""
-    usual = DATASETS[kind].contrast
+    usual = STEREOSET_CONTRAST if kind == STEREOSET else _datasets()[kind].contrast
     if usual is not None:
         return usual
     labels = [*dict.fromkeys(label for e in examples for label in e.labels), "", ""]
     return Contrast((labels[0],), (labels[1],))
 
 
+def check_kind(kind: str) -> None:
+    """Raise UserError unless it is a kind of data set."""
+    if kind != STEREOSET and kind not in _datasets():
+        raise UserError(f"--format must be one of {', '.join(_datasets())}, got {kind!r}")
+
+
+def _datasets() -> Mapping[str, ChoiceDataset]:
+    # They measure with scipy, which a bare machine does not have; StereoSet's rows do without.
+    from steering_core.datasets.registry import DATASETS
+
+    return DATASETS
+
+
 def _examples(data: str | None, kind: str) -> Sequence[Scorable]:
-    if kind == "stereoset":
+    if kind == STEREOSET:
         return read_stereoset(Path(local_path(data or EMBEDDED))).examples
     if data is None:
         raise UserError(f"--format {kind} needs --data FILE; the package has StereoSet's form only")
-    # Needs packages that a bare machine does not have, which StereoSet's file does without.
     from jobs.datasets.load import load_examples
 
     return load_examples(data, kind).examples

@@ -11,10 +11,9 @@ import torch
 from jobs.bench.machine import bench_device
 from jobs.bench.options import check_one_model, check_options
 from jobs.bench.plain import Steering
-from jobs.bench.rows import contrast_of, draw_examples, encode, train_tokenizer
+from jobs.bench.rows import check_kind, contrast_of, draw_examples, encode, train_tokenizer
 from jobs.bench.shapes import build_shape
 from jobs.resources import model_source
-from steering_core.datasets.registry import DATASETS
 from steering_core.encoding import EncodedExample
 from steering_core.engine import Cell, Engine
 from steering_core.hook_points import check_layers
@@ -73,8 +72,7 @@ class BenchOptions:
     def check(self) -> None:
         """Raise UserError for a combination or a number that cannot be measured."""
         check_one_model(self.shape, self.model)
-        if self.format not in DATASETS:
-            raise UserError(f"--format must be one of {', '.join(DATASETS)}, got {self.format!r}")
+        check_kind(self.format)
         check_options(self, {"rows": 1, "threads": 1, "tokens_per_batch": 1, "repeats": 1})
         if self.seconds <= 0:
             raise UserError(f"--seconds must be more than 0, got {self.seconds}")

@@ -464,7 +464,11 @@ CASES = [
     ),
     Case("key without its section", _set("seed", 1), ("unknown key seed", "mean data.seed?")),
     Case("key of the other job", _set("judge", {}), ("unknown key judge", "job persona")),
-    Case("job is missing", _set("job", None), ("job is required", "stereoset or persona")),
+    Case(
+        "job is missing",
+        _set("job", None),
+        ("job is required", "one of stereoset, choices, persona"),
+    ),
     Case(
         "override of an unknown key",
         _nothing,

@@ -88,7 +88,8 @@ def test_stored_choices_are_held_against_the_scores_computed_again() -> None:
     scores = np.array([[-1.0, -2.0, -3.0], [NAN, -2.0, -3.0]])
     rows = [named(0), named(1)]
     for stored, num_changed in (([0, -1], 0), ([2, -1], 1), ([0, 1], 1)):
-        found = Certificate.of_scores(rows, scores, scores, TOLERANCE, np.array(stored))
+        choices = list(zip(stored, [0, -1], strict=True))
+        found = Certificate.of_scores(rows, scores, scores, TOLERANCE, choices)
         assert found.num_changed_choices == num_changed
 
 
