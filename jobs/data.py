@@ -10,10 +10,13 @@ from pathlib import Path
 
 import platformdirs
 
+from jobs.resources import local_path
 from steering_core.stereoset import OFFICIAL_COUNTS, read_stereoset
 from steersweep.errors import UserError
 
 OFFICIAL_URL = "https://raw.githubusercontent.com/moinnadeem/StereoSet/master/data/dev.json"
+OFFICIAL = "stereoset"
+"""What ``data.path`` calls the official development set."""
 _MOST_BYTES = 64 * 2**20
 _TIMEOUT_S = 30.0
 
@@ -48,6 +51,16 @@ def fetch_stereoset(source: str | None = None, to: str | None = None) -> Path:
     except OSError as error:
         raise UserError(f"{target} cannot be written: {error.strerror}") from error
     return target
+
+
+def stereoset_file(path: str) -> str | Path:
+    """The file that a sweep's ``data.path`` means: ``stereoset`` is the official development set,
+    which is fetched into the cache.
+
+    Raises:
+        UserError: it cannot be had.
+    """
+    return fetch_stereoset() if path == OFFICIAL else local_path(path)
 
 
 def check_official(path: Path, shown_as: str | None = None) -> None:

@@ -11,6 +11,7 @@ from jobs.choices.output import ChoicesOutput
 from jobs.choices.resolve import AXES, ChoicesSweep, resolve
 from jobs.choices.spec import ChoicesSpec
 from jobs.choices.workflow import ChoicesWorkflow
+from jobs.data import OFFICIAL
 from jobs.datasets.hub import HUB
 from jobs.resources import EMBEDDED
 from jobs.results import Results
@@ -68,6 +69,6 @@ class ChoicesJob(ScoredJob[ChoicesSpec, ChoicesSweep, ChoicesOutput]):
     def shipment(self, spec: ChoicesSpec) -> Shipment:
         """See ``Job``; a data file stays where it is."""
         shipped, path = super().shipment(spec), spec.data.path
-        if path.startswith((HUB, EMBEDDED)) or path == "stereoset":
+        if path.startswith((HUB, EMBEDDED)) or path == OFFICIAL:
             return shipped
         return replace(shipped, head_files=[("data.path", path), *shipped.head_files])

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, get_args
 
-from jobs.data import fetch_stereoset
+from jobs.data import stereoset_file
 from jobs.datasets.fields import field_mapping, mapped_records
 from jobs.datasets.files import read_records
 from jobs.datasets.hub import HUB, read_hub_records
@@ -130,8 +130,7 @@ def _records(
 
 
 def _stereoset(path: str) -> list[ChoiceExample]:
-    file = fetch_stereoset() if path == STEREOSET.name else local_path(path)
-    examples = [choice_example(example) for example in read_stereoset(file).examples]
+    examples = [choice_example(e) for e in read_stereoset(stereoset_file(path)).examples]
     [(example_id, times)] = Counter(e.example_id for e in examples).most_common(1)
     if times > 1:
         raise UserError(f"{path}: id {example_id[:80]!r} occurs in both splits; rename one")

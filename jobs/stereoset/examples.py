@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from cluster.storage import Storage
+from jobs.data import stereoset_file
 from jobs.data_source import source_of_stereoset
 from jobs.examples_file import EXAMPLES_KEY, read_examples, write_examples
-from jobs.resources import local_path
 from jobs.scoring.inventory import Inventory
 from jobs.stereoset.groups import place_of
 from jobs.stereoset.resolve import Sweep
@@ -52,7 +51,7 @@ def stored_examples(storage: Storage, inventory: Inventory, record: Mapping[str,
     try:
         path = str(record["spec"]["data"]["path"])
         digest = str(record["identity"][_DATA_DIGEST])
-        data = read_stereoset(Path(local_path(path)))
+        data = read_stereoset(stereoset_file(path))
     except (KeyError, TypeError) as error:
         raise UserError(
             f"{storage.uri} has no {EXAMPLES_KEY}, and its run.json does not name its data"

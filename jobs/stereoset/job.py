@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
+from jobs.data import OFFICIAL
 from jobs.results import Results
 from jobs.scoring.job import ScoredJob
 from jobs.scoring.output import with_held_out
@@ -72,5 +73,6 @@ class StereoSetJob(ScoredJob[StereoSetSpec, Sweep, StereoSetOutput]):
     def shipment(self, spec: StereoSetSpec) -> Shipment:
         """See ``Job``; data and vectors stay where they are."""
         shipped = super().shipment(spec)
-        files = [("data.path", spec.data.path), *shipped.head_files]
-        return replace(shipped, head_files=files)
+        if spec.data.path == OFFICIAL:  # the head fetches it
+            return shipped
+        return replace(shipped, head_files=[("data.path", spec.data.path), *shipped.head_files])

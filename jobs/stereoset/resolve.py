@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jobs.resources import local_path
+from jobs.data import stereoset_file
 from jobs.scoring.groups import GroupKey
 from jobs.scoring.resolve import resolved
 from jobs.scoring.sweep import FILE_DIGEST, ScoredSweep
@@ -58,7 +58,7 @@ def resolve(spec: StereoSetSpec, device: str | None = None) -> Sweep:
     Raises:
         UserError: anything the user must change, in one line.
     """
-    dataset = read_stereoset(local_path(spec.data.path))
+    dataset = read_stereoset(stereoset_file(spec.data.path))
     examples = _examples(spec, dataset)
     rows = StereoSetRows()
     return resolved(Sweep, spec, dataset.digest, examples, lambda e: e.target, rows, device)

@@ -37,7 +37,9 @@ class DataSpec(ScoredDataSpec):
     """The examples to run."""
 
     path: str = Field(
-        min_length=1, description="StereoSet's dev.json", json_schema_extra=role("identity")
+        min_length=1,
+        description="StereoSet's dev.json; stereoset: the official one, downloaded into the cache",
+        json_schema_extra=role("identity"),
     )
     splits: Annotated[tuple[Annotated[str, _one_of(SPLITS)], ...], AfterValidator(distinct)] = (
         Field(SPLITS, min_length=1, json_schema_extra=role("grid"))

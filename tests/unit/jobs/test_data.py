@@ -16,7 +16,7 @@ import platformdirs
 import pytest
 
 from jobs import data
-from jobs.data import check_official, fetch_stereoset
+from jobs.data import check_official, fetch_stereoset, stereoset_file
 from steering_core.stereoset import LABELS, OFFICIAL_COUNTS
 from steersweep.errors import UserError
 
@@ -131,6 +131,8 @@ def test_without_a_source_a_checked_cached_copy_is_used_as_it_is(
         assert cached.read_bytes() == official
     # The server is gone; the copy needs none.
     assert fetch_stereoset() == cached
+    # What a sweep file calls by its name.
+    assert stereoset_file("stereoset") == cached
     cached.write_bytes(one_short)
     with pytest.raises(UserError, match=r"dev\.json is not StereoSet's development set"):
         fetch_stereoset()

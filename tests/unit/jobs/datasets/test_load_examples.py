@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 import pytest
 
-import jobs.datasets.load as load_module
 from jobs.datasets.load import digest_of, load_examples
 from jobs.resources import local_path
 from steersweep.errors import UserError
@@ -68,7 +67,7 @@ def test_frame_and_orders(data: str) -> None:
 
 def test_stereoset_is_fetched_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     file = Path(local_path("embedded:examples.json"))
-    monkeypatch.setattr(load_module, "fetch_stereoset", lambda: file)
+    monkeypatch.setattr("jobs.data.fetch_stereoset", lambda: file)
     by_name = load_examples("stereoset")
     assert by_name.dataset.name == "stereoset"
     assert by_name == load_examples("embedded:examples.json", "stereoset")
