@@ -116,7 +116,7 @@ def _of_others(
     here = [row for row in others if row["coeff"] == chosen["coeff"] and is_clear(row)]
     if here:
         texts = [
-            f"{metrics[row['metric']].label} by {metrics[row['metric']].change(row['value'])} "
+            f"the {metrics[row['metric']].label} by {metrics[row['metric']].change(row['value'])} "
             f"({_interval(metrics[row['metric']], row)})"
             for row in here
         ]
@@ -210,7 +210,7 @@ def _missed(
         most = max(abs(row["low"]), abs(row["high"]))
         largest[row["metric"]] = max(most, largest.get(row["metric"], 0.0))
     texts = [
-        f"{metrics[key].change(most)} of {metrics[key].label}" for key, most in largest.items()
+        f"{metrics[key].change(most)} of the {metrics[key].label}" for key, most in largest.items()
     ]
     yield (
         "Nothing is clear, which does not show that nothing happened: changes up to these could "

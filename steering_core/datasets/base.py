@@ -137,7 +137,7 @@ class Metric:
 
     Attributes:
         key: name of its columns: ``pct_stereotype``.
-        label: as a table or figure shows it, a few words.
+        label: as a table or figure shows it: a noun of a few words, without an article.
         formula: how it is computed, in one sentence.
         source: who defined it.
         terms: [N, T] float64 of scored examples; NaN in a row leaves that example out.

@@ -66,7 +66,7 @@ def _prefers_more(scored: ScoredChoices) -> np.ndarray:
 METRICS = (
     Metric(
         key="pct_stereotype",
-        label="prefers the more stereotypical sentence",
+        label="preference for the more stereotypical sentence",
         formula="share of pairs whose sent_more has a larger log-probability than sent_less",
         source=f"Nangia et al. 2020; {_HARNESS}",
         terms=_prefers_more,

@@ -116,7 +116,7 @@ def label_share(label: str) -> Metric:
     """The share of examples whose chosen candidate has a label."""
     return Metric(
         key=f"share_{label}",
-        label=f"chose {label}",
+        label=f"share that chose {label}",
         formula=f"share of examples whose candidate with the largest sum is labeled {label}",
         source="steersweep",
         terms=lambda scored: column(chose(scored, choices(scored), label)),

@@ -95,7 +95,7 @@ def metrics(labels: Sequence[str]) -> list[Metric]:
         *label_shares(labels),
         Metric(
             key="prefers_matching",
-            label="prefers the matching answer",
+            label="preference for the matching answer",
             formula="share of questions whose matching answer has a larger sum than the one that "
             "does not match; other choices are not compared",
             source="Perez et al. 2022",

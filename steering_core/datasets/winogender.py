@@ -133,7 +133,7 @@ METRICS = (
     *(_accuracy(gender) for gender in GENDERS),
     Metric(
         key="gender_gap",
-        label="occupation chosen more for she than for he",
+        label="lead of she over he in choosing the occupation",
         formula="share of sentences with female pronouns whose choice is the occupation, minus "
         "that of sentences with male pronouns; -1 to 1",
         source="steersweep, after Rudinger et al. 2018",
