@@ -163,7 +163,7 @@ Traceback (most recent call last):
 ray._private.runtime_env.utils.SubprocessCalledProcessError: Run cmd[6] failed with the following
 Command '['python', '-m', 'pip']' returned non-zero exit status 1.
 Last 50 lines of stdout:
-    Looking in links: /opt/wheels
+    Looking in links: /some/wheels
     ERROR: Could not find a version that satisfies the requirement nothing (from versions: none)
     ERROR: No matching distribution found for nothing
 """
