@@ -192,6 +192,7 @@ class ExampleEncoder:
     ) -> EncodedExample:
         starts = [num_common(question, sequence) for sequence in sequences]
         if min(starts) == 0:
+            # Before all of them, so that the candidates still share what precedes them.
             context = self._context_token(example)
             question = [context, *question]
             sequences = [[context, *sequence] for sequence in sequences]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import cached_property
 
+import pyarrow as pa
+
 from jobs.choices.tables import examples_of
 from jobs.examples_file import EXAMPLES_KEY, read_examples
 from jobs.scoring.output import ScoredOutput
@@ -16,10 +18,15 @@ class ChoicesOutput(ScoredOutput):
 
     @cached_property
     def examples(self) -> dict[str, ChoiceExample]:
-        """The examples by id.
+        """The examples by id; raises as ``texts``."""
+        return examples_of(self.texts)
+
+    @cached_property
+    def texts(self) -> pa.Table:
+        """``examples.parquet``.
 
         Raises:
-            UserError: their file is lost or damaged.
+            UserError: it is lost or damaged.
         """
         table = read_examples(self.storage)
         if table is None:
@@ -27,4 +34,4 @@ class ChoicesOutput(ScoredOutput):
                 f"{self.storage.uri} has no readable {EXAMPLES_KEY}; the same `steersweep run` "
                 "writes it again"
             )
-        return examples_of(table)
+        return table

@@ -13,11 +13,9 @@ from jobs.choices.resolve import AXES
 from jobs.choices.stored import StoredRows
 from jobs.choices.tables import EXAMPLES_SCHEMA, ChoiceRows
 from jobs.data_source import DataSource
-from jobs.examples_file import read_examples
 from jobs.results import FlatRows, Results
 from jobs.scoring.flat import FlatLayout, flat_tables
 from jobs.scoring.frames import rows_frame, vectors_frame
-from steersweep.errors import UserError
 
 
 class ChoicesResults(Results):
@@ -98,12 +96,12 @@ class ChoicesResults(Results):
         Raises:
             UserError: they are lost.
         """
-        frame: pd.DataFrame = self._texts().to_pandas(maps_as_pydicts="strict")
+        frame: pd.DataFrame = self._output.texts.to_pandas(maps_as_pydicts="strict")
         return frame
 
     def flat_rows(self) -> FlatRows:
         """All rows with texts: baseline, steered, then nulls."""
-        texts = self._texts()
+        texts = self._output.texts
         layout = FlatLayout(
             rows=self._schema(is_steered=True),
             axes=AXES,
@@ -138,11 +136,3 @@ class ChoicesResults(Results):
     def _rows(self, table: str, *, is_steered: bool = False) -> pd.DataFrame:
         schema = self._schema(is_steered=is_steered)
         return rows_frame(self._storage, self._output.inventory, table, schema, AXES)
-
-    def _texts(self) -> pa.Table:
-        table = read_examples(self._storage)
-        if table is None:
-            raise UserError(
-                f"{self.uri} has no readable texts; the same `steersweep run` adds them"
-            )
-        return table

@@ -18,15 +18,9 @@ from jobs.scoring.groups import Group
 from jobs.scoring.plan import PlannedTask, VectorSet
 from jobs.scoring.rows import KL_FIELD
 from jobs.scoring.sweep import main_vectors_of
-from jobs.scoring.tables import HELD_OUT, STEERED, null_table
-from steering_core.datasets.base import (
-    ChoiceDataset,
-    ChoiceExample,
-    Contrast,
-    Metric,
-    ScoredChoices,
-)
-from steering_core.datasets.frames import ORDER, order_metrics
+from jobs.scoring.tables import HELD_OUT, STEERED, is_steered_table, null_table
+from steering_core.datasets.base import ChoiceDataset, Contrast, Metric, ScoredChoices
+from steering_core.datasets.frames import order_metrics
 from steering_core.datasets.registry import DATASETS
 
 _READERS = 8
@@ -52,7 +46,8 @@ class StoredRows:
         examples = self.output.examples.values()
         labels = dict.fromkeys(label for e in examples for label in e.labels)
         found = [*self.dataset.metrics(tuple(labels))]
-        if any(e.group_value(ORDER) not in (None, "0") for e in examples):
+        # Asked of the spec: a group key of the user's own may be called "order", too.
+        if self._spec.get("data", {}).get("candidate_orders", 1) > 1:
             found += order_metrics(max(len(e.candidates) for e in examples))
         return found
 
@@ -78,7 +73,7 @@ class StoredRows:
             CorruptPartError: a damaged part.
             UserError: the examples are lost.
         """
-        for group in sorted({task.group for task in self.output.inventory.planned}):
+        for group in sorted(self._tasks):
             baseline = self._baseline(group)
             if baseline is None:
                 continue
@@ -110,35 +105,34 @@ class StoredRows:
             return null.vectors
         return HELD_OUT if table == HELD_OUT else self.main_vectors
 
-    def _tasks(self, group: Group, table: str) -> list[PlannedTask]:
-        """Planned tasks of a group that leave a table, by shard."""
-        tasks = [
-            task
-            for task in self.output.inventory.planned
-            if task.group == group and table in task.tables
-        ]
-        return sorted(tasks, key=lambda task: task.shard)
+    @cached_property
+    def _tasks(self) -> Mapping[Group, Mapping[str, list[PlannedTask]]]:
+        """Planned tasks by group and table, each list by shard.
+
+        Found in one pass: with nulls there are hundreds of tables.
+        """
+        found: dict[Group, dict[str, list[PlannedTask]]] = {}
+        for task in sorted(self.output.inventory.planned, key=lambda task: task.shard):
+            of_group = found.setdefault(task.group, {})
+            for table in task.tables:
+                of_group.setdefault(table, []).append(task)
+        return found
 
     def _steered_tables(self, group: Group) -> list[str]:
-        tables = {
-            table: None
-            for task in self.output.inventory.planned
-            if task.group == group and task.is_steered
-            for table in task.tables
-        }
+        tables = filter(is_steered_table, self._tasks[group])
         return sorted(tables, key=lambda table: (table != STEERED, table != HELD_OUT, table))
 
     def _baseline(self, group: Group) -> ScoredChoices | None:
-        tasks = self._tasks(group, "baseline")
+        tasks = self._tasks[group]["baseline"]
         parts = self._read(tasks, "baseline")
         if len(parts) < len(tasks):
             return None
-        return self._scored(pa.concat_tables(parts.values()))
+        return scored_choices(pa.concat_tables(parts.values()), self.output.examples)
 
     def _cells(self, group: Group, table: str) -> Iterator[Cell]:
         """Each cell that every shard has; the parts of a table are in memory together."""
-        tasks = self._tasks(group, table)
-        num_shards = len({task.shard for task in self._tasks(group, "baseline")})
+        tasks = self._tasks[group][table]
+        num_shards = len(self._tasks[group]["baseline"])
         shards: dict[tuple[int, float], list[pa.Table]] = {}
         for task, part in self._read(tasks, table).items():
             num = len(task.example_ids)
@@ -151,7 +145,8 @@ class StoredRows:
                 kl = None
                 if KL_FIELD.name in rows.column_names:
                     kl = rows[KL_FIELD.name].to_numpy()
-                yield layer, coeff, vectors.dose(layer, coeff), self._scored(rows), kl
+                scored = scored_choices(rows, self.output.examples)
+                yield layer, coeff, vectors.dose(layer, coeff), scored, kl
 
     def _read(self, tasks: Sequence[PlannedTask], table: str) -> dict[PlannedTask, pa.Table]:
         """The parts of those tasks that are done, in the order of the tasks."""
@@ -164,10 +159,3 @@ class StoredRows:
 
         with thread_pool(_READERS) as pool:
             return dict(zip(done, pool.imap(read, done), strict=True))
-
-    def _scored(self, rows: pa.Table) -> ScoredChoices:
-        return scored_choices(rows, self._examples)
-
-    @property
-    def _examples(self) -> Mapping[str, ChoiceExample]:
-        return self.output.examples
