@@ -12,7 +12,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from jobs.choices.summary_tables import GAP
 from jobs.choices.words import (
     CHANGED,
     SIGNIFICANT,
@@ -24,6 +23,7 @@ from jobs.choices.words import (
     shown_metrics,
     widest,
 )
+from jobs.estimates.gap import GAP
 from jobs.page.words import PERCENT, coefficient, counted, enumerated, number
 
 _NULLS = {"random": "of random direction", "shuffled": "fitted to shuffled labels"}

@@ -6,8 +6,8 @@ from functools import cached_property
 
 import pyarrow as pa
 
-from jobs.choices.tables import examples_of
 from jobs.examples_file import EXAMPLES_KEY, read_examples
+from jobs.scoring.choice_rows import examples_of
 from jobs.scoring.output import ScoredOutput
 from steering_core.datasets.base import ChoiceExample
 from steersweep.errors import UserError

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.choices.spec import ChoicesSpec
-from jobs.choices.tables import ChoiceRows
 from jobs.datasets.load import LoadedChoices, digest_of, load_examples
+from jobs.scoring.choice_rows import ChoiceRows
 from jobs.scoring.groups import GroupKey
 from jobs.scoring.resolve import resolved
 from jobs.scoring.sweep import ScoredSweep
@@ -95,7 +95,7 @@ def resolve(spec: ChoicesSpec, device: str | None = None) -> ChoicesSweep:
     Raises:
         UserError: anything the user must change.
     """
-    loaded = load_examples(spec.data.path, spec.data.format, **spec.options())
+    loaded = load_examples(spec.data.path, spec.data.format, **spec.data.options())
     contrast = contrast_of(spec, loaded.dataset)
     _check_contrast(spec, loaded, contrast)
     groups = _fits(spec, by_of(spec, loaded.dataset), loaded.examples)

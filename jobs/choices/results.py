@@ -11,9 +11,9 @@ from jobs.choices.output import ChoicesOutput
 from jobs.choices.report import ONLY_WITH_ROWS, summary_tables
 from jobs.choices.resolve import AXES
 from jobs.choices.stored import StoredRows
-from jobs.choices.tables import EXAMPLES_SCHEMA, ChoiceRows
 from jobs.data_source import DataSource
 from jobs.results import FlatRows, Results
+from jobs.scoring.choice_rows import EXAMPLES_SCHEMA, ChoiceRows
 from jobs.scoring.flat import FlatLayout, flat_tables
 from jobs.scoring.frames import rows_frame, vectors_frame
 

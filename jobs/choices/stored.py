@@ -13,7 +13,7 @@ from cluster.parts import read_part
 from cluster.threads import thread_pool
 from jobs.choices.output import ChoicesOutput
 from jobs.choices.summary import Cell, FitRows
-from jobs.choices.tables import scored_choices
+from jobs.scoring.choice_rows import scored_choices
 from jobs.scoring.groups import Group
 from jobs.scoring.plan import PlannedTask, VectorSet
 from jobs.scoring.rows import KL_FIELD

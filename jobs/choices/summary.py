@@ -14,20 +14,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from jobs.choices.estimates import (
-    MOST_FLIPPED,
-    Estimates,
-    columns_of,
-    defined,
-    estimates_of,
-    mean_over_layers,
-    p_of_change,
-)
-from jobs.choices.gap import gap_metric, gap_of_examples
 from jobs.choices.summary_tables import (
     CELL_KEYS,
     FINDINGS_SCHEMA,
-    GAP,
     NULL_TESTS_SCHEMA,
     NULLS_SCHEMA,
     baseline_schema,
@@ -39,7 +28,17 @@ from jobs.choices.summary_tables import (
     table,
     tested_columns,
 )
-from jobs.choices.sums import CellSums, Unsteered, pooled
+from jobs.estimates.cells import (
+    MOST_FLIPPED,
+    Estimates,
+    columns_of,
+    defined,
+    estimates_of,
+    mean_over_layers,
+    p_of_change,
+)
+from jobs.estimates.gap import GAP, gap_metric, gap_of_examples
+from jobs.estimates.sums import CellSums, Unsteered, pooled
 from steering_core.datasets.base import Contrast, Metric, ScoredChoices
 from steering_core.nulls import draw_seed, label_signs
 from steering_core.stats.clusters import combine, side_by_side

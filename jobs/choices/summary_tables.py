@@ -12,7 +12,6 @@ import pyarrow as pa
 
 from steering_core.datasets.base import Metric
 
-GAP = "gap"
 SHARES = ("changed", "anti_steered")
 _TEXT, _NUMBER, _COUNT = pa.string(), pa.float64(), pa.int32()
 _CELL = [("model", _TEXT), ("fit", _TEXT), ("layer", _COUNT), ("coeff", _NUMBER)]

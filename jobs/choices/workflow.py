@@ -5,8 +5,8 @@ from __future__ import annotations
 import pyarrow as pa
 
 from jobs.choices.resolve import ChoicesSweep
-from jobs.choices.tables import examples_table
 from jobs.data_source import DataSource
+from jobs.scoring.choice_rows import examples_table
 from jobs.scoring.workflow import ScoredWorkflow
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from jobs.choices.summary import Cell, FitRows, summarise
-from jobs.choices.tables import ChoiceRows, examples_of, examples_table, scored_choices
+from jobs.scoring.choice_rows import ChoiceRows, examples_of, examples_table, scored_choices
 from steering_core.datasets.base import Candidate, ChoiceExample, Contrast, Metric, ScoredChoices
 from steering_core.engine import Scores
 from steering_core.scoring import choose

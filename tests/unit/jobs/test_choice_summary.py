@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy.stats import t as students_t
 
-from jobs.choices.estimates import estimates_of
 from jobs.choices.summary import FitRows, summarise
-from jobs.choices.sums import Unsteered
+from jobs.estimates.cells import estimates_of
+from jobs.estimates.sums import Unsteered
 from steering_core.datasets.base import Metric, ScoredChoices
 from steering_core.nulls import draw_seed, label_signs
 from tests.support.choice_results import (

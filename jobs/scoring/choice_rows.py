@@ -1,4 +1,4 @@
-"""Columns of what a choices sweep leaves (a contract: other tools read them)."""
+"""Rows of multiple-choice examples, and their texts (a contract: other tools read them)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ EXAMPLES_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class ChoiceRows(RowFormat[ChoiceExample]):
-    """The rows of a choices sweep.
+    """The rows of multiple-choice examples.
 
     Scores come in the order in which each example lists its candidates, as lists: examples of one
     data set may have different numbers of candidates.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from jobs.choices.summary_tables import GAP
 from jobs.page.words import enumerated
 from steering_core.datasets.base import Contrast, Metric, ScoredChoices
+
+GAP = "gap"
+"""Key of the metric that steering is meant to raise."""
 
 
 def gap_metric(contrast: Contrast) -> Metric:

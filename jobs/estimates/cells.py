@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as students_t
 
-from jobs.choices.sums import CellSums, MetricSums
+from jobs.estimates.sums import CellSums, MetricSums
 from steering_core.datasets.base import Metric
 from steering_core.stats import discrete
 from steering_core.stats.clusters import Cluster, ClusterEstimate, combine, means_of_sums
