@@ -9,6 +9,7 @@ from pathlib import PurePath
 import pyarrow as pa
 
 from jobs.resources import EMBEDDED
+from steering_core.datasets.base import ChoiceDataset
 
 _OFFICIAL_STEREOSET = "fe354a3b8a08de01f341b7539d3b7ba684b4ad0396df144a526748d9f2b74f4c"
 """``examples_digest`` of the official development set: all examples, in the file's order."""
@@ -82,3 +83,10 @@ def source_of_persona() -> DataSource:
         "Questions and instructions from trait files, answers written by language models; the "
         "license is what the sources of both state",
     )
+
+
+def source_of_set(dataset: ChoiceDataset, path: str) -> DataSource:
+    """Where the texts of a data set come from, for whoever gets a copy of them."""
+    if not dataset.homepage:  # a user's own
+        return DataSource("unknown", f"{path}; the license is what its source says")
+    return DataSource(dataset.licence, dataset.title, dataset.homepage)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -134,11 +134,12 @@ class _Problem:
                 generic += [] if is_entry else [_ANY_NAME]
                 tag = None
             else:
-                generic.append(str(part))
+                field = section.model_fields.get(str(part))
+                is_chosen = field is None and _entries_of(section) is not None
+                generic.append(_ANY_NAME if is_chosen else str(part))
                 if number < len(loc) - 1:
                     tag = None
-                field = section.model_fields.get(str(part))
-                annotation = None if field is None else field.annotation
+                annotation = _entries_of(section) if field is None else field.annotation
         if details["type"].startswith("union_tag"):
             name = str(details.get("ctx", {}).get("discriminator", "kind")).strip("'")
             place, generic = [*place, name], [*generic, name]
@@ -261,6 +262,8 @@ def _hint(
     elsewhere = [path for path in _key_paths(kind) if path[:-1] != place[:-1]]
     close = _closest(unknown, here, 0.8)
     same_name = [path for path in elsewhere if path[-1] == unknown]
+    # Data sets of side effects have the keys of `data`, which is what most sweeps mean.
+    same_name = [path for path in same_name if path[0] != "side_effects"] or same_name
     if close is None and same_name:
         return f"did you mean {' or '.join(_spelled(path) for path in same_name[:3])}?"
     if close is None:
@@ -309,7 +312,17 @@ def _key_paths(kind: type[BaseModel], at: tuple[str, ...] = ()) -> list[tuple[st
             paths |= dict.fromkeys(_key_paths(model, (*at, name)))
         for model in _models(_entry(field.annotation)):
             paths |= dict.fromkeys(_key_paths(model, (*at, name, _ANY_NAME)))
+    for model in _models(_entries_of(kind)):
+        paths |= dict.fromkeys(_key_paths(model, (*at, _ANY_NAME)))
     return list(paths)
+
+
+def _entries_of(kind: type[BaseModel]) -> Any:
+    """What is under keys that the user chooses, in a model that has keys of its own as well;
+    None if it takes no other keys."""
+    if kind.model_config.get("extra") != "allow":
+        return None
+    return _entry(get_type_hints(kind, include_extras=True)["__pydantic_extra__"])
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

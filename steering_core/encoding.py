@@ -119,6 +119,9 @@ class ExampleEncoder:
         chat: puts each prompt into the model's chat template; the candidate is then the beginning
             of the model's turn, without a leading space.
 
+    Attributes:
+        tokenizer: the model's.
+
     Raises:
         UserError: the protocol needs a BOS or a pad token that the tokenizer does not have.
     """
@@ -132,7 +135,7 @@ class ExampleEncoder:
         contrast: Contrast | None = STEREOSET_CONTRAST,
         chat: ChatFormat | None = None,
     ) -> None:
-        self._tokenizer, self._model = tokenizer, model
+        self.tokenizer, self._model = tokenizer, model
         self.protocol = protocol
         self._contrast, self._chat = contrast, chat
         needed = {"BOS": protocol.needs_bos, "pad": protocol.needs_pad}
@@ -180,7 +183,7 @@ class ExampleEncoder:
             return []
         # A chat template writes its special tokens itself.
         options = {} if self._chat is None else {"add_special_tokens": False}
-        ids: list[list[int]] = self._tokenizer(texts, **options)["input_ids"]
+        ids: list[list[int]] = self.tokenizer(texts, **options)["input_ids"]
         return ids
 
     def _encode_one(
@@ -236,7 +239,7 @@ class ExampleEncoder:
 
     def _context_token(self, example: Scorable) -> int:
         """What is put before sequences that have no prompt."""
-        for token in (self._tokenizer.bos_token_id, self._tokenizer.eos_token_id):
+        for token in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id):
             if token is not None:
                 return int(token)
         raise UserError(

@@ -176,6 +176,10 @@ class SteeringVectors:
             stream_norms={n: self.stream_norms[n] for n in chosen if n in self.stream_norms},
         )
 
+    def without_folds(self) -> SteeringVectors:
+        """The vectors of all examples alone, which steer data that none was fitted to."""
+        return replace(self, folds={}, fold_sizes=())
+
     def with_layers_of(self, other: SteeringVectors) -> SteeringVectors:
         """The layers of both; ``other`` has what is not a layer's own."""
         return replace(

@@ -11,11 +11,8 @@ from jobs.choices.output import ChoicesOutput
 from jobs.choices.resolve import AXES, ChoicesSweep, resolve
 from jobs.choices.spec import ChoicesSpec
 from jobs.choices.workflow import ChoicesWorkflow
-from jobs.data import OFFICIAL
-from jobs.datasets.hub import HUB
-from jobs.resources import EMBEDDED
 from jobs.results import Results
-from jobs.scoring.job import ScoredJob
+from jobs.scoring.job import SIDE_GROWS, ScoredJob
 from jobs.scoring.output import with_held_out
 from jobs.sweeps.job import Files, Growth, Shipment
 from jobs.sweeps.report import ReportOptions
@@ -35,6 +32,7 @@ class ChoicesJob(ScoredJob[ChoicesSpec, ChoicesSweep, ChoicesOutput]):
         "vectors.held_out": Growth("held-out vectors"),
         "nulls": Growth("nulls"),
         "models": Growth("models"),
+        **SIDE_GROWS,
     }
     reasons: ClassVar[Mapping[str, str]] = {
         "data.frame": "it decides the texts that are scored",
@@ -68,7 +66,7 @@ class ChoicesJob(ScoredJob[ChoicesSpec, ChoicesSweep, ChoicesOutput]):
 
     def shipment(self, spec: ChoicesSpec) -> Shipment:
         """See ``Job``; a data file stays where it is."""
-        shipped, path = super().shipment(spec), spec.data.path
-        if path.startswith((HUB, EMBEDDED)) or path == OFFICIAL:
+        shipped, data = super().shipment(spec), spec.data
+        if not data.is_file:
             return shipped
-        return replace(shipped, head_files=[("data.path", path), *shipped.head_files])
+        return replace(shipped, head_files=[("data.path", data.path), *shipped.head_files])

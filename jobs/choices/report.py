@@ -47,8 +47,8 @@ def report(output: ChoicesOutput, options: ReportOptions) -> dict[str, Any]:
     tables = summary_tables(rows)
     for name, table in tables.items():
         write_table(storage, name, table, only_with_rows=name in ONLY_WITH_ROWS)
-    if rows.num_missing:
-        warn(f"{count(rows.num_missing, 'row')} are not there yet; their cells are left out")
+    if rows.tables.num_missing:
+        warn(f"{count(rows.tables.num_missing, 'row')} are not there yet; their cells are left out")
     print_result(tables)
     for line in described(inventory):
         warn(line)
@@ -60,7 +60,7 @@ def report(output: ChoicesOutput, options: ReportOptions) -> dict[str, Any]:
     say_where(storage)
     return {
         "certificate": certificate["overall"],
-        "num_missing_rows": rows.num_missing,
+        "num_missing_rows": rows.tables.num_missing,
         "result": [row for name in ("pooled", "cells") for row in tables[name].to_pylist()],
     }
 
@@ -75,8 +75,8 @@ def summary_tables(rows: StoredRows) -> Mapping[str, pa.Table]:
     record = rows.output.record or {}
     return summarise(
         rows.sets(),
-        rows.metrics,
-        rows.contrast,
+        rows.output.metrics,
+        rows.output.contrast,
         seed=record.get("spec", {}).get("data", {}).get("seed", 0),
         has_direction=adds_vector(record.get("identity", {})),
     )
@@ -93,8 +93,10 @@ def _page(
     if options.set_aside is None:
         set_aside = list(output.last_session.get("set_aside", []))
     missing = ""
-    if rows.num_missing:
-        missing = f"{count(rows.num_missing, 'row')} of {rows.num_planned:,} are still to come"
+    stored = rows.tables
+    if stored.num_missing:
+        num_missing = count(stored.num_missing, "row")
+        missing = f"{num_missing} of {stored.num_planned:,} are still to come"
     more = [*of_certificate(certificate)]
     if set_aside:
         places = [set_aside_words(task) for task in set_aside]
@@ -102,8 +104,8 @@ def _page(
     return page_of(
         tables,
         record,
-        title=f"Steering sweep on {rows.dataset.title}",
-        terms=terms(record, rows.contrast, len(output.examples)),
+        title=f"Steering sweep on {rows.output.dataset.title}",
+        terms=terms(record, rows.output.contrast, len(output.examples)),
         uri=output.storage.uri,
         unfinished=missing,
         more_cautions=more,

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from jobs.datasets.spec import ExamplesSpec
+from jobs.scoring.side_effects_spec import Prompts, SideEffects, SideEffectsSpec
 from jobs.scoring.spec import (
     Measures,
     Models,
@@ -85,6 +86,8 @@ class ChoicesSpec(ScoredSpec):
     steering: SteeringSpec
     nulls: NullsEntry = NullsSpec()  # type: ignore[call-arg]
     measures: Measures = ()
+    side_effects: SideEffects = SideEffectsSpec()  # type: ignore[call-arg]
+    prompts: Prompts = Field({})
     compute: ComputeSpec = ComputeSpec()  # type: ignore[call-arg]
     certificate: CertificateSpec = CertificateSpec()  # type: ignore[call-arg]
     storage: StorageOptions = StorageOptions()  # type: ignore[call-arg]

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, StrictBool, StrictInt, model_validator
 
+from jobs.data import OFFICIAL
+from jobs.datasets.hub import HUB
+from jobs.resources import EMBEDDED
 from jobs.spec import SpecModel, role
 from steering_core.datasets.base import Frame
 from steering_core.datasets.registry import DATASETS
@@ -87,6 +90,11 @@ class ExamplesSpec(SpecModel):
     def format_name(self) -> str:
         """The format, which ``path: stereoset`` tells as well."""
         return self.format or ("stereoset" if self.path == "stereoset" else "choices")
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is read from a file of the user's, which is not downloaded."""
+        return not (self.path.startswith((HUB, EMBEDDED)) or self.path == OFFICIAL)
 
     @model_validator(mode="after")
     def _options_of_a_template(self) -> Self:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jobs.scoring.groups import Group
 from jobs.spec import CertificateSpec
 from jobs.sweeps.certificate import TaskCertificate, judged
 from steering_core.certificate import Certificate, RowName, draw, tolerance_for
@@ -22,10 +21,15 @@ from steering_core.slow_engine import SlowEngine
 
 @dataclass(frozen=True)
 class TaskRows:
-    """The rows of a task, as both engines take them; ``task_id`` decides which are checked."""
+    """The rows of a task, as both engines take them.
+
+    Attributes:
+        task_id: decides which rows are checked.
+        place: what names them in messages, pairs of axis and value.
+    """
 
     task_id: str
-    group: Group
+    place: tuple[tuple[str, str], ...]
     encoded: Sequence[EncodedExample]
 
 
@@ -154,4 +158,4 @@ class Certifier:
 def _name(
     rows: TaskRows, row: int, layer: int | None = None, coeff: float | None = None
 ) -> RowName:
-    return RowName(rows.encoded[row].example.example_id, rows.group.place, layer, coeff)
+    return RowName(rows.encoded[row].example.example_id, rows.place, layer, coeff)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Protocol, TypeVar
+from typing import Protocol, Self, TypeVar
 from urllib.parse import quote
 
 
@@ -18,6 +18,9 @@ class ScoredExample(Protocol):
     @property
     def labels(self) -> tuple[str, ...]:
         """One for each candidate."""
+
+    def with_prefix(self, text: str) -> Self:
+        """The example with a text directly before its prompt."""
 
 
 ExampleT = TypeVar("ExampleT", bound=ScoredExample)

@@ -14,7 +14,7 @@ from cluster.threads import thread_pool
 from jobs.scoring.groups import Group
 from jobs.scoring.manifest import from_tables
 from jobs.scoring.plan import PlannedTask, VectorSet
-from jobs.scoring.tables import FITS, HELD_OUT, HELD_OUT_SUMS, STEERED
+from jobs.scoring.tables import FITS, HELD_OUT, HELD_OUT_SUMS, SIDE_FOLDERS, STEERED, side_table
 from jobs.sweeps.parts import StoredParts
 from steering_core.vectors import SteeringVectors, from_safetensors
 from steersweep.errors import UserError
@@ -67,7 +67,7 @@ class Inventory:
         for task in self.planned:
             is_done = task.plan_id in self.done
             missing[task.group] += "baseline" in task.tables and not is_done
-            if task.cells and is_done:
+            if task.cells and is_done and side_table(task.tables[0]) is None:
                 steered.add(task.group)
         return [(group, missing[group]) for group in sorted(steered) if missing[group]]
 
@@ -84,7 +84,10 @@ class Inventory:
 
 PART_FOLDERS = tuple(
     f"{table}/"
-    for table in ("sums", HELD_OUT_SUMS, "states", "baseline", FITS, STEERED, HELD_OUT, "nulls")
+    for table in (
+        *("sums", HELD_OUT_SUMS, "states", "baseline", FITS, STEERED, HELD_OUT, "nulls"),
+        *SIDE_FOLDERS,
+    )
 )
 """Folders of an output that hold parts."""
 

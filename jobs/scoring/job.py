@@ -10,6 +10,7 @@ from jobs.scoring import status, verify
 from jobs.scoring.batch_size import TUNING
 from jobs.scoring.forecast.command import plan
 from jobs.scoring.inventory import PART_FOLDERS
+from jobs.scoring.measured import TEXTS
 from jobs.scoring.output import (
     ScoredOutput,
     check_draws,
@@ -22,12 +23,22 @@ from jobs.scoring.spec import ScoredSpec
 from jobs.scoring.sweep import AnySweep
 from jobs.scoring.workflow import ScoredWorkflow
 from jobs.sweeps.estimate import Estimate, PlanOptions
-from jobs.sweeps.job import Files, Job, Shipment, StoredOutput
+from jobs.sweeps.job import Files, Growth, Job, Shipment, StoredOutput
 from jobs.sweeps.session import DriverState
 
 SpecT = TypeVar("SpecT", bound=ScoredSpec)
 SweepT = TypeVar("SweepT", bound=AnySweep)
 OutputT = TypeVar("OutputT", bound=ScoredOutput)
+
+
+SIDE_GROWS: Mapping[str, Growth] = {
+    "side_effects": Growth("data sets of side effects"),
+    "side_effects.cells.layers": Growth("their layers"),
+    "side_effects.cells.coeffs": Growth("their coefficients"),
+    "side_effects.transfer": Growth("transfer"),
+    "prompts": Growth("prompts"),
+}
+"""Of ``Job.grows``: what every job that scores candidates can measure besides its own data."""
 
 
 class ScoredJob(Job[SpecT, SweepT, OutputT]):
@@ -40,7 +51,7 @@ class ScoredJob(Job[SpecT, SweepT, OutputT]):
 
     axes: ClassVar[tuple[str, ...]]
     axis_keys: ClassVar[Mapping[str, str]]
-    owns = ("manifest/", *PART_FOLDERS, "vectors/", TUNING)
+    owns = ("manifest/", *PART_FOLDERS, "vectors/", TUNING, TEXTS)
     marker = "manifest/"
 
     def has_run(self, output: StoredOutput) -> bool:
@@ -82,10 +93,13 @@ class ScoredJob(Job[SpecT, SweepT, OutputT]):
         return plan(self, spec, options)
 
     def shipment(self, spec: SpecT) -> Shipment:
-        """See ``Job``; a file of vectors stays where it is."""
+        """See ``Job``; files of vectors and of data sets stay where they are."""
         shipped = super().shipment(spec)
         file = spec.vectors.file
         files = [] if file is None else [("vectors.file", file)]
+        for name, of_set in spec.side_effects.sets.items():
+            if of_set.is_file:
+                files.append((f"side_effects.{name}.path", of_set.path))
         return Shipment(shipped.document, models=shipped.models, head_files=files)
 
 

@@ -33,6 +33,14 @@ _SCHEMA = pa.schema(
 )
 
 
+def tables_of(tasks: Sequence[PlannedTask]) -> list[pa.Table]:
+    """The tasks as tables, one for each kind of groups: those of other data have no axes."""
+    by_axes: dict[tuple[str, ...], list[PlannedTask]] = {}
+    for task in tasks:
+        by_axes.setdefault(task.group.axes, []).append(task)
+    return [to_table(of_axes) for of_axes in by_axes.values()]
+
+
 def to_table(tasks: Sequence[PlannedTask]) -> pa.Table:
     """One row for each task, in the order given; at least one, and all with the same axes."""
     axes = [(axis, pa.string()) for axis in tasks[0].group.axes]

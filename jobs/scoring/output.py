@@ -14,8 +14,8 @@ import pyarrow as pa
 from jobs.scoring.inventory import PART_FOLDERS, Inventory, take_inventory
 from jobs.scoring.manifest import ANY_TEXT, from_tables
 from jobs.scoring.plan import PlannedTask, null_cells, old_nulls, would_plan
-from jobs.scoring.sweep import AnySweep
-from jobs.scoring.tables import HELD_OUT
+from jobs.scoring.sweep import AnySweep, main_vectors_of
+from jobs.scoring.tables import HELD_OUT, SideTable, side_table
 from jobs.sweeps.job import StoredOutput
 from jobs.sweeps.parts import StoredParts
 from steering_core.nulls import Null
@@ -32,6 +32,17 @@ class ScoredOutput(StoredOutput):
     """
 
     axis_values: ClassVar[re.Pattern[str]] = ANY_TEXT
+
+    @property
+    def spec(self) -> Mapping[str, Any]:
+        """The recorded spec; empty if ``run.json`` is lost."""
+        spec: Mapping[str, Any] = (self.record or {}).get("spec", {})
+        return spec
+
+    @property
+    def main_vectors(self) -> str:
+        """What steered the main rows: ``in_sample``, ``held_out`` or ``file``."""
+        return main_vectors_of((self.record or {}).get("identity", {}))
 
     @cached_property
     def manifest(self) -> list[pa.Table]:
@@ -84,11 +95,16 @@ def held_values(
     keys = ("models", *axis_keys.values(), "steering.layers", "steering.coeffs")
     held: dict[str, set[Any]] = {key: set() for key in keys}
     held |= {key: set() for key in ("vectors.held_out", "nulls", "nulls.layers", "nulls.coeffs")}
+    held |= {key: set() for key in _SIDE_KEYS}
     for task in planned:
         held["models"].add(task.group.model)
         for axis, value in task.group.place:
             if axis in axis_keys:
                 held[axis_keys[axis]].add(value)
+        side = side_table(task.tables[0])
+        if side is not None:
+            _hold(held, side, task)
+            continue
         for of in task.vector_sets:
             axes = "steering" if of.null is None else "nulls"
             held[f"{axes}.layers"].update(layer for layer, _ in task.cells)
@@ -98,6 +114,21 @@ def held_values(
             if of.null is not None:
                 held["nulls"].add(of.null.null)
     return held
+
+
+_SIDE_KEYS = (
+    *("side_effects", "side_effects.cells.layers", "side_effects.cells.coeffs"),
+    *("side_effects.transfer", "prompts"),
+)
+
+
+def _hold(held: dict[str, set[Any]], side: SideTable, task: PlannedTask) -> None:
+    """Add the values that a task of side effects has."""
+    held["side_effects.cells.layers"].update(layer for layer, _ in task.cells)
+    held["side_effects.cells.coeffs"].update(float(coeff) for _, coeff in task.cells)
+    held["side_effects"].update({side.set} if side.set else ())
+    held["prompts"].update({side.prompt} if side.prompt else ())
+    held["side_effects.transfer"].update({"true"} if side.of else ())
 
 
 def wanted_values(sweep: AnySweep, axis_keys: Mapping[str, str]) -> dict[str, set[Any]]:
@@ -116,6 +147,11 @@ def wanted_values(sweep: AnySweep, axis_keys: Mapping[str, str]) -> dict[str, se
         "nulls": set(spec.nulls.num_draws()),
         "nulls.layers": {layer for layer, _ in null_cells(sweep)},
         "nulls.coeffs": {float(coeff) for _, coeff in null_cells(sweep)},
+        "side_effects": set(sweep.measured),
+        "side_effects.cells.layers": {layer for layer, _ in sweep.side_cells},
+        "side_effects.cells.coeffs": {float(coeff) for _, coeff in sweep.side_cells},
+        "side_effects.transfer": {"true"} if spec.side_effects.transfer else set(),
+        "prompts": set(spec.prompts),
     }
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, pairwise
+from itertools import accumulate, pairwise, permutations
 from typing import Any, NamedTuple
 
 from jobs.identity import decimal_text, digest
@@ -26,8 +26,11 @@ from jobs.scoring.tables import (
     HELD_OUT_SUMS,
     STEERED,
     NullTable,
+    SideTable,
+    holds_rows,
     null_table,
     part_key,
+    side_table,
     vectors_key,
 )
 from steering_core.engine import Cell
@@ -51,6 +54,10 @@ class VectorSet(NamedTuple):
         return null_table(self.table)
 
 
+UNSTEERED_PHASES = frozenset({"baseline", "side effects, unsteered", "prompts"})
+"""Of ``PlannedTask.phase``."""
+
+
 @dataclass(frozen=True, slots=True)
 class PlannedTask:
     """A task as the manifest holds it.
@@ -60,7 +67,8 @@ class PlannedTask:
             id of a phase 1 task. A steered task's id also covers its vectors (``steered_id``).
         tables: of a phase 1 task, some of ``sums``, ``states`` (if each example's states are
             needed), ``held_out_sums`` and ``baseline``. Of a steered task, tables of the same rows
-            and cells, which share one trunk: ``steered``, ``held_out``, draws of nulls.
+            and cells, which share one trunk: ``steered``, ``held_out``, draws of nulls. Or a single
+            table of side effects (``tables.SideTable``).
         layers: layers pooled, of a phase 1 task.
         cells: (layer, coeff as decimal text) pairs, of a steered task.
         cost: number of rows times the share of blocks that runs, over all its passes.
@@ -83,7 +91,12 @@ class PlannedTask:
 
     @property
     def phase(self) -> str:
-        """``baseline``, ``steered``, ``held out``, or nulls, in words."""
+        """``baseline``, ``steered``, ``held out``, nulls, or side effects, in words."""
+        side = side_table(self.tables[0])
+        if side is not None:
+            if self.is_steered:
+                return "side effects"
+            return "prompts" if side.prompt else "side effects, unsteered"
         if not self.is_steered:
             return "baseline"
         nulls = (null_table(table) for table in self.tables)
@@ -95,14 +108,26 @@ class PlannedTask:
 
     @property
     def vector_sets(self) -> tuple[VectorSet, ...]:
-        """The vectors that a steered task needs, one set for each of its tables."""
-        return tuple(VectorSet(self.group, table) for table in self.tables if self.is_steered)
+        """The vectors that a steered task needs, one set for each of its tables.
+
+        Other data is steered with the vectors of the main table.
+        """
+        return tuple(
+            VectorSet(self.group, STEERED if side_table(table) else table)
+            for table in self.tables
+            if self.is_steered
+        )
+
+    @property
+    def fits(self) -> bool:
+        """Whether the vectors of its group may wait for it: a phase 1 task."""
+        return not self.is_steered and side_table(self.tables[0]) is None
 
     @property
     def num_rows_cells(self) -> int:
         """Rows times cells that it scores, over its tables; a baseline counts as one cell."""
         if not self.is_steered:
-            return len(self.example_ids) * ("baseline" in self.tables)
+            return len(self.example_ids) * sum(map(holds_rows, self.tables))
         return len(self.example_ids) * len(self.cells) * len(self.tables)
 
     def typed_cells(self) -> tuple[Cell, ...]:
@@ -193,16 +218,80 @@ def plan_missing(
     """Tasks that the sweep needs beside those that its output already holds a plan for.
 
     A group that is new is cut into shards; a known one keeps its shards and gets the layers and
-    cells it lacks.
+    cells it lacks. So does a data set whose side effects are measured.
     """
     added: list[PlannedTask] = []
     by_group: dict[Group, list[PlannedTask]] = {}
     for task in planned:
-        by_group.setdefault(task.group, []).append(task)
-    for name, model in sweep.models.items():
+        if side_table(task.tables[0]) is None:
+            by_group.setdefault(task.group, []).append(task)
+    for name in sweep.models:
         for key in sweep.groups:
             group = sweep.group(name, key)
-            added += _plan_group(sweep, model, group, by_group.get(group, []), packing)
+            of_group = by_group.setdefault(group, [])
+            new = _plan_group(sweep, group, of_group, packing)
+            of_group += new
+            added += new
+    return added + _plan_side_effects(sweep, by_group, planned, packing)
+
+
+def _plan_side_effects(
+    sweep: AnySweep,
+    by_group: Mapping[Group, Sequence[PlannedTask]],
+    planned: Sequence[PlannedTask],
+    packing: Packing,
+) -> list[PlannedTask]:
+    """The tasks of other data, of prompts and of transfer that are lacking.
+
+    Args:
+        by_group: tasks of the sweep's own data, whose shards transfer and prompts take.
+    """
+    known: dict[tuple[Group, str], list[PlannedTask]] = {}
+    for task in planned:
+        for table in task.tables:
+            known.setdefault((task.group, table), []).append(task)
+    added: list[PlannedTask] = []
+
+    def add(group: Group, side: SideTable, shards: Mapping[int, tuple[str, ...]]) -> None:
+        table = str(side)
+        of_table = known.get((group, table), [])
+        if not side.is_steered:
+            have = {task.shard for task in of_table}
+            lacking = {shard: ids for shard, ids in shards.items() if shard not in have}
+            added.extend(
+                _task(sweep, group, (table,), shard, ids, (), (), packing)
+                for shard, ids in lacking.items()
+            )
+            return
+        done = {cell for task in of_table for cell in task.cells}
+        cells = tuple(cell for cell in sweep.side_cells if cell not in done)
+        for shard, ids in shards.items() if cells else ():
+            added.extend(
+                _task(sweep, group, (table,), shard, ids, (), some, packing)
+                for some in _cut_cells(sweep, group, (table,), ids, cells, packing)
+            )
+
+    for name in sweep.models:
+        whole, groups = Group(name, (), ()), [sweep.group(name, key) for key in sweep.groups]
+        for of_set in sweep.measured:
+            baseline = SideTable(of_set)
+            found = known.get((whole, str(baseline)), [])
+            shards = {task.shard: task.example_ids for task in found} or dict(
+                enumerate(_cut(sweep, whole, str(baseline), packing))
+            )
+            add(whole, baseline, shards)
+            for prompt in sweep.spec.prompts:
+                add(whole, SideTable(of_set, prompt=prompt), shards)
+            for group in groups:
+                add(group, SideTable(of_set, is_steered=True), shards)
+        own = {
+            group: {task.shard: task.example_ids for task in by_group[group]} for group in groups
+        }
+        for group, shards in own.items():
+            for prompt in sweep.spec.prompts:
+                add(group, SideTable(prompt=prompt), shards)
+        for group, other in permutations(groups, 2) if sweep.spec.side_effects.transfer else ():
+            add(group, SideTable(of=other.place, is_steered=True), own[other])
     return added
 
 
@@ -212,14 +301,16 @@ def would_plan(sweep: AnySweep, task: PlannedTask) -> bool:
     For an output whose record is lost, where nothing else tells whose plan it holds.
     """
     group = task.group
-    if group.model not in sweep.models or group.key not in sweep.groups:
+    if group.model not in sweep.models or (group.key and group.key not in sweep.groups):
         return False
-    examples, _ = sweep.groups[group.key]
-    if not set(task.example_ids) <= {e.example_id for e in examples}:
+    try:
+        examples = sweep.subject(task.tables[0], group).examples
+    except KeyError:  # a data set, a prompt or another group that the sweep does not have
+        return False
+    if not set(task.example_ids) <= examples.keys():
         return False
     again = _task(
         sweep,
-        sweep.models[group.model],
         group,
         task.tables,
         task.shard,
@@ -242,7 +333,6 @@ def uses_held_out_folds(sweep: AnySweep, table: str) -> bool:
 
 def _plan_group(
     sweep: AnySweep,
-    model: SweepModel,
     group: Group,
     known: Sequence[PlannedTask],
     packing: Packing,
@@ -252,20 +342,18 @@ def _plan_group(
     if not phase_1 and not steered:
         return []
     shards = {task.shard: task.example_ids for task in known} or dict(
-        enumerate(_cut(sweep, model, group, packing))
+        enumerate(_cut(sweep, group, "baseline", packing))
     )
     made = []
     for shard, example_ids in sorted(shards.items()):
         for number, (tables, layers) in enumerate(phase_1):
             with_baseline = not known and number == 0
             tables = (*tables, "baseline") if with_baseline else tables
-            made.append(_task(sweep, model, group, tables, shard, example_ids, layers, (), packing))
+            made.append(_task(sweep, group, tables, shard, example_ids, layers, (), packing))
         for tables, cells in steered:
             made += [
-                _task(sweep, model, group, tables, shard, example_ids, (), some, packing)
-                for some in _cut_cells(
-                    sweep, model, group, example_ids, cells, len(tables), packing
-                )
+                _task(sweep, group, tables, shard, example_ids, (), some, packing)
+                for some in _cut_cells(sweep, group, tables, example_ids, cells, packing)
             ]
     return made
 
@@ -374,11 +462,10 @@ def old_nulls(known: Sequence[PlannedTask], null: str) -> list[str]:
     return [table for table, of in found if of and of.null == null and of.is_old]
 
 
-def _cut(
-    sweep: AnySweep, model: SweepModel, group: Group, packing: Packing
-) -> list[tuple[str, ...]]:
-    """Shards of a new group: rows of similar length together, in parts of nearly equal size."""
-    examples, _ = sweep.groups[group.key]
+def _cut(sweep: AnySweep, group: Group, table: str, packing: Packing) -> list[tuple[str, ...]]:
+    """Shards of new data: rows of similar length together, in parts of nearly equal size."""
+    subject = sweep.subject(table, group)
+    model, examples = subject.model, list(subject.examples.values())
     counted = zip(model.counts(examples), examples, strict=True)
     ordered = sorted((-counts.num_packed, example.example_id) for counts, example in counted)
     ids = [example_id for _, example_id in ordered]
@@ -396,20 +483,21 @@ def _cut(
 
 def _cut_cells(
     sweep: AnySweep,
-    model: SweepModel,
     group: Group,
+    tables: Sequence[str],
     example_ids: tuple[str, ...],
     cells: tuple[tuple[int, str], ...],
-    num_tables: int,
     packing: Packing,
 ) -> list[tuple[tuple[int, str], ...]]:
     """The cells of each task of a shard: neighbouring layers, tasks of nearly equal length."""
     if not (packing.cuts_cells and cells):
         return [cells] if cells else []
-    by_id = sweep.by_id[group.key]
-    num_tokens = sum(row.num_packed for row in model.counts([by_id[i][0] for i in example_ids]))
+    subject = sweep.subject(tables[0], group)
+    model = subject.model
+    rows = model.counts([subject.examples[i] for i in example_ids])
+    num_tokens = sum(row.num_packed for row in rows)
     pass_s = _flops_per_token(model) * num_tokens / _FLOPS_PER_S_CUTTING_CELLS
-    passes = [num_tables * _share_of_blocks(sweep, model, layer) for layer, _ in cells]
+    passes = [len(tables) * _share_of_blocks(sweep, model, layer) for layer, _ in cells]
     num_tasks = min(len(cells), max(1, math.ceil(sum(passes) * pass_s / _TASK_SECONDS)))
     return [cells[low:high] for low, high in _equal_parts(passes, num_tasks)]
 
@@ -463,7 +551,6 @@ def _share_of_blocks(sweep: AnySweep, model: SweepModel, layer: int) -> float:
 
 def _task(
     sweep: AnySweep,
-    model: SweepModel,
     group: Group,
     tables: tuple[str, ...],
     shard: int,
@@ -472,9 +559,8 @@ def _task(
     cells: tuple[tuple[int, str], ...],
     packing: Packing,
 ) -> PlannedTask:
-    by_id = sweep.by_id[group.key]
-    examples, folds = zip(*(by_id[i] for i in example_ids), strict=True)
-    protocol, unit = sweep.protocol, sweep.spec.steering.unit
+    subject = sweep.subject(tables[0], group)
+    model, protocol, unit = subject.model, subject.protocol, sweep.spec.steering.unit
     held_out_folds = sweep.held_out_by_id.get(group.key, {})
     plan_id = digest(
         {
@@ -496,11 +582,12 @@ def _task(
             },
             # As above; and nothing is measured of rows that are not steered.
             **({"measures": sweep.spec.measures} if cells and sweep.spec.measures else {}),
-            **sweep.task_identity(),
+            **subject.identity,
             "group": str(group),
             "tables": tables,
-            "examples": sweep.examples_digest(examples),
-            "folds": folds,
+            "examples": subject.digest([subject.examples[i] for i in example_ids]),
+            # Other data is steered with the vector of all examples, so it has no folds.
+            "folds": [subject.folds.get(i, 0) for i in example_ids],
             # Absent where nothing hangs on them, as in every output that is older than the key.
             **(
                 {"held_out_folds": [held_out_folds[i] for i in example_ids]}

@@ -12,10 +12,13 @@ import torch
 import transformers
 
 from jobs.grid import ALL_LAYERS, with_all_layers
-from jobs.scoring.groups import ExampleT, GroupKey
+from jobs.scoring.groups import ExampleT, Group, GroupKey
+from jobs.scoring.measured import read_sets
 from jobs.scoring.rows import RowFormat
+from jobs.scoring.side_effects_spec import outside
 from jobs.scoring.spec import ScoredSpec, not_in_the_grid
 from jobs.scoring.sweep import AnySweep, SweepModel
+from jobs.scoring.tables import SideTable
 from jobs.spec import ModelSpec
 from jobs.vector_files import read_vectors_of_spec
 from steering_core.exchange.vector_file import VectorFile
@@ -65,8 +68,9 @@ def resolved(
         for name, model in spec.models.items()
     }
     spec = with_all_layers(spec, {name: model.facts.num_blocks for name, model in models.items()})
-    spec = _with_null_layers(spec)
-    return kind(
+    spec = _with_side_layers(_with_null_layers(spec))
+    measured = read_sets(spec.side_effects.sets)
+    sweep = kind(
         spec,
         protocol,
         device,
@@ -80,7 +84,37 @@ def resolved(
         _vectors(spec, protocol, models),
         _held_out_folds(spec, protocol, clusters),
         has_held_out=bool(spec.vectors.held_out),
+        measured=measured,
     )
+    _check_sets(sweep)
+    return sweep
+
+
+def _check_sets(sweep: AnySweep) -> None:
+    """Encode every example of the data sets under every prompt, so that one that a model cannot
+    take is refused before anything runs."""
+    for model in sweep.models:
+        whole = Group(model, (), ())
+        for name in sweep.measured:
+            for prompt in ("", *sweep.spec.prompts):
+                subject = sweep.subject(str(SideTable(name, prompt=prompt)), whole)
+                try:
+                    subject.model.counts(list(subject.examples.values()))
+                except UserError as error:
+                    where = f" under prompts.{prompt}" if prompt else ""
+                    raise UserError(f"side_effects.{name}{where}: {error}") from error
+
+
+def _with_side_layers(spec: SpecT) -> SpecT:
+    """``side_effects.cells.layers`` held against the grid, now that ``layers: all`` is numbers."""
+    side = spec.side_effects
+    if side.cells.layers == ALL_LAYERS:
+        cells = side.cells.model_copy(update={"layers": None})
+        side = side.model_copy(update={"cells": cells})
+        return spec.model_copy(update={"side_effects": side})
+    for sentence in outside(side.cells, spec.steering.layers, spec.steering.coeffs):
+        raise UserError(sentence)
+    return spec
 
 
 def _with_null_layers(spec: SpecT) -> SpecT:

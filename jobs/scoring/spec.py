@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, StrictInt, model_validator
 
 from jobs.grid import ALL_LAYERS, Coeffs, Layers
+from jobs.scoring.side_effects_spec import SideEffectsSpec, outside
 from jobs.spec import (
     CertificateSpec,
     JobSpec,
@@ -238,6 +239,8 @@ class ScoredSpec(JobSpec, ABC):
         nulls: NullsSpec
         measures: tuple[Measure, ...]
         certificate: CertificateSpec
+        side_effects: SideEffectsSpec
+        prompts: dict[str, str]
 
     @model_validator(mode="after")
     def _held_out_beside_in_sample(self) -> Self:
@@ -259,6 +262,16 @@ class ScoredSpec(JobSpec, ABC):
                 continue  # known once the models are (``resolve``)
             if outside := [str(value) for value in of_nulls or () if value not in steered]:
                 raise ValueError(not_in_the_grid(name, outside))
+        return self
+
+    @model_validator(mode="after")
+    def _side_effects_inside_the_grid(self) -> Self:
+        layers = self.steering.layers
+        cells = self.side_effects.cells
+        if ALL_LAYERS in (layers, cells.layers):  # known once the models are
+            cells, layers = cells.model_copy(update={"layers": None}), ()
+        for sentence in outside(cells, layers, self.steering.coeffs):
+            raise ValueError(sentence)
         return self
 
     @abstractmethod

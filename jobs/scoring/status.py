@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from jobs.console import Verbosity, detail, say, warn
@@ -10,6 +10,7 @@ from jobs.scoring import batch_size, non_finite
 from jobs.scoring.inventory import Inventory
 from jobs.scoring.output import ScoredOutput
 from jobs.scoring.plan import PlannedTask
+from jobs.scoring.tables import side_table
 from jobs.sweeps.certificate_file import tell_certificate
 from jobs.sweeps.session import DriverState
 from jobs.sweeps.status import print_counts, progress_line, progress_of, set_aside_words
@@ -35,8 +36,14 @@ def status(output: ScoredOutput, driver: DriverState) -> dict[str, Any]:
     content = progress_of(inventory.num_rows_done, total, session, is_running=is_running)
     say(f"{storage.uri}: {driver.told}", at=Verbosity.QUIET)
     say(progress_line(content, "rows", is_running=is_running), at=Verbosity.QUIET)
-    content["phases"] = _counts(inventory, lambda t: {"model": t.group.model, "phase": t.phase})
-    content["groups"] = _counts(inventory, lambda t: t.group.columns)
+    content["phases"] = _counts(
+        inventory.planned, inventory, lambda t: {"model": t.group.model, "phase": t.phase}
+    )
+    content["groups"] = _counts(
+        [task for task in inventory.planned if side_table(task.tables[0]) is None],
+        inventory,
+        lambda t: t.group.columns,
+    )
     content["set_aside"] = list(session.get("set_aside", []))
     print_counts(content["phases"], "rows")
     is_left = content["rows_done"] < content["rows_total"]
@@ -55,11 +62,13 @@ def status(output: ScoredOutput, driver: DriverState) -> dict[str, Any]:
 
 
 def _counts(
-    inventory: Inventory, key_of: Callable[[PlannedTask], dict[str, str]]
+    tasks: Sequence[PlannedTask],
+    inventory: Inventory,
+    key_of: Callable[[PlannedTask], dict[str, str]],
 ) -> list[dict[str, Any]]:
     """Tasks and rows that are planned and done, by key."""
     counts: dict[tuple[str, ...], dict[str, Any]] = {}
-    for task in inventory.planned:
+    for task in tasks:
         key = key_of(task)
         of_key = counts.setdefault(
             tuple(key.values()),

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar
 
-from jobs.identity import CODE_KEY
+from jobs.datasets.load import digest_of
+from jobs.identity import CODE_KEY, decimal_text
 from jobs.scoring.groups import ExampleT, Group, GroupKey
+from jobs.scoring.measured import MeasuredSet, protocol_of_sets
 from jobs.scoring.rows import RowFormat
 from jobs.scoring.spec import ScoredSpec
+from jobs.scoring.tables import SideTable, side_table
 from jobs.vector_files import content_digest
 from steering_core.datasets.base import Contrast
 from steering_core.encoding import EncodedExample, ExampleEncoder, check_lengths
@@ -36,6 +39,7 @@ class SweepModel:
     dtype: str
     encoder: ExampleEncoder
     _counted: dict[Any, RowCounts] = field(default_factory=dict, repr=False, compare=False)
+    _of_sets: dict[str, SweepModel] = field(default_factory=dict, repr=False, compare=False)
 
     def encode(self, examples: tuple[Any, ...]) -> list[EncodedExample]:
         """Encoded examples; raises UserError for one that the model cannot take."""
@@ -43,12 +47,48 @@ class SweepModel:
         check_lengths(rows, max_tokens=self.facts.max_tokens, model=self.source.path)
         return rows
 
+    def of_set(self, found: MeasuredSet, protocol: Protocol) -> SweepModel:
+        """The same model, encoding the examples of a data set; made once for each set.
+
+        Raises:
+            UserError: the model cannot take the set, such as prompts for a chat template.
+        """
+        if found.name not in self._of_sets:
+            tokenizer = self.encoder.tokenizer
+            encoder = found.rows.encoder(tokenizer, protocol, self.source.path)
+            of_set = replace(self, encoder=encoder, _counted={}, _of_sets={})
+            self._of_sets[found.name] = of_set
+        return self._of_sets[found.name]
+
     def counts(self, examples: Sequence[Any]) -> list[RowCounts]:
         """Token counts of examples, each encoded once and then forgotten; raises as ``encode``."""
         new = tuple(e for e in dict.fromkeys(examples) if e not in self._counted)
         for row in self.encode(new):
             self._counted[row.example] = counts_of(row, self.encoder.protocol)
         return [self._counted[e] for e in examples]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What the rows of a table are of.
+
+    Attributes:
+        name: of the data set; empty: the sweep's own data.
+        model: encodes the examples as ``protocol`` and ``rows`` say.
+        examples: by id, as they are scored: a prompt that steers is part of them.
+        folds: by id, those of the vectors of the main table; empty: the vector of all examples.
+        digest: of some of the examples, in order.
+        identity: what else changes the numbers of a task.
+    """
+
+    name: str
+    model: SweepModel
+    protocol: Protocol
+    rows: RowFormat[Any]
+    examples: Mapping[str, Any]
+    folds: Mapping[str, int]
+    digest: Callable[[Sequence[Any]], str]
+    identity: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -66,6 +106,7 @@ class ScoredSweep(ABC, Generic[SpecT_co, ExampleT]):
             each example. Empty if the main vectors are cross-fitted themselves, or a file's.
         has_held_out: whether rows steered with held-out vectors are part of the sweep, which an
             output may decide (``with_held_out``).
+        measured: data sets of ``side_effects``, by name.
     """
 
     axes: ClassVar[tuple[str, ...]]
@@ -81,6 +122,10 @@ class ScoredSweep(ABC, Generic[SpecT_co, ExampleT]):
     vectors: VectorFile | None = None
     held_out_folds: Mapping[GroupKey, tuple[int, ...]] = field(default_factory=dict)
     has_held_out: bool = False
+    measured: Mapping[str, MeasuredSet] = field(default_factory=dict)
+    _subjects: dict[tuple[str, Group], Subject] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def group(self, model: str, key: GroupKey) -> Group:
         """The examples of a model that share vectors."""
@@ -103,6 +148,62 @@ class ScoredSweep(ABC, Generic[SpecT_co, ExampleT]):
         """What of the job changes the numbers of a task and is neither part of an example nor of
         the protocol; ids cover it."""
         return {}
+
+    def subject(self, table: str, group: Group) -> Subject:
+        """What the rows of a task's table are of.
+
+        Args:
+            group: the task's.
+
+        Raises:
+            KeyError: the sweep does not measure that.
+        """
+        key = (table, group)
+        if key not in self._subjects:  # asked for by each of a sweep's tasks
+            self._subjects[key] = self._subject(side_table(table) or SideTable(), group)
+        return self._subjects[key]
+
+    def _subject(self, side: SideTable, group: Group) -> Subject:
+        text = self.spec.prompts[side.prompt] if side.prompt else ""
+        identity = {"prompt": text} if text else {}
+        model = self.models[group.model]
+        if side.set:
+            found = self.measured[side.set]
+            examples: Mapping[str, Any] = found.examples
+            if text:
+                examples = {i: e.with_prefix(text) for i, e in examples.items()}
+            return Subject(
+                side.set,
+                model.of_set(found, protocol_of_sets(self.protocol)),
+                protocol_of_sets(self.protocol),
+                found.rows,
+                examples,
+                {},
+                digest_of,
+                found.task_identity | identity,
+            )
+        is_own = not (side.of or side.prompt)
+        own = self.by_id[side.key or group.key]
+        examples = {i: e.with_prefix(text) if text else e for i, (e, _) in own.items()}
+        folds = {i: fold for i, (_, fold) in own.items()} if is_own else {}
+        return Subject(
+            "",
+            model,
+            self.protocol,
+            self.rows,
+            examples,
+            folds,
+            self.examples_digest,
+            self.task_identity() | identity,
+        )
+
+    @cached_property
+    def side_cells(self) -> tuple[tuple[int, str], ...]:
+        """(layer, coefficient as decimal text) pairs in which side effects are measured."""
+        grid, cells = self.spec.steering, self.spec.side_effects.cells
+        layers = grid.layers if cells.layers is None else cells.layers
+        coeffs = grid.coeffs if cells.coeffs is None else cells.coeffs
+        return tuple((layer, decimal_text(c)) for layer in sorted(layers) for c in coeffs)
 
     @cached_property
     def by_id(self) -> Mapping[GroupKey, Mapping[str, tuple[ExampleT, int]]]:
@@ -165,6 +266,8 @@ class ScoredSweep(ABC, Generic[SpecT_co, ExampleT]):
             spec["models"][name]["dtype"] = model.dtype
             if not model.source.is_local:
                 spec["models"][name]["revision"] = model.source.revision
+        for name, found in self.measured.items():
+            spec["side_effects"][name]["format"] = found.dataset.name
         return spec
 
     def identity(self) -> dict[str, Any]:
@@ -195,7 +298,9 @@ class ScoredSweep(ABC, Generic[SpecT_co, ExampleT]):
             }
             if model.facts.code_digest is not None:
                 description[f"models.{name}{CODE_KEY}"] = model.facts.code_digest
-        return description
+        for found in self.measured.values():
+            description |= found.identity()
+        return description | {f"prompts.{name}": text for name, text in spec.prompts.items()}
 
 
 AnySweep = ScoredSweep[ScoredSpec, Any]

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
@@ -106,9 +107,69 @@ def null_table(table: str) -> NullTable | None:
     return NullTable(match[1], match[2], int(match[3]))
 
 
+SIDE_EFFECTS, SIDE_EFFECTS_BASELINE = "side_effects", "side_effects_baseline"
+SIDE_EFFECTS_PROMPTS, PROMPTS, TRANSFER = "side_effects_prompts", "prompts", "transfer"
+SIDE_FOLDERS = (SIDE_EFFECTS, SIDE_EFFECTS_BASELINE, SIDE_EFFECTS_PROMPTS, PROMPTS, TRANSFER)
+"""Folders of rows that no vector is fitted to: other data, and the sweep's own data under prompts
+or under the vectors of another group."""
+
+
+class SideTable(NamedTuple):
+    """A table of side effects.
+
+    Attributes:
+        set: the data set that is measured; empty: the sweep's own data.
+        of: pairs of axis and value: the group of the sweep's own data that is measured, if that is
+            another one than the task's.
+        prompt: the prompt that steers, if one does.
+    """
+
+    set: str = ""
+    of: tuple[tuple[str, str], ...] = ()
+    prompt: str = ""
+    is_steered: bool = False
+
+    def __str__(self) -> str:
+        if self.of:
+            return "/".join([TRANSFER, *(f"of_{axis}={quoted(value)}" for axis, value in self.of)])
+        if not self.set:
+            return f"{PROMPTS}/prompt={self.prompt}"
+        if self.prompt:
+            return f"{SIDE_EFFECTS_PROMPTS}/set={self.set}/prompt={self.prompt}"
+        return f"{SIDE_EFFECTS if self.is_steered else SIDE_EFFECTS_BASELINE}/set={self.set}"
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """The values of ``of``."""
+        return tuple(value for _, value in self.of)
+
+
+@cache  # asked for by each of a plan's tasks
+def side_table(table: str) -> SideTable | None:
+    """What a table's name says of side effects; None for any other table."""
+    folder, *parts = table.split("/")
+    if folder not in SIDE_FOLDERS:
+        return None
+    pairs = [part.partition("=")[::2] for part in parts]
+    if folder == TRANSFER:
+        of = tuple((axis.removeprefix("of_"), unquote(value)) for axis, value in pairs)
+        return SideTable(of=of, is_steered=True)
+    named = dict(pairs)
+    is_steered = folder == SIDE_EFFECTS
+    return SideTable(named.get("set", ""), (), named.get("prompt", ""), is_steered)
+
+
 def is_steered_table(table: str) -> bool:
-    """Whether a table holds steered rows."""
+    """Whether a table holds rows that vectors steer."""
+    side = side_table(table)
+    if side is not None:
+        return side.is_steered
     return table in (STEERED, HELD_OUT) or null_table(table) is not None
+
+
+def holds_rows(table: str) -> bool:
+    """Whether a table holds scores, and not what vectors are fitted from."""
+    return table == "baseline" or side_table(table) is not None or is_steered_table(table)
 
 
 def vectors_key(group: Group, table: str = STEERED) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +15,16 @@ from cluster.parts import read_part
 from cluster.storage import Storage
 from jobs.console import detail, print_table, say, warn
 from jobs.scoring.inventory import Inventory
+from jobs.scoring.measured import protocol_of_sets
 from jobs.scoring.output import ScoredOutput
-from jobs.scoring.plan import PlannedTask, VectorSet, uses_held_out_folds
+from jobs.scoring.plan import PlannedTask, uses_held_out_folds
 from jobs.scoring.sweep import AnySweep, SweepModel
-from jobs.scoring.tables import is_steered_table, null_table
+from jobs.scoring.tables import holds_rows, null_table, side_table
 from jobs.sweeps.recorded import recorded_sweep
 from steering_core.certificate import Certificate, RowName, Tolerance, draw, tolerance_for
 from steering_core.engine import Cell, Scores
 from steering_core.models import load_model
+from steering_core.protocol import Protocol
 from steering_core.slow_engine import SlowEngine
 from steersweep.errors import UserError
 
@@ -109,9 +111,12 @@ def _verify_model(
         return _Verified(model.name, tolerance, Certificate())
     transformers.logging.disable_progress_bar()
     loaded = load_model(model.source, device=sweep.device, dtype=model.dtype)
-    slow = SlowEngine(loaded, sweep.protocol, sweep.spec.measures)
+    slow = {
+        protocol: SlowEngine(loaded, protocol, sweep.spec.measures)
+        for protocol in (sweep.protocol, protocol_of_sets(sweep.protocol))
+    }
     found = [
-        _verify_row(sweep, model, inventory, slow, tolerance, task, table, row)
+        _verify_row(sweep, inventory, slow, tolerance, task, table, row)
         for (task, table), rows in drawn.items()
         for row in _stored_rows(storage, inventory, task, table, rows)
     ]
@@ -129,9 +134,10 @@ def _drawn(
     strata: dict[tuple[str, ...], list[tuple[PlannedTask, str]]] = defaultdict(list)
     for task in inventory.tasks_done():
         for table in task.tables if task.group.model == model else ():
-            if table == "baseline" or is_steered_table(table):
-                null = null_table(table)
+            if holds_rows(table):
+                null, side = null_table(table), side_table(table)
                 kind = table if null is None else f"nulls/null={null.null}"
+                kind = kind if side is None else task.phase
                 strata[str(task.group), kind].append((task, table))
     # Fewer rows than strata: which of them get one is drawn as well.
     keys = sorted(strata)
@@ -159,34 +165,36 @@ def _stored_rows(
 
 def _verify_row(
     sweep: AnySweep,
-    model: SweepModel,
     inventory: Inventory,
-    slow: SlowEngine,
+    slow: Mapping[Protocol, SlowEngine],
     tolerance: Tolerance,
     task: PlannedTask,
     table: str,
     row: pa.Table,
 ) -> Certificate:
     group = task.group
-    key = group.key
-    examples, folds = sweep.groups[key]
-    if uses_held_out_folds(sweep, table):
-        folds = sweep.held_out_folds[key]
-    by_id = {e.example_id: n for n, e in enumerate(examples)}
+    subject = sweep.subject(table, group)
     stored = row.to_pylist()[0]
-    at = by_id[stored["example_id"]]
-    name = RowName(stored["example_id"], group.place, stored["layer"], stored["coeff"])
-    (encoded,) = model.encode((examples[at],))
+    example_id = stored["example_id"]
+    example, engine = subject.examples[example_id], slow[subject.protocol]
+    place = group.place + ((("set", subject.name),) if subject.name else ())
+    name = RowName(example_id, place, stored["layer"], stored["coeff"])
+    (encoded,) = subject.model.encode((example,))
     if task.is_steered:
         cell = Cell(stored["layer"], stored["coeff"])
-        vectors = inventory.vectors[VectorSet(group, table)]
-        wanted, wanted_kl = slow.row_measured(encoded, cell, vectors, folds[at])
+        (of,) = (of for of, its in zip(task.vector_sets, task.tables, strict=True) if its == table)
+        vectors = inventory.vectors[of]
+        if side_table(table):  # other data is steered with the vector of all examples
+            vectors = vectors.without_folds()
+        is_held_out = uses_held_out_folds(sweep, table)
+        folds = sweep.held_out_by_id[group.key] if is_held_out else subject.folds
+        wanted, wanted_kl = engine.row_measured(encoded, cell, vectors, folds.get(example_id, 0))
     else:
-        wanted, wanted_kl = slow.row_scores(encoded), None
+        wanted, wanted_kl = engine.row_scores(encoded), None
     choice = -1 if stored["choice_index"] is None else stored["choice_index"]
-    scores = sweep.rows.stored_scores(row, [examples[at]])
+    scores = subject.rows.stored_scores(row, [example])
     num_scored = np.asarray([[len(c.scored_ids) for c in encoded.candidates]])
-    right = int(sweep.rows.chosen(Scores(wanted[None], num_scored))[0])
+    right = int(subject.rows.chosen(Scores(wanted[None], num_scored))[0])
     found = Certificate.of_scores([name], scores, [wanted], tolerance, [(choice, right)])
     if wanted_kl is None:
         return found

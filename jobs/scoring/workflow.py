@@ -16,6 +16,7 @@ from __future__ import annotations
 import uuid
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -30,7 +31,7 @@ from jobs.scoring.fit_task import FITS_SCHEMA, FitPayload, SetToFit, num_layers_
 from jobs.scoring.forecast.session import Tally
 from jobs.scoring.groups import Group
 from jobs.scoring.inventory import task_id_with
-from jobs.scoring.manifest import to_table
+from jobs.scoring.manifest import tables_of
 from jobs.scoring.output import ScoredOutput
 from jobs.scoring.plan import (
     CUTS_CELLS_KEY,
@@ -41,7 +42,7 @@ from jobs.scoring.plan import (
     uses_held_out_folds,
 )
 from jobs.scoring.sweep import AnySweep
-from jobs.scoring.tables import FITS, HELD_OUT, part_key
+from jobs.scoring.tables import FITS, HELD_OUT, part_key, side_table
 from jobs.scoring.vectors import GroupVectors
 from jobs.scoring.worker import Payload, SteeringOf
 from jobs.sweeps.job import Files, Replicas, Workflow
@@ -120,6 +121,7 @@ class ScoredWorkflow(Workflow, Generic[SweepT]):
                         "certificate": sweep.spec.certificate,
                         "tuning_key": tuning_key(name),
                         "accelerate": compute.accelerate == "auto" and name not in begun,
+                        "sets": {of: found.rows for of, found in sweep.measured.items()},
                     },
                 ),
                 share=replicas.share,
@@ -134,10 +136,11 @@ class ScoredWorkflow(Workflow, Generic[SweepT]):
         num_cells = len(sweep.spec.steering.layers) * len(sweep.spec.steering.coeffs)
         twice = ", in-sample and held out" if sweep.has_held_out else ""
         num_rows = sum(task.num_rows_cells for task in inventory.planned)
+        more = "".join(f" + {words}" for words in _measured(sweep))
         kept = f", {len(inventory.done):,} of them done before" if inventory.done else ""
         return [
             f"{count(len(sweep.models), 'model')} x {count(num_examples, 'example')} x "
-            f"{count(num_cells, 'cell')}{twice} + baseline = {count(num_rows, 'row')} in "
+            f"{count(num_cells, 'cell')}{twice} + baseline{more} = {count(num_rows, 'row')} in "
             f"{count(len(inventory.planned), 'task')}{kept}"
         ]
 
@@ -154,6 +157,11 @@ class ScoredWorkflow(Workflow, Generic[SweepT]):
     def examples(self) -> pa.Table:
         """See ``Workflow``."""
 
+    def texts(self) -> Mapping[str, pa.Table]:
+        """See ``Workflow``: also those of the data sets of side effects."""
+        of_sets = {found.texts_key: found.texts() for found in self.sweep.measured.values()}
+        return {**super().texts(), **of_sets}
+
     def record(self) -> Mapping[str, Any]:
         """See ``Workflow``."""
         return {"folds": self.sweep.folds_by_group(), CUTS_CELLS_KEY: self._cuts_cells}
@@ -168,10 +176,8 @@ class ScoredWorkflow(Workflow, Generic[SweepT]):
 
     def write_plan(self) -> None:
         """Append what is new to the manifest."""
-        if self._added:
-            Ledger(self._storage).append_manifest(
-                to_table(self._added), self._generation, uuid.uuid4().hex
-            )
+        for number, tasks in enumerate(tables_of(self._added), self._generation):
+            Ledger(self._storage).append_manifest(tasks, number, uuid.uuid4().hex)
 
     def done(self, task: Task, receipt: Receipt) -> None:
         """See ``Workflow``."""
@@ -193,14 +199,19 @@ class ScoredWorkflow(Workflow, Generic[SweepT]):
     def steps(self) -> Iterator[Step]:
         """Phase 1 of each group; the fits and the steered tasks follow from it."""
         for group, planned in self._by_group.items():
-            phase_1 = [self._task(task, task.task_id()) for task in planned if not task.is_steered]
+            phase_1 = [self._task(task, task.task_id()) for task in planned if task.fits]
+            others = [
+                self._task(task, task.task_id())
+                for task in planned
+                if not (task.is_steered or task.fits)
+            ]
             # What is steered already may be there before phase 1 of a layer that was added.
             done = [
                 self._task(task, self.inventory.task_ids[task.plan_id])
                 for task in planned
                 if task.is_steered and task.plan_id in self.inventory.done
             ]
-            yield Step(SCORING, str(group), done)
+            yield Step(SCORING, str(group), done + others)
             yield Step(SCORING, str(group), phase_1, then=partial(self._after_phase_1, group))
 
     def _after_phase_1(self, group: Group) -> Iterable[Step]:
@@ -289,7 +300,7 @@ class ScoredWorkflow(Workflow, Generic[SweepT]):
             table: tuple(
                 PartRef(task.parts(task.plan_id)[table], task.plan_id)
                 for task in self._by_group[group]
-                if not task.is_steered and table in task.tables and set(task.layers) & set(layers)
+                if task.fits and table in task.tables and set(task.layers) & set(layers)
             )
             for table in ("sums", "held_out_sums", "states")
         }
@@ -340,28 +351,44 @@ class ScoredWorkflow(Workflow, Generic[SweepT]):
         )
 
     def _payload(self, planned: PlannedTask, task_id: str) -> Payload:
-        group = planned.group
-        key = group.key
-        by_id = self.sweep.by_id[key]
-        examples, folds = zip(*(by_id[i] for i in planned.example_ids), strict=True)
-        held_out = self.sweep.held_out_by_id.get(key, {})
-        held_out_folds = tuple(held_out[i] for i in planned.example_ids if i in held_out)
+        group, table = planned.group, planned.tables[0]
+        subject = self.sweep.subject(table, group)
+        ids = planned.example_ids
+        held_out = {} if side_table(table) else self.sweep.held_out_by_id.get(group.key, {})
         layers = {layer for layer, _ in planned.cells}
-        return Payload(
+        payload = Payload(
             task_id=task_id,
             group=group,
             tables=planned.tables,
-            examples=examples,
-            folds=folds,
-            held_out_folds=held_out_folds,
+            examples=tuple(subject.examples[i] for i in ids),
+            folds=tuple(subject.folds.get(i, 0) for i in ids),
+            held_out_folds=tuple(held_out[i] for i in ids if i in held_out),
             tokens_per_batch=planned.tokens_per_batch,
             layers=planned.layers,
             cells=planned.typed_cells(),
+            set=subject.name,
+        )
+        return replace(
+            payload,
             vectors={
-                of.table: SteeringOf(
-                    self._vectors.stored(of, layers),
-                    held_out_folds if uses_held_out_folds(self.sweep, of.table) else folds,
-                )
-                for of in planned.vector_sets
+                name: SteeringOf(self._vectors.stored(of, layers), self._folds(name, payload))
+                for name, of in zip(planned.tables, planned.vector_sets, strict=False)
             },
         )
+
+    def _folds(self, table: str, payload: Payload) -> tuple[int, ...] | None:
+        """By which an example's vector is chosen; other data gets the vector of all examples."""
+        if side_table(table) is not None:
+            return None
+        is_held_out = uses_held_out_folds(self.sweep, table)
+        return payload.held_out_folds if is_held_out else payload.folds
+
+
+def _measured(sweep: AnySweep) -> Iterator[str]:
+    """What is measured besides the sweep's own data, in words."""
+    if sweep.measured:
+        yield f"side effects on {count(len(sweep.measured), 'data set')}"
+    if sweep.spec.side_effects.transfer:
+        yield "transfer between groups"
+    if sweep.spec.prompts:
+        yield count(len(sweep.spec.prompts), "prompt")

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from jobs.data import OFFICIAL
 from jobs.results import Results
-from jobs.scoring.job import ScoredJob
+from jobs.scoring.job import SIDE_GROWS, ScoredJob
 from jobs.scoring.output import with_held_out
 from jobs.stereoset import report
 from jobs.stereoset.groups import AXES
@@ -39,6 +39,7 @@ class StereoSetJob(ScoredJob[StereoSetSpec, Sweep, StereoSetOutput]):
         "vectors.held_out": Growth("held-out vectors"),
         "nulls": Growth("nulls"),
         "models": Growth("models"),
+        **SIDE_GROWS,
     }
 
     def resolve(

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, StrictInt
 
+from jobs.scoring.side_effects_spec import Prompts, SideEffects, SideEffectsSpec
 from jobs.scoring.spec import (
     Measures,
     Models,
@@ -77,6 +78,8 @@ class StereoSetSpec(ScoredSpec):
     scoring: Scoring | None = Field(None, json_schema_extra=role("identity"))
     nulls: NullsEntry = NullsSpec()  # type: ignore[call-arg]
     measures: Measures = ()
+    side_effects: SideEffects = SideEffectsSpec()  # type: ignore[call-arg]
+    prompts: Prompts = Field({})
     compute: ComputeSpec = ComputeSpec()  # type: ignore[call-arg]
     certificate: CertificateSpec = CertificateSpec()  # type: ignore[call-arg]
     storage: StorageOptions = StorageOptions()  # type: ignore[call-arg]

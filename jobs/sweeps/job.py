@@ -25,6 +25,7 @@ from cluster.placement import Share
 from cluster.storage import Storage, StorageSpec
 from cluster.tasks import Pool, Receipt, Task, Worker
 from cluster.threads import thread_pool
+from jobs.examples_file import EXAMPLES_KEY
 from jobs.spec import JobSpec
 from jobs.sweeps.parts import StoredParts
 from jobs.sweeps.same_sweep import changes_of, removals_of
@@ -214,6 +215,11 @@ class Workflow(ABC):
     def examples(self) -> pa.Table | None:
         """The texts behind the ids of rows, for ``examples.parquet``."""
         return None
+
+    def texts(self) -> Mapping[str, pa.Table]:
+        """All texts behind ids, by the key of their file."""
+        examples = self.examples()
+        return {} if examples is None else {EXAMPLES_KEY: examples}
 
     def record(self) -> Mapping[str, Any]:
         """What ``run.json`` says of the whole run beside spec and identity."""

@@ -178,8 +178,8 @@ class _Session:
         self._is_open = True
         self._storage.clean_temporaries(_OLD_TEMPORARY_S)
         write_checked(self._storage, self._workflow.stored.checked)
-        if (examples := self._workflow.examples()) is not None:
-            write_examples(self._storage, examples)
+        for key, texts in self._workflow.texts().items():
+            write_examples(self._storage, texts, key)
         self._workflow.write_plan()
         self._files.release()
         return lease

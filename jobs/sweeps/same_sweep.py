@@ -38,6 +38,8 @@ _REASONS = (
     (r"models\..* \(eos_ids\)", "it decides where every answer ends"),
     (r"models\..*(\.dtype| \(dtype\))", "every number of the model depends on its precision"),
     (r"models\..*", "every number of the model depends on it"),
+    (r"side_effects\..*", "it decides which rows of that data set are scored, and how"),
+    (r"prompts\..*", "every row under this prompt would change"),
     (r"ids", "another version of steersweep names its rows differently"),
 )
 """By a pattern of whole keys of an identity, the first that fits: why the key cannot change."""

@@ -274,7 +274,7 @@ def test_a_wrong_kernel_in_the_engine_is_what_the_certificate_finds(
     monkeypatch.setattr(attention_kernel, "attention", _off_by(attention_kernel.attention, -1.0))
     wrong, pooled = Engine(model, protocol, kernels=["attention"]).baseline(rows(), 500, (1,))
     right, _ = SlowEngine(model, protocol).baseline(rows(), (1,))
-    task = TaskRows("task", group_of("tiny", "intersentence", "race"), rows())
+    task = TaskRows("task", group_of("tiny", "intersentence", "race").place, rows())
 
     falls_back = Certifier(model, protocol, CertificateSpec(), "tiny")
     stored, _, certificate = falls_back.baseline(task, wrong, pooled)

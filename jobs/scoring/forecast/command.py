@@ -155,10 +155,10 @@ class _Planner:
         why = why_not_here(model.source, model.dtype, skeleton, self._sweep.device)
         if why is not None:
             return None, f"not measured: {why}"
-        ids = {example_id for task in left for example_id in task.example_ids}
-        examples = [
-            e for found, _ in self._sweep.groups.values() for e in found if e.example_id in ids
-        ]
+        ids = {i for task in left if task.group.key for i in task.example_ids}
+        own = [e for found, _ in self._sweep.groups.values() for e in found]
+        # If only other data is left, rows of the sweep's own data show how fast the machine is.
+        examples = [e for e in own if e.example_id in ids] or own
         try:
             measured = measure(
                 self._sweep, model, skeleton, examples, tokens, self._options.seconds

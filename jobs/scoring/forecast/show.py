@@ -175,11 +175,13 @@ def headline(plan: SweepForecast) -> str:
 
 
 def factors(plan: SweepForecast) -> list[str]:
-    """How much held-out vectors and nulls add to the steered work, a sentence each."""
+    """What held-out vectors, nulls and side effects add to the steered work, a sentence each."""
     tokens: Counter[str] = Counter()
     for model in plan.models:
         tokens.update(model.steered_tokens)
-    fitted, held_out, nulls = (tokens[arm] for arm in ("fitted", "held_out", "nulls"))
+    fitted, held_out, nulls, side_effects = (
+        tokens[arm] for arm in ("fitted", "held_out", "nulls", "side_effects")
+    )
     if not fitted:  # what is left is added to fitted rows that are there: there is no ratio
         return []
     sentences = []
@@ -192,7 +194,17 @@ def factors(plan: SweepForecast) -> list[str]:
         sentences.append(
             f"Nulls add {nulls / fitted:.1f} times the steered work of the fitted vectors (nulls)."
         )
+    if side_effects:
+        sentences.append(
+            f"Side effects add {side_effects / fitted:.1f} times the steered work of the fitted "
+            f"vectors, in {_num_rows(plan, 'side effects'):,} rows (side_effects)."
+        )
     return sentences
+
+
+def _num_rows(plan: SweepForecast, phase: str) -> int:
+    forecasts = (model.phases.get(phase, Forecast()) for model in plan.models)
+    return sum(forecast.num_rows_cells for forecast in forecasts)
 
 
 def _show_work(plan: SweepForecast) -> None:

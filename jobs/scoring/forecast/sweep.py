@@ -10,7 +10,12 @@ from jobs.scoring.forecast.rates import Rates
 from jobs.scoring.forecast.sizes import states_part_bytes, sums_part_bytes, vectors_bytes
 from jobs.scoring.forecast.tasks import Forecast, Forecaster
 from jobs.scoring.inventory import Inventory
-from jobs.scoring.plan import PlannedTask, VectorSet, uses_held_out_folds
+from jobs.scoring.plan import (
+    UNSTEERED_PHASES,
+    PlannedTask,
+    VectorSet,
+    uses_held_out_folds,
+)
 from jobs.scoring.sweep import AnySweep
 from jobs.scoring.tables import HELD_OUT, HELD_OUT_SUMS
 from steering_core.memory import Memory, peak_memory, weights_bytes
@@ -47,8 +52,8 @@ class ModelForecast:
     Attributes:
         phases: by ``PlannedTask.phase``, in the order in which they run.
         tasks: each task's phase and forecast.
-        steered_tokens: tokens x blocks of steered passes by what steers: ``fitted``, ``held_out``
-            and ``nulls``, as far as the sweep has them.
+        steered_tokens: tokens x blocks of steered passes by what steers: ``fitted``, ``held_out``,
+            ``nulls`` and ``side_effects``, as far as the sweep has them.
         memory: of one replica.
         vectors_written: bytes of files of vectors that are not there yet.
     """
@@ -72,14 +77,15 @@ class ModelForecast:
     def task_seconds(self, rates: Rates) -> tuple[list[float], list[float]]:
         """Seconds of each task of phase 1, and of each later one."""
         none = Forecast()
-        first = [rates.seconds(f, none) for phase, f in self.tasks if phase == "baseline"]
-        return first, [rates.seconds(none, f) for phase, f in self.tasks if phase != "baseline"]
+        first = [rates.seconds(f, none) for phase, f in self.tasks if phase in UNSTEERED_PHASES]
+        later = [rates.seconds(none, f) for phase, f in self.tasks if phase not in UNSTEERED_PHASES]
+        return first, later
 
     def replica_seconds(self, rates: Rates) -> float:
         """Seconds that one replica takes for all of it."""
-        baseline = self.phases.get("baseline", Forecast())
-        steered = (f for phase, f in self.phases.items() if phase != "baseline")
-        return rates.seconds(baseline, sum(steered, Forecast()))
+        baseline = (f for phase, f in self.phases.items() if phase in UNSTEERED_PHASES)
+        steered = (f for phase, f in self.phases.items() if phase not in UNSTEERED_PHASES)
+        return rates.seconds(sum(baseline, Forecast()), sum(steered, Forecast()))
 
 
 def forecast_model(
@@ -178,7 +184,7 @@ def _reads(
             _fit_bytes(sweep, task, skeleton.width)
             for task in inventory.planned
             if task.group.model == name
-            and not task.is_steered
+            and task.fits
             and any(of.group == task.group and of not in inventory.vectors for of in by_set)
         ),
     )

@@ -18,7 +18,7 @@ from jobs.scoring.forecast.sizes import (
 from jobs.scoring.groups import ScoredExample
 from jobs.scoring.plan import PlannedTask
 from jobs.scoring.sweep import AnySweep
-from jobs.scoring.tables import HELD_OUT, HELD_OUT_SUMS, STEERED
+from jobs.scoring.tables import HELD_OUT, HELD_OUT_SUMS, STEERED, holds_rows, side_table
 from steering_core.flops import needed_flops, plain_flops
 from steering_core.pooled import NUM_SIDES
 from steering_core.skeleton import Skeleton
@@ -69,9 +69,10 @@ class Forecast:
 
 def _by_arm(tables: Sequence[str]) -> dict[str, list[str]]:
     """A steered task's tables by what steers, in the order in which they are added."""
-    found: dict[str, list[str]] = {"fitted": [], "held_out": [], "nulls": []}
+    found: dict[str, list[str]] = {"fitted": [], "held_out": [], "nulls": [], "side_effects": []}
+    arms = {STEERED: "fitted", HELD_OUT: "held_out"}
     for table in tables:
-        arm = "fitted" if table == STEERED else "held_out" if table == HELD_OUT else "nulls"
+        arm = "side_effects" if side_table(table) else arms.get(table, "nulls")
         found[arm].append(table)
     return {arm: of_arm for arm, of_arm in found.items() if of_arm}
 
@@ -94,21 +95,15 @@ class Forecaster:
     def __init__(self, sweep: AnySweep, model: str, skeleton: Skeleton, batching: Batching) -> None:
         self._sweep, self._model = sweep, sweep.models[model]
         self._skeleton, self._batching = skeleton, batching
-        self._examples = {
-            key: {e.example_id: e for e in examples} for key, (examples, _) in sweep.groups.items()
-        }
-        self._folds = {
-            key: {e.example_id: fold for e, fold in zip(examples, folds, strict=True)}
-            for key, (examples, folds) in sweep.groups.items()
-        }
 
     def rows(self, task: PlannedTask) -> list[RowCounts]:
         """Token counts of a task's rows."""
-        return self._model.counts(self.examples(task))
+        subject = self._sweep.subject(task.tables[0], task.group)
+        return subject.model.counts(self.examples(task))
 
     def examples(self, task: PlannedTask) -> list[ScoredExample]:
         """The examples of a task."""
-        by_id = self._examples[task.group.key]
+        by_id = self._sweep.subject(task.tables[0], task.group).examples
         return [by_id[example_id] for example_id in task.example_ids]
 
     def forecast(self, task: PlannedTask) -> Forecast:
@@ -117,7 +112,8 @@ class Forecaster:
         return self._steered(task, rows) if task.is_steered else self._baseline(task, rows)
 
     def steered_tokens(self, task: PlannedTask) -> Mapping[str, int]:
-        """Tokens x blocks of a steered task by what steers: ``fitted``, ``held_out``, ``nulls``.
+        """Tokens x blocks of a steered task by what steers: ``fitted``, ``held_out``, ``nulls``; or
+        ``side_effects``, all other data that fitted vectors steer.
 
         The trunk that they share counts to the first of them that the task has.
         """
@@ -145,7 +141,7 @@ class Forecaster:
         protocol = self._sweep.protocol
         read = {at(layer) for at in (protocol.read_at, protocol.apply_at) for layer in layers}
         key = task.group.key
-        fold_of = self._folds[key]
+        fold_of = self._sweep.subject(task.tables[0], task.group).folds
         held_out = self._sweep.held_out_by_id.get(key, {})
         num_folds, num_held_out_folds = (
             len({folds.get(example_id) for example_id in task.example_ids})
@@ -156,7 +152,7 @@ class Forecaster:
             "sums": sums_part_bytes(len(layers), num_folds, width),
             HELD_OUT_SUMS: sums_part_bytes(len(layers), num_held_out_folds, width),
             "states": states_part_bytes(len(layers), num, width),
-            "baseline": rows_part_bytes(num, 1, num_scores=self._num_scores(rows)),
+            "baseline": rows_part_bytes(num, 1, num_scores=self._num_scores(task, rows)),
         }
         # The candidates of both sides, and the stream's norms, which take all candidates.
         per_row = _sequences_per_row(rows)
@@ -167,7 +163,9 @@ class Forecaster:
                 num_rows_cells=task.num_rows_cells,
                 work=baseline_work(batch_shapes(rows, self._batching), costs.num_blocks, read),
                 needed_flops=needed_flops(costs, total_needs(rows), [0]),
-                written_bytes=sum(written[table] for table in task.tables),
+                written_bytes=sum(
+                    written["baseline" if holds_rows(table) else table] for table in task.tables
+                ),
             ),
             rows,
             num_cells=1,
@@ -181,6 +179,7 @@ class Forecaster:
         behind = total_needs_behind(rows) if batching.reuses_prefix else None
         streams = [point.stream for point in points]
         measures, needs = self._sweep.spec.measures, total_needs(rows)
+        num_scores = self._num_scores(task, rows)
         return self._with_plain(
             Forecast(
                 num_tasks=1,
@@ -188,7 +187,7 @@ class Forecaster:
                 work=self._work(task, len(task.tables)),
                 needed_flops=len(points) * needed_flops(costs, needs, streams, behind, measures),
                 written_bytes=len(task.tables)
-                * rows_part_bytes(len(rows), len(of_table), len(measures), self._num_scores(rows)),
+                * rows_part_bytes(len(rows), len(of_table), len(measures), num_scores),
             ),
             rows,
             num_cells=len(points),
@@ -196,9 +195,10 @@ class Forecaster:
             passes_checked=_sequences_per_row(rows) * (2 if "kl" in measures else 1),
         )
 
-    def _num_scores(self, rows: Sequence[RowCounts]) -> float:
+    def _num_scores(self, task: PlannedTask, rows: Sequence[RowCounts]) -> float:
         """Float64 scores that a row stores, on average."""
-        return _sequences_per_row(rows) * self._sweep.rows.scores_per_candidate
+        stored = self._sweep.subject(task.tables[0], task.group).rows
+        return _sequences_per_row(rows) * stored.scores_per_candidate
 
     def _with_plain(
         self,

@@ -498,6 +498,8 @@ def test_roles_are_those_of_the_design() -> None:
     grid = {"models", "data.splits", "data.bias_types", "steering.layers", "steering.coeffs"}
     grid |= {"vectors.held_out"}
     grid |= {f"nulls.{key}" for key in ("random", "shuffled", "layers", "coeffs")}
+    grid |= {f"side_effects.{key}" for key in ("cells.layers", "cells.coeffs", "transfer")}
+    grid |= {"prompts"}
     assert {path for path, role in roles.items() if role == "grid"} == grid
     runtime = {path for path, role in roles.items() if role == "runtime"}
     assert {path.partition(".")[0] for path in runtime} == {
@@ -533,4 +535,6 @@ def test_the_json_schema_prints_and_knows_every_key() -> None:
     assert set(schema["required"]) == set(MINIMAL)
     definitions = schema["$defs"]
     assert definitions["SteeringSpec"]["properties"]["apply"]["role"] == "identity"
+    of_sets = definitions.pop("SideEffectsSpec")  # whose keys are names of data sets
+    assert of_sets["additionalProperties"] == {"$ref": "#/$defs/ExamplesSpec"}
     assert all(d["additionalProperties"] is False for d in definitions.values())
