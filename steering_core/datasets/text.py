@@ -76,7 +76,7 @@ def _perplexity(means: np.ndarray) -> np.ndarray:
 METRICS = (
     Metric(
         key="log_prob",
-        label="log-probability per token",
+        label="mean log-probability",
         formula="sum of the log-probabilities of all tokens of all texts, divided by the number of "
         "tokens",
         source=f"{_PAPER}; weighted by length as in {HARNESS}",
@@ -87,7 +87,7 @@ METRICS = (
     ),
     Metric(
         key="perplexity",
-        label="perplexity",
+        label="perplexity per token",
         formula="exp(-log_prob); by tokens, so it compares models with the same tokenizer only",
         source=_PAPER,
         terms=_sums_and_tokens,
