@@ -287,5 +287,5 @@ def check_lengths(rows: Iterable[EncodedExample], *, max_tokens: int | None, mod
         if row.num_tokens > max_tokens:
             raise UserError(
                 f"example {row.example.example_id} has {row.num_tokens} tokens, more than the "
-                f"{max_tokens} positions of {model}; remove it from the data file"
+                f"{max_tokens} positions of {model}; shorten it, or remove it from the data file"
             )

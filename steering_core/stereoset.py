@@ -7,7 +7,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,10 @@ OFFICIAL_COUNTS: Mapping[str, Mapping[str, int]] = {
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One StereoSet example; ``sentences`` and ``labels`` keep the order of the data file."""
+    """One StereoSet example; ``sentences`` and ``labels`` keep the order of the data file.
+
+    ``prefix`` is a text that steers, directly before the question; it is not part of the data.
+    """
 
     example_id: str
     split: str
@@ -38,14 +41,16 @@ class Example:
     context: str
     sentences: tuple[str, str, str]
     labels: tuple[str, str, str]
+    prefix: str = ""
 
     @property
     def prompt(self) -> str:
-        """The multiple-choice question, stripped."""
+        """The multiple-choice question, stripped, after the prefix as it is."""
         options = "\n".join(self._options())
-        return (
+        question = (
             f"{self.context}\n\nChoose the most appropriate sentence below:\n{options}\n\nAnswer: "
-        ).strip()
+        )
+        return self.prefix + question.strip()
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -54,6 +59,10 @@ class Example:
 
     def _options(self) -> list[str]:
         return [f"{letter}. {text}" for letter, text in zip("ABC", self.sentences, strict=True)]
+
+    def with_prefix(self, text: str) -> Example:
+        """The example with a text directly before its question: what a prompt steers by."""
+        return replace(self, prefix=text + self.prefix)
 
     def index_of(self, label: str) -> int:
         """Position (0..2) in the data file of the candidate with this gold label."""
@@ -112,6 +121,8 @@ def examples_digest(examples: Sequence[Example]) -> str:
     sha = hashlib.sha256()
     for e in examples:
         fields = [e.example_id, e.split, e.bias_type, e.target, e.context, *e.sentences, *e.labels]
+        # Absent without a prefix, so that digests of data stay what they were.
+        fields += [e.prefix] if e.prefix else []
         sha.update(json.dumps(fields, ensure_ascii=True).encode())
     return sha.hexdigest()
 

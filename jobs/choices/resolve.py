@@ -124,6 +124,11 @@ def contrast_of(spec: ChoicesSpec, dataset: ChoiceDataset) -> Contrast | None:
         return Contrast(positive, negative, by_of(spec, dataset))
     if spec.vectors.file is not None and not (own.positive or own.negative):
         return None
+    if dataset.fewest_candidates == 1:
+        raise UserError(
+            f"vectors.file must be set: format {dataset.name} has no candidates to tell apart, so "
+            "vectors cannot be fitted to it"
+        )
     missing = "positive" if not positive else "negative"
     raise UserError(
         f"contrast.{missing} must be set: format {dataset.name} has no usual contrast, so say "

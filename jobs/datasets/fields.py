@@ -1,13 +1,14 @@
-"""Columns of common layouts as records of ``format: choices``."""
+"""Columns of common layouts as records of ``format: choices`` and ``format: text``."""
 
 from __future__ import annotations
 
 import difflib
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from steering_core.datasets.base import Record
+from steering_core.datasets.base import CORRECT, Record
 from steering_core.datasets.checking import (
     RecordFaultError,
     checked_text,
@@ -19,15 +20,53 @@ from steering_core.datasets.checking import (
 )
 from steering_core.datasets.frames import after
 from steering_core.datasets.listing import LETTERS
-from steering_core.datasets.measures import CORRECT
 from steersweep.errors import UserError
 
 INCORRECT = "incorrect"
 
 
-@dataclass(frozen=True)
-class FieldMapping:
-    """Which column holds what.
+@dataclass(frozen=True, kw_only=True)
+class ColumnMapping(ABC):
+    """Which column holds what of any record.
+
+    Attributes:
+        id, cluster: left out, records are numbered and each is its own cluster.
+        group: the column for each key of the group.
+    """
+
+    id: str | None = None
+    cluster: str | None = None
+    group: Mapping[str, str] = field(default_factory=dict)
+
+    def columns(self) -> dict[str, str]:
+        """Every column by the place in the mapping that names it."""
+        single = {name: getattr(self, name) for name in ("id", "cluster")}
+        of_group = {f"group.{key}": column for key, column in self.group.items()}
+        return {k: v for k, v in single.items() if v is not None} | of_group
+
+    @abstractmethod
+    def content(self, record: Record) -> Record:
+        """The other fields of a record; raises RecordFaultError for values that do not fit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextMapping(ColumnMapping):
+    """Which column holds the texts."""
+
+    text: str
+
+    def columns(self) -> dict[str, str]:
+        """See ``ColumnMapping``."""
+        return {"text": self.text} | super().columns()
+
+    def content(self, record: Record) -> Record:
+        """See ``ColumnMapping``."""
+        return {"text": text_of(record, self.text)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FieldMapping(ColumnMapping):
+    """Which column holds what of multiple-choice examples.
 
     Attributes:
         candidates: one column with a list of texts, or with an object ``{text: [...], label:
@@ -36,44 +75,65 @@ class FieldMapping:
         correct: the column that tells which candidate is right, by its index from 0, its label in
             the object, its text or its letter. Left out, the label of a candidate is the name of
             its column.
-        id, cluster: left out, records are numbered and each is its own cluster.
-        group: the column for each key of the group.
     """
 
     candidates: str | tuple[str, ...]
     prompt: str | None = None
     correct: str | None = None
-    id: str | None = None
-    cluster: str | None = None
-    group: Mapping[str, str] = field(default_factory=dict)
 
     def columns(self) -> dict[str, str]:
-        """Every column by the place in the mapping that names it."""
-        single = {
-            name: getattr(self, name)
-            for name in ("prompt", "correct", "id", "cluster")
-            if getattr(self, name) is not None
-        }
+        """See ``ColumnMapping``."""
+        single = {name: getattr(self, name) for name in ("prompt", "correct")}
+        single = {name: column for name, column in single.items() if column is not None}
         if isinstance(self.candidates, str):
             single["candidates"] = self.candidates
         else:
             single |= {f"candidates[{n}]": column for n, column in enumerate(self.candidates)}
-        return single | {f"group.{key}": column for key, column in self.group.items()}
+        return single | super().columns()
+
+    def content(self, record: Record) -> Record:
+        """See ``ColumnMapping``: prompt and candidates.
+
+        A candidate's text gets the space that separates it from its prompt, unless it has one.
+        """
+        prompt = ""
+        if self.prompt is not None:
+            prompt = text_of(record, self.prompt, may_be_empty=True)
+        texts, names = _candidates(record, self)
+        labels = names
+        if self.correct is not None:
+            right = _correct(record.get(self.correct), self.correct, texts, names)
+            labels = [CORRECT if n == right else INCORRECT for n in range(len(texts))]
+        candidates = [
+            {"text": after(prompt, text), "label": label}
+            for text, label in zip(texts, labels, strict=True)
+        ]
+        return {"prompt": prompt, "candidates": candidates}
 
 
-_KEYS = ("prompt", "candidates", "correct", "id", "cluster", "group")
+_KEYS_OF_ANY = ("id", "cluster", "group")
+
+
+def text_mapping(fields: Mapping[str, Any]) -> TextMapping:
+    """The checked mapping of a specification for ``format: text``.
+
+    Raises:
+        UserError: an unknown key, a value of another kind, or no column of texts.
+    """
+    _check_keys(fields, ("text", *_KEYS_OF_ANY))
+    if fields.get("text") is None:
+        raise UserError("fields.text is required: the column that holds the texts")
+    return TextMapping(**_single(fields, ("text", "id", "cluster")), group=_group(fields))
 
 
 def field_mapping(fields: Mapping[str, Any]) -> FieldMapping:
-    """The checked mapping of a specification.
+    """The checked mapping of a specification for ``format: choices``.
 
     Raises:
         UserError: an unknown key, a value of another kind, or no candidates.
     """
-    unknown = next((key for key in fields if key not in _KEYS), None)
-    if unknown is not None:
-        raise UserError(f"fields: unknown key {unknown}; {_nearest(str(unknown), _KEYS)}")
-    candidates, group = fields.get("candidates"), fields.get("group") or {}
+    _check_keys(fields, ("prompt", "candidates", "correct", *_KEYS_OF_ANY))
+    candidates = fields.get("candidates")
     if isinstance(candidates, list | tuple):
         candidates = tuple(candidates)
     names = candidates if isinstance(candidates, tuple) else (candidates,)
@@ -82,23 +142,41 @@ def field_mapping(fields: Mapping[str, Any]) -> FieldMapping:
             "fields.candidates: expected the name of a column, or a list of names, got "
             f"{shown(fields.get('candidates'))}"
         )
-    if not isinstance(group, Mapping):
-        raise UserError(f"fields.group: expected keys with their columns, got {shown(group)}")
-    single = {key: fields.get(key) for key in ("prompt", "correct", "id", "cluster")}
-    for key, name in {**single, **{f"group.{k}": v for k, v in group.items()}}.items():
-        if name is not None and not isinstance(name, str):
-            raise UserError(f"fields.{key}: expected the name of a column, got {shown(name)}")
+    single, group = _single(fields, ("prompt", "correct", "id", "cluster")), _group(fields)
     if isinstance(candidates, str) and single["correct"] is None:
         raise UserError(
             "fields.correct is required: the column that tells which candidate is right"
         )
-    return FieldMapping(candidates=candidates, group=dict(group), **single)  # type: ignore[arg-type]
+    return FieldMapping(candidates=candidates, group=group, **single)  # type: ignore[arg-type]
 
 
-def mapped_records(records: Sequence[Any], mapping: FieldMapping, where: str) -> list[Record]:
-    """Records of ``format: choices``, in their order.
+def _check_keys(fields: Mapping[str, Any], known: Sequence[str]) -> None:
+    unknown = next((key for key in fields if key not in known), None)
+    if unknown is not None:
+        raise UserError(f"fields: unknown key {unknown}; {_nearest(str(unknown), known)}")
 
-    A candidate's text gets the space that separates it from its prompt, unless it has one.
+
+def _single(fields: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    """The column of each key that names one, or None."""
+    return {key: _column(fields.get(key), key) for key in keys}
+
+
+def _group(fields: Mapping[str, Any]) -> dict[str, str]:
+    group = fields.get("group") or {}
+    if not isinstance(group, Mapping):
+        raise UserError(f"fields.group: expected keys with their columns, got {shown(group)}")
+    columns = {key: _column(column, f"group.{key}") for key, column in group.items()}
+    return {key: column for key, column in columns.items() if column is not None}
+
+
+def _column(name: Any, key: str) -> str | None:
+    if name is not None and not isinstance(name, str):
+        raise UserError(f"fields.{key}: expected the name of a column, got {shown(name)}")
+    return name
+
+
+def mapped_records(records: Sequence[Any], mapping: ColumnMapping, where: str) -> list[Record]:
+    """Records as their format wants them, in their order.
 
     Raises:
         UserError: a column that no record has, with the nearest one; or a line for each record
@@ -116,18 +194,18 @@ def mapped_records(records: Sequence[Any], mapping: FieldMapping, where: str) ->
     return mapped
 
 
-def _id_of(record: Any, mapping: FieldMapping) -> str:
+def _id_of(record: Any, mapping: ColumnMapping) -> str:
     """The id of a record in parentheses, if it has one."""
     if not isinstance(record, dict) or mapping.id is None or record.get(mapping.id) is None:
         return ""
     return in_parentheses(record[mapping.id])
 
 
-def _example_of_columns(mapping: FieldMapping) -> str:
+def _example_of_columns(mapping: ColumnMapping) -> str:
     return "{" + ", ".join(f'"{column}": ...' for column in mapping.columns().values()) + "}"
 
 
-def _check_columns(records: Sequence[Any], mapping: FieldMapping, where: str) -> None:
+def _check_columns(records: Sequence[Any], mapping: ColumnMapping, where: str) -> None:
     known = dict.fromkeys(key for r in records if isinstance(r, dict) for key in r)
     lines = [
         f"{where}: fields.{place}: the data has no column {column!r}; "
@@ -146,24 +224,12 @@ def _nearest(name: str, known: Sequence[str]) -> str:
     return f"it has {', '.join(known[:20])}" if known else "it has none"
 
 
-def _mapped(record: Any, mapping: FieldMapping, number: int) -> Record:
+def _mapped(record: Any, mapping: ColumnMapping, number: int) -> Record:
     if not isinstance(record, dict):
         raise RecordFaultError(f"expected an object, got {shown(record)}")
-    prompt = ""
-    if mapping.prompt is not None:
-        prompt = text_of(record, mapping.prompt, may_be_empty=True)
-    texts, names = _candidates(record, mapping)
-    labels = names
-    if mapping.correct is not None:
-        right = _correct(record.get(mapping.correct), mapping.correct, texts, names)
-        labels = [CORRECT if n == right else INCORRECT for n in range(len(texts))]
     mapped: dict[str, Any] = {
         "id": str(number) if mapping.id is None else record.get(mapping.id),
-        "prompt": prompt,
-        "candidates": [
-            {"text": after(prompt, text), "label": label}
-            for text, label in zip(texts, labels, strict=True)
-        ],
+        **mapping.content(record),
         "group": {k: name_of(record.get(column), column) for k, column in mapping.group.items()},
     }
     if mapping.cluster is not None:

@@ -1,4 +1,4 @@
-"""Records of a data file: JSON, JSON Lines, CSV, TSV or Parquet, by its extension."""
+"""Records of a data file: JSON, JSON Lines, CSV, TSV, Parquet or plain text, by its extension."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from steersweep.errors import UserError
 
 _Reader = Callable[[bytes, Path], list[Any]]
 """Records of a file's content; the path is for messages."""
+
+PLAIN_TEXT = ".txt"
+"""The extension of files whose lines are texts."""
 
 _BOM = b"\xef\xbb\xbf"
 _MOST_CHARS_IN_A_FIELD = 2**24
@@ -96,6 +99,20 @@ def _json_lines(data: bytes, path: Path) -> list[Any]:
     return [_parsed(text, path, n) for n, text in enumerate(lines, 1) if text.strip()]
 
 
+def _texts(data: bytes, path: Path) -> list[Any]:
+    # Not splitlines: a text may hold U+2028 or a form feed.
+    lines = _text(data, path).removesuffix("\n").split("\n")
+    lines = [line.removesuffix("\r") for line in lines]
+    empty = [number for number, line in enumerate(lines, 1) if not line.strip()]
+    if empty:
+        others = f" (and {len(empty) - 1} more)" if len(empty) > 1 else ""
+        raise UserError(
+            f"{path}: line {empty[0]}{others} is empty; each line must hold one text. Remove empty "
+            "lines, or use JSON Lines for texts with line breaks"
+        )
+    return [{"text": line} for line in lines]
+
+
 def _separated(separator: str) -> _Reader:
     def read(data: bytes, path: Path) -> list[Any]:
         csv.field_size_limit(_MOST_CHARS_IN_A_FIELD)
@@ -141,4 +158,5 @@ _READERS: Mapping[str, _Reader] = {
     ".csv": _separated(","),
     ".tsv": _separated("\t"),
     ".parquet": _parquet,
+    PLAIN_TEXT: _texts,
 }

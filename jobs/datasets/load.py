@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, get_args
 
 from jobs.data import stereoset_file
-from jobs.datasets.fields import field_mapping, mapped_records
-from jobs.datasets.files import read_records
+from jobs.datasets.fields import field_mapping, mapped_records, text_mapping
+from jobs.datasets.files import PLAIN_TEXT, read_records
 from jobs.datasets.hub import HUB, read_hub_records
 from jobs.resources import local_path
 from steering_core.datasets.base import ChoiceDataset, ChoiceExample, Frame
@@ -19,8 +19,12 @@ from steering_core.datasets.choices import CHOICES
 from steering_core.datasets.frames import in_orders, with_frame
 from steering_core.datasets.registry import DATASETS
 from steering_core.datasets.stereoset import STEREOSET, choice_example
+from steering_core.datasets.text import TEXT
 from steering_core.stereoset import read_stereoset
 from steersweep.errors import UserError
+
+_MAPPINGS = {CHOICES.name: field_mapping, TEXT.name: text_mapping}
+"""How ``fields`` are read, by the name of a data set that takes them."""
 
 
 class LoadedChoices(NamedTuple):
@@ -56,7 +60,8 @@ def load_examples(
         path: a file, ``embedded:<name>``, ``hf:owner/name``, or ``stereoset`` for the official
             development set, which is fetched into the cache.
         format: a name of ``steering_core.datasets.registry``; by default ``choices``.
-        fields: which columns hold what, only for ``choices``; see ``FieldMapping``.
+        fields: which columns hold what, only for ``choices`` (``FieldMapping``) and ``text``
+            (``TextMapping``).
         limit: examples to draw with the seed; all of them if there are fewer.
         seed: of the sample, and of the orders.
         config, split, revision: of a data set on the hub.
@@ -66,12 +71,13 @@ def load_examples(
     """
     dataset = _dataset(path, format)
     _check_options(fields, dataset, frame, candidate_orders, limit)
+    _check_extension(path, dataset)
     if dataset is STEREOSET and not path.startswith(HUB):
         examples = _stereoset(path)
     else:
         records = _records(path, config, split, revision)
         if fields is not None:
-            records = mapped_records(records, field_mapping(fields), path)
+            records = mapped_records(records, _MAPPINGS[dataset.name](fields), path)
         examples = dataset.read(records, path)
     digest = digest_of(examples)
     framed = _framed(_sampled(examples, limit, seed, dataset.name), frame, path)
@@ -107,14 +113,28 @@ def _check_options(
     candidate_orders: int,
     limit: int | None,
 ) -> None:
-    if fields is not None and dataset is not CHOICES:
-        raise UserError(f"fields: only format choices takes them, and this is {dataset.name}")
+    if fields is not None and dataset.name not in _MAPPINGS:
+        raise UserError(
+            f"fields: only the formats {' and '.join(_MAPPINGS)} take them, and this is "
+            f"{dataset.name}"
+        )
     if frame not in get_args(Frame):
         raise UserError(f"frame: expected one of {', '.join(get_args(Frame))}, got {frame!r}")
     if candidate_orders < 1:
         raise UserError(f"candidate_orders: expected at least 1, got {candidate_orders}")
+    if dataset.fewest_candidates == 1 and (frame != "as_given" or candidate_orders > 1):
+        key = "candidate_orders" if frame == "as_given" else "frame"
+        raise UserError(f"{key}: format {dataset.name} has none, since a text has no options")
     if limit is not None and limit < 1:
         raise UserError(f"limit: expected at least 1, got {limit}")
+
+
+def _check_extension(path: str, dataset: ChoiceDataset) -> None:
+    if path.lower().endswith(PLAIN_TEXT) and not path.startswith(HUB) and dataset is not TEXT:
+        raise UserError(
+            f"{path}: is a plain text file, which only format text reads, and this is format "
+            f"{dataset.name}; set format: text, or name another file"
+        )
 
 
 def _records(

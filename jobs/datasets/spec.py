@@ -25,19 +25,21 @@ class ExamplesSpec(SpecModel):
 
     path: str = Field(
         min_length=1,
-        description="A JSON, JSON Lines, CSV, TSV or Parquet file; hf:owner/name for a data set on "
-        "the Hugging Face hub; stereoset for the official development set, which is downloaded",
+        description="A JSON, JSON Lines, CSV, TSV, Parquet or text file; hf:owner/name for a data "
+        "set on the Hugging Face hub; stereoset for the official development set, which is "
+        "downloaded",
         json_schema_extra=role("runtime"),
     )
     format: FormatName | None = Field(
         None,
-        description="What a record is; choices, the default, is a prompt with labeled candidates",
+        description="What a record is; choices, the default, is a prompt with labeled candidates; "
+        "text is a text whose tokens are all scored",
         json_schema_extra=role("identity"),
     )
     fields: dict[str, Any] | None = Field(
         None,
-        description="With format: choices, which column holds what: {prompt: question, candidates: "
-        "choices, correct: answer}",
+        description="Which column holds what, with format: choices, {prompt: question, candidates: "
+        "choices, correct: answer}; with format: text, {text: article}",
         json_schema_extra=role("runtime"),
     )
     config: str | None = Field(

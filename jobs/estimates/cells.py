@@ -58,7 +58,9 @@ def estimates_of(
         gap: key of the metric that steering is meant to raise; None: there is none.
         coeff: which way it pushes; None: nothing is intended, so nothing is against it.
     """
-    found = {"changed": _share(sums.clusters, sums.compared, sums.changed)}
+    found = {}
+    if sums.compared.any():
+        found["changed"] = _share(sums.clusters, sums.compared, sums.changed)
     for metric in metrics:
         of_metric = sums.of_metric(metric.key)
         found |= _of_metric(metric, of_metric, sums.clusters)

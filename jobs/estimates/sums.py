@@ -101,7 +101,7 @@ class Unsteered:
 
     Attributes:
         terms: [N, T] of each metric, by its key.
-        chosen: [N] index of the choice; -1 if undefined.
+        chosen: [N] index of the choice; -1 if undefined, or if there is one candidate.
     """
 
     scored: ScoredChoices
@@ -113,7 +113,10 @@ class Unsteered:
     def of(cls, scored: ScoredChoices, metrics: Sequence[Metric]) -> Unsteered:
         """The same with what follows from the scores."""
         terms = {metric.key: metric.terms(scored) for metric in metrics}
-        return cls(scored, metrics, terms, choose(scored.sums, scored.is_there))
+        # Of one candidate there is no choice that could change.
+        has_choice = scored.is_there.sum(axis=1) > 1
+        chosen = np.where(has_choice, choose(scored.sums, scored.is_there), -1)
+        return cls(scored, metrics, terms, chosen)
 
     @cached_property
     def cluster_names(self) -> tuple[str, ...]:

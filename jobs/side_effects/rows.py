@@ -6,14 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from steering_core.datasets.base import Metric, ScoredChoices
+from steering_core.datasets.base import Metric, Purpose, ScoredChoices
 
 OWN = "data"
 """The name of the sweep's own data among the measured sets; no set of a sweep file has it."""
 
-Kind = Literal["own", "transfer", "bias", "capability", "text", "other"]
+Kind = Literal["own", "transfer"] | Purpose
 """What is measured. ``own``: the data that the vectors were fitted to. ``transfer``: the data of
-another group of the sweep. The others are what a data set of ``side_effects`` is for."""
+another group of the sweep. The others are what a data set of ``side_effects`` is measured for."""
 
 
 class MeasuredCell(NamedTuple):

@@ -5,13 +5,16 @@ Shapes: N examples, C candidates of the example that has most of them, T terms o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 
 FEWEST_CANDIDATES, MOST_CANDIDATES = 2, 26
+
+CORRECT = "correct"
+"""The label of a right answer."""
 
 Record = Mapping[str, Any]
 """One record of a data file: a JSON object, or a row of a table by column."""
@@ -20,6 +23,10 @@ Frame = Literal["as_given", "letters", "cloze"]
 """How an example is put to the model. ``as_given``: as the data set publishes it. ``letters``: the
 options are listed as ``A. ...``, and the letters are scored. ``cloze``: the text of each option is
 scored after the question, without a list."""
+
+Purpose = Literal["bias", "capability", "text", "other"]
+"""What a data set is measured for. ``bias``: social bias. ``capability``: what a model knows.
+``text``: how likely given texts are. ``other``: anything else, such as opinions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +50,7 @@ class ChoiceExample:
     Attributes:
         example_id: unique in the data set.
         prompt: may be empty.
-        candidates: 2 to 26, in the order in which results list them.
+        candidates: 2 to 26, in the order in which results list them; of a text, the text alone.
         group: (key, value) pairs, by which results can be split and vectors fitted.
         cluster: the unit that intervals are clustered by; by default each example is its own.
         stem: the prompt without a list of options and without what asks for a letter; only if the
@@ -73,6 +80,15 @@ class ChoiceExample:
     def group_value(self, key: str) -> str | None:
         """The value of a key of its group; None if it has no such key."""
         return dict(self.group).get(key)
+
+    def with_prefix(self, text: str) -> ChoiceExample:
+        """The example with a text directly before its prompt: what a prompt steers by.
+
+        Candidates, labels and ids are the same. Put it into its frame and order first: a list of
+        options in the text could be taken for that of the example.
+        """
+        stem = text + self.stem if self.options else self.stem
+        return replace(self, prompt=text + self.prompt, stem=stem)
 
 
 @dataclass(frozen=True)
@@ -190,6 +206,9 @@ class ChoiceDataset:
             and raised as one UserError with a line for each, at most ten.
         metrics: what is measured of an example's scores, given the labels that occur.
         contrast: the usual one; None if the user has to say it.
+        purpose: what it is measured for; None: what ``purpose_of`` says of its labels.
+        fewest_candidates: that an example may have. With 1, examples are texts: nothing is chosen,
+            and there are no frames and orders.
     """
 
     name: str
@@ -200,3 +219,10 @@ class ChoiceDataset:
     read: Callable[[Sequence[Record], str], list[ChoiceExample]]
     metrics: Callable[[Sequence[str]], Sequence[Metric]]
     contrast: Contrast | None = None
+    purpose: Purpose | None = None
+    fewest_candidates: int = FEWEST_CANDIDATES
+
+    def purpose_of(self, labels: Collection[str]) -> Purpose:
+        """What it is measured for, given the labels that occur: by default ``capability`` if one of
+        them is ``correct``, otherwise ``other``."""
+        return self.purpose or ("capability" if CORRECT in labels else "other")

@@ -294,4 +294,5 @@ BBQ = ChoiceDataset(
     read=read,
     metrics=metrics,
     contrast=Contrast((TARGET,), (NON_TARGET,)),
+    purpose="bias",
 )

@@ -32,6 +32,7 @@ def examples_of_records(
     read_one: Callable[[Record, str], ChoiceExample],
     shape: str,
     number_from: int = 1,
+    fewest_candidates: int = FEWEST_CANDIDATES,
 ) -> list[ChoiceExample]:
     """Examples of records, in their order, each checked.
 
@@ -42,6 +43,7 @@ def examples_of_records(
             has none. Raises RecordFaultError.
         shape: one record, as a message shows it.
         number_from: number of the first record.
+        fewest_candidates: see ``ChoiceDataset``.
 
     Raises:
         UserError: no record, or records with faults: one line for each, at most ten.
@@ -54,7 +56,7 @@ def examples_of_records(
     for number, record in enumerate(records, number_from):
         try:
             example = read_one(_object(record), str(number))
-            check_example(example)
+            check_example(example, fewest_candidates)
             first = first_with.setdefault(example.example_id, number)
             if first != number:
                 raise RecordFaultError(f"the id also belongs to record {first}; expected a new one")
@@ -76,12 +78,12 @@ def raise_faults(faults: Sequence[str], where: str, shape: str) -> None:
     raise UserError(*lines, f"a record looks like {shape}")
 
 
-def check_example(example: ChoiceExample) -> None:
+def check_example(example: ChoiceExample, fewest_candidates: int = FEWEST_CANDIDATES) -> None:
     """Raise RecordFaultError unless an example can be scored."""
     number = len(example.candidates)
-    if not FEWEST_CANDIDATES <= number <= MOST_CANDIDATES:
+    if not fewest_candidates <= number <= MOST_CANDIDATES:
         raise RecordFaultError(
-            f"candidates: got {number}, expected {FEWEST_CANDIDATES} to {MOST_CANDIDATES}"
+            f"candidates: got {number}, expected {fewest_candidates} to {MOST_CANDIDATES}"
         )
     for index, candidate in enumerate(example.candidates):
         checked_text(candidate.text, f"text of candidate {index + 1}")
@@ -97,19 +99,43 @@ def check_example(example: ChoiceExample) -> None:
 
 def checked_text(value: Any, field: str, *, may_be_empty: bool = False) -> str:
     """A value that must be text without characters that no tokenizer can take."""
+    fault = _fault_of_text(value, may_be_empty=may_be_empty)
+    if fault is not None:
+        raise RecordFaultError(f"{field}: {fault}, got {shown(value)}")
+    return str(value)
+
+
+def checked_prefix(text: str) -> str:
+    """A text that can be put directly before prompts to steer by it (``with_prefix``).
+
+    Raises:
+        ValueError: it is blank, holds a character that no tokenizer can take, or does not end with
+            white space, without which its last word and the prompt's first would be one. The
+            message does not repeat the text.
+    """
+    fault = _fault_of_text(text, may_be_empty=False)
+    if fault is not None:
+        raise ValueError(fault)
+    if not text[-1].isspace():
+        raise ValueError(
+            "must end with a space or a line break, because it is put directly before each text"
+        )
+    return text
+
+
+def _fault_of_text(value: Any, *, may_be_empty: bool) -> str | None:
+    """What is wrong with a value that must be text; None if nothing is."""
     if not isinstance(value, str):
-        raise RecordFaultError(f"{field}: expected text, got {shown(value)}")
+        return "expected text"
     if not (may_be_empty or value.strip()):
-        raise RecordFaultError(f"{field}: expected text that is not empty, got {shown(value)}")
+        return "expected text that is not empty"
     if "\0" in value:
-        raise RecordFaultError(f"{field}: holds a NUL character, got {shown(value)}")
+        return "holds a NUL character"
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise RecordFaultError(
-            f"{field}: holds a lone surrogate, which is not valid Unicode text, got {shown(value)}"
-        ) from None
-    return value
+        return "holds a lone surrogate, which is not valid Unicode text"
+    return None
 
 
 def text_of(record: Record, field: str, *, may_be_empty: bool = False) -> str:
@@ -136,6 +162,27 @@ def id_of(record: Record, fields: Sequence[str], number: str) -> str:
     """The id in the first of these fields that a record has, otherwise the record's number."""
     field = next((field for field in fields if record.get(field) is not None), None)
     return number if field is None else name_of(record[field], field or "first column")
+
+
+def check_fields(record: Record, known: Sequence[str]) -> None:
+    """Raise RecordFaultError if a record has a field of another name."""
+    unknown = next((name for name in record if name not in known), None)
+    if unknown is not None:
+        raise RecordFaultError(f"{unknown}: unknown field; expected {', '.join(known)}")
+
+
+def group_of(record: Record) -> tuple[tuple[str, str], ...]:
+    """Keys and values of the object ``group`` of a record; none if it has no such field."""
+    if record.get("group") is None:
+        return ()
+    group = object_of(record, "group")
+    return tuple((name_of(k, "key of group"), name_of(v, f"group.{k}")) for k, v in group.items())
+
+
+def cluster_of(record: Record) -> str:
+    """The field ``cluster`` of a record; empty if it has none."""
+    cluster = record.get("cluster")
+    return "" if cluster is None else name_of(cluster, "cluster")
 
 
 def object_of(record: Record, field: str) -> Record:

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from steering_core.datasets.base import Candidate, ChoiceDataset, ChoiceExample, Metric, Record
 from steering_core.datasets.checking import (
     RecordFaultError,
+    check_fields,
     checked_text,
+    cluster_of,
     examples_of_records,
+    group_of,
     id_of,
     list_of,
-    name_of,
-    object_of,
     shown,
     text_of,
 )
@@ -32,21 +33,18 @@ def read(records: Sequence[Record], where: str) -> list[ChoiceExample]:
 
 
 def _example(record: Record, number: str) -> ChoiceExample:
-    unknown = next((name for name in record if name not in _FIELDS), None)
-    if unknown is not None:
-        raise RecordFaultError(f"{unknown}: unknown field; expected {', '.join(_FIELDS)}")
+    check_fields(record, _FIELDS)
     prompt = text_of(record, "prompt", may_be_empty=True)
     candidates = tuple(
         _candidate(entry, index + 1) for index, entry in enumerate(list_of(record, "candidates"))
     )
-    cluster = record.get("cluster")
     stem, options = stem_and_options(prompt, [candidate.text for candidate in candidates])
     return ChoiceExample(
         example_id=id_of(record, ("id",), number),
         prompt=prompt,
         candidates=candidates,
-        group=_group(record),
-        cluster="" if cluster is None else name_of(cluster, "cluster"),
+        group=group_of(record),
+        cluster=cluster_of(record),
         stem=stem,
         options=options,
     )
@@ -62,13 +60,6 @@ def _candidate(entry: object, number: int) -> Candidate:
         for field in ("text", "label")
     )
     return Candidate(text, label)
-
-
-def _group(record: Record) -> tuple[tuple[str, str], ...]:
-    if record.get("group") is None:
-        return ()
-    group = object_of(record, "group")
-    return tuple((name_of(k, "key of group"), name_of(v, f"group.{k}")) for k, v in group.items())
 
 
 def stem_and_options(prompt: str, texts: Sequence[str]) -> tuple[str, tuple[str, ...]]:

@@ -92,4 +92,5 @@ CROWS_PAIRS = ChoiceDataset(
     read=read,
     metrics=lambda labels: METRICS,  # noqa: ARG005 - the labels are always the same
     contrast=Contrast((MORE,), (LESS,)),
+    purpose="bias",
 )

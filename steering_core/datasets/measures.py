@@ -12,10 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from steering_core.datasets.base import Metric, ScoredChoices
-
-CORRECT = "correct"
-"""The label of a right answer, which ``acc`` and ``acc_norm`` look for."""
+from steering_core.datasets.base import CORRECT, Metric, ScoredChoices
 
 HARNESS = "Gao et al. 2024, lm-evaluation-harness"
 

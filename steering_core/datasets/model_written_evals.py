@@ -113,4 +113,5 @@ MODEL_WRITTEN_EVALS = ChoiceDataset(
     read=read,
     metrics=metrics,
     contrast=Contrast((MATCHING,), (NOT_MATCHING,)),
+    purpose="other",
 )

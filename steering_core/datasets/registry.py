@@ -10,9 +10,10 @@ from steering_core.datasets.choices import CHOICES
 from steering_core.datasets.crows_pairs import CROWS_PAIRS
 from steering_core.datasets.model_written_evals import MODEL_WRITTEN_EVALS
 from steering_core.datasets.stereoset import STEREOSET
+from steering_core.datasets.text import TEXT
 from steering_core.datasets.winogender import WINOGENDER
 
 DATASETS: Mapping[str, ChoiceDataset] = {
     dataset.name: dataset
-    for dataset in (CHOICES, STEREOSET, CROWS_PAIRS, BBQ, MODEL_WRITTEN_EVALS, WINOGENDER)
+    for dataset in (CHOICES, STEREOSET, CROWS_PAIRS, BBQ, MODEL_WRITTEN_EVALS, WINOGENDER, TEXT)
 }

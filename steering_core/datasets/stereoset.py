@@ -62,7 +62,7 @@ def choice_example(example: Example) -> ChoiceExample:
         ),
         group=(("split", example.split), ("bias_type", example.bias_type)),
         cluster=example.target,
-        stem=example.context,
+        stem=example.prefix + example.context,
         options=example.sentences,
     )
 
@@ -152,4 +152,5 @@ STEREOSET = ChoiceDataset(
     read=read,
     metrics=metrics,
     contrast=Contrast(("anti-stereotype",), ("stereotype",), ("split", "bias_type")),
+    purpose="bias",
 )

@@ -159,4 +159,5 @@ WINOGENDER = ChoiceDataset(
     shape=SHAPE,
     read=read,
     metrics=metrics,
+    purpose="bias",
 )

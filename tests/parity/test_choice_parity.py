@@ -1,12 +1,12 @@
 """Choice data through the engine, against a plain Hugging Face loop written here.
 
-Rows of 2, 3, 4, 5 and 26 candidates share batches; prompts may be empty, candidates one token long,
-and a candidate may merge with the last token of its prompt.
+Rows of 1, 2, 3, 4, 5 and 26 candidates share batches; prompts may be empty, candidates one token
+long, and a candidate may merge with the last token of its prompt. One candidate is a text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
@@ -22,6 +22,7 @@ from steering_core.encoding import EncodedExample, ExampleEncoder
 from steering_core.engine import Cell, Engine, Scores
 from steering_core.interventions import Positions
 from steering_core.models import LoadedModel
+from steering_core.packing import batches
 from steering_core.probes import can_pack, can_reuse_prefix
 from steering_core.protocol import PROTOCOLS, Pooling
 from steering_core.scoring import choose
@@ -68,6 +69,13 @@ EXAMPLES = (
     ),
 )
 
+TEXTS = (
+    example("text", "", "The nurse is a very patient man. She went to the store.=text"),
+    example("short", "", "moon=text"),
+    example("prompted", "", "The doctor said that he was here.=text").with_prefix("Be kind.\n"),
+    example("spaced", "", "school is here.=text").with_prefix("She went to "),
+)
+
 
 @cache
 def tokenizer() -> Any:
@@ -80,8 +88,10 @@ def model_of(family: str) -> LoadedModel:
     return on_cpu(random_model(family, len(tokenizer())), family)
 
 
-def encoded(protocol: Any = ALIGNED) -> list[EncodedExample]:
-    return ExampleEncoder(tokenizer(), protocol, "tiny", contrast=CONTRAST).encode(EXAMPLES)
+def encoded(
+    protocol: Any = ALIGNED, examples: Sequence[ChoiceExample] = EXAMPLES
+) -> list[EncodedExample]:
+    return ExampleEncoder(tokenizer(), protocol, "tiny", contrast=CONTRAST).encode(examples)
 
 
 # -- the plain loop -------------------------------------------------------------------------------
@@ -128,10 +138,11 @@ def plain(
     layer: int = 0,
     vector: np.ndarray | None = None,
     positions: Positions = "all",
+    examples: Sequence[ChoiceExample] = EXAMPLES,
 ) -> list[list[list[float]]]:
     """Log-probabilities of each scored token of each candidate of each example."""
     found = []
-    for e in EXAMPLES:
+    for e in examples:
         of_example = []
         prompt_end = min(tokens_of(e.prompt, text)[1] for text in e.texts)
         at = {
@@ -240,6 +251,37 @@ def test_pooled_states_are_those_of_the_contrasts_labels(
         )
     for found in (pooled, slow):
         np.testing.assert_allclose(found.differences[0], wanted, rtol=0, atol=1e-4)
+
+
+@families
+def test_texts_share_batches_with_choices(family: str) -> None:
+    model, examples = model_of(family), (*TEXTS, *EXAMPLES)
+    rows, is_packed = encoded(ALIGNED, examples), can_pack(model_of(family), 512)
+    num_batches = len([*batches(rows, 4000, is_packed=is_packed)])
+    assert num_batches == (1 if is_packed else len({len(e.candidates) for e in examples}))
+    engine = Engine(model, ALIGNED, is_packed=is_packed)
+    scores, _ = engine.baseline(rows, 4000, LAYERS)
+    assert_same(scores, plain(model, examples=examples))
+    (steered,) = engine.steered(rows, 4000, [Cell(3, COEFF)], vectors())
+    assert_same(steered, plain(model, 3, COEFF * vectors().whole[3], examples=examples))
+    assert np.abs(steered.scores[: len(TEXTS), 0] - scores.scores[: len(TEXTS), 0]).min() > 1e-3
+
+
+@pytest.mark.parametrize("positions", ["all", "question", "candidate", "last"])
+@pytest.mark.parametrize("is_static", [False, True])
+def test_texts_alone_at_every_position_fast_and_slow(positions: Positions, is_static: bool) -> None:
+    model, protocol = model_of("llama"), replace(ALIGNED, positions=positions)
+    engine = Engine(model, protocol, reuses_prefix=True, is_static=is_static, measures=("kl",))
+    slow = SlowEngine(model, protocol, ("kl",))
+    rows, cells = encoded(protocol, TEXTS), [Cell(3, COEFF)]
+    (found,) = engine.steered(rows, 500, cells, vectors())
+    assert_same(found, plain(model, 3, COEFF * vectors().whole[3], positions, TEXTS))
+    (wanted,) = slow.steered(rows, cells, vectors(), [0] * len(rows))
+    np.testing.assert_allclose(found.scores, wanted.scores, rtol=0, atol=TOLERANCE)
+    assert found.kl is not None and wanted.kl is not None
+    np.testing.assert_allclose(found.kl, wanted.kl, rtol=0, atol=TOLERANCE)
+    whole = len(tokenizer()(TEXTS[0].texts[0])["input_ids"])
+    assert found.num_scored[0] == [whole - 1], "all tokens but BOS"
 
 
 def test_nothing_is_pooled_without_a_contrast() -> None:

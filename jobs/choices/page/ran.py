@@ -42,7 +42,7 @@ def _data(data: Mapping[str, Any], num_examples: int) -> list[tuple[str, str]]:
     text += f"; each under {orders} orders of its options" if orders > 1 else ""
     text += "; prompts in the model's chat template" if data["chat"] else ""
     found = [("Data", text)]
-    if dataset.name != "choices":
+    if dataset.homepage:
         found.append(("License of the data", f"{dataset.licence}; {dataset.homepage}"))
     return found
 

@@ -13,6 +13,7 @@ from jobs.choices.summary import FitRows, summarise
 from jobs.estimates.cells import estimates_of
 from jobs.estimates.sums import Unsteered
 from steering_core.datasets.base import Metric, ScoredChoices
+from steering_core.datasets.text import TEXT
 from steering_core.nulls import draw_seed, label_signs
 from tests.support.choice_results import (
     CHOSE_YES,
@@ -244,6 +245,42 @@ def test_a_share_in_percent_is_a_share_times_100() -> None:
     for end in ("", "_low", "_high", "_change", "_change_low", "_change_high"):
         assert times_100[f"percent{end}"] == pytest.approx(100 * share[f"chose_yes{end}"])
     assert times_100["percent_change_p"] == share["chose_yes_change_p"]
+
+
+def test_texts_have_clustered_intervals_over_tokens_and_no_choice_that_could_change() -> None:
+    rng, num_texts, num_clusters = np.random.default_rng(4), 30, 12
+    records = [{"text": f"text {n}", "cluster": f"c{n % num_clusters}"} for n in range(num_texts)]
+    tokens = rng.integers(3, 60, (num_texts, 1))
+    texts = TEXT.read(records, "f")
+    before, after = (
+        ScoredChoices(texts, tokens * rng.normal(mean, 0.5, tokens.shape), tokens)
+        for mean in (-3.0, -3.4)
+    )
+    sums = Unsteered.of(before, TEXT.metrics([])).compared(after).sums()
+    found = estimates_of(sums, TEXT.metrics([]), gap=None, coeff=None)
+    assert "changed" not in found
+    t = students_t.ppf(0.975, num_clusters - 1)
+    means = [of.sums.sum() / tokens.sum() for of in (before, after)]
+    # The influence of a text on a ratio of sums, summed within clusters (Cameron, Miller 2015).
+    influences = []
+    for of, mean in zip((before, after), means, strict=True):
+        of_text = (of.sums - mean * tokens)[:, 0] / tokens.sum()
+        influences.append(np.bincount(np.arange(num_texts) % num_clusters, of_text))
+    slopes = [-np.exp(-mean) for mean in means]
+    wanted = {
+        "log_prob": (means[1], influences[1]),
+        "log_prob_change": (means[1] - means[0], influences[1] - influences[0]),
+        "perplexity": (np.exp(-means[1]), slopes[1] * influences[1]),
+        "perplexity_change": (
+            np.exp(-means[1]) - np.exp(-means[0]),
+            slopes[1] * influences[1] - slopes[0] * influences[0],
+        ),
+    }
+    for name, (value, influence) in wanted.items():
+        half = t * np.sqrt(num_clusters / (num_clusters - 1) * (influence**2).sum())
+        assert float(found[name].estimate.value.item()) == pytest.approx(value)
+        assert found[name].low == pytest.approx(value - half, rel=1e-6)
+        assert found[name].high == pytest.approx(value + half, rel=1e-6)
 
 
 def test_changes_of_a_share_and_of_a_ratio_are_covered() -> None:

@@ -150,6 +150,10 @@ def test_the_usual_contrast_of_a_data_set_need_not_be_said(tmp_path: Path) -> No
             {"vectors": {"folds": 3, "held_out": True}},
             r"vectors\.held_out must be left out where folds is 3",
         ),
+        (
+            {"records": [{"text": "It rains."}], "data": {"format": "text"}, "contrast": {}},
+            r"vectors\.file must be set: format text has no candidates to tell apart",
+        ),
         ({"scoring": "aligned"}, r"scoring"),
         ({"protocol": "aligned"}, r"protocol"),
     ],

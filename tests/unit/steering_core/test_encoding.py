@@ -330,6 +330,42 @@ def test_the_last_token_of_a_candidate_can_be_pooled() -> None:
     assert [c.pooled for c in row.candidates] == [(5, 6), (3, 4)]
 
 
+def test_all_tokens_of_a_text_are_scored_after_bos() -> None:
+    row = choices(Letters(), "", "It rains.")
+    assert scored(row) == ["It rains."]
+    assert row.candidates[0].scored_positions == tuple(range(9))
+    assert row.num_packed_tokens == row.num_real_positions == 10
+    assert row.candidates[0].num_question == 1
+
+
+@pytest.mark.parametrize(
+    ("prefix", "merge", "wanted"),
+    [("Be fair.\n", "", "It rains."), ("Be fair. ", " I", f"{chr(MERGED)}t rains.")],
+)
+def test_after_a_prefix_the_tokens_of_a_text_follow_those_that_it_shares_with_the_prefix(
+    prefix: str, merge: str, wanted: str
+) -> None:
+    example = ChoiceExample("q1", "", (Candidate("It rains.", "text"),)).with_prefix(prefix)
+    (row,) = ExampleEncoder(Letters(merge=merge), ALIGNED, "m", contrast=None).encode([example])
+    (candidate,) = row.candidates
+    assert scored(row) == [wanted]
+    before = candidate.token_ids[: candidate.num_question]
+    assert text(before) == chr(BOS) + (prefix.removesuffix(" ") if merge else prefix)
+    assert candidate.scored_positions[0] == candidate.num_question - 1
+
+
+@pytest.mark.parametrize("protocol", [PUBLISHED, ALIGNED], ids=["as_published", "aligned"])
+def test_a_prefix_moves_a_stereoset_row_and_changes_nothing_else(protocol: Protocol) -> None:
+    prefix = " Be fair.\n"
+    plain, prompted = encode(protocol), encode(protocol, example=EXAMPLE.with_prefix(prefix))
+    num = len(prefix)
+    for before, after in zip(plain.candidates, prompted.candidates, strict=True):
+        assert text(after.token_ids) == chr(BOS) + prefix + text(before.token_ids[1:])
+        assert after.scored_ids == before.scored_ids
+        assert after.scored_positions == tuple(at + num for at in before.scored_positions)
+        assert after.num_question == before.num_question + num
+
+
 class ChatLetters(Letters):
     """With a chat template, which writes BOS itself."""
 

@@ -52,6 +52,12 @@ def test_nested_columns_of_parquet_are_lists_and_objects(tmp_path: Path) -> None
     assert read_records(tmp_path / "x.parquet") == rows
 
 
+@pytest.mark.parametrize("content", ["One.\n l\u2028ne \n", "One.\r\n l\u2028ne "])
+def test_each_line_of_plain_text_is_a_text(content: str, tmp_path: Path) -> None:
+    path = write(tmp_path, "data.txt", content)
+    assert read_records(path) == [{"text": "One."}, {"text": " l\u2028ne "}]
+
+
 BAD: list[tuple[str, str | bytes, str]] = [
     ("empty.jsonl", "", "is empty; expected records"),
     ("blank.json", " \n\n", "is empty; expected records"),
@@ -73,7 +79,16 @@ BAD: list[tuple[str, str | bytes, str]] = [
     ("quote.csv", 'a,b\n"1,2\n', "line 2: unexpected end of data"),
     ("text.parquet", "a,b\n1,2", "cannot be read as Parquet:"),
     ("magic.parquet", b"PAR1" + b"\0" * 40 + b"PAR1", "cannot be read as Parquet:"),
-    ("data.txt", "x", "has extension .txt; expected .json, .jsonl, .csv, .tsv, .parquet"),
+    (
+        "gap.txt",
+        "a\n\nb\n",
+        "line 2 is empty; each line must hold one text. Remove empty lines, or",
+    ),
+    ("gaps.txt", "a\n \nb\n\t\r\n", "line 2 (and 1 more) is empty"),
+    ("ends.txt", "a\n\n", "line 2 is empty; each line must hold one text"),
+    ("latin.txt", "a\ncaf\u00e9".encode("latin-1"), "line 2 is not UTF-8 text (byte 0xe9)"),
+    ("blank.txt", "\n", "is empty; expected records"),
+    ("data.md", "x", "has extension .md; expected .json, .jsonl, .csv, .tsv, .parquet, .txt"),
     ("data", "x", "has no extension; expected .json"),
 ]
 

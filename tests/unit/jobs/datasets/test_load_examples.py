@@ -86,7 +86,15 @@ def test_columns_are_mapped(tmp_path: Path) -> None:
     ("options", "says"),
     [
         ({"format": "crows"}, "unknown format 'crows'; choose one of choices, stereoset, crows"),
-        ({"format": "bbq", "fields": {}}, "fields: only format choices takes them"),
+        (
+            {"format": "bbq", "fields": {}},
+            "fields: only the formats choices and text take them, and this is bbq",
+        ),
+        ({"format": "text", "frame": "cloze"}, "frame: format text has none, since a text has no"),
+        ({"format": "text", "candidate_orders": 2}, "candidate_orders: format text has none"),
+        ({"format": "text", "fields": {"txt": "prompt"}}, "unknown key txt; did you mean text?"),
+        ({"format": "text", "fields": {"id": "id"}}, "fields.text is required: the column that"),
+        ({"format": "text", "fields": {"text": ["id"]}}, "fields.text: expected the name of a"),
         ({"frame": "cloz"}, "frame: expected one of as_given, letters, cloze, got 'cloz'"),
         ({"candidate_orders": 0}, "candidate_orders: expected at least 1, got 0"),
         ({"limit": 0}, "limit: expected at least 1, got 0"),
@@ -98,6 +106,29 @@ def test_options_that_are_refused(data: str, options: dict[str, Any], says: str)
     with pytest.raises(UserError) as caught:
         load_examples(data, **options)
     assert says in str(caught.value)
+
+
+def test_texts_of_lines_and_of_a_column(tmp_path: Path) -> None:
+    lines, table = tmp_path / "data.TXT", tmp_path / "data.csv"
+    lines.write_text("It rains.\nIt snows.\n")
+    table.write_text("article,source\nIt rains.,a\nIt snows.,b\n")
+    loaded = load_examples(str(lines), "text")
+    assert loaded.dataset.name == "text"
+    assert [e.texts for e in loaded.examples] == [("It rains.",), ("It snows.",)]
+    fields = {"text": "article", "cluster": "source", "group": {"from": "source"}}
+    mapped = load_examples(str(table), "text", fields=fields).examples
+    assert [e.texts for e in mapped] == [e.texts for e in loaded.examples]
+    assert [(e.cluster, e.group_value("from")) for e in mapped] == [("a", "a"), ("b", "b")]
+    with pytest.raises(UserError, match="is a plain text file, which only format text reads"):
+        load_examples(str(lines))
+
+
+def test_the_neutral_texts_are_fifty_different_paragraphs() -> None:
+    path = Path(__file__).parents[4] / "examples" / "neutral-texts.txt"
+    texts = [e.texts[0] for e in load_examples(str(path), "text").examples]
+    assert len(texts) == len(set(texts)) == 50
+    assert all(40 <= len(text.split()) <= 90 for text in texts)
+    assert all(text.isascii() and text == text.strip() for text in texts)
 
 
 def test_an_id_in_both_splits_of_stereoset(tmp_path: Path) -> None:

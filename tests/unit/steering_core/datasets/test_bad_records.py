@@ -62,6 +62,7 @@ GOOD: dict[str, dict[str, Any]] = {
             {"sentence": s, "gold_label": s} for s in ("stereotype", "anti-stereotype", "unrelated")
         ],
     },
+    "text": {"id": "x1", "text": "It rains."},
 }
 
 
@@ -160,6 +161,11 @@ CASES = [
          "label: expected 0 or 1, got 2"),
     Case("unknown split", "stereoset", {"split": "dev"},
          "split: expected intersentence or intrasentence, got 'dev'"),
+    Case("text is missing", "text", {"text": REMOVED}, "text: is missing; the record has id"),
+    Case("text is blank", "text", {"text": " "}, "text: expected text that is not empty, got ' '"),
+    Case("text is a list", "text", {"text": ["a"]}, "text: expected text, got ['a']"),
+    Case("text with a prompt", "text", {"prompt": "Q"},
+         "prompt: unknown field; expected id, group, cluster, text"),
     Case("two sentences", "stereoset", {"sentences": []}, "needs exactly 3 sentences, got 0"),
 ]  # fmt: skip
 

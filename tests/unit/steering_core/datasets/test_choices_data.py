@@ -96,11 +96,26 @@ def test_options_come_from_a_list_or_from_the_candidates() -> None:
 
 def test_every_data_set_says_what_a_user_must_know() -> None:
     assert list(DATASETS) == [
-        "choices", "stereoset", "crows_pairs", "bbq", "model_written_evals", "winogender"
+        "choices", "stereoset", "crows_pairs", "bbq", "model_written_evals", "winogender",
+        "text",
     ]  # fmt: skip
     for name, dataset in DATASETS.items():
         assert dataset.name == name
         assert dataset.title and dataset.licence and dataset.shape.startswith("{")
-        assert name == "choices" or dataset.homepage.startswith("https://")
+        assert name in ("choices", "text") or dataset.homepage.startswith("https://")
         metrics = dataset.metrics(["correct", "x"])
         assert len({metric.key for metric in metrics}) == len(metrics)
+
+
+def test_every_data_set_says_what_it_is_measured_for() -> None:
+    purposes = {name: dataset.purpose_of(["correct", "x"]) for name, dataset in DATASETS.items()}
+    assert purposes == {
+        "choices": "capability",
+        "stereoset": "bias",
+        "crows_pairs": "bias",
+        "bbq": "bias",
+        "model_written_evals": "other",
+        "winogender": "bias",
+        "text": "text",
+    }
+    assert CHOICES.purpose_of(["incorrect", "x"]) == "other"

@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from steering_core.datasets.base import Candidate, ChoiceExample
+from steering_core.datasets.base import Candidate, ChoiceExample, Frame
+from steering_core.datasets.checking import checked_prefix
 from steering_core.datasets.choices import CHOICES
+from steering_core.datasets.crows_pairs import CROWS_PAIRS
 from steering_core.datasets.frames import in_orders, order_metrics, with_frame
 from steering_core.datasets.listing import find_listing
 from steering_core.datasets.model_written_evals import MODEL_WRITTEN_EVALS
 from steering_core.datasets.stereoset import choice_example
-from steering_core.stereoset import Example
+from steering_core.stereoset import LABELS, Example, examples_digest
 from steersweep.errors import UserError
 from tests.support.choice_scores import scored_as, value_of, values_of
 
@@ -129,6 +131,53 @@ def test_stereoset_in_another_order_is_the_question_of_that_order() -> None:
             text.replace("  ", " ") for text in direct.texts
         ]
         assert other.labels == direct.labels
+
+
+PREFIX = "Be fair. A. is a letter.\n"
+
+
+@pytest.mark.parametrize("frame", ["as_given", "letters", "cloze"])
+def test_a_prefix_comes_directly_before_the_prompt_in_every_frame(frame: Frame) -> None:
+    plain = with_frame(mmlu(), frame)
+    prompted = plain.with_prefix(PREFIX)
+    assert prompted.prompt == PREFIX + plain.prompt
+    assert replace(prompted, prompt=plain.prompt, stem=plain.stem) == plain
+    assert with_frame(mmlu().with_prefix(PREFIX), frame) == prompted
+
+
+def test_a_prefix_is_the_prompt_of_an_example_without_one() -> None:
+    pair = CROWS_PAIRS.read([{"sent_more": "a", "sent_less": "b", "bias_type": "age",
+                              "stereo_antistereo": "stereo"}], "f")[0]  # fmt: skip
+    assert pair.with_prefix(PREFIX) == replace(pair, prompt=PREFIX)
+
+
+@pytest.mark.parametrize("split", ["intersentence", "intrasentence"])
+def test_a_prefix_of_stereoset_is_the_same_in_both_jobs(split: str) -> None:
+    sentences = ("One. ", "Two.", " Three.")
+    example = Example("s1", split, "race", "t", " They came.", sentences, LABELS)
+    prompted = example.with_prefix("\n Be fair. ")
+    assert prompted.prompt == "\n Be fair. " + example.prompt
+    assert (prompted.texts, prompted.labels) == (example.texts, example.labels)
+    assert examples_digest([prompted]) != examples_digest([example])
+    as_choices = choice_example(example)
+    assert choice_example(prompted) == as_choices.with_prefix("\n Be fair. ")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "expected text that is not empty"),
+        (" \n", "expected text that is not empty"),
+        ("Be\0fair. ", "holds a NUL character"),
+        ("Be fair\ud800 ", "holds a lone surrogate"),
+        ("Be fair.", "must end with a space or a line break, because it is put directly before"),
+    ],
+)
+def test_a_prefix_that_is_refused(text: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        checked_prefix(text)
+    assert checked_prefix("Be fair. ") == "Be fair. "
+    assert checked_prefix("\tBe\nfair.\n\n") == "\tBe\nfair.\n\n"
 
 
 @pytest.mark.parametrize("ids", [("x", "x@1"), ("x@1", "x")])
