@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import KeysView, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from cluster.checked import CheckedPart
 from cluster.errors import ObjectNotFoundError
@@ -44,6 +45,11 @@ class Inventory:
         """Plan ids of the tasks whose parts are all there."""
         return self.metadata.keys()
 
+    @cached_property
+    def of_own_data(self) -> tuple[PlannedTask, ...]:
+        """Planned tasks on the data that vectors are fitted to: without side effects."""
+        return tuple(task for task in self.planned if side_table(task.tables[0]) is None)
+
     def tasks_done(self) -> list[PlannedTask]:
         """The tasks that are done."""
         return [task for task in self.planned if task.plan_id in self.done]
@@ -64,10 +70,10 @@ class Inventory:
         """Groups that have steered rows, and how many parts of their baseline are missing."""
         missing: Counter[Group] = Counter()
         steered = set()
-        for task in self.planned:
+        for task in self.of_own_data:
             is_done = task.plan_id in self.done
             missing[task.group] += "baseline" in task.tables and not is_done
-            if task.cells and is_done and side_table(task.tables[0]) is None:
+            if task.cells and is_done:
                 steered.add(task.group)
         return [(group, missing[group]) for group in sorted(steered) if missing[group]]
 

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StrictB
 from jobs.datasets.spec import ExamplesSpec
 from jobs.grid import Coeffs, Layers
 from jobs.spec import SpecModel, role
+from steering_core.datasets.checking import checked_prefix
 from steering_core.datasets.registry import DATASETS
 
 OWN = "data"
@@ -99,7 +100,7 @@ SideEffects = Annotated[
 ]
 
 Prompts = Annotated[
-    dict[Name, Annotated[str, AfterValidator(lambda text: text)]],
+    dict[Name, Annotated[str, AfterValidator(checked_prefix)]],
     BeforeValidator(_without_prompts),
     Field(
         description="Texts by name that are put before every prompt instead of steering, as a "

@@ -10,7 +10,6 @@ from jobs.scoring import batch_size, non_finite
 from jobs.scoring.inventory import Inventory
 from jobs.scoring.output import ScoredOutput
 from jobs.scoring.plan import PlannedTask
-from jobs.scoring.tables import side_table
 from jobs.sweeps.certificate_file import tell_certificate
 from jobs.sweeps.session import DriverState
 from jobs.sweeps.status import print_counts, progress_line, progress_of, set_aside_words
@@ -39,11 +38,7 @@ def status(output: ScoredOutput, driver: DriverState) -> dict[str, Any]:
     content["phases"] = _counts(
         inventory.planned, inventory, lambda t: {"model": t.group.model, "phase": t.phase}
     )
-    content["groups"] = _counts(
-        [task for task in inventory.planned if side_table(task.tables[0]) is None],
-        inventory,
-        lambda t: t.group.columns,
-    )
+    content["groups"] = _counts(inventory.of_own_data, inventory, lambda t: t.group.columns)
     content["set_aside"] = list(session.get("set_aside", []))
     print_counts(content["phases"], "rows")
     is_left = content["rows_done"] < content["rows_total"]

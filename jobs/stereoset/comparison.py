@@ -82,7 +82,7 @@ def compare(storage: Storage, summary: Summary, with_run: Storage) -> Comparison
 
 def _differences(storage: Storage, with_run: Storage, name: str, other: str) -> Iterator[Row]:
     inventories = [take_inventory(run) for run in (storage, with_run)]
-    mine, theirs = (planned_keys(inventory.planned).keys() for inventory in inventories)
+    mine, theirs = (planned_keys(inventory.of_own_data).keys() for inventory in inventories)
     models = sorted(mine & theirs)
     sides = (
         stacks_of(run, inventory, models)

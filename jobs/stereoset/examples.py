@@ -62,7 +62,7 @@ def stored_examples(storage: Storage, inventory: Inventory, record: Mapping[str,
         raise _without_texts(storage, f"{path} has changed since the run")
     planned = {
         (*place_of(task.group), example_id)
-        for task in inventory.planned
+        for task in inventory.of_own_data
         for example_id in task.example_ids
     }
     kept = [e for e in data.examples if (e.split, e.bias_type, e.example_id) in planned]

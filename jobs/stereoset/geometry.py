@@ -44,7 +44,7 @@ def geometry(storage: Storage, inventory: Inventory) -> pa.Table:
         of_model = {key: sums for key, sums in by_group.items() if key[0].model == model}
         planned = {
             (task.group, layer)
-            for task in inventory.planned
+            for task in inventory.of_own_data
             for layer in task.layers
             if task.group.model == model
         }
@@ -70,7 +70,7 @@ _Key = tuple[Group, int]
 def _complete(storage: Storage, inventory: Inventory) -> Iterator[tuple[_Key, StateSums]]:
     """The sums of each group and layer whose tasks are all done."""
     missing: dict[_Key, int] = defaultdict(int)
-    for task in inventory.planned:
+    for task in inventory.of_own_data:
         for layer in task.layers:
             missing[task.group, layer] += 1
     sums: dict[_Key, StateSums] = {}

@@ -18,7 +18,7 @@ class PartsOfGroups:
         self._done: dict[tuple[str, Group], list[Part]] = defaultdict(list)
         self._num_baseline: Counter[Group] = Counter()
         self._planned: dict[tuple[str, str], set[Group]] = defaultdict(set)
-        for task in inventory.planned:
+        for task in inventory.of_own_data:
             group = task.group
             self._num_baseline[group] += "baseline" in task.tables
             for table in task.tables:

@@ -159,8 +159,8 @@ def summarise(storage: Storage, inventory: Inventory) -> Summary:
     identity = (Ledger(storage).read_record() or {}).get("identity", {})
     nulls = _null_tables(inventory)
     steered = (STEERED, *([HELD_OUT] if _is_planned(inventory, HELD_OUT) else []), *nulls)
-    planned = {table: planned_keys(inventory.planned, table) for table in steered}
-    models = sorted({task.group.model for task in inventory.planned})
+    planned = {table: planned_keys(inventory.of_own_data, table) for table in steered}
+    models = sorted({task.group.model for task in inventory.of_own_data})
     index = PartsOfGroups(inventory)
     parts = {
         (model, table): index.of(model, table, _label_seed(nulls.get(table), identity))
@@ -210,12 +210,12 @@ def _vectors(
 
 
 def _is_planned(inventory: Inventory, table: str) -> bool:
-    return any(table in task.tables for task in inventory.planned)
+    return any(table in task.tables for task in inventory.of_own_data)
 
 
 def _null_tables(inventory: Inventory) -> dict[str, NullTable]:
     """Tables of the draws of nulls, in order."""
-    named = {table for task in inventory.planned for table in task.tables}
+    named = {table for task in inventory.of_own_data for table in task.tables}
     found = sorted((null, table) for table in named if (null := null_table(table)) is not None)
     return {table: null for null, table in found}
 
@@ -359,7 +359,7 @@ def stacks_of(
     storage: Storage, inventory: Inventory, models: Sequence[str]
 ) -> Iterator[tuple[Stacks, Planned]]:
     """The sums of the fitted vectors' rows and the plan of each model, to compare runs by."""
-    planned = planned_keys(inventory.planned)
+    planned = planned_keys(inventory.of_own_data)
     index = PartsOfGroups(inventory)
     parts = [index.of(model, STEERED) for model in models]
     with added_up(storage, [group for of_model in parts for group in of_model]) as sums:

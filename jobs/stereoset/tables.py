@@ -33,7 +33,7 @@ ROWS_SCHEMA = pa.schema(
 )
 """Columns of ``baseline`` and ``steered``; layer, coeff, read and apply are null in baseline."""
 
-_NAMES = {label: label.replace("-", "_") for label in LABELS}
+NAMES = {label: label.replace("-", "_") for label in LABELS}
 
 
 class StereoSetRows(RowFormat[Example]):
@@ -48,7 +48,7 @@ class StereoSetRows(RowFormat[Example]):
         ordered = np.take_along_axis(scores.scores, by_label, axis=1)
         counted = np.take_along_axis(scores.num_scored, by_label, axis=1)
         columns: dict[str, Any] = {"target": [e.target for e in examples]}
-        for column, name in enumerate(_NAMES.values()):
+        for column, name in enumerate(NAMES.values()):
             columns[f"score_{name}"] = ordered[:, column]
             columns[f"num_tokens_{name}"] = counted[:, column]
         return columns
@@ -57,12 +57,12 @@ class StereoSetRows(RowFormat[Example]):
         """See ``RowFormat``; in the data file's order."""
         columns = {
             label: rows[f"score_{name}"].to_numpy(zero_copy_only=False)
-            for label, name in _NAMES.items()
+            for label, name in NAMES.items()
         }
         return [np.asarray([columns[x][n] for x in e.labels]) for n, e in enumerate(examples)]
 
     def is_finite(self, rows: pa.Table) -> np.ndarray:
         """See ``RowFormat``."""
-        scores = [rows[f"score_{name}"].to_numpy() for name in _NAMES.values()]
+        scores = [rows[f"score_{name}"].to_numpy() for name in NAMES.values()]
         finite: np.ndarray = np.isfinite(np.column_stack(scores)).all(axis=1)
         return finite

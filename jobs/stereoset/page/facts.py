@@ -106,7 +106,7 @@ def gather(
 
 def _incomplete(inventory: Inventory, summary: Summary) -> tuple[Incomplete, ...]:
     missing: dict[Group, set[tuple[int, float]]] = defaultdict(set)
-    for task in inventory.planned:
+    for task in inventory.of_own_data:
         missing[task.group].update((cell.layer, cell.coeff) for cell in task.typed_cells())
     num_planned = {group: len(cells) for group, cells in missing.items()}
     for row in summary.cells.select(["model", "split", "bias_type", "layer", "coeff"]).to_pylist():
