@@ -15,7 +15,10 @@ from cluster.storage import StorageSpec
 from tests.support.personas import write_persona_spec
 from tests.support.sweeps import write_spec
 
-NOT_PARTS = ("summary/", "manifest/", "judge/", "examples.parquet", "checked.parquet")
+NOT_PARTS = (
+    *("summary/", "manifest/", "judge/", "side_effects_texts/"),
+    *("examples.parquet", "checked.parquet"),
+)
 """Keys of other Parquet files: replies of a judge are packed, and then lie in other files."""
 
 
@@ -70,9 +73,17 @@ def _choices(folder: Path, model: Path) -> Path:
     ]
     data = folder / "choices.jsonl"
     data.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    texts = folder / "texts.txt"
+    texts.write_text("Rain fell on the roof all night.\nBread rises because yeast makes gas.\n")
     return write_spec(
         folder / "sweep.yaml",
         job="choices",
+        side_effects={
+            "texts": {"format": "text", "path": str(texts)},
+            "cells": {"layers": 4},
+            "transfer": True,
+        },
+        prompts={"careful": "Answer with care.\n"},
         data={"path": str(data)},
         contrast={"positive": "yes", "negative": "no", "by": "topic"},
         vectors={"pooling": "candidate_last"},
