@@ -6,7 +6,6 @@ methods; ``summary_tables`` has the columns.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,15 +37,13 @@ from jobs.estimates.cells import (
     p_of_change,
 )
 from jobs.estimates.gap import GAP, gap_metric, gap_of_examples
+from jobs.estimates.parts import groups_of
 from jobs.estimates.sums import CellSums, Unsteered, pooled
 from steering_core.datasets.base import Contrast, Metric, ScoredChoices
 from steering_core.nulls import draw_seed, label_signs
 from steering_core.stats.clusters import combine, side_by_side
 from steering_core.stats.flips import refined_p_values, signs, simultaneous
 from steering_core.stats.ranks import add_q_values, null_tests
-
-MOST_GROUP_VALUES = 50
-"""A key with more values does not split results: it tells examples apart, not groups."""
 
 Row = dict[str, Any]
 Cell = tuple[int, float, float | None, ScoredChoices, np.ndarray | None]
@@ -342,20 +339,6 @@ class _Collected:
                 | {"value": value, "low": low, "high": high, "p": p}
                 | {"is_intended": is_intended}
             )
-
-
-def groups_of(scored: ScoredChoices) -> dict[tuple[str, str], np.ndarray]:
-    """[N] bool examples of each (key, value) of their groups, for keys that split them."""
-    values: dict[str, Counter[str]] = {}
-    for example in scored.examples:
-        for key, value in example.group:
-            values.setdefault(key, Counter())[value] += 1
-    return {
-        (key, value): scored.in_group(key, value)
-        for key, of_key in values.items()
-        if 1 < len(of_key) <= MOST_GROUP_VALUES
-        for value in sorted(of_key)
-    }
 
 
 def _same(place: _Place, other: _Place) -> bool:

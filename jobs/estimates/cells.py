@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,15 @@ class Ranged:
         return float(self.estimate.value[0])
 
 
+@dataclass(frozen=True)
+class Changed:
+    """A metric without steering and with it, over the same examples, and the difference."""
+
+    before: ClusterEstimate
+    after: Ranged
+    change: Ranged
+
+
 Estimates = Mapping[str, Ranged]
 """By column: ``<metric>``, ``<metric>_change``, ``changed``, ``anti_steered``, ``kl``."""
 
@@ -63,13 +73,15 @@ def estimates_of(
         found["changed"] = _share(sums.clusters, sums.compared, sums.changed)
     for metric in metrics:
         of_metric = sums.of_metric(metric.key)
-        found |= _of_metric(metric, of_metric, sums.clusters)
+        changed = changed_by(metric, of_metric, sums.clusters)
+        found |= {metric.key: changed.after, f"{metric.key}_change": changed.change}
         if metric.key == gap and coeff:
             against = of_metric.down if coeff > 0 else of_metric.up
             found["anti_steered"] = _share(sums.clusters, of_metric.num, against)
     divergence, tokens = sums.divergence
     if tokens.any():
-        found["kl"] = _of_clusters(_means(sums.clusters, tokens, divergence[:, None]))
+        clusters = clusters_of(sums.clusters)
+        found["kl"] = _of_clusters(_means(clusters, tokens, divergence[:, None]))
     return found
 
 
@@ -115,19 +127,22 @@ def defined(number: float | None) -> float | None:
     return float(number) if number is not None and np.isfinite(number) else None
 
 
-def _of_metric(metric: Metric, sums: MetricSums, names: Sequence[str]) -> dict[str, Ranged]:
+def changed_by(metric: Metric, sums: MetricSums, names: Sequence[str]) -> Changed:
+    """How a metric changed.
+
+    Args:
+        names: [K] of the clusters of the sums.
+    """
     there = sums.num > 0
-    clusters = [name for name, is_there in zip(names, there, strict=True) if is_there]
+    clusters = _some_clusters(names, there)
     before, after = (
         function_of_means(_means(clusters, sums.num[there], of[there]), metric.of_means)
         for of in (sums.before, sums.after)
     )
     change = combine([1.0, -1.0], [after, before])
     if sums.is_binary and is_affine(metric.of_means, 1):
-        ranged = _of_binary(metric, sums, after, change)
-    else:
-        ranged = (_of_clusters(after), _of_clusters(change))
-    return dict(zip((metric.key, f"{metric.key}_change"), ranged, strict=True))
+        return Changed(before, *_of_binary(metric, sums, after, change))
+    return Changed(before, _of_clusters(after), _of_clusters(change))
 
 
 def _of_binary(
@@ -171,16 +186,30 @@ def _scaled(
 def _share(names: Sequence[str], num: np.ndarray, count: np.ndarray) -> Ranged:
     """A share of examples."""
     there = num > 0
-    clusters = [name for name, is_there in zip(names, there, strict=True) if is_there]
+    clusters = _some_clusters(names, there)
     share = _means(clusters, num[there], count[there, None])[0]
     return _scaled(share, 1.0, 0.0, num.sum(keepdims=True), count.sum(keepdims=True), None)
 
 
-def _means(names: Sequence[str], num: np.ndarray, sums: np.ndarray) -> ClusterEstimate:
+def _means(clusters: tuple[Cluster, ...], num: np.ndarray, sums: np.ndarray) -> ClusterEstimate:
     """Means [1, T] over the examples of all clusters."""
-    clusters = [Cluster("", name) for name in names]
     repeated = np.broadcast_to(num[:, None, None], (len(clusters), 1, sums.shape[1]))
     return means_of_sums(sums[:, None, :], repeated, clusters)
+
+
+def _some_clusters(names: Sequence[str], there: np.ndarray) -> tuple[Cluster, ...]:
+    if there.all():
+        return clusters_of(tuple(names))
+    return clusters_of(tuple(name for name, is_in in zip(names, there, strict=True) if is_in))
+
+
+@lru_cache(maxsize=256)
+def clusters_of(names: tuple[str, ...]) -> tuple[Cluster, ...]:
+    """Clusters of one stratum; the same tuple again for the same names.
+
+    A sweep has thousands of estimates over the clusters of a few data sets.
+    """
+    return tuple(Cluster("", name) for name in names)
 
 
 def _of_clusters(

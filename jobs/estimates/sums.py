@@ -6,7 +6,7 @@ Shapes: N examples, K clusters, T terms of a metric, E columns of a cell's sums.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -35,6 +35,11 @@ class MetricSums:
     up: np.ndarray
     down: np.ndarray
     is_binary: bool
+
+    def of_clusters(self, is_in: np.ndarray) -> MetricSums:
+        """Of some clusters ([K] bool)."""
+        names = ("num", "before", "after", "up", "down")
+        return replace(self, **{name: getattr(self, name)[is_in] for name in names})
 
 
 @dataclass(frozen=True)

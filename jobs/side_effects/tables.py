@@ -39,9 +39,12 @@ def side_effects_schema(axes: Sequence[str]) -> pa.Schema:
 
     ``change_low`` and ``change_high`` are a 95 % interval for one number alone.
     ``simultaneous_low``, ``simultaneous_high`` and ``p`` hold for all changes of the model's matrix
-    together, and ``is_clear`` says that the simultaneous interval excludes 0. They are null in rows
-    that are not in the matrix: parts of a data set, and coefficient 0. ``standardized`` is the
-    change in standard deviations over examples without steering.
+    together, and ``is_clear`` says that both intervals exclude 0. They are null in rows that are
+    not in the matrix: parts of a data set, coefficient 0, measures that are not ``in_matrix``, and
+    other vectors where the matrix has held-out ones. If too few clusters or an undefined change
+    allow no statement, ``is_clear`` is false and the others are null.
+
+    ``standardized`` is the change in standard deviations over examples without steering.
     """
     return pa.schema(
         [
@@ -76,11 +79,13 @@ MEASURES_SCHEMA = pa.schema(
 
 
 def fidelity_schema(axes: Sequence[str]) -> pa.Schema:
-    """Columns of ``fidelity``: a row for each steering that has a target.
+    """Columns of ``fidelity``: a row for each steering that has a target, but for coefficient 0.
 
-    ``intended`` and ``unintended`` are in standard deviations over examples (docs/statistics.md);
-    ``is_best``: no other steering of the same model and group has a larger intended and a smaller
-    unintended change.
+    ``intended`` and ``unintended`` are in standard deviations over examples (docs/statistics.md).
+    ``unintended`` and ``fidelity`` are null if a steering was not measured on all data that counts
+    there; ``num_measures``: changes that count. ``is_best``: it goes where it is meant to, and no
+    other steering of the same model and group has as large an intended and as small an unintended
+    change, and one of them better.
     """
     ranged = ("intended", "unintended", "fidelity")
     return pa.schema(
@@ -118,7 +123,7 @@ def picked_schema(axes: Sequence[str]) -> pa.Schema:
     """Columns of ``picked``: steerings that reach an intended change, best first.
 
     They are chosen by ``change_choosing`` and ``unintended_choosing`` on one half of the clusters.
-    ``change``, ``unintended`` and ``fidelity`` are of the other half, which did not choose.
+    ``change``, ``unintended`` and ``still_holds`` are of the other half, which did not choose.
     """
     ranged = [f"{n}{end}" for n in ("change", "unintended") for end in ("", "_low", "_high")]
     return pa.schema(

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -131,8 +132,7 @@ class ClusterEstimate:
         num = len(self.clusters)
         if num <= most:
             return self
-        assert len(self.rows_by_stratum()) == 1, "clusters of several strata"
-        group_K = np.random.default_rng(0).permutation(num) % most
+        group_K = _merged_rows(num, most)
 
         def added(array: np.ndarray) -> np.ndarray:
             return sums_by_cluster(array, group_K, most)
@@ -140,17 +140,14 @@ class ClusterEstimate:
         return replace(
             self,
             influence=added(self.influence),
-            clusters=tuple(Cluster(self.clusters[0].stratum, str(n)) for n in range(most)),
+            clusters=_merged_clusters(self.clusters, most),
             total=None if self.total is None else added(self.total),
             share=None if self.share is None else added(self.share),
         )
 
     def rows_by_stratum(self) -> dict[str, list[int]]:
         """Indices of the clusters of each stratum."""
-        rows: dict[str, list[int]] = {}
-        for index, cluster in enumerate(self.clusters):
-            rows.setdefault(cluster.stratum, []).append(index)
-        return rows
+        return _rows_by_stratum(self.clusters)
 
     def _variances(self) -> dict[str, np.ndarray]:
         """By stratum, K / (K - 1) times the sum of squared influences [E]."""
@@ -158,6 +155,14 @@ class ClusterEstimate:
             stratum: (self.influence[rows] ** 2).sum(axis=0) * correction(len(rows))
             for stratum, rows in self.rows_by_stratum().items()
         }
+
+
+@lru_cache(maxsize=64)
+def _rows_by_stratum(clusters: tuple[Cluster, ...]) -> dict[str, list[int]]:
+    rows: dict[str, list[int]] = {}
+    for index, cluster in enumerate(clusters):
+        rows.setdefault(cluster.stratum, []).append(index)
+    return rows
 
 
 def correction(num_clusters: int) -> float:
@@ -233,9 +238,9 @@ def combine(
     combined = ClusterEstimate(value, influence, clusters, example_sd=example_sd)
     if not are_means:
         return combined
-    for rows in combined.rows_by_stratum().values():
-        whole = share[rows].sum(axis=0)
-        share[rows] /= np.where(whole > 0, whole, np.nan)
+    for of_stratum in combined.rows_by_stratum().values():
+        whole = share[of_stratum].sum(axis=0)
+        share[of_stratum] /= np.where(whole > 0, whole, np.nan)
     return ClusterEstimate(value, influence, clusters, total, share, example_sd)
 
 
@@ -256,20 +261,29 @@ def weighted_mean(
     )
 
 
-def side_by_side(parts: Sequence[ClusterEstimate]) -> ClusterEstimate:
+def side_by_side(parts: Sequence[ClusterEstimate], most: int | None = None) -> ClusterEstimate:
     """Several estimates as one, along the last dimension.
 
     Clusters that several parts have are one cluster; on the others a part has no influence.
+
+    Args:
+        most: clusters are put together as ``ClusterEstimate.merged`` does. The clusters of all
+            parts, which may be many times as many, are never held.
     """
     clusters, rows_of_parts = _united(parts)
+    if most is not None and len(clusters) > most:
+        group_K = _merged_rows(len(clusters), most)
+        rows_of_parts = [group_K[rows] for rows in rows_of_parts]
+        clusters = _merged_clusters(clusters, most)
 
     def joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
-        spread = []
+        shape = arrays[0].shape[1:-1], sum(array.shape[-1] for array in arrays)
+        of_all = np.zeros((len(clusters), *shape[0], shape[1]))
+        first = 0
         for rows, array in zip(rows_of_parts, arrays, strict=True):
-            of_all = np.zeros((len(clusters), *array.shape[1:]))
-            of_all[rows] = array
-            spread.append(of_all)
-        return np.concatenate(spread, axis=-1)
+            np.add.at(of_all[..., first : first + array.shape[-1]], rows, array)
+            first += array.shape[-1]
+        return of_all
 
     totals = [part.total for part in parts if part.total is not None]
     shares = [part.share for part in parts if part.share is not None]
@@ -290,11 +304,32 @@ def side_by_side(parts: Sequence[ClusterEstimate]) -> ClusterEstimate:
     )
 
 
-def _united(parts: Sequence[ClusterEstimate]) -> tuple[tuple[Cluster, ...], list[list[int]]]:
+def _merged_rows(num_clusters: int, most: int) -> np.ndarray:
+    """[K] which of ``most`` clusters each becomes a part of, at random."""
+    return np.random.default_rng(0).permutation(num_clusters) % most
+
+
+def _merged_clusters(clusters: Sequence[Cluster], most: int) -> tuple[Cluster, ...]:
+    strata = {cluster.stratum for cluster in clusters}
+    assert len(strata) == 1, "clusters of several strata"
+    return tuple(Cluster(clusters[0].stratum, str(n)) for n in range(most))
+
+
+def _united(
+    parts: Sequence[ClusterEstimate],
+) -> tuple[tuple[Cluster, ...], list[np.ndarray]]:
     """The clusters of all parts, each once, and which of them are those of each part."""
-    clusters = tuple(dict.fromkeys(cluster for part in parts for cluster in part.clusters))
+    # Thousands of cells have the clusters of a few data sets: the same tuple each time.
+    tuples = {id(part.clusters): part.clusters for part in parts}
+    if len(tuples) == 1:
+        clusters = parts[0].clusters
+    else:
+        clusters = tuple(dict.fromkeys(cluster for names in tuples.values() for cluster in names))
     row = {cluster: index for index, cluster in enumerate(clusters)}
-    return clusters, [[row[cluster] for cluster in part.clusters] for part in parts]
+    rows = {
+        key: np.asarray([row[cluster] for cluster in names], int) for key, names in tuples.items()
+    }
+    return clusters, [rows[id(part.clusters)] for part in parts]
 
 
 def log_ratio(above: ClusterEstimate, below: ClusterEstimate) -> ClusterEstimate:

@@ -18,7 +18,7 @@ Shapes: B flips, K clusters, E estimates, F estimates of a family.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -58,7 +58,7 @@ def p_values(estimate: ClusterEstimate, signs_BK: np.ndarray) -> np.ndarray:
     num_estimates = estimate.value.size
     found = np.empty(num_estimates)
     for columns, statistic_BE in _studentized(estimate, signs_BK, 1):
-        found[columns] = _share_at_least(statistic_BE, statistic_BE[0])
+        found[columns] = (statistic_BE >= statistic_BE[0] * (1 - _SAME)).mean(axis=0)
     return np.where(np.isnan(estimate.value.ravel()), np.nan, found).reshape(estimate.value.shape)
 
 
@@ -98,11 +98,12 @@ def simultaneous(
     shape = estimate.value.shape
     size = shape[-1]
     p, quantile = np.empty(estimate.value.size), np.empty(estimate.value.size)
-    for columns, statistic_BE in _studentized(estimate, signs_BK, size):
-        of_families_BGF = statistic_BE.reshape(len(statistic_BE), -1, size)
-        most_BG = of_families_BGF.max(axis=2)
-        p[columns] = _share_at_least(
-            np.repeat(most_BG, size, axis=1), of_families_BGF[0].reshape(-1)
+    for columns, most_BG, observed_GF in _largest(estimate, signs_BK, size):
+        p[columns] = np.concatenate(
+            [
+                _share_at_least(most_B, observed_F)
+                for most_B, observed_F in zip(most_BG.T, observed_GF, strict=True)
+            ]
         )
         # The smallest of the flips' largest statistics that 95 % of them do not exceed.
         quantile[columns] = np.repeat(
@@ -114,9 +115,40 @@ def simultaneous(
     return Simultaneous(p, estimate.value - half, estimate.value + half)
 
 
-def _share_at_least(statistic_BE: np.ndarray, observed_E: np.ndarray) -> np.ndarray:
-    share_E: np.ndarray = (statistic_BE >= observed_E * (1 - _SAME)).mean(axis=0)
-    return share_E
+def _share_at_least(most_B: np.ndarray, observed_F: np.ndarray) -> np.ndarray:
+    """Share [F] of the flips whose largest statistic is at least as large as the observed one."""
+    num_less_F = np.searchsorted(np.sort(most_B), observed_F * (1 - _SAME))
+    share_F: np.ndarray = (len(most_B) - num_less_F) / len(most_B)
+    return share_F
+
+
+def _largest(
+    estimate: ClusterEstimate, signs_BK: np.ndarray, size: int
+) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    """Columns of G whole families, the largest statistic of each flip [B, G], the observed [G, F].
+
+    Statistics of a family that is too large are computed and forgotten a part at a time.
+    """
+    if size * len(signs_BK) <= _AT_ONCE:
+        for columns, statistic_BE in _studentized(estimate, signs_BK, size):
+            of_families_BGF = statistic_BE.reshape(len(statistic_BE), -1, size)
+            yield columns, of_families_BGF.max(axis=2), of_families_BGF[0]
+        return
+    assert estimate.total is not None and estimate.share is not None, "not an estimate of means"
+    num_clusters = len(estimate.clusters)
+    for first in range(0, estimate.value.size, size):
+        family = slice(first, first + size)
+        alone = replace(
+            estimate,
+            value=estimate.value.ravel()[family],
+            total=estimate.total.reshape(num_clusters, -1)[:, family],
+            share=estimate.share.reshape(num_clusters, -1)[:, family],
+        )
+        most_B, observed_F = np.zeros(len(signs_BK)), np.empty(size)
+        for columns, statistic_BE in _studentized(alone, signs_BK, 1):
+            np.maximum(most_B, statistic_BE.max(axis=1), out=most_B)
+            observed_F[columns] = statistic_BE[0]
+        yield family, most_B[:, None], observed_F[None]
 
 
 def _studentized(

@@ -16,7 +16,9 @@ from steering_core.stats.clusters import (
     intra_class_correlation,
     log_ratio,
     means,
+    means_of_sums,
     means_over_clusters,
+    side_by_side,
 )
 from steering_core.stats.flips import p_values, signs, simultaneous
 from tests.statistics.coverage import coverage, false_findings
@@ -216,3 +218,32 @@ def test_intervals_cover_the_truth() -> None:
 @pytest.mark.parametrize("limit", [None, 30])
 def test_nothing_is_found_where_nothing_is(limit: int | None) -> None:
     assert false_findings(limit, 2, 0.05, runs=300, num_flips=399) <= 0.09
+
+
+def _means_of_two_sets(num_estimates: int) -> list[ClusterEstimate]:
+    rng = np.random.default_rng(0)
+    return [
+        means_of_sums(
+            rng.normal(0.2, 1, (num, 1)),
+            rng.integers(1, 4, (num, 1)).astype(float),
+            [Cluster("", f"{name}{k}") for k in range(num)],
+        )
+        for name, num in [("a", 30), ("b", 40)] * (num_estimates // 2)
+    ]
+
+
+def test_clusters_are_put_together_alike_before_and_after() -> None:
+    parts = _means_of_two_sets(6)
+    late, early = side_by_side(parts).merged(25), side_by_side(parts, 25)
+    assert early.clusters == late.clusters
+    for name in ("value", "influence", "total", "share"):
+        assert getattr(early, name) == pytest.approx(getattr(late, name))
+
+
+def test_a_large_family_is_computed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    family = side_by_side(_means_of_two_sets(10))
+    wanted = simultaneous(family, signs(70, 199))
+    monkeypatch.setattr("steering_core.stats.flips._AT_ONCE", 3 * 200)
+    found = simultaneous(family, signs(70, 199))
+    assert np.array_equal(found.p, wanted.p)
+    assert found.low == pytest.approx(wanted.low) and found.high == pytest.approx(wanted.high)
