@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -94,10 +95,8 @@ def matrix_of(tables: Tables) -> Matrix:
 
 
 def _clear(rows: Sequence[Row]) -> str:
-    num = max(
-        sum(row["model"] == model and row["is_clear"] is not None for row in rows)
-        for model in models_of(rows)
-    )
+    tested = Counter(row["model"] for row in rows if row["is_clear"] is not None)
+    num = max(tested.values(), default=0)
     return (
         f"its 95{PERCENT} interval, which holds for all {counted(num, 'change')} of a model "
         "together, excludes 0."

@@ -10,7 +10,7 @@
 
   function filter() {
     const picked = [...form.querySelectorAll("select")].map((select) => (select.value === "" ? null : Number(select.value)));
-    const fits = ({ picks }) => picks.every((pick, n) => pick === null || picks[n] === -1 || picks[n] === pick);
+    const fits = ({ picks }) => picked.every((pick, n) => pick === null || picks[n] === -1 || picks[n] === pick);
     const shown = rows.filter((row) => fits(row) && (!onlyClear.checked || [...row.tr.cells].some(isClear)));
     const isShown = new Set(shown.map(({ tr }) => tr));
     for (const { tr } of rows) tr.hidden = !isShown.has(tr);
