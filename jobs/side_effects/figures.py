@@ -169,7 +169,7 @@ def _draw_pareto(views: Sequence[View], x: str, y: str) -> Figure:
         (num_rows, columns),
         Layout(width=1.6, height=1.5, gap_x=0.5, gap_y=0.75, over=0.5),
         "Intended and unintended change",
-        "A point for each steering. The line joins those that no other one beats in both. "
+        "A point for each steering. The line joins the vectors that no other one beats in both. "
         "Whiskers: 95 % intervals, each for one number alone. SD: standard deviations over "
         "examples.",
         [(legend_line(style), name) for style, name in zip(styles, names, strict=True)],

@@ -85,11 +85,12 @@ def _intended(
     best = max(found, key=lambda row: row["fidelity"])
     target = targets[_steering(best, tables)]
     of = measures.of_row(target)
-    best_of = f"has the best fidelity of {counted(len(found), 'steering')}"
-    yield (
-        f"At the smallest coefficient, {coefficient(smallest)}, {names.steering(best)} "
-        f"{best_of if len(found) > 1 else 'has fidelity'} ({number(best['fidelity'], 2)})."
-    )
+    place = f"At the smallest coefficient, {coefficient(smallest)}, {names.steering(best)}"
+    value = number(best["fidelity"], 2)
+    if len(found) > 1:
+        yield f"{place} has the best fidelity of {counted(len(found), 'steering')}, {value}."
+    else:
+        yield f"{place} is the only steering, with a fidelity of {value}."
     interval = f" ({_interval(target, measures)})" if has_simultaneous(target) else ""
     if target["is_clear"] and has_simultaneous(target):
         moved = "higher" if target["change"] > 0 else "lower"
@@ -121,8 +122,8 @@ def _unintended(others: Sequence[Row], measures: Measures, names: Names) -> str:
         )
     row = max(clear, key=_size)
     return (
-        f"Of {of_all}, {len(clear):,} {'is' if len(clear) == 1 else 'are'} clear; the largest, in "
-        f"standard deviations is {_change(row, measures, names)}."
+        f"Of {of_all}, {len(clear):,} {'is' if len(clear) == 1 else 'are'} clear; measured in "
+        f"standard deviations, the largest is {_change(row, measures, names)}."
     )
 
 

@@ -189,7 +189,7 @@ def figures_of(tables: Tables) -> list[Figure]:
             "Intended and unintended change",
             "Every steering, in standard deviations (SD) over examples without steering. Up: it "
             "moves the target more. Left: it moves other measures less. The line joins the "
-            "steerings that no other one beats in both. "
+            "vectors that no other steering beats in both. "
             f"Whiskers of these and of prompts: 95{PERCENT} intervals, each for one number alone.",
             "scatter",
             "unintended change, SD",

@@ -10,19 +10,21 @@ from jobs.page.words import PERCENT, number
 from jobs.side_effects.words import (
     KINDS,
     Measures,
+    Names,
     Row,
     Tables,
     axes_of,
     has_simultaneous,
     is_number,
     matrix_rows,
-    size_of,
-    strength,
 )
 
 _MOST_ROWS = 1_000
-_SDS = "standard deviations"
-_ALONE = f"Intervals are 95{PERCENT} intervals, each for one number alone."
+_SDS = "SD"
+_ALONE = (
+    f"SD: standard deviations over examples. Intervals are 95{PERCENT} intervals, each for one "
+    "number alone."
+)
 
 
 def tables_of(tables: Tables) -> list[Table]:
@@ -45,15 +47,16 @@ def _where_cells(row: Row, table: pa.Table) -> tuple[Cell, ...]:
     return tuple(word_cell(row[name]) for name in ("model", *axes_of(table)))
 
 
-def _push_cells(row: Row) -> tuple[Cell, ...]:
-    """Layer and strength, or the prompt."""
+def _steering(row: Row, names: Names) -> Cell:
+    """A vector's layer and strength, or a prompt; sorted by layer, then by coefficient."""
     if row["prompt"]:
-        return (word_cell(f"prompt {row['prompt']}"), MISSING)
-    signed = size_of(row) if row["coeff"] > 0 else -size_of(row)
-    return (Cell(f"layer {row['layer']}", f"{row['layer']:09}"), Cell(strength(row), signed))
+        return word_cell(names.push(row))
+    return Cell(names.push(row), f"{row['layer']:09} {row['coeff'] + _SHIFT:020.6f}")
 
 
-_PUSH = (Column("steering", is_number=False), Column("strength"))
+_SHIFT = 1e9
+"""Makes coefficients positive, so that their texts are in the order of the numbers."""
+_STEERING = Column("steering", is_number=False)
 
 
 def _ranged(row: Row, name: str, digits: int = 2) -> Cell:
@@ -66,12 +69,13 @@ def _ranged(row: Row, name: str, digits: int = 2) -> Cell:
 
 
 def _fidelity(rows: pa.Table) -> Table:
+    names = Names.of(rows)
     return Table(
         "fidelity",
         "Fidelity by steering",
         (
             *_where(rows),
-            *_PUSH,
+            _STEERING,
             Column("intended", _SDS),
             Column("unintended", _SDS),
             Column("fidelity"),
@@ -81,7 +85,7 @@ def _fidelity(rows: pa.Table) -> Table:
         tuple(
             (
                 *_where_cells(row, rows),
-                *_push_cells(row),
+                _steering(row, names),
                 *(_ranged(row, name) for name in ("intended", "unintended", "fidelity")),
                 count_cell(row["num_measures"]),
                 word_cell("yes" if row["is_best"] else ""),
@@ -101,11 +105,11 @@ def _prompts(tables: Tables) -> Table:
         "Prompts, and the doses of vectors that match them",
         (
             *_where(rows),
-            Column("prompt", is_number=False),
+            Column("prompt", is_number=False, before="prompt "),
             Column(f"{target.label}: change", target.change_unit),
             Column("layer"),
-            Column("matching dose"),
-            Column("matching coefficient"),
+            Column("same at dose"),
+            Column("coefficient"),
             Column("unintended, prompt", _SDS),
             Column("unintended, vector", _SDS),
         ),
@@ -145,15 +149,15 @@ def _picked(tables: Tables) -> Table:
     if rows is None:
         return Table("picked", "", (), ())
     by_metric = {shown.key: shown for shown in reversed(list(measures.shown.values()))}
-    plain = _target(measures)
+    plain, names = _target(measures), Names.of(rows)
     return Table(
         "picked",
         "Steerings that reach the effect asked for, with the least side effects first",
         (
             Column("rank"),
             *_where(rows),
-            *_PUSH,
-            Column("metric", is_number=False),
+            _STEERING,
+            Column("metric", is_number=False, before="metric "),
             Column("change when chosen"),
             Column("change"),
             Column("unintended when chosen", _SDS),
@@ -164,7 +168,7 @@ def _picked(tables: Tables) -> Table:
             (
                 count_cell(row["rank"]),
                 *_where_cells(row, rows),
-                *_push_cells(row),
+                _steering(row, names),
                 word_cell(row["metric"]),
                 Cell(of.text(row["change_choosing"]), row["change_choosing"]),
                 _change(row, of, "change_low", "change_high"),
@@ -191,18 +195,18 @@ def _change(row: Row, shown: Shown, low: str, high: str, mark: str = "") -> Cell
 def _every_cell(tables: Tables) -> Table:
     measures = Measures.of(tables)
     cells, rows = tables["side_effects"], matrix_rows(tables, measures)
+    names = Names.of(cells)
     rows = sorted(rows, key=lambda row: (not row["is_clear"], -abs(row["standardized"] or 0.0)))
     return Table(
         "side-effects",
         "Every change of the matrix",
         (
             *_where(cells),
-            *_PUSH,
-            Column("kind", is_number=False),
+            _STEERING,
             Column("measure", is_number=False),
             Column("before"),
-            Column("change", "and its interval alone"),
-            Column("together", "interval that holds for all"),
+            Column("change", "interval alone"),
+            Column("interval for all"),
             Column("in SD"),
             Column("examples"),
             Column("clusters"),
@@ -210,9 +214,8 @@ def _every_cell(tables: Tables) -> Table:
         tuple(
             (
                 *_where_cells(row, cells),
-                *_push_cells(row),
-                word_cell(KINDS[row["kind"]]),
-                Cell(measures.name(row), measures.name(row), shown.change_unit),
+                _steering(row, names),
+                _measure(row, measures),
                 Cell(shown.text(row["before"]), row["before"])
                 if is_number(row["before"])
                 else MISSING,
@@ -227,9 +230,15 @@ def _every_cell(tables: Tables) -> Table:
             for row in rows[:_MOST_ROWS]
             for shown in [measures.of_row(row)]
         ),
-        f"*: clear. Clear changes first, then by size in {_SDS}."
+        "*: clear: the interval that holds for all changes of the model together excludes 0. Clear "
+        "changes come first, then the largest in standard deviations (SD)."
         f"{_left_out(len(rows), 'side_effects')}",
     ).condensed()
+
+
+def _measure(row: Row, measures: Measures) -> Cell:
+    detail = ", ".join(filter(None, (KINDS[row["kind"]], measures.of_row(row).change_unit)))
+    return Cell(measures.name(row), measures.name(row), detail)
 
 
 def _together(row: Row, shown: Shown) -> Cell:

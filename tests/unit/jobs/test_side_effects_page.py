@@ -119,7 +119,7 @@ def test_the_finding_has_the_numbers_of_the_tables(found: Tables) -> None:
     ]
     assert (
         f"At the smallest coefficient, 0.1, {best['bias_type']}, layer 15, dose 0.1 has the best "
-        f"fidelity of 2 steerings ({best['fidelity']:.2f})." in text
+        f"fidelity of 2 steerings, {best['fidelity']:.2f}." in text
     )
     assert (
         f"the shift S→A is {target['change']:.3f} nats per token higher than without steering "
@@ -181,7 +181,7 @@ def test_one_clear_change_and_an_unmatched_prompt_read_as_english(found: Tables)
     )
     one = changed(one, "prompt_matches", coeff=None, dose=None, unintended_of_vector=None)
     text = finding_of(one)[0][1]
-    assert "Of 80 unintended changes in the matrix, 1 is clear; the largest" in text
+    assert "Of 80 unintended changes in the matrix, 1 is clear; measured in standard" in text
     assert "1 is clearly for the worse" in text
     assert "no vector of this sweep does the same within its doses." in text
     unknown = changed(
