@@ -13,12 +13,13 @@ import pandas as pd
 import pyarrow as pa
 from matplotlib.figure import Figure
 
-from jobs.choices.words import CHANGED, VECTORS, Shown, shown_metrics
+from jobs.choices.words import CHANGED, VECTORS, shown_metrics
 from jobs.figures.bands import draw_band, legend_line
 from jobs.figures.drawing import Drawing
 from jobs.figures.page import Layout, label_ticks, page
 from jobs.figures.selection import spread
 from jobs.figures.style import GREY, SEQUENTIAL
+from jobs.page.shown import Shown
 from jobs.page.words import coefficient
 
 NAMES = re.compile(r"changes-.*")

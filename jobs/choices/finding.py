@@ -17,13 +17,13 @@ from jobs.choices.words import (
     SIGNIFICANT,
     STEERED_WITH,
     Row,
-    Shown,
     has_estimate,
     interval,
     shown_metrics,
     widest,
 )
 from jobs.estimates.gap import GAP
+from jobs.page.shown import Shown
 from jobs.page.words import PERCENT, coefficient, counted, enumerated, number
 
 _NULLS = {"random": "of random direction", "shuffled": "fitted to shuffled labels"}

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping
 import pyarrow as pa
 
 from jobs.choices.finding import finding
-from jobs.choices.words import CHANGED, VECTORS, Row, Shown, has_estimate, shown_metrics, widest
+from jobs.choices.words import CHANGED, VECTORS, Row, has_estimate, shown_metrics, widest
 from jobs.console import print_tables, say
+from jobs.page.shown import Shown
 from jobs.page.words import MINUS, PERCENT
 from jobs.words import coefficient, count
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
-from jobs.page.words import PERCENT, number
+from jobs.page.shown import UNITS, Shown, shown_of
+from jobs.page.words import PERCENT
 
 SIGNIFICANT = 0.05
 VECTORS = {"in_sample": "in-sample", "held_out": "held-out", "file": "from a file"}
@@ -20,51 +20,12 @@ STEERED_WITH = {
 
 Row = Mapping[str, Any]
 
-
-@dataclass(frozen=True)
-class Shown:
-    """A metric as readers see it.
-
-    Attributes:
-        times: what its numbers are multiplied by.
-        unit, change_unit: of a value and of a change; empty for plain numbers.
-    """
-
-    key: str
-    label: str
-    times: float
-    digits: int
-    unit: str
-    change_unit: str
-
-    def text(self, value: float) -> str:
-        """A value or a change, without its unit."""
-        return number(self.times * value, self.digits)
-
-    def range(self, low: float, high: float) -> str:
-        """An interval, as in ``1.2 to 3.4``."""
-        return f"{self.text(low)} to {self.text(high)}"
-
-    def change(self, value: float) -> str:
-        """A change with its unit."""
-        return f"{self.text(value)} {self.change_unit}".rstrip()
-
-
-_UNITS = {
-    "share": (100.0, 1, "%", "percentage points"),
-    "percent": (1.0, 1, "%", "percentage points"),
-    "nats": (1.0, 3, "nats per token", "nats per token"),
-    "number": (1.0, 3, "", ""),
-}
-CHANGED = Shown("changed", "changed choices", *_UNITS["share"])
+CHANGED = Shown("changed", "changed choices", *UNITS["share"])
 
 
 def shown_metrics(tables: Mapping[str, pa.Table]) -> dict[str, Shown]:
     """The metrics of a summary by key, in their order."""
-    return {
-        row["metric"]: Shown(row["metric"], row["label"], *_UNITS[row["unit"]])
-        for row in tables["metrics"].to_pylist()
-    }
+    return {row["metric"]: shown_of(row) for row in tables["metrics"].to_pylist()}
 
 
 def has_estimate(row: Row, name: str) -> bool:

@@ -9,6 +9,8 @@ from typing import Any
 from jobs.page.words import counted
 
 _MOST_LISTED = 8
+FEW_CLUSTERS = 10
+"""With fewer, intervals are wide, and few tests can be significant."""
 RANDOM_WEIGHTS = frozenset({"embedded:gemma2-tiny"})
 """Models, as specs name them, that are known to have random weights."""
 

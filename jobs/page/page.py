@@ -11,6 +11,7 @@ from typing import Any
 from cluster.redaction import redact_all
 from cluster.storage import Storage
 from jobs.page.cautions import Caution, random_models
+from jobs.page.matrix import Matrix
 from jobs.page.provenance import Ran
 from jobs.page.table import Table
 
@@ -45,6 +46,7 @@ class PageContent:
         unfinished: how far the run has come, in words; empty if it is complete.
         finding: paragraphs, each with what it is about, which may be empty.
         no_finding: what stands there if ``finding`` is empty.
+        matrix: None: side effects were not measured, and the page has no such section.
         figures: None: the job draws none, and the page has no such section.
         spec_file: name under which the reader is told to save the spec.
     """
@@ -58,6 +60,7 @@ class PageContent:
     finding: Sequence[tuple[str, str]] = ()
     no_finding: str = "There is no complete result yet, so there is no finding."
     cautions: Sequence[Caution] = ()
+    matrix: Matrix | None = None
     figures: Figures | None = None
     tables: Sequence[Table] = ()
     spec_file: str = "sweep.yaml"

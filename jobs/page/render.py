@@ -42,7 +42,9 @@ def render(
         return in_package.read_text("utf-8") if in_package.is_file() else _asset(name)
 
     name = "page.html.j2" if (assets / "page.html.j2").is_file() else "base.html.j2"
-    scripts = [*(_figure_scripts(assets) if page.figures else ()), _asset("tables.js")]
+    scripts = [*_figure_scripts(page, assets), _asset("tables.js")]
+    if page.matrix:
+        scripts.append(_asset("matrix.js"))
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(template),
         autoescape=True,
@@ -52,21 +54,33 @@ def render(
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     style = _asset("page.css") + _variables(dict(_series()) | dict(colors or {}))
+    style += _asset("matrix.css") if page.matrix else ""
     return environment.get_template(name).render(
         **(more or {}),
         page=page,
+        has_own_figures=_own_figures(assets) is not None,
         style=Markup(style),  # noqa: S704 - from files and constants of ours
         scripts=[Markup(script) for script in scripts],  # noqa: S704
         script_hashes=[_hash(script) for script in scripts],
     )
 
 
-def _figure_scripts(assets: Traversable) -> list[str]:
+def _figure_scripts(page: PageContent, assets: Traversable) -> list[str]:
+    """Plotly, what draws the job's own figures, and what draws figures of ``jobs.page.views``."""
+    own = _own_figures(assets) if page.figures else None
+    has_views = bool(page.matrix and page.matrix.figures) or bool(page.figures and own is None)
+    if own is None and not has_views:
+        return []
     from plotly.offline import get_plotlyjs  # 5 MB, which only figures need
 
+    drawing = [*([own] if own is not None else []), *([_asset("views.js")] if has_views else [])]
+    return [get_plotlyjs(), _asset("plots.js"), *drawing]
+
+
+def _own_figures(assets: Traversable) -> str | None:
+    """The job's script that draws its figures; None: they are figures of ``jobs.page.views``."""
     own = assets / "figures.js"
-    script = own.read_text("utf-8") if own.is_file() else _asset("views.js")
-    return [get_plotlyjs(), _asset("plots.js"), script]
+    return own.read_text("utf-8") if own.is_file() else None
 
 
 def _series() -> Iterator[tuple[str, Color]]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-Kind = Literal["lines", "boxes", "heat"]
+Kind = Literal["lines", "boxes", "heat", "scatter"]
 _DIGITS = 4
 
 
@@ -21,7 +21,8 @@ class View:
     Attributes:
         labels: what is chosen, a label for each of the figure's ``choices``.
         series: lines with x, y, low, high and which points are marked; boxes with their quantiles;
-            one grid of a heat map, x, y, z.
+            one grid of a heat map, x, y, z; points with x, y, texts, whether a line joins them, and
+            perhaps their intervals, x_low to y_high.
         y: title of the vertical axis, or of a heat map's colors; None: that of the figure.
     """
 

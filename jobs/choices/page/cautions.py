@@ -8,10 +8,8 @@ from typing import Any
 import pyarrow as pa
 
 from jobs.choices.words import widest
-from jobs.page.cautions import Caution, of_lost_record, of_random_weights
+from jobs.page.cautions import FEW_CLUSTERS, Caution, of_lost_record, of_random_weights
 from jobs.page.words import coefficient, counted
-
-FEW_CLUSTERS = 10
 
 
 def cautions(tables: Mapping[str, pa.Table], record: Mapping[str, Any]) -> list[Caution]:

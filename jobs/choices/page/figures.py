@@ -7,8 +7,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from jobs.choices.words import CHANGED, VECTORS, Row, Shown, shown_metrics
+from jobs.choices.words import CHANGED, VECTORS, Row, shown_metrics
 from jobs.figures.selection import spread
+from jobs.page.shown import Shown
 from jobs.page.views import Figure, View, in_pairs, plain_number
 from jobs.page.words import PERCENT, coefficient
 

@@ -12,11 +12,11 @@ from jobs.choices.words import (
     SIGNIFICANT,
     VECTORS,
     Row,
-    Shown,
     has_estimate,
     shown_metrics,
     widest,
 )
+from jobs.page.shown import Shown
 from jobs.page.table import MISSING, Cell, Column, Table, coeff_cell, count_cell, word_cell
 from jobs.page.words import DASH, number
 

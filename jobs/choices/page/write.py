@@ -17,6 +17,7 @@ from jobs.page.cautions import Caution
 from jobs.page.page import Figures, PageContent, title_of
 from jobs.page.provenance import Ran, ran_of
 from jobs.page.render import render
+from jobs.side_effects.page import with_side_effects
 
 _PACKAGE = "jobs.choices.page"
 _NOTE = (
@@ -35,6 +36,7 @@ def page_of(
     uri: str = "URI",
     unfinished: str = "",
     more_cautions: Sequence[Caution] = (),
+    side_effects: Mapping[str, pa.Table] | None = None,
 ) -> str:
     """The page's HTML.
 
@@ -44,6 +46,7 @@ def page_of(
         terms: what the job says of data, vectors and grid: terms and texts.
         unfinished: how far the run has come, in words; empty if it is complete.
         more_cautions: what the job knows: failed tasks, a broken certificate.
+        side_effects: tables of ``jobs.side_effects.tables`` by name, if they were measured.
     """
     record, made = redact_all(record), datetime.now(UTC)
     ran = ran_of(record, terms, made, is_complete=not unfinished) if record else Ran()
@@ -62,4 +65,4 @@ def page_of(
         figures=Figures(figures, figures, if_none="No cell is complete yet."),
         tables=all_tables(tables),
     )
-    return render(page, _PACKAGE)
+    return render(with_side_effects(page, side_effects), _PACKAGE)

@@ -1,7 +1,7 @@
 // What the figures of all pages share: colors, layout, choosers, and drawing again when they change.
 "use strict";
 const Plots = (() => {
-  const data = JSON.parse(document.getElementById("drawn").textContent);
+  const read = (holder) => JSON.parse(holder.textContent);
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const isTouch = matchMedia("(pointer: coarse)").matches;
   const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "star", "hexagon", "pentagon"];
@@ -80,10 +80,13 @@ const Plots = (() => {
     return redraw();
   }
 
-  const drawAll = (figures) => Promise.all(figures.map(draw)).then(() => {
+  // A page may have figures of several scripts; it is drawn when all of them are.
+  const drawing = [];
+  const drawAll = (figures) => drawing.push(...figures.map(draw));
+  addEventListener("DOMContentLoaded", () => Promise.all(drawing).then(() => {
     document.documentElement.dataset.drawn = "yes";
     performance.mark("drawn");
-  });
+  }));
 
-  return { data, plain, css, seeThrough, styleOf, band, colorscale, threshold, axis, layout, drawAll };
+  return { read, plain, css, seeThrough, styleOf, band, colorscale, threshold, axis, layout, drawAll };
 })();

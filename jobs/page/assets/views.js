@@ -1,7 +1,7 @@
-// Draws the figures of a page from the views in #drawn; see views.py. For jobs without a script of their own.
+// Draws figures from the views in the page's data; see views.py.
 "use strict";
 (() => {
-  const { data, plain, css, seeThrough, styleOf, band, colorscale, threshold, axis, layout, drawAll } = Plots;
+  const { read, plain, css, seeThrough, styleOf, band, colorscale, threshold, axis, layout, drawAll } = Plots;
 
   function lines({ digits }, { series }) {
     return series.flatMap((line, n) => {
@@ -43,7 +43,26 @@
     }];
   }
 
-  const TRACES = { lines, boxes, heat };
+  const whiskers = (values, low, high, color) => low && {
+    type: "data", symmetric: false, color, thickness: 1,
+    array: values.map((value, i) => (high[i] === null ? 0 : high[i] - value)),
+    arrayminus: values.map((value, i) => (low[i] === null ? 0 : value - low[i])),
+  };
+
+  function scatter({ digits }, { series }) {
+    return series.map((points, n) => {
+      const color = css(`--series-${n % 7}`);
+      return {
+        x: points.x, y: points.y, name: plain(points.name), text: points.texts.map(plain), type: "scatter",
+        mode: points.is_line ? "lines+markers" : "markers", line: { color, width: 1.5, dash: "dot" },
+        marker: { color, size: 9, symbol: styleOf(n).symbol },
+        error_x: whiskers(points.x, points.x_low, points.x_high, color), error_y: whiskers(points.y, points.y_low, points.y_high, color),
+        hovertemplate: `%{text}<br>%{y:.${digits}f} intended, %{x:.${digits}f} unintended`,
+      };
+    });
+  }
+
+  const TRACES = { lines, boxes, heat, scatter };
 
   function axisOfLines(figure) {
     return figure.limits ? { range: [figure.limits[0] - 3, figure.limits[1] + 3] } : { rangemode: "tozero" };
@@ -52,18 +71,21 @@
   function layoutOf(figure, { series, y }) {
     const isHeat = figure.kind === "heat";
     const isLines = figure.kind === "lines";
+    const isScatter = figure.kind === "scatter";
     const xs = isLines ? [...new Set(series.flatMap((line) => line.x))].sort((a, b) => a - b) : [];
     return layout({
       height: isHeat ? 150 + (figure.limits ? 60 : 40) * series[0].y.length : 380,
       xaxis: {
-        ...axis(), type: xs.length ? "linear" : "category", title: { text: plain(figure.x) }, zeroline: false, showgrid: !isHeat,
+        ...axis(), type: xs.length || isScatter ? "linear" : "category", title: { text: plain(figure.x) }, zeroline: false, showgrid: !isHeat,
         ...(xs.length && xs.length <= 16 ? { tickvals: xs } : {}),
+        ...(isScatter ? { rangemode: "tozero" } : {}),
         unifiedhovertitle: { text: `${plain(figure.x)} %{x}` },
       },
       yaxis: {
         ...axis(), title: { text: plain(isHeat ? figure.y : y ?? figure.y) }, showgrid: !isHeat,
         ...(isHeat ? { autorange: "reversed", type: "category" } : {}),
         ...(isLines ? axisOfLines(figure) : {}),
+        ...(isScatter ? { rangemode: "tozero" } : {}),
       },
       shapes: figure.threshold === null ? [] : [threshold(figure.threshold)],
       hovermode: isLines ? "x unified" : "closest",
@@ -83,5 +105,5 @@
     return { name: figure.name, choosers, view };
   }
 
-  drawAll(data.map(described));
+  drawAll([...document.querySelectorAll("script.views")].flatMap(read).map(described));
 })();

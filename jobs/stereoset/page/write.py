@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+
+import pyarrow as pa
 
 from cluster.storage import Storage
 from jobs.page.page import Figures, PageContent, title_of
@@ -11,6 +13,7 @@ from jobs.page.render import render
 from jobs.page.table import Table
 from jobs.page.words import typeset
 from jobs.scoring.push import push_of
+from jobs.side_effects.page import with_side_effects
 from jobs.stereoset.headline import PAPER, sentences
 from jobs.stereoset.labels import COLORS
 from jobs.stereoset.page import tables
@@ -28,9 +31,11 @@ _INTENDED = (
 _PACKAGE = "jobs.stereoset.page"
 
 
-def write_page(storage: Storage, facts: Facts) -> None:
+def write_page(
+    storage: Storage, facts: Facts, side_effects: Mapping[str, pa.Table] | None = None
+) -> None:
     """Write ``report.html``."""
-    write(storage, page_of(facts, storage.uri))
+    write(storage, page_of(facts, storage.uri, side_effects))
 
 
 def _tables(facts: Facts) -> Iterator[Table]:
@@ -50,8 +55,15 @@ def _tables(facts: Facts) -> Iterator[Table]:
         yield made(facts.summary)
 
 
-def page_of(facts: Facts, uri: str = "URI") -> str:
-    """The page's HTML; ``uri`` is where the output is."""
+def page_of(
+    facts: Facts, uri: str = "URI", side_effects: Mapping[str, pa.Table] | None = None
+) -> str:
+    """The page's HTML.
+
+    Args:
+        uri: where the output is.
+        side_effects: tables of ``jobs.side_effects.tables`` by name, if they were measured.
+    """
     summary = facts.summary
     found, push = finding(summary), push_of(summary.cells.to_pylist())
     figures = drawn(summary, found.coeff)
@@ -83,4 +95,4 @@ def page_of(facts: Facts, uri: str = "URI") -> str:
         "statistics": STATISTICS,
         "glossary": glossary(has_intent=summary.has_intent),
     }
-    return render(page, _PACKAGE, more, COLORS)
+    return render(with_side_effects(page, side_effects), _PACKAGE, more, COLORS)

@@ -1,7 +1,8 @@
 // Draws the figures of the page from the one table of numbers in #drawn; see figures.py.
 "use strict";
 (() => {
-  const { data, plain, css, styleOf, band, colorscale, axis, layout, drawAll } = Plots;
+  const { read, plain, css, styleOf, band, colorscale, axis, layout, drawAll } = Plots;
+  const data = read(document.getElementById("drawn"));
   const { values, columns, measures, names, numeric } = data;
   const AXES = ["model", "split", "bias_type", "layer", "coeff"];
   const TITLES = {
