@@ -375,6 +375,15 @@ def report(
             "data.seed are also summarized together",
         ),
     ] = None,
+    pick: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CONDITION",
+            help="Choose the steerings whose change satisfies a condition, those with the least "
+            "side effects first. Half of the data chooses, and the numbers shown are of the other "
+            'half. Not for persona. A metric, >=, >, <= or <, and a number: `"s2a >= 0.1"`',
+        ),
+    ] = None,
     no_figures: NoFiguresOption = False,
     figures: FiguresOption = False,
     endpoint_url: EndpointOption = None,
@@ -393,6 +402,8 @@ def report(
 
         steersweep report runs/gemma2 --by layer,bias_type
 
+        steersweep report runs/gemma2 --pick "s2a >= 0.1"
+
         steersweep report runs/in-sample --compare runs/cross-fitted
 
         steersweep report runs/seed0 --compare runs/seed1 runs/seed2 runs/seed3
@@ -405,6 +416,7 @@ def report(
         figures=_draws_figures(no_figures=no_figures, figures=figures),
         others=[_open(other, endpoint_url) for other in _compared(compare, others)],
         by=by,
+        pick=pick,
         prints_json=json_,
     )
 

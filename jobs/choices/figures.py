@@ -21,9 +21,10 @@ from jobs.figures.selection import spread
 from jobs.figures.style import GREY, SEQUENTIAL
 from jobs.page.shown import Shown
 from jobs.page.words import coefficient
+from jobs.side_effects.figures import NAMES as SIDE_EFFECTS
 
-NAMES = re.compile(r"changes-.*")
-"""Of all figures that are made here."""
+NAMES = re.compile(f"changes-.*|{SIDE_EFFECTS.pattern}")
+"""Of all figures of a report."""
 _MOST_LAYERS, _PER_ROW = 4, 3
 
 

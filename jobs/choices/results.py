@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 
 from jobs.choices.output import ChoicesOutput
-from jobs.choices.report import ONLY_WITH_ROWS, summary_tables
+from jobs.choices.report import ONLY_WITH_ROWS, side_effects_of, summary_tables
 from jobs.choices.resolve import AXES
 from jobs.choices.stored import StoredRows
 from jobs.data_source import DataSource
@@ -28,6 +28,7 @@ class ChoicesResults(Results):
         "cells",
         "pooled",
         "null_tests",
+        "side_effects",
         "vectors",
         "examples",
     )
@@ -82,6 +83,16 @@ class ChoicesResults(Results):
         return self.summary.get("null_tests", pd.DataFrame())
 
     @cached_property
+    def side_effects(self) -> pd.DataFrame:
+        """What else steering moved: a row per vector, layer, coefficient, data set and metric.
+
+        ``kind``, ``set``, ``group``, ``metric``; ``before``, ``after``, ``change`` with
+        ``change_low`` and ``change_high`` (95 %, for one number alone); ``is_clear`` and ``p`` hold
+        for all changes of a model together. No rows if the sweep has no ``side_effects``.
+        """
+        return self.summary.get("side_effects", pd.DataFrame())
+
+    @cached_property
     def vectors(self) -> pd.DataFrame:
         """Steering vectors: a row per fit, layer and fold.
 
@@ -117,7 +128,7 @@ class ChoicesResults(Results):
         )
 
     def _computed_summary(self) -> dict[str, pd.DataFrame]:
-        tables = summary_tables(StoredRows(self._output))
+        tables = {**summary_tables(StoredRows(self._output)), **side_effects_of(self._output)}
         return {
             name: table.to_pandas()
             for name, table in tables.items()

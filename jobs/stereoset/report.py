@@ -15,11 +15,21 @@ from jobs.page.page import PAGE_KEY
 from jobs.scoring.inventory import Inventory
 from jobs.scoring.non_finite import described
 from jobs.scoring.push import push_of
+from jobs.side_effects.report import (
+    Tables,
+    on_page,
+    picked_as_json,
+    report_side_effects,
+    side_effect_figures,
+    side_effect_tables,
+)
+from jobs.side_effects.stored import StoredSideEffects
 from jobs.stereoset.comparison import compare, compared_schema, of_seeds, print_comparisons
 from jobs.stereoset.examples import store_missing_examples
 from jobs.stereoset.groups import AXES
 from jobs.stereoset.headline import VECTORS
 from jobs.stereoset.output import StereoSetOutput
+from jobs.stereoset.own_data import StereoSetData
 from jobs.stereoset.page.facts import gather
 from jobs.stereoset.page.write import write_page
 from jobs.stereoset.result import KEYS, print_result, select
@@ -58,6 +68,7 @@ def report(output: StereoSetOutput, options: ReportOptions) -> dict[str, Any]:
     write_table(storage, "seeds", seeds, only_with_rows=True)
     compared = [compared_schema().empty_table(), *(c.rows for c in comparisons)]
     write_table(storage, "compared", pa.concat_tables(compared), only_with_rows=True)
+    side_effects = side_effects_of(output, options.pick)
     if summary.num_missing:
         warn(
             f"{summary.num_missing:,} of {summary.num_missing + summary.num_complete:,} cells are "
@@ -77,19 +88,26 @@ def report(output: StereoSetOutput, options: ReportOptions) -> dict[str, Any]:
         differences=summary.differences.to_pylist() if summary.held_out.num_rows else (),
     )
     print_comparisons(comparisons, seeds)
+    report_side_effects(storage, side_effects, has_pick=options.pick is not None)
     for line in [*described(inventory), *_doses(summary)]:
         warn(line)
     certificate = write_certificate(storage, inventory.footers())
     facts = gather(
         inventory, summary, record, certificate, options.set_aside, comparisons, seeds.to_pylist()
     )
-    write_page(storage, facts)
+    write_page(storage, facts, on_page(side_effects))
     write_checked(storage, inventory.parts)
     store_missing_examples(storage, inventory, record)
     if options.figures:
-        _draw(storage, inventory, summary)
+        _draw(storage, inventory, summary, side_effects)
     say_where(storage)
-    return _as_json(summary, certificate["overall"], columns)
+    return _as_json(summary, certificate["overall"], columns) | picked_as_json(side_effects)
+
+
+def side_effects_of(output: StereoSetOutput, pick: str | None = None) -> Tables:
+    """The tables about side effects; raises as ``side_effect_tables``."""
+    seed = output.spec.get("data", {}).get("seed", 0)
+    return side_effect_tables(StoredSideEffects(output, StereoSetData(output)), AXES, pick, seed)
 
 
 def _doses(summary: Summary) -> list[str]:
@@ -111,7 +129,7 @@ def _as_json(
     }
 
 
-def _draw(storage: Storage, inventory: Inventory, summary: Summary) -> None:
+def _draw(storage: Storage, inventory: Inventory, summary: Summary, side_effects: Tables) -> None:
     # matplotlib takes a second to load, and only figures need it.
     import pandas as pd
 
@@ -134,7 +152,8 @@ def _draw(storage: Storage, inventory: Inventory, summary: Summary) -> None:
         steered_with=VECTORS[summary.shown_vectors],
         in_sample=in_sample if summary.held_out.num_rows else None,
     )
-    write_figures(storage, figures, figure_names())
+    measured = side_effect_figures(side_effects)
+    write_figures(storage, {**figures, **measured}, figure_names())
     say(f"figures: {storage.uri_of(FIGURES)} ({what_is_drawn(figures, cells)})")
 
 

@@ -16,6 +16,7 @@ from jobs.stereoset.examples import EXAMPLES_SCHEMA, stored_examples
 from jobs.stereoset.groups import AXES
 from jobs.stereoset.null_tests import NULL_TESTS_SCHEMA
 from jobs.stereoset.output import StereoSetOutput
+from jobs.stereoset.report import side_effects_of
 from jobs.stereoset.summary import summarise
 from jobs.stereoset.summary_tables import DOSE_RESPONSE_SCHEMA, nulls_schema
 from jobs.stereoset.tables import StereoSetRows
@@ -48,6 +49,7 @@ class StereoSetResults(Results):
         "dose_response",
         "null_tests",
         "geometry",
+        "side_effects",
         "vectors",
         "examples",
     )
@@ -55,7 +57,7 @@ class StereoSetResults(Results):
 
     def __init__(self, output: StereoSetOutput) -> None:
         super().__init__(output.storage, output.record or {})
-        self._inventory = output.inventory
+        self._output, self._inventory = output, output.inventory
         self._measures = tuple(self.run.get("identity", {}).get("measures", ()))
 
     def _rows(self, table: str, measures: Collection[Measure] = ()) -> pd.DataFrame:
@@ -156,6 +158,16 @@ class StereoSetResults(Results):
         return self.summary["geometry"]
 
     @cached_property
+    def side_effects(self) -> pd.DataFrame:
+        """What else steering moved: a row per vector, layer, coefficient, data set and metric.
+
+        ``kind``, ``set``, ``group``, ``metric``; ``before``, ``after``, ``change`` with
+        ``change_low`` and ``change_high`` (95 %, for one number alone); ``is_clear`` and ``p`` hold
+        for all changes of a model together. No rows if the sweep has no ``side_effects``.
+        """
+        return self.summary.get("side_effects", pd.DataFrame())
+
+    @cached_property
     def vectors(self) -> pd.DataFrame:
         """Steering vectors: a row per bias type, layer and fold.
 
@@ -213,4 +225,8 @@ class StereoSetResults(Results):
             "geometry",
             "baseline",
         )
-        return {name: getattr(summary, name).to_pandas() for name in names}
+        side_effects = side_effects_of(self._output)
+        return {
+            **{name: getattr(summary, name).to_pandas() for name in names},
+            **{name: table.to_pandas() for name, table in side_effects.items() if table.num_rows},
+        }

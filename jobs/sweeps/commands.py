@@ -71,6 +71,7 @@ def report(
     figures: bool,
     others: Sequence[Storage] = (),
     by: str | None = None,
+    pick: str | None = None,
     prints_json: bool = False,
 ) -> None:
     """Make a run's report from its results alone.
@@ -79,6 +80,7 @@ def report(
         figures: whether to draw them.
         others: other runs, to compare with this one.
         by: columns that the printed result separates, with commas between them.
+        pick: a condition on a change, by which steerings are chosen.
         prints_json: whether to print the result as JSON, too.
 
     Raises:
@@ -94,7 +96,8 @@ def report(
                 f"{other.uri} is of job {theirs.name} and {storage.uri} of job {job.name}; compare "
                 "runs of the same job"
             )
-    content = job.report(job.open(output), ReportOptions(figures=figures, others=others, by=by))
+    options = ReportOptions(figures=figures, others=others, by=by, pick=pick)
+    content = job.report(job.open(output), options)
     if prints_json:
         print_json(
             {

@@ -29,12 +29,14 @@ class ReportOptions:
         others: other runs, to compare with this one.
         by: columns that the printed result separates, with commas between them; None: its short
             form.
+        pick: a condition on a change, by which steerings are chosen; None: nothing is chosen.
     """
 
     figures: bool = True
     set_aside: Sequence[Mapping[str, Any]] | None = None
     others: Sequence[Storage] = ()
     by: str | None = None
+    pick: str | None = None
 
 
 def parse_by(text: str, columns: Sequence[str]) -> frozenset[str]:

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from jobs.figures.drawing import Drawing
 from jobs.figures.style import styled
+from jobs.side_effects.figures import NAMES as SIDE_EFFECTS
 from jobs.stereoset.figures.anisotropy import anisotropy
 from jobs.stereoset.figures.bars import bars
 from jobs.stereoset.figures.curves import curves
@@ -115,8 +116,9 @@ def registered(kind: FigureKind) -> Iterator[None]:
 
 
 def figure_names() -> re.Pattern[str]:
-    """The names of all figures that can be made here."""
-    return re.compile("|".join(f"(?:{kind.names})" for kind in _KINDS))
+    """The names of all figures of a report."""
+    own = (f"(?:{kind.names})" for kind in _KINDS)
+    return re.compile("|".join([*own, SIDE_EFFECTS.pattern]))
 
 
 def planned_figures(
