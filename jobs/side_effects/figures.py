@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,7 @@ from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from jobs.figures.bands import legend_line
 from jobs.figures.drawing import Drawing
@@ -155,6 +157,7 @@ def _draw_pareto(views: Sequence[View], x: str, y: str) -> Figure:
     """A panel for each model and group, in the order of the page's figure."""
     columns = min(_PER_ROW, len(views))
     num_rows = -(-len(views) // columns)
+    several = len({view.labels[0] for view in views}) > 1
     names = [series["name"] for series in views[0].series]
     styles: list[dict[str, Any]] = [
         {
@@ -165,21 +168,24 @@ def _draw_pareto(views: Sequence[View], x: str, y: str) -> Figure:
         }
         for n, series in enumerate(views[0].series)
     ]
+    layout = Layout(width=1.6, height=1.5, gap_x=0.5, gap_y=0.6, over=0.3)
+    if several:  # models are titles above those of the panels
+        layout = replace(layout, gap_y=0.75, over=0.5)
     figure, axes = page(
         (num_rows, columns),
-        Layout(width=1.6, height=1.5, gap_x=0.5, gap_y=0.75, over=0.5),
+        layout,
         "Intended and unintended change",
         "A point for each steering. The line joins the vectors that no other one beats in both. "
         "Whiskers: 95 % intervals, each for one number alone. SD: standard deviations over "
         "examples.",
         [(legend_line(style), name) for style, name in zip(styles, names, strict=True)],
     )
-    several = len({view.labels[0] for view in views}) > 1
     for panel, view in zip(axes.flat, views, strict=False):
         for style, series in zip(styles, view.series, strict=True):
             _draw_points(panel, series, style)
         panel.set_title(view.labels[1])
-        panel.set_xlim(left=0)
+        panel.set_xlim(left=min(0, panel.get_xlim()[0]))
+        panel.xaxis.set_major_locator(MaxNLocator(4))
         panel.set_ylim(bottom=min(0, panel.get_ylim()[0]))
         if several:
             row_title(panel, view.labels[0])

@@ -45,11 +45,11 @@ def finding_of(tables: Tables) -> list[tuple[str, str]]:
 
 def _sentences(model: str, rows: Sequence[Row], tables: Tables) -> Iterator[str]:
     measures, names = Measures.of(tables), Names.of(tables["side_effects"])
-    others = [row for row in rows if row["kind"] != "target" and row["is_clear"] is not None]
-    if not any(row["is_clear"] is not None for row in rows):
+    others = [row for row in rows if row["kind"] != "target" and has_simultaneous(row)]
+    if not any(map(has_simultaneous, rows)):
         yield (
-            "No interval can be made, as all examples of each measure are of one cluster, so no "
-            "change can be called clear."
+            "No interval can be made, as there are too few clusters of examples, so no change can "
+            "be called clear."
         )
         return
     yield from _intended(model, rows, tables, measures, names)
@@ -92,7 +92,7 @@ def _intended(
     else:
         yield f"{place} is the only steering, with a fidelity of {value}."
     interval = f" ({_interval(target, measures)})" if has_simultaneous(target) else ""
-    if target["is_clear"] and has_simultaneous(target):
+    if target["is_clear"]:
         moved = "higher" if target["change"] > 0 else "lower"
         low, high = sorted(abs(target[f"simultaneous_{end}"]) for end in ("low", "high"))
         yield (

@@ -95,7 +95,7 @@ def matrix_of(tables: Tables) -> Matrix:
 
 
 def _clear(rows: Sequence[Row]) -> str:
-    tested = Counter(row["model"] for row in rows if row["is_clear"] is not None)
+    tested = Counter(row["model"] for row in rows if has_simultaneous(row))
     num = max(tested.values(), default=0)
     return (
         f"its 95{PERCENT} interval, which holds for all {counted(num, 'change')} of a model "
@@ -269,7 +269,7 @@ def _few_clusters(rows: Sequence[Row], measures: Measures) -> Iterator[Caution]:
 
 
 def _untested(rows: Sequence[Row]) -> Iterator[Caution]:
-    num = sum(row["is_clear"] is None for row in rows)
+    num = sum(not has_simultaneous(row) for row in rows)
     if num:
         yield Caution(
             f"{num:,} of {counted(len(rows), 'change')} in the matrix of side effects have no "

@@ -148,8 +148,7 @@ def _picked(tables: Tables) -> Table:
     rows, measures = tables.get("picked"), Measures.of(tables)
     if rows is None:
         return Table("picked", "", (), ())
-    by_metric = {shown.key: shown for shown in reversed(list(measures.shown.values()))}
-    plain, names = _target(measures), Names.of(rows)
+    names = Names.of(rows)
     return Table(
         "picked",
         "Steerings that reach the effect asked for, with the least side effects first",
@@ -177,7 +176,7 @@ def _picked(tables: Tables) -> Table:
                 word_cell("yes" if row["still_holds"] else "no"),
             )
             for row in rows.to_pylist()
-            for of in [by_metric.get(row["metric"], plain)]
+            for of in [measures.of_name(row["metric"]) or _target(measures)]
         ),
         "Chosen on one half of the clusters. “change” and “unintended” are of the other half, "
         f"which did not choose. {_ALONE}",

@@ -145,6 +145,14 @@ class Measures:
         label = self.of_row(row).label
         return f"{label} on {where}" if where else label
 
+    def of_name(self, name: str) -> Shown | None:
+        """The measure that a condition names: ``gap``, ``mmlu.acc``, ``intersentence/race.gap``."""
+        for key, row in self.rows.items():
+            start = row["group"] or ("" if row["set"] == OWN else row["set"])
+            if name == (f"{start}.{row['metric']}" if start else row["metric"]):
+                return self.shown[key]
+        return None
+
     def is_worse(self, row: Row) -> bool:
         """Whether a change is for the worse; False if no way is better."""
         better = self.rows[measure_key(row)]["better"]
@@ -157,11 +165,13 @@ def measure_key(row: Row) -> MeasureKey:
 
 
 def matrix_rows(tables: Tables, measures: Measures) -> list[Row]:
-    """The cells of the matrix: whole measures, without coefficient 0, that have a number."""
+    """The cells of the matrix that have a number; rows outside of it have no ``is_clear``."""
     return [
         row
         for row in tables["side_effects"].to_pylist()
-        if measure_key(row) in measures.rows and row["coeff"] != 0 and is_number(row["change"])
+        if row["is_clear"] is not None
+        and measure_key(row) in measures.rows
+        and is_number(row["change"])
     ]
 
 

@@ -135,7 +135,10 @@ def _effect(steering: Row, of: Row, rng: np.random.Generator, side_effects: floa
 def side_effects(
     found: Sequence[Row], of: Sequence[Row], seed: int, side_effects: float
 ) -> Iterator[Row]:
-    """Cells: a vector is not measured on its own group by transfer; parts have no test."""
+    """Cells: a vector is not measured on its own group by transfer.
+
+    Parts of a data set, coefficient 0 and in-sample vectors are not in the matrix.
+    """
     rng = np.random.default_rng(seed)
     for steering in found:
         for column in of:
@@ -147,6 +150,7 @@ def side_effects(
         if not steering["prompt"]:
             zero = steering | {"coeff": 0.0, "dose": 0.0}
             yield _cell(zero, of[0], rng, 0.0) | untested | {"change": 0.0}
+            yield _cell(steering, of[0], rng, 9.0) | untested | {"vectors": "in_sample"}
 
 
 def fidelity(found: Sequence[Row], cells: Sequence[Row]) -> list[Row]:

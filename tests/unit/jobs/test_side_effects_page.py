@@ -170,14 +170,14 @@ def test_nothing_clear_comes_with_what_could_have_been_missed() -> None:
 
 
 def test_one_clear_change_and_an_unmatched_prompt_read_as_english(found: Tables) -> None:
+    def is_one(row: Mapping[str, Any]) -> bool:
+        return (row["kind"], row["coeff"], row["bias_type"]) == ("text", 0.2, "race")
+
     one = changed(
         found,
         "side_effects",
-        is_clear=lambda row: (
-            None
-            if row["is_clear"] is None
-            else row["kind"] == "text" and row["coeff"] == 0.2 and row["bias_type"] == "race"
-        ),
+        is_clear=lambda row: None if row["is_clear"] is None else is_one(row),
+        change=lambda row: -0.3 if is_one(row) else row["change"],
     )
     one = changed(one, "prompt_matches", coeff=None, dose=None, unintended_of_vector=None)
     text = finding_of(one)[0][1]
@@ -185,7 +185,11 @@ def test_one_clear_change_and_an_unmatched_prompt_read_as_english(found: Tables)
     assert "1 is clearly for the worse" in text
     assert "no vector of this sweep does the same within its doses." in text
     unknown = changed(
-        found, "side_effects", is_clear=None, simultaneous_low=None, simultaneous_high=None
+        found,
+        "side_effects",
+        is_clear=lambda row: None if row["is_clear"] is None else False,
+        simultaneous_low=None,
+        simultaneous_high=None,
     )
     assert "No interval can be made" in finding_of(unknown)[0][1]
     (caution,) = cautions_of(unknown)
@@ -267,7 +271,7 @@ def test_the_terminal_has_80_columns_and_the_numbers_of_the_tables(
         rf"{clear} of {len(mine) - 1} ",
         out,
     )
-    assert re.search(r"3 +layer 15, dose -?0\.\d+ .*\(-0\.100, \+0\.060\) +0\.04 +no", out)
+    assert re.search(r"3 +(\w+, )?layer 15, dose -?0\.\d+ .*\(-0\.100, \+0\.060\) +0\.04 +no", out)
     print_picked(found["picked"].slice(0, 0))
     assert "No steering reaches this change." in capsys.readouterr().out
 
