@@ -331,7 +331,7 @@ def test_verify_and_status_know_side_effects(finished: Path) -> None:
 def test_plan_prints_what_side_effects_cost(tmp_path: Path) -> None:
     done = steersweep("plan", str(write_sweep(tmp_path)), "--seconds", "0")
     assert done.code == 0, done
-    assert "Side effects add" in done.out
+    assert "Side effects and prompts add" in done.out
 
 
 @pytest.mark.parametrize(
