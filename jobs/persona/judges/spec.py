@@ -51,7 +51,11 @@ class EndpointSpec(JudgeSettings):
 
     is_server: ClassVar[bool] = True
 
-    model: str = Field(min_length=1, json_schema_extra=role("identity"))
+    model: str = Field(
+        min_length=1,
+        description="Name of the model, as the server knows it",
+        json_schema_extra=role("identity"),
+    )
     max_tokens: AtLeastOne = Field(
         16,
         description="Length of an answer that is read as text; raise it for thinking models",
@@ -73,7 +77,9 @@ class EndpointSpec(JudgeSettings):
 class OpenAIJudgeSpec(EndpointSpec):
     """A model behind the OpenAI API, or any server that speaks it (vLLM, llama.cpp, ...)."""
 
-    kind: Literal["openai"] = Field(json_schema_extra=role("identity"))
+    kind: Literal["openai"] = Field(
+        description="The kind of judge", json_schema_extra=role("identity")
+    )
     base_url: Address | None = Field(
         None,
         description="Address of the API (default: OPENAI_BASE_URL, else the official one)",
@@ -107,7 +113,9 @@ class OpenAIJudgeSpec(EndpointSpec):
 class AnthropicJudgeSpec(EndpointSpec):
     """A model behind the Anthropic API, which takes no temperature and samples."""
 
-    kind: Literal["anthropic"] = Field(json_schema_extra=role("identity"))
+    kind: Literal["anthropic"] = Field(
+        description="The kind of judge", json_schema_extra=role("identity")
+    )
     base_url: Address | None = Field(
         None,
         description="Address of the API (default: ANTHROPIC_BASE_URL, else the official one)",
@@ -129,7 +137,9 @@ class AnthropicJudgeSpec(EndpointSpec):
 class LocalJudgeSpec(ModelSpec, JudgeSettings):
     """A chat model on replicas of its own, placed as those of the steered models are."""
 
-    kind: Literal["local"] = Field(json_schema_extra=role("identity"))
+    kind: Literal["local"] = Field(
+        description="The kind of judge", json_schema_extra=role("identity")
+    )
     template: dict[str, Any] | None = Field(
         None,
         description="More options for the chat template, such as date_string",
@@ -153,7 +163,9 @@ class LocalJudgeSpec(ModelSpec, JudgeSettings):
 class WordListJudgeSpec(JudgeSettings):
     """Counts words: free and the same each time, for demonstrations and tests."""
 
-    kind: Literal["word_list"] = Field(json_schema_extra=role("identity"))
+    kind: Literal["word_list"] = Field(
+        description="The kind of judge", json_schema_extra=role("identity")
+    )
     words: dict[str, tuple[str, ...]] = Field(
         default_factory=dict,
         description="Words of each trait (default: words of its positive instructions that its "
