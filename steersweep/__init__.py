@@ -1,8 +1,9 @@
 """The Python API of steersweep.
 
->>> import steersweep
->>> results = steersweep.load("runs/gemma2")
->>> results.cells.query("bias_type == 'gender'")
+Examples:
+    >>> import steersweep
+    >>> results = steersweep.load("runs/gemma2")
+    >>> results.cells.query("bias_type == 'gender'")
 
 Importing this package loads neither torch nor Ray, pandas or pyarrow, nor the project's other
 packages: what a function needs is loaded when it is called. So `steersweep.errors` can be imported
@@ -70,7 +71,7 @@ def load(uri: str | PathLike[str], endpoint_url: str | None = None) -> Results:
 
     Args:
         uri: a folder, or ``s3://bucket/prefix`` (credentials come from the AWS variables).
-        endpoint_url: of an S3-compatible store (MinIO, R2, ...).
+        endpoint_url: the endpoint of an S3-compatible store (MinIO, R2, ...).
 
     Raises:
         UserError: there is no run of steersweep at this place, or what it holds is damaged; the
@@ -90,7 +91,9 @@ def run(
 ) -> Results:
     """The results of a sweep that is run now, or resumed, as ``steersweep run`` does it.
 
-    >>> results = steersweep.run("sweep.yaml", {"data.limit": 20, "compute.executor": "in_process"})
+    Examples:
+        >>> overrides = {"data.limit": 20, "compute.executor": "in_process"}
+        >>> results = steersweep.run("sweep.yaml", overrides)
 
     Progress is printed. If tasks failed, there is a warning, ``outcome`` of the results says so,
     and they hold what is finished.
@@ -121,15 +124,17 @@ def plan(
 ) -> dict[str, Any]:
     """The plan of a sweep as plain data, as ``steersweep plan --json`` prints it; runs nothing.
 
-    The plan is printed, too. Of ``job: stereoset``: rows, time and memory; of ``job: persona``:
-    answers, tokens, queries of the judge, memory, and the longest time that it can take.
+    The plan is printed as well: rows, time and memory, or for ``job: persona`` answers, tokens,
+    queries of the judge, memory, and the longest time that it can take.
 
     Args:
-        spec, overrides, output: as for ``run``.
+        spec: as for ``run``.
+        overrides: as for ``run``.
+        output: plans for this output instead of the file's.
         device: an accelerator to estimate the time for, such as ``h100``; None: this machine.
             Not for ``job: persona``, whose times are only measured.
-        replicas: how many; None: what the file says.
-        seconds: for measuring each model on this machine; 0 measures nothing.
+        replicas: number of replicas; None: what the file says.
+        seconds: time for measuring each model on this machine; 0 measures nothing.
 
     Raises:
         UserError: you must change something first; the message says what.
@@ -144,10 +149,11 @@ def plan(
 def status(uri: str | PathLike[str], endpoint_url: str | None = None) -> dict[str, Any]:
     """The progress of a run as plain data, as ``steersweep status --json`` prints it.
 
-    It is printed for a reader, too. docs/json.md lists the keys.
+    It is printed as well. docs/json.md lists the keys.
 
     Args:
-        uri, endpoint_url: as for ``load``.
+        uri: the output, as for ``load``.
+        endpoint_url: as for ``load``.
 
     Raises:
         UserError: there is no run at this place, or parts are damaged.
@@ -165,7 +171,8 @@ def report(
     To compare runs of either job, use ``steersweep report URI --compare URI``.
 
     Args:
-        uri, endpoint_url: as for ``load``.
+        uri: the output, as for ``load``.
+        endpoint_url: as for ``load``.
         figures: whether to draw them, which takes most of the time.
 
     Raises:
@@ -184,9 +191,10 @@ def verify(
     The comparison is printed; nothing is written. Model and data must be where the run had them.
 
     Args:
-        uri, endpoint_url: as for ``load``.
-        rows: rows or answers of each model.
-        seed: for choosing them.
+        uri: the output, as for ``load``.
+        endpoint_url: as for ``load``.
+        rows: number of rows or answers to recompute of each model.
+        seed: random seed for choosing them.
 
     Raises:
         UserError: nothing is finished, or model or data are not where they were or have changed
@@ -202,19 +210,23 @@ def summarize(
     steered: pandas.DataFrame,
     vectors: Literal["in_sample", "held_out", "file"],
 ) -> dict[str, pandas.DataFrame]:
-    """The tables ``cells``, ``pooled`` and ``headline`` of these rows of ``job: stereoset``.
+    """The tables ``cells``, ``pooled`` and ``headline`` of some rows of ``job: stereoset``.
 
-    They are those of ``summary/``: filter the rows of a run and see what becomes of the estimates.
+    They have the columns of those in ``summary/``. Use this to filter the rows of a run and see
+    how the estimates change.
 
-    >>> results = steersweep.load("runs/gemma2")
-    >>> rows = results.steered.query("bias_type != 'religion'")
-    >>> tables = steersweep.summarize(results.baseline, rows, vectors="in_sample")
+    Examples:
+        >>> results = steersweep.load("runs/gemma2")
+        >>> rows = results.steered.query("bias_type != 'religion'")
+        >>> tables = steersweep.summarize(results.baseline, rows, vectors="in_sample")
 
     Args:
-        baseline, steered: rows with the columns of ``results.baseline`` and ``results.steered``;
-            ``num_tokens_*``, ``read``, ``apply`` and ``task_id`` are not needed. Each cell must
-            have the same examples; of the baseline, those that no cell has are left out.
-        vectors: what steered: fitted to the same rows, to others, or taken from a file.
+        baseline: rows with the columns of ``results.baseline``. Examples that no cell has are
+            left out.
+        steered: rows with the columns of ``results.steered``. Each cell must have the same
+            examples. ``num_tokens_*``, ``read``, ``apply`` and ``task_id`` are not needed, here
+            and in ``baseline``.
+        vectors: whether the vectors were fitted to the same rows, to others, or taken from a file.
 
     Raises:
         UserError: a column or a row is missing, or an example is there twice.

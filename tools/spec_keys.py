@@ -30,11 +30,12 @@ def _sections(path: str, schema: Schema, models: dict[str, Schema]) -> Iterator[
         required = name in schema.get("required", ())
         rows.append(_row(name, value, groups, required))
     for title, group in _groups_by_name(path, schema, models):
-        rows.append((f"`<{title.rpartition('<')[2].rstrip('>')}>`", _link(title), "", "", ""))
+        meaning = _sentence(_plain(group))
+        rows.append((f"`{title.removeprefix(f'{path}.')}`", _link(title), "", "", meaning))
         below.append((title, group))
     heading = f"`{path}`" if path else "The file"
     yield f"## {heading} {{ #{_anchor(path)} }}"
-    yield _sentence(schema.get("description", "").replace("\n", " "))
+    yield _sentence(_plain(schema))
     yield _table(rows)
     for title, group in below:
         yield from _sections(title, group, models)
@@ -45,7 +46,7 @@ def _row(
 ) -> tuple[str, ...]:
     default = "" if groups or "default" not in value else _shown(value["default"])
     kinds = [_link(title) for title, _ in groups] or [_kind(value)]
-    meaning = value.get("description") or (groups[0][1].get("description", "") if groups else "")
+    meaning = _plain(value) or (_plain(groups[0][1]) if groups else "")
     return (
         f"`{name}`",
         ", ".join(kinds),
@@ -116,6 +117,10 @@ def _shown(value: Any) -> str:
     if value is None:
         return ""
     return f"`{value if isinstance(value, str) else json.dumps(value)}`"
+
+
+def _plain(described: Schema) -> str:
+    return " ".join(described.get("description", "").split())
 
 
 def _sentence(text: str) -> str:

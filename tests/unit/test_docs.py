@@ -17,7 +17,7 @@ from jobs.stereoset.headline import PAPER
 from jobs.sweeps.registry import load_any_spec
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*.md")])
 EXAMPLES = sorted(ROOT.glob("examples/*.yaml"))
 
 
@@ -44,10 +44,14 @@ def test_links_lead_to_files_that_are_there(page: Path) -> None:
 
 
 def commands(page: Path) -> list[str]:
-    """Lines of code blocks that call steersweep, without their comments."""
+    """Lines of code blocks that call steersweep, without their comments and what they pipe to."""
     blocks = re.findall(r"^```(?:\w*)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    calls = [line.partition(" #")[0].strip() for line in lines if line.startswith("steersweep ")]
+    calls = [
+        re.split(r" [#|] ", f"{line} ")[0].strip()
+        for line in lines
+        if line.startswith("steersweep ")
+    ]
     return [call for call in calls if "..." not in call]
 
 
@@ -60,13 +64,24 @@ def parse(words: Sequence[str]) -> None:
     command.make_context(command.name, list(words))
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs/reference.md",
-                                  *ROOT.glob("examples/*.md")], ids=name)  # fmt: skip
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=name)
 def test_commands_have_the_options_that_documents_give_them(page: Path) -> None:
-    calls = commands(page)
-    assert calls
-    for call in calls:
+    for call in commands(page):
         parse(shlex.split(call)[1:])
+
+
+def sweep_files(page: Path) -> list[str]:
+    """Code blocks of a page that are whole sweep files."""
+    blocks = re.findall(r"^```yaml\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    return [block for block in blocks if re.search(r"^job:", block, re.MULTILINE)]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if sweep_files(page)], ids=name)
+def test_sweep_files_in_documents_are_valid(page: Path, tmp_path: Path) -> None:
+    for text in sweep_files(page):
+        spec = tmp_path / "sweep.yaml"
+        spec.write_text(text)
+        load_any_spec(str(spec))
 
 
 def test_a_command_or_an_option_that_is_not_there_would_be_found() -> None:
