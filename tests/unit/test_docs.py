@@ -32,6 +32,14 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
+def test_lines_of_prose_have_at_most_120_characters(page: Path) -> None:
+    text = re.sub(r"^ *```.*?^ *```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    lines = [line for line in text.splitlines() if not line.startswith(("|", "    "))]
+    long = [line for line in lines if len(line) > 120]
+    assert not long
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
 def test_links_lead_to_files_that_are_there(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
         if re.match(r"https?:", target):
@@ -43,10 +51,15 @@ def test_links_lead_to_files_that_are_there(page: Path) -> None:
             assert anchor in anchors(linked), target
 
 
-def commands(page: Path) -> list[str]:
-    """Lines of code blocks that call steersweep, without their comments and what they pipe to."""
+def commands_of(page: Path) -> list[str]:
+    """The commands in the code blocks of a page."""
     blocks = re.findall(r"^```(?:\w*)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return commands("\n".join(blocks))
+
+
+def commands(block: str) -> list[str]:
+    """Lines that call steersweep, without their comments and what they pipe to."""
+    lines = block.replace("\\\n", " ").splitlines()
     calls = [
         re.split(r" [#|] ", f"{line} ")[0].strip()
         for line in lines
@@ -64,9 +77,9 @@ def parse(words: Sequence[str]) -> None:
     command.make_context(command.name, list(words))
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=name)
+@pytest.mark.parametrize("page", [page for page in PAGES if commands_of(page)], ids=name)
 def test_commands_have_the_options_that_documents_give_them(page: Path) -> None:
-    for call in commands(page):
+    for call in commands_of(page):
         parse(shlex.split(call)[1:])
 
 
