@@ -346,7 +346,7 @@ def test_the_report_shows_the_matrix_and_picks_on_half_of_the_data(output: Path)
 
 def test_python_and_export_have_side_effects(finished: Path, tmp_path: Path) -> None:
     results = steersweep_api.load(str(finished))
-    table = results.side_effects  # type: ignore[attr-defined]
+    table = results.side_effects
     assert len(table) == len(summary(finished))
     file = tmp_path / "rows.parquet"
     assert steersweep("export", str(finished), str(file), "--side-effects").code == 0
