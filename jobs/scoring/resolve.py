@@ -68,7 +68,7 @@ def resolved(
         for name, model in spec.models.items()
     }
     spec = with_all_layers(spec, {name: model.facts.num_blocks for name, model in models.items()})
-    spec = _with_side_layers(_with_null_layers(spec))
+    spec = with_side_layers(_with_null_layers(spec))
     measured = read_sets(spec.side_effects.sets)
     sweep = kind(
         spec,
@@ -86,13 +86,17 @@ def resolved(
         has_held_out=bool(spec.vectors.held_out),
         measured=measured,
     )
-    _check_sets(sweep)
+    check_sets(sweep)
     return sweep
 
 
-def _check_sets(sweep: AnySweep) -> None:
+def check_sets(sweep: AnySweep) -> None:
     """Encode every example of the data sets under every prompt, so that one that a model cannot
-    take is refused before anything runs."""
+    take is refused before anything runs.
+
+    Raises:
+        UserError: names the set.
+    """
     for model in sweep.models:
         whole = Group(model, (), ())
         for name in sweep.measured:
@@ -105,8 +109,12 @@ def _check_sets(sweep: AnySweep) -> None:
                     raise UserError(f"side_effects.{name}{where}: {error}") from error
 
 
-def _with_side_layers(spec: SpecT) -> SpecT:
-    """``side_effects.cells.layers`` held against the grid, now that ``layers: all`` is numbers."""
+def with_side_layers(spec: SpecT) -> SpecT:
+    """The spec, with ``side_effects.cells.layers`` held against the grid, whose layers are numbers.
+
+    Raises:
+        UserError: a layer that is not in the grid.
+    """
     side = spec.side_effects
     if side.cells.layers == ALL_LAYERS:
         cells = side.cells.model_copy(update={"layers": None})

@@ -13,7 +13,6 @@ driver makes files of it.
 
 from __future__ import annotations
 
-import uuid
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -31,7 +30,7 @@ from jobs.scoring.fit_task import FITS_SCHEMA, FitPayload, SetToFit, num_layers_
 from jobs.scoring.forecast.session import Tally
 from jobs.scoring.groups import Group
 from jobs.scoring.inventory import task_id_with
-from jobs.scoring.manifest import tables_of
+from jobs.scoring.manifest import append
 from jobs.scoring.output import ScoredOutput
 from jobs.scoring.plan import (
     CUTS_CELLS_KEY,
@@ -176,8 +175,7 @@ class ScoredWorkflow(Workflow, Generic[SweepT]):
 
     def write_plan(self) -> None:
         """Append what is new to the manifest."""
-        for number, tasks in enumerate(tables_of(self._added), self._generation):
-            Ledger(self._storage).append_manifest(tasks, number, uuid.uuid4().hex)
+        append(Ledger(self._storage), self._added, self._generation)
 
     def done(self, task: Task, receipt: Receipt) -> None:
         """See ``Workflow``."""
