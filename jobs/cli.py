@@ -473,6 +473,14 @@ def export(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace FILE.parquet if it exists")
     ] = False,
+    side_effects: Annotated[
+        bool,
+        typer.Option(
+            "--side-effects",
+            help="Write the rows of every measured data set, in one layout, instead of the sweep's "
+            "own rows",
+        ),
+    ] = False,
     endpoint_url: EndpointOption = None,
     quiet: QuietOption = False,
 ) -> None:
@@ -487,12 +495,14 @@ def export(
 
         steersweep export runs/gemma2 gemma2.parquet
 
+        steersweep export runs/gemma2 side-effects.parquet --side-effects
+
         steersweep export s3://bucket/gemma2 gemma2.parquet --overwrite
     """
     _configure(verbose=False, quiet=quiet)
     from jobs.export import export as write_flat_file
 
-    write_flat_file(_open(uri, endpoint_url), file, overwrite=overwrite)
+    write_flat_file(_open(uri, endpoint_url), file, overwrite=overwrite, side_effects=side_effects)
 
 
 @app.command()

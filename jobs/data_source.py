@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
@@ -38,6 +39,15 @@ class DataSource:
             found.get("source", "not stated"),
             found.get("homepage", ""),
         )
+
+    @classmethod
+    def joined(cls, sources: Sequence[DataSource]) -> DataSource:
+        """What must be known of texts from several sources."""
+        each = list(dict.fromkeys(sources))
+        if len(each) == 1:
+            return each[0]
+        licenses = dict.fromkeys(source.license for source in each)
+        return cls(" and ".join(licenses), "; ".join(source.source for source in each))
 
     def metadata(self) -> dict[str, str]:
         """Key-value metadata for a Parquet file.

@@ -34,7 +34,9 @@ class Exported:
     num_bytes: int
 
 
-def export(storage: Storage, file: str, *, overwrite: bool = False) -> Exported:
+def export(
+    storage: Storage, file: str, *, overwrite: bool = False, side_effects: bool = False
+) -> Exported:
     """Write every finished row of an output into one Parquet file.
 
     The file appears complete or not at all. In memory are one task's rows and one row group.
@@ -42,6 +44,7 @@ def export(storage: Storage, file: str, *, overwrite: bool = False) -> Exported:
     Args:
         file: path ending in ``.parquet``.
         overwrite: whether a file of that name may be replaced.
+        side_effects: write the rows of all measured data instead of the sweep's own.
 
     Raises:
         UserError: the file exists or cannot be written; or there is no run, no finished rows, or
@@ -49,7 +52,7 @@ def export(storage: Storage, file: str, *, overwrite: bool = False) -> Exported:
     """
     path = _target(file, overwrite)
     results = results_of(storage)
-    rows = results.flat_rows()
+    rows = results.flat_side_effects() if side_effects else results.flat_rows()
     if not rows.num_rows:
         raise UserError(
             f"{storage.uri} has no finished rows to export; see `steersweep status {storage.uri}`"

@@ -92,6 +92,14 @@ class Results(ABC):
     def flat_rows(self) -> FlatRows:
         """All rows of the output in one layout, for ``steersweep export``."""
 
+    def flat_side_effects(self) -> FlatRows:
+        """All rows that say what else steering moved, for ``steersweep export --side-effects``.
+
+        Raises:
+            UserError: the output has none.
+        """
+        raise UserError(f"{self.uri} measures no side effects")
+
     @abstractmethod
     def _computed_summary(self) -> dict[str, pd.DataFrame]: ...
 

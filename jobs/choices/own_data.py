@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pyarrow as pa
+
 from jobs.choices.output import ChoicesOutput
 from jobs.estimates.gap import GAP, gap_metric
 from jobs.scoring.choice_rows import scored_choices
@@ -27,6 +29,10 @@ class ChoicesData(OwnData):
         """See ``OwnData``."""
         contrast = self.output.contrast
         return [*([gap_metric(contrast)] if contrast else []), *self.output.metrics]
+
+    def texts(self) -> pa.Table:
+        """See ``OwnData``."""
+        return self.output.texts
 
     def target(self) -> str:
         """See ``OwnData``."""

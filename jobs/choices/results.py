@@ -8,6 +8,7 @@ import pandas as pd
 import pyarrow as pa
 
 from jobs.choices.output import ChoicesOutput
+from jobs.choices.own_data import ChoicesData
 from jobs.choices.report import ONLY_WITH_ROWS, side_effects_of, summary_tables
 from jobs.choices.resolve import AXES
 from jobs.choices.stored import StoredRows
@@ -16,6 +17,8 @@ from jobs.results import FlatRows, Results
 from jobs.scoring.choice_rows import EXAMPLES_SCHEMA, ChoiceRows
 from jobs.scoring.flat import FlatLayout, flat_tables
 from jobs.scoring.frames import rows_frame, vectors_frame
+from jobs.side_effects.flat import flat_rows
+from jobs.side_effects.stored import StoredSideEffects
 
 
 class ChoicesResults(Results):
@@ -122,10 +125,17 @@ class ChoicesResults(Results):
         inventory = self._output.inventory
         return FlatRows(
             schema=layout.schema,
-            num_rows=inventory.num_rows_done,
+            num_rows=inventory.num_own_rows_done,
             tables=flat_tables(self._storage, inventory, texts, layout),
             source=DataSource.of(texts),
         )
+
+    def flat_side_effects(self) -> FlatRows:
+        """See ``Results``; the sweep's own rows are in the same file."""
+        stored = StoredSideEffects(self._output, ChoicesData(self._output))
+        if not stored.has_any:
+            return super().flat_side_effects()
+        return flat_rows(stored.measured(), AXES, stored.num_rows, stored.sources)
 
     def _computed_summary(self) -> dict[str, pd.DataFrame]:
         tables = {**summary_tables(StoredRows(self._output)), **side_effects_of(self._output)}

@@ -66,6 +66,11 @@ class Inventory:
         """Cell rows of the tasks that are done."""
         return sum(task.num_rows_cells for task in self.tasks_done())
 
+    @property
+    def num_own_rows_done(self) -> int:
+        """The same of the sweep's own data, without side effects."""
+        return sum(task.num_rows_cells for task in self.of_own_data if task.plan_id in self.done)
+
     def without_baseline(self) -> list[tuple[Group, int]]:
         """Groups that have steered rows, and how many parts of their baseline are missing."""
         missing: Counter[Group] = Counter()

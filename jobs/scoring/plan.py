@@ -54,8 +54,10 @@ class VectorSet(NamedTuple):
         return null_table(self.table)
 
 
-UNSTEERED_PHASES = frozenset({"baseline", "side effects, unsteered", "prompts"})
-"""Of ``PlannedTask.phase``."""
+SIDE_PHASES = frozenset({"side effects", "side effects, unsteered", "prompts"})
+UNSTEERED_PHASES = frozenset({"baseline", *SIDE_PHASES}) - {"side effects"}
+"""Of ``PlannedTask.phase``: what is measured on other data or under prompts; what no vector
+steers."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ _STEERING, _MEASURE = 22, 18
 """Characters that a line has room for."""
 _UNITS = {"points": "pp", "nats/token": "nats"}
 _NOTE = """\
-Clear: the interval excludes 0 and holds for all changes of a model together.
+Clear (*): the interval for all changes of a model together excludes 0.
 Steerings are those of the best fidelity; the page and summary/ have all.\n"""
 
 

@@ -91,14 +91,18 @@ def fidelities(
 
 
 def rows(
-    found: Mapping[Steering, Fidelity], doses: Mapping[Steering, float | None], axes: Sequence[str]
+    found: Mapping[Steering, Fidelity],
+    cells: Mapping[Steering, Data],
+    targets: Mapping[Place, Target],
+    axes: Sequence[str],
 ) -> Iterator[dict[str, Any]]:
     """Rows of the table ``fidelity``."""
     best = _best(found)
     for steering, of_steering in found.items():
+        target = targets[steering.model, steering.place]
         yield {
             **steering.columns(axes),
-            "dose": doses[steering],
+            "dose": cells[steering][target.measure.data].dose,
             **columns_of_ends("intended", of_steering.intended),
             **columns_of_ends("unintended", of_steering.unintended),
             **columns_of_ends("fidelity", of_steering.fidelity),

@@ -45,7 +45,11 @@ def finding_of(tables: Tables) -> list[tuple[str, str]]:
 
 def _sentences(model: str, rows: Sequence[Row], tables: Tables) -> Iterator[str]:
     measures, names = Measures.of(tables), Names.of(tables["side_effects"])
-    others = [row for row in rows if row["kind"] != "target" and has_simultaneous(row)]
+    others = [
+        row
+        for row in rows
+        if row["kind"] != "target" and not row["prompt"] and has_simultaneous(row)
+    ]
     if not any(map(has_simultaneous, rows)):
         yield (
             "No interval can be made, as there are too few clusters of examples, so no change can "
@@ -113,17 +117,19 @@ def _steering(row: Row, tables: Tables) -> tuple[object, ...]:
 
 def _unintended(others: Sequence[Row], measures: Measures, names: Names) -> str:
     clear = [row for row in others if row["is_clear"]]
-    of_all = f"{counted(len(others), 'unintended change')} in the matrix"
+    of_all = f"{counted(len(others), 'unintended change')} under vectors"
     if not clear:
         return (
             f"None of {of_all} is clear, which does not show that there are none: the intervals "
             f"that hold for all of them reach {_missed(others, measures)} to either side (median), "
             "so changes of that size could have been missed."
         )
-    row = max(clear, key=_size)
+    change = _change(max(clear, key=_size), measures, names)
+    if len(clear) == 1:
+        return f"Of {of_all}, 1 is clear, {change}."
     return (
-        f"Of {of_all}, {len(clear):,} {'is' if len(clear) == 1 else 'are'} clear; measured in "
-        f"standard deviations, the largest is {_change(row, measures, names)}."
+        f"Of {of_all}, {len(clear):,} are clear; measured in standard deviations, the largest is "
+        f"{change}."
     )
 
 
@@ -160,18 +166,19 @@ def _missed(rows: Sequence[Row], measures: Measures) -> str:
 def _damage(others: Sequence[Row], measures: Measures, names: Names) -> Iterator[str]:
     """Whether capability or text got worse; the sentence before has it if nothing is clear."""
     rows = [row for row in others if row["kind"] in DAMAGE]
-    rows = [row for row in rows if measures.rows[measure_key(row)]["better"]]
+    rows = [row for row in rows if measures.rows[measure_key(row)]["better"] in ("higher", "lower")]
     if not rows:
         return
     kinds = " and ".join(kind for kind in DAMAGE if any(row["kind"] == kind for row in rows))
     of_all = counted(len(rows), "change")
     worse = [row for row in rows if row["is_clear"] and measures.is_worse(row)]
     if worse:
-        row = max(worse, key=_size)
-        yield (
-            f"Of {of_all} of {kinds}, {len(worse):,} {'is' if len(worse) == 1 else 'are'} clearly "
-            f"for the worse; the largest is {_change(row, measures, names)}."
-        )
+        change = _change(max(worse, key=_size), measures, names)
+        num = f"Of {of_all} of {kinds}, {len(worse):,}"
+        if len(worse) == 1:
+            yield f"{num} is clearly for the worse, {change}."
+        else:
+            yield f"{num} are clearly for the worse; the largest is {change}."
     else:
         yield (
             f"Of {of_all} of {kinds}, none is clearly for the worse; the intervals reach "

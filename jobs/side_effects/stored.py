@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from jobs.data_source import DataSource
 from jobs.examples_file import read_examples
 from jobs.scoring.choice_rows import examples_of, scored_choices
 from jobs.scoring.groups import Group
@@ -23,7 +24,7 @@ from jobs.scoring.measured import texts_key
 from jobs.scoring.output import ScoredOutput
 from jobs.scoring.stored import RowsOutput, StoredTables
 from jobs.scoring.sweep import adds_vector
-from jobs.scoring.tables import HELD_OUT, STEERED, SideTable, side_table
+from jobs.scoring.tables import HELD_OUT, STEERED, SideTable, null_table, side_table
 from jobs.side_effects.rows import OWN, Kind, Measured, MeasuredCell
 from steering_core.datasets.base import ChoiceDataset, ChoiceExample, Metric, ScoredChoices
 from steering_core.datasets.registry import DATASETS
@@ -43,6 +44,10 @@ class OwnData(ABC):
     @abstractmethod
     def metrics(self) -> Sequence[Metric]:
         """What is measured, the target included."""
+
+    @abstractmethod
+    def texts(self) -> pa.Table:
+        """``examples.parquet``; UserError if it is lost."""
 
     @abstractmethod
     def target(self) -> str:
@@ -105,6 +110,22 @@ class StoredSets:
         """
         for of_set in self._sets:
             yield from self._of_set(of_set)
+
+    @property
+    def num_rows(self) -> int:
+        """Finished rows that ``measured`` reads: all but those of nulls."""
+        done = self.output.inventory.tasks_done()
+        return sum(
+            task.num_rows_cells
+            for task in done
+            if not any(null_table(table) for table in task.tables)
+        )
+
+    @property
+    def sources(self) -> list[DataSource]:
+        """Where the texts of all data come from."""
+        texts = [self.own.texts(), *(self._texts(name) for name in self._set_names)]
+        return [DataSource.of(table) for table in texts]
 
     @cached_property
     def _tables(self) -> StoredTables:
@@ -169,12 +190,23 @@ class StoredSets:
         return list(dict.fromkeys(side.prompt for side in sides if side and side.prompt))
 
     @cached_property
-    def _sets(self) -> list[_Set]:
+    def _set_names(self) -> list[str]:
         sides = (side_table(table) for tables in self._tables.by_group.values() for table in tables)
-        names = sorted({side.set for side in sides if side and side.set})
-        return [self._read_set(name) for name in names]
+        return sorted({side.set for side in sides if side and side.set})
 
-    def _read_set(self, name: str) -> _Set:
+    @cached_property
+    def _sets(self) -> list[_Set]:
+        formats = self.output.spec.get("side_effects", {})
+        return [
+            _Set(
+                name,
+                DATASETS[formats.get(name, {}).get("format") or "choices"],
+                examples_of(self._texts(name)),
+            )
+            for name in self._set_names
+        ]
+
+    def _texts(self, name: str) -> pa.Table:
         storage = self.output.storage
         texts = read_examples(storage, texts_key(name))
         if texts is None:
@@ -182,8 +214,7 @@ class StoredSets:
                 f"{storage.uri} has no readable {texts_key(name)}; the same `steersweep run` "
                 "writes it again"
             )
-        spec = self.output.spec.get("side_effects", {}).get(name, {})
-        return _Set(name, DATASETS[spec.get("format") or "choices"], examples_of(texts))
+        return texts
 
 
 @dataclass(frozen=True)

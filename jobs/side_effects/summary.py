@@ -128,7 +128,7 @@ class Summary:
                 [_measure_row(measuring) for measuring in self.measures], schema=MEASURES_SCHEMA
             ),
             "fidelity": pa.Table.from_pylist(
-                list(fidelity.rows(found, self._doses, self.axes)),
+                list(fidelity.rows(found, self.cells, self.targets, self.axes)),
                 schema=fidelity_schema(self.axes),
             ),
             "prompt_matches": pa.Table.from_pylist(
@@ -196,10 +196,6 @@ class Summary:
                 at.coeff or 0.0,
             ),
         )
-
-    @property
-    def _doses(self) -> dict[Steering, float | None]:
-        return {at: next(iter(data.values())).dose for at, data in self.cells.items()}
 
     def _side_effects(self) -> pa.Table:
         """Rows by steering, then in the order of measures: of the matrix, of other vectors, of

@@ -45,6 +45,11 @@ class StereoSetData(OwnData):
         )
         return [gap, *METRICS]
 
+    def texts(self) -> pa.Table:
+        """See ``OwnData``."""
+        output = self.output
+        return stored_examples(output.storage, output.inventory, output.record or {})
+
     def target(self) -> str:
         """See ``OwnData``."""
         return TARGET if has_intent(self.output) else ""
@@ -52,10 +57,8 @@ class StereoSetData(OwnData):
     @cached_property
     def _examples(self) -> Mapping[tuple[str, str], Mapping[str, ChoiceExample]]:
         """Examples by id, of each split and bias type: ids are unique in these."""
-        output = self.output
-        texts = stored_examples(output.storage, output.inventory, output.record or {})
         found: dict[tuple[str, str], dict[str, ChoiceExample]] = {}
-        for row in texts.to_pylist():
+        for row in self.texts().to_pylist():
             example = ChoiceExample(
                 row["example_id"],
                 row["context"],

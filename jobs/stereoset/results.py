@@ -12,10 +12,13 @@ from jobs.data_source import DataSource
 from jobs.results import FlatRows, Results
 from jobs.scoring.flat import FlatLayout, flat_tables
 from jobs.scoring.frames import rows_frame, vectors_frame
+from jobs.side_effects.flat import flat_rows
+from jobs.side_effects.stored import StoredSideEffects
 from jobs.stereoset.examples import EXAMPLES_SCHEMA, stored_examples
 from jobs.stereoset.groups import AXES
 from jobs.stereoset.null_tests import NULL_TESTS_SCHEMA
 from jobs.stereoset.output import StereoSetOutput
+from jobs.stereoset.own_data import StereoSetData
 from jobs.stereoset.report import side_effects_of
 from jobs.stereoset.summary import summarise
 from jobs.stereoset.summary_tables import DOSE_RESPONSE_SCHEMA, nulls_schema
@@ -203,11 +206,18 @@ class StereoSetResults(Results):
             reason = str(error)
         return FlatRows(
             schema=layout.schema,
-            num_rows=self._inventory.num_rows_done,
+            num_rows=self._inventory.num_own_rows_done,
             tables=flat_tables(self._storage, self._inventory, examples, layout),
             source=source,
             without_texts=reason,
         )
+
+    def flat_side_effects(self) -> FlatRows:
+        """See ``Results``; the sweep's own rows are in the same file."""
+        stored = StoredSideEffects(self._output, StereoSetData(self._output))
+        if not stored.has_any:
+            return super().flat_side_effects()
+        return flat_rows(stored.measured(), AXES, stored.num_rows, stored.sources)
 
     def _computed_summary(self) -> dict[str, pd.DataFrame]:
         summary = summarise(self._storage, self._inventory)

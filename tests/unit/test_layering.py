@@ -90,13 +90,19 @@ def test_no_module_imports_what_is_forbidden_even_late(package: str) -> None:
 
 
 def test_what_scoring_jobs_share_knows_none_of_them() -> None:
-    jobs = ("jobs.stereoset", "jobs.persona", "steering_core.stereoset")
-    found = {
-        str(path.relative_to(ROOT)): bad
-        for path in modules("jobs/scoring")
-        if (bad := [name for name in imported(path.read_text()) if name.startswith(jobs)])
-    }
-    assert found == {}
+    jobs = ("jobs.stereoset", "jobs.choices", "jobs.persona", "steering_core.stereoset")
+    for package, above in (
+        ("jobs/scoring", (*jobs, "jobs.side_effects")),
+        ("jobs/side_effects", jobs),
+        ("jobs/estimates", (*jobs, "jobs.side_effects", "jobs.scoring")),
+    ):
+        assert modules(package)
+        found = {
+            str(path.relative_to(ROOT)): bad
+            for path in modules(package)
+            if (bad := [name for name in imported(path.read_text()) if name.startswith(above)])
+        }
+        assert found == {}
 
 
 def test_the_shared_module_imports_nothing_of_the_project() -> None:

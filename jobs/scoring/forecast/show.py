@@ -15,6 +15,7 @@ from jobs.scoring.forecast.session import print_sessions
 from jobs.scoring.forecast.sweep import ModelForecast
 from jobs.scoring.forecast.tasks import Forecast
 from jobs.scoring.inventory import Inventory
+from jobs.scoring.plan import SIDE_PHASES, UNSTEERED_PHASES
 from jobs.sweeps.estimate import PLAN_VERSION, Estimate
 from jobs.sweeps.units import amount
 from jobs.sweeps.wall_time import (
@@ -175,15 +176,13 @@ def headline(plan: SweepForecast) -> str:
 
 
 def factors(plan: SweepForecast) -> list[str]:
-    """What held-out vectors, nulls and side effects add to the steered work, a sentence each."""
+    """What held-out vectors, nulls and side effects add, a sentence each."""
     tokens: Counter[str] = Counter()
     for model in plan.models:
         tokens.update(model.steered_tokens)
-    fitted, held_out, nulls, side_effects = (
-        tokens[arm] for arm in ("fitted", "held_out", "nulls", "side_effects")
-    )
+    fitted, held_out, nulls = (tokens[arm] for arm in ("fitted", "held_out", "nulls"))
     if not fitted:  # what is left is added to fitted rows that are there: there is no ratio
-        return []
+        return _of_side_effects(plan)
     sentences = []
     if held_out:
         sentences.append(
@@ -194,17 +193,34 @@ def factors(plan: SweepForecast) -> list[str]:
         sentences.append(
             f"Nulls add {nulls / fitted:.1f} times the steered work of the fitted vectors (nulls)."
         )
-    if side_effects:
-        sentences.append(
-            f"Side effects add {side_effects / fitted:.1f} times the steered work of the fitted "
-            f"vectors, in {_num_rows(plan, 'side effects'):,} rows (side_effects)."
-        )
-    return sentences
+    return sentences + _of_side_effects(plan)
 
 
-def _num_rows(plan: SweepForecast, phase: str) -> int:
-    forecasts = (model.phases.get(phase, Forecast()) for model in plan.models)
-    return sum(forecast.num_rows_cells for forecast in forecasts)
+def _of_side_effects(plan: SweepForecast) -> list[str]:
+    """What other data, prompts and transfer add in rows and in time."""
+    num_rows: Counter[bool] = Counter()
+    seconds = {False: 0.0, True: 0.0}
+    is_known = True
+    for model in plan.models:
+        rates = plan.times[model.name].rates
+        for phase, forecast in model.phases.items():
+            is_side = phase in SIDE_PHASES
+            num_rows[is_side] += forecast.num_rows_cells
+            if rates is None:
+                is_known = False
+                continue
+            none = Forecast()
+            parts = (forecast, none) if phase in UNSTEERED_PHASES else (none, forecast)
+            seconds[is_side] += rates.seconds(*parts)
+    if not num_rows[True]:
+        return []
+    text = f"Side effects and prompts add {num_rows[True]:,} rows"
+    if num_rows[False]:
+        text += f" to {num_rows[False]:,} (x {1 + num_rows[True] / num_rows[False]:.1f})"
+    if is_known:
+        text += f" and {duration(seconds[True] / plan.num_replicas)}"
+        text += f" (x {1 + seconds[True] / seconds[False]:.1f})" if seconds[False] else ""
+    return [f"{text}."]
 
 
 def _show_work(plan: SweepForecast) -> None:

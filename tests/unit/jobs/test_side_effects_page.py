@@ -126,17 +126,17 @@ def test_the_finding_has_the_numbers_of_the_tables(found: Tables) -> None:
         f"(95{PERCENT} interval {target['simultaneous_low']:.3f} to "
         f"{target['simultaneous_high']:.3f}), a clear change." in text
     )
-    others = [row for row in rows if row["kind"] != "target"]
+    others = [row for row in rows if row["kind"] != "target" and not row["prompt"]]
     clear = [row for row in others if row["is_clear"]]
     largest = max(clear, key=lambda row: abs(row["standardized"]))
-    assert f"Of {len(others)} unintended changes in the matrix, {len(clear)} are clear" in text
+    assert f"Of {len(others)} unintended changes under vectors, {len(clear)} are clear" in text
     assert f"in {of.name(largest)} under {largest['bias_type']}, layer 15" in text
     worse = [
         row
         for row in clear
         if row["kind"] in ("capability", "text") and row["change"] < 0  # more of each is better
     ]
-    assert f"{len(worse)} are clearly for the worse" in text
+    assert len(worse) == 1 and "text, 1 is clearly for the worse, in log-probability" in text
     assert "a vector does the same at layer 15, dose 0.125, with unintended changes of" in text
     assert "0.05 SD instead of 0.09 SD." in text
     assert not re.search(r"\b(\w+) \1\b|  | ,|\.\.", text)
@@ -162,9 +162,11 @@ def test_nothing_clear_comes_with_what_could_have_been_missed() -> None:
     halves = [
         (row["simultaneous_high"] - row["simultaneous_low"]) / 2
         for row in matrix_rows(quiet, Measures.of(quiet))
-        if row["kind"] != "target" and row["metric"] in ("s2a", "u2a", "log_likelihood")
+        if row["kind"] != "target"
+        and row["coeff"] is not None
+        and row["metric"] in ("s2a", "u2a", "log_likelihood")
     ]
-    assert "None of 80 unintended changes in the matrix is clear, which does not show" in text
+    assert "None of 60 unintended changes under vectors is clear, which does not show" in text
     assert f"{median(halves):.3f} nats per token to either side (median)" in text
     assert "percentage points" in text and "for the worse" not in text
 
@@ -181,8 +183,10 @@ def test_one_clear_change_and_an_unmatched_prompt_read_as_english(found: Tables)
     )
     one = changed(one, "prompt_matches", coeff=None, dose=None, unintended_of_vector=None)
     text = finding_of(one)[0][1]
-    assert "Of 80 unintended changes in the matrix, 1 is clear; measured in standard" in text
-    assert "1 is clearly for the worse" in text
+    assert (
+        "Of 60 unintended changes under vectors, 1 is clear, in log-probability on neutral" in text
+    )
+    assert "1 is clearly for the worse, in log-probability on neutral under race" in text
     assert "no vector of this sweep does the same within its doses." in text
     unknown = changed(
         found,

@@ -129,6 +129,13 @@ def test_measures_come_in_the_order_of_the_matrix(tables: dict[str, Any]) -> Non
     assert shown["change"] is not None and shown["is_clear"] is None
 
 
+def test_shares_are_in_the_matrix_of_a_set_that_has_nothing_else() -> None:
+    rows = [(3, 1.0, None, BEFORE + values(3))]
+    shares = [share("share_a", 0), share("share_b", 1)]
+    found = summarise([measured(BEFORE, rows, shares, data="poll", kind="other")], AXES)
+    assert [measuring.in_matrix for measuring in found.measures] == [True, True]
+
+
 def test_parts_of_a_set_are_rows_outside_the_matrix(tables: dict[str, Any]) -> None:
     key = {"layer": 6, "coeff": -2.0, "set": "pairs"}
     whole = only(tables["side_effects"], group="", **key)
@@ -223,6 +230,7 @@ def test_fidelity_sets_what_was_meant_against_the_rest(tables: dict[str, Any]) -
         assert 0 <= row["unintended"] <= np.sqrt(np.mean(raw) + np.mean(raw_own))
         wanted = row["intended"] / (abs(row["intended"]) + row["unintended"])
         assert row["fidelity"] == pytest.approx(wanted)
+        assert row["dose"] == (None if row["prompt"] else 0.2)
         assert row["fidelity_low"] <= row["fidelity"] <= row["fidelity_high"]
     best = {
         (r["layer"], r["coeff"], r["prompt"]) for r in rows_of(tables["fidelity"], is_best=True)

@@ -124,7 +124,7 @@ def test_texts_of_lines_and_of_a_column(tmp_path: Path) -> None:
 
 
 def test_the_neutral_texts_are_fifty_different_paragraphs() -> None:
-    path = Path(__file__).parents[4] / "examples" / "neutral-texts.txt"
+    path = Path(local_path("embedded:neutral-texts.txt"))
     texts = [e.texts[0] for e in load_examples(str(path), "text").examples]
     assert len(texts) == len(set(texts)) == 50
     assert all(40 <= len(text.split()) <= 90 for text in texts)
