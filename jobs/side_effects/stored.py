@@ -124,8 +124,7 @@ class StoredSets:
     @property
     def sources(self) -> list[DataSource]:
         """Where the texts of all data come from."""
-        texts = [self.own.texts(), *(self._texts(name) for name in self._set_names)]
-        return [DataSource.of(table) for table in texts]
+        return [DataSource.of(self._texts(name)) for name in self._set_names]
 
     @cached_property
     def _tables(self) -> StoredTables:
@@ -232,6 +231,11 @@ class StoredSideEffects(StoredSets):
                 yield from self._of_own_data(group, baseline)
                 yield from self._transferred(group)
         yield from super().measured()
+
+    @property
+    def sources(self) -> list[DataSource]:
+        """See ``StoredSets``."""
+        return [DataSource.of(self.own.texts()), *super().sources]
 
     @cached_property
     def _own_baselines(self) -> dict[Group, ScoredChoices]:
