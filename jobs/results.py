@@ -80,7 +80,7 @@ class Results(ABC):
 
     @cached_property
     def side_effects(self) -> pd.DataFrame:
-        """What else steering moved: a row per vector, layer, coefficient, data set and metric.
+        """What else steering moved: a row per steering and measure.
 
         ``kind``, ``set``, ``group``, ``metric``; ``before``, ``after``, ``change`` with
         ``change_low`` and ``change_high`` (95 %, for one number alone); ``is_clear`` and ``p`` hold

@@ -18,7 +18,7 @@ from jobs.persona.spec import PersonaSpec
 from jobs.scoring.choice_rows import ChoiceRows
 from jobs.scoring.groups import Group
 from jobs.scoring.measured import protocol_of_sets, read_sets
-from jobs.scoring.resolve import check_sets, with_side_layers
+from jobs.scoring.resolve import check_sets, side_effects_in
 from jobs.scoring.side_effects_spec import SideEffects, SideEffectsSpec
 from jobs.scoring.spec import (
     Measures,
@@ -105,9 +105,9 @@ def measuring_sweep(
     Raises:
         UserError: a set cannot be read, or a model cannot take it; cells outside the grid.
     """
-    if spec.side_effects.is_empty:
+    of_sets = _measuring_spec(spec)
+    if of_sets.side_effects.is_empty:
         return None
-    of_sets = with_side_layers(_measuring_spec(spec))
     rows = ChoiceRows(())
     sweep = MeasuringSweep(
         of_sets,
@@ -124,24 +124,24 @@ def measuring_sweep(
 
 
 def _measuring_spec(spec: PersonaSpec) -> MeasuringSpec:
-    found = MeasuringSpec(
+    grid = spec.steering
+    side_effects = side_effects_in(spec.side_effects, grid.layers, grid.coeffs)
+    if side_effects.cells.coeffs is None:
+        # Answers need coefficient 0 as a baseline; data sets are scored without steering anyway.
+        coeffs = tuple(coeff for coeff in grid.coeffs if coeff)
+        cells = side_effects.cells.model_copy(update={"coeffs": coeffs})
+        side_effects = side_effects.model_copy(update={"cells": cells})
+    return MeasuringSpec(
         job=spec.job,
         models=spec.models,
-        steering=SteeringSpec(layers=spec.steering.layers, coeffs=spec.steering.coeffs),  # type: ignore[call-arg]
-        side_effects=spec.side_effects,
-        compute=spec.compute,
+        steering=SteeringSpec(layers=grid.layers, coeffs=grid.coeffs),  # type: ignore[call-arg]
+        side_effects=side_effects,
+        # Replicas of this job do not use the engine's kernels, so a plan must not time them.
+        compute=spec.compute.model_copy(update={"accelerate": "off"}),
         certificate=spec.certificate,
         storage=spec.storage,
         output=spec.output,
     )
-    side_effects = found.side_effects
-    if side_effects.cells.coeffs is not None:
-        return found
-    # Answers at coefficient 0 show what the model says by itself; of rows the baseline does.
-    coeffs = tuple(coeff for coeff in spec.steering.coeffs if coeff)
-    cells = side_effects.cells.model_copy(update={"coeffs": coeffs})
-    side_effects = side_effects.model_copy(update={"cells": cells})
-    return found.model_copy(update={"side_effects": side_effects})
 
 
 def _sweep_model(model: PersonaModel, rows: ChoiceRows) -> SweepModel:

@@ -92,16 +92,6 @@ class PersonaResults(Results):
         frame: pd.DataFrame = stored.to_pandas()
         return frame.astype({"instruction": "Int32"})
 
-    @cached_property
-    def side_effects(self) -> pd.DataFrame:
-        """What steering moved on other data: a row per vector, layer, coefficient, set and metric.
-
-        ``kind``, ``set``, ``group``, ``metric``; ``before``, ``after``, ``change`` with
-        ``change_low`` and ``change_high`` (95 %, for one number alone); ``is_clear`` and ``p`` hold
-        for all changes of a model together. No rows if the sweep has no ``side_effects``.
-        """
-        return self.summary.get("side_effects", pd.DataFrame())
-
     def flat_side_effects(self) -> FlatRows:
         """See ``Results``."""
         stored = self._output.side_effects

@@ -35,9 +35,10 @@ def two_sets(folder: Path) -> dict[str, Any]:
 def two_traits(folder: Path) -> dict[str, Any]:
     """One whose vectors are made of contrasted answers, and one that brings its own."""
     rng = np.random.default_rng(3)
-    width = json.loads((model_path("gemma2-tiny") / "config.json").read_text())["hidden_size"]
+    config = json.loads((model_path("gemma2-tiny") / "config.json").read_text())
     vectors = folder / "vectors.safetensors"
-    given = {layer: rng.standard_normal(width).astype(np.float32) for layer in LAYERS}
+    layers = range(1, 1 + config["num_hidden_layers"])
+    given = {n: rng.standard_normal(config["hidden_size"]).astype(np.float32) for n in layers}
     vectors.write_bytes(to_safetensors(SteeringVectors(given, {}), {}))
     return {
         "kind": {"path": str(write_trait(folder, "kind.json"))},
@@ -228,6 +229,13 @@ def test_plan_counts_rows_and_times_them(tmp_path: Path) -> None:
         ({"side_effects": {"transfer": True}}, "side_effects.transfer is not available"),
         ({"side_effects": {"quiz": {"path": "no.jsonl"}}}, "side_effects.quiz: no.jsonl: no such"),
         ({"side_effects": {"cells": {"layers": [4]}}}, "4 is not in steering.layers"),
+        (
+            {
+                "side_effects": {"cells": {"layers": [9]}},
+                "steering": {"layers": "all", "coeffs": [1]},
+            },
+            "9 is not in steering.layers",
+        ),
         ({"prompts": {"careful": "Answer with care. "}}, "prompts"),
     ],
 )
