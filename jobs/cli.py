@@ -508,7 +508,7 @@ def export(
 @app.command()
 def schema(
     job: Annotated[
-        str, typer.Option(metavar="NAME", help="Kind of sweep: stereoset or persona")
+        str, typer.Option(metavar="NAME", help="Kind of sweep: stereoset, choices or persona")
     ] = "stereoset",
 ) -> None:
     """Print the JSON Schema of the sweep file.

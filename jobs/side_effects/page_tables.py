@@ -120,7 +120,7 @@ def _prompts(tables: Tables) -> Table:
                 _change(row, target, "change_low", "change_high"),
                 MISSING if row["layer"] is None else Cell(str(row["layer"]), row["layer"]),
                 *(
-                    Cell(number(row[name], digits), row[name]) if is_number(row[name]) else MISSING
+                    _number_cell(row[name], digits)
                     for name, digits in (
                         ("dose", 3),
                         ("coeff", 3),
@@ -171,7 +171,7 @@ def _picked(tables: Tables) -> Table:
                 word_cell(row["metric"]),
                 Cell(of.text(row["change_choosing"]), row["change_choosing"]),
                 _change(row, of, "change_low", "change_high"),
-                Cell(number(row["unintended_choosing"], 2), row["unintended_choosing"]),
+                _number_cell(row["unintended_choosing"]),
                 _ranged(row, "unintended"),
                 word_cell("yes" if row["still_holds"] else "no"),
             )
@@ -189,6 +189,10 @@ def _change(row: Row, shown: Shown, low: str, high: str, mark: str = "") -> Cell
     has_range = is_number(row[low]) and is_number(row[high])
     detail = shown.range(row[low], row[high]) if has_range else ""
     return Cell(shown.signed(row["change"]), row["change"], detail, mark)
+
+
+def _number_cell(value: float | None, digits: int = 2) -> Cell:
+    return Cell(number(value, digits), value) if value is not None and is_number(value) else MISSING
 
 
 def _every_cell(tables: Tables) -> Table:
@@ -220,9 +224,7 @@ def _every_cell(tables: Tables) -> Table:
                 else MISSING,
                 _change(row, shown, "change_low", "change_high", "*" if row["is_clear"] else ""),
                 _together(row, shown),
-                Cell(number(row["standardized"], 2), row["standardized"])
-                if is_number(row["standardized"])
-                else MISSING,
+                _number_cell(row["standardized"]),
                 count_cell(row["num_examples"]),
                 count_cell(row["num_clusters"]),
             )

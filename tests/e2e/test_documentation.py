@@ -17,14 +17,18 @@ from tests.unit.test_docs import ROOT, commands
 
 SMALLER = {
     "embedded:smollm2": "embedded:gemma2-tiny",
-    '{path: "embedded:everyday.json"}': '{path: "embedded:everyday.json", limit: 4}',
+    '{path: "embedded:everyday.json"}': '{path: "embedded:everyday.json", bias_types: [gender]}',
     "[10, 20]": "[2, 4]",
     "[10,15,20]": "[2,3,4]",
     "layers: [20]": "layers: [4]",
     "random: 19, shuffled: 19": "random: 1, shuffled: 1",
     "limit: 20}": "limit: 2}",
 }
-DEMO = ["--set", "compute.executor=in_process", "--set", "data.limit=2"]
+DEMO = [
+    "--set=compute.executor=in_process",
+    "--set=data.bias_types=[gender]",
+    "--set=steering.layers=[4]",
+]
 OF_THE_HUB = ["models.base.path=Qwen/Qwen2.5-0.5B"]
 INSTEAD = ["models.base.path=embedded:gemma2-tiny", "data.path=embedded:examples.json"]
 """A hub's model with downloaded data is replaced by these, and only planned."""

@@ -14,7 +14,8 @@ import yaml
 from jobs import __version__
 from jobs.cli import app
 from jobs.stereoset.headline import PAPER
-from jobs.sweeps.registry import load_any_spec
+from jobs.sweeps.registry import load_any_spec, names, spec_type
+from tools.spec_keys import keys_of_job
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*.md")])
@@ -107,6 +108,18 @@ def test_a_command_or_an_option_that_is_not_there_would_be_found() -> None:
 @pytest.mark.parametrize("spec", EXAMPLES, ids=name)
 def test_examples_are_valid(spec: Path) -> None:
     assert load_any_spec(str(spec)).output.startswith("runs/")
+
+
+@pytest.mark.parametrize("job", names())
+def test_the_reference_has_every_key_and_describes_it(job: str) -> None:
+    lines = [line for line in keys_of_job(job).splitlines() if line.startswith("| `")]
+    rows = [line.strip("| ").split(" | ") for line in lines]
+    schema = spec_type(job).model_json_schema()
+    parts = [schema, *schema["$defs"].values()]
+    keys = {f"`{key}`" for part in parts for key in part.get("properties", ())}
+    assert keys <= {row[0] for row in rows}
+    without_meaning = [row[0] for row in rows if len(row[-1]) < 12]  # the role is the last cell
+    assert not without_meaning
 
 
 def test_the_citation_is_of_this_version_and_names_both_papers() -> None:

@@ -237,6 +237,12 @@ def test_tables_have_a_row_for_each_row(found: Tables) -> None:
     assert "picked" not in {table.name for table in tables_of(none)}
 
 
+def test_a_picked_steering_without_unintended_change_is_shown(found: Tables) -> None:
+    picked = changed(found, "picked", unintended=None, unintended_choosing=None)
+    made = {table.name: table for table in tables_of(picked)}
+    assert len(made["picked"].rows) == 3
+
+
 def test_pages_show_side_effects_and_are_as_before_without(found: Tables) -> None:
     facts = facts_of(synthetic(["base"], [5, 15], [-0.2, 0.2]), record_of())
     choices = choice_tables(num_draws=0)
