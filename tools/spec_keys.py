@@ -46,7 +46,7 @@ def _row(
 ) -> tuple[str, ...]:
     default = "" if groups or "default" not in value else _shown(value["default"])
     kinds = [_link(title) for title, _ in groups] or [_kind(value)]
-    meaning = _plain(value) or (_plain(groups[0][1]) if groups else "")
+    meaning = _plain(value) or (_plain(groups[0][1]) if len(groups) == 1 else "")
     return (
         f"`{name}`",
         ", ".join(kinds),

@@ -31,7 +31,7 @@ POOLINGS: tuple[StatePooling, ...] = get_args(StatePooling)
 
 
 class TraitSpec(SpecModel):
-    """A trait's files."""
+    """The files that describe a trait."""
 
     path: str = Field(
         min_length=1,
@@ -54,7 +54,7 @@ class TraitSpec(SpecModel):
 
 
 class ContrastSpec(SpecModel):
-    """The answers that vectors are made of."""
+    """The answers that vectors are made from."""
 
     rollouts: AtLeastOne = Field(
         1,
@@ -124,7 +124,7 @@ class GenerationSpec(SpecModel):
 
 
 class PersonaVectorsSpec(SpecModel):
-    """How vectors are made of the effective pairs."""
+    """How vectors are made from the pairs that were kept."""
 
     pooling: StatePooling = Field(
         "response_mean",
@@ -134,7 +134,7 @@ class PersonaVectorsSpec(SpecModel):
 
 
 class PersonaSteeringSpec(SpecModel):
-    """The steered grid."""
+    """Where and how hard answers are steered."""
 
     layers: Layers = Field(
         description="1-based: L is blocks.{L-1}.resid_post, the stream after block L. A number, a "
@@ -165,7 +165,7 @@ class PersonaSteeringSpec(SpecModel):
 
 
 class PersonaSpec(JobSpec):
-    """Persona vectors: found, steered with, judged, watched and compared."""
+    """A sweep over character traits of chat models."""
 
     job: Literal["persona"] = Field(
         description="The kind of sweep", json_schema_extra=role("identity")
@@ -182,7 +182,7 @@ class PersonaSpec(JobSpec):
     )
     contrast: ContrastSpec = ContrastSpec()  # type: ignore[call-arg]
     generation: GenerationSpec = GenerationSpec()  # type: ignore[call-arg]
-    judge: JudgeSpec
+    judge: JudgeSpec = Field(description="How answers are scored; the kind decides the other keys")
     filter: FilterSpec = FilterSpec()  # type: ignore[call-arg]
     vectors: PersonaVectorsSpec = PersonaVectorsSpec()  # type: ignore[call-arg]
     steering: PersonaSteeringSpec

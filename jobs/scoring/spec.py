@@ -98,7 +98,7 @@ class VectorsSpec(SpecModel):
 
 
 class SteeringSpec(SpecModel):
-    """The steered grid."""
+    """Where, how and how hard the model is steered."""
 
     layers: Layers = Field(
         description="1-based: 1 is the stream after the first block. A number, a range such as "
