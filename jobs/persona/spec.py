@@ -172,12 +172,12 @@ class PersonaSpec(JobSpec):
     )
     models: dict[ModelName, ModelEntry] = Field(
         min_length=1,
-        description="Models to steer, by a name of your choice; each has rows of its own",
+        description="Models to steer, by names of your choice; results are given for each",
         json_schema_extra=role("grid"),
     )
     traits: dict[ModelName, TraitSpec] = Field(
         min_length=1,
-        description="Traits by a name of your choice, each with its files",
+        description="Traits by names of your choice, each with its files",
         json_schema_extra=role("grid"),
     )
     contrast: ContrastSpec = ContrastSpec()  # type: ignore[call-arg]

@@ -205,7 +205,7 @@ Models = Annotated[
     dict[ModelName, ModelEntry],
     Field(
         min_length=1,
-        description="Models to steer, by a name of your choice; each has rows of its own",
+        description="Models to steer, by names of your choice; results are given for each",
         json_schema_extra=role("grid"),
     ),
 ]

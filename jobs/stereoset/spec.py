@@ -56,7 +56,7 @@ class DataSpec(ScoredDataSpec):
     ] = Field(
         BIAS_TYPES,
         min_length=1,
-        description="Groups of examples; each has steering vectors of its own",
+        description="Groups of examples; vectors are fitted for each group separately",
         json_schema_extra=role("grid"),
     )
     limit: StrictInt | None = Field(
