@@ -12,11 +12,11 @@ from typing import Any
 
 from cluster.storage import Storage, StorageSpec
 from jobs.console import warn
-from jobs.results import Results, open_results, results_of
+from jobs.results import Results
 from jobs.spec import JobSpec
 from jobs.sweeps import commands
 from jobs.sweeps.estimate import PlanOptions
-from jobs.sweeps.registry import load_any_spec
+from jobs.sweeps.registry import load_any_spec, open_results, results_of
 from steersweep.errors import UserError
 
 _TASKS_FAILED = 1
