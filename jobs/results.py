@@ -76,6 +76,16 @@ class Results(ABC):
             return self._computed_summary()
         return {name: self._stored_table(key) for name, key in stored.items()}
 
+    @cached_property
+    def side_effects(self) -> pd.DataFrame:
+        """What else steering moved: a row per steering and measure.
+
+        ``kind``, ``set``, ``group``, ``metric``; ``before``, ``after``, ``change`` with
+        ``change_low`` and ``change_high`` (95 %, for one number alone); ``is_clear`` and ``p`` hold
+        for all changes of a model together. No rows if the sweep has no ``side_effects``.
+        """
+        return self.summary.get("side_effects", pd.DataFrame())
+
     def read_all(self) -> Self:
         """Read every table now, so that a damaged one is found at once; returns itself.
 

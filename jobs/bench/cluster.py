@@ -35,8 +35,8 @@ from jobs.bench.rows import draw_examples, train_tokenizer
 from jobs.bench.shapes import build_shape
 from jobs.identity import digest
 from jobs.scoring.batch_size import tuning_key
+from jobs.scoring.set_scorer import Payload, SteeringOf
 from jobs.scoring.tables import part_key, vectors_key
-from jobs.scoring.worker import Payload, SteeringOf
 from jobs.spec import CertificateSpec
 from jobs.stereoset.groups import group_of
 from jobs.stereoset.tables import StereoSetRows

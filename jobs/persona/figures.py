@@ -19,12 +19,13 @@ from jobs.figures.style import DIVERGING, FAINT, GREY, category_style, styled
 from jobs.page.words import coefficient
 from jobs.persona.questions import QuestionsAsked, questions_asked
 from jobs.persona.tables import FROM_FILE
+from jobs.side_effects.figures import NAMES as SIDE_EFFECTS
 
 if TYPE_CHECKING:  # it loads torch, which processes that draw figures do without
     from jobs.persona.summary import PersonaSummary
 
-NAMES = re.compile(r"(scores|projections|cosines)-.*")
-"""Of all figures that are made here."""
+NAMES = re.compile(rf"(scores|projections|cosines)-.*|{SIDE_EFFECTS.pattern}")
+"""Of all figures of a report."""
 BROKEN_DOWN = 50.0
 """Coherence below which the text is said to have broken down."""
 COSINES_NOTE = "Of the vectors that steer. 1: the same direction; 0: at right angles."

@@ -14,10 +14,15 @@ from jobs.persona.judges.prompts import COHERENCE_PROMPT, fill
 from jobs.persona.output import PersonaOutput
 from jobs.persona.plan import Asked, answer_tasks, contrast_rows, rows_per_task, steered_rows
 from jobs.persona.resolve import IDS_VERSION, PersonaModel, PersonaSweep
+from jobs.persona.side_effects import inventory_of, planned_with
 from jobs.persona.spec import PersonaSpec
 from jobs.persona.status import DONE, Table
 from jobs.persona.tables import Phase
 from jobs.persona.times import NO_TIMES, LeftTask, Times, times_of
+from jobs.persona.worker import states_batch_tokens
+from jobs.scoring.forecast.command import Planner
+from jobs.scoring.forecast.show import SweepForecast
+from jobs.scoring.forecast.show import headline as headline_of_rows
 from jobs.sweeps.estimate import PLAN_VERSION, Estimate, PlanOptions
 from jobs.sweeps.here import check_gpus_are_here
 from jobs.sweeps.same_sweep import check_same_sweep
@@ -60,6 +65,7 @@ class PersonaForecast(Estimate):
 
     Attributes:
         times: None if nothing is left, or for outputs of earlier versions.
+        side_effects: of data sets; None if there are none.
         unfinished: what has not been done to all answers that are there: ``judged``, ``projected``.
     """
 
@@ -67,6 +73,7 @@ class PersonaForecast(Estimate):
     phases: Sequence[PhaseForecast]
     times: Times | None = None
     unfinished: Sequence[str] = ()
+    side_effects: SweepForecast | None = None
 
     def show(self) -> None:
         """See ``Estimate``."""
@@ -81,6 +88,7 @@ class PersonaForecast(Estimate):
             "device": self.sweep.device,
             "phases": [asdict(phase) for phase in self.phases],
             **(NO_TIMES if times is None else times.as_json()),
+            **({} if self.side_effects is None else {"side_effects": self.side_effects.as_json()}),
         }
 
 
@@ -111,7 +119,19 @@ def plan(
     left = [task for _, tasks in forecasts for task in tasks]
     times = times_of(output, sweep, left, options) if left else None
     phases = [phase for phase, _ in forecasts]
-    return PersonaForecast(sweep, phases, times, list(_unfinished(output.index, phases)))
+    unfinished = list(_unfinished(output.index, phases))
+    return PersonaForecast(sweep, phases, times, unfinished, _of_sets(output, sweep, options))
+
+
+def _of_sets(
+    output: PersonaOutput, sweep: PersonaSweep, options: PlanOptions
+) -> SweepForecast | None:
+    if sweep.measuring is None:
+        return None
+    tokens = states_batch_tokens(sweep.spec.compute, sweep.device)
+    known, added = planned_with(sweep.measuring, output.planned, tokens)
+    inventory = inventory_of(output.storage, [*known, *added], output.index)
+    return Planner(sweep.measuring, inventory, output.storage, None, options).forecast()
 
 
 def _unfinished(parts: Parts, phases: Sequence[PhaseForecast]) -> Iterator[str]:
@@ -219,6 +239,9 @@ def headline(plan: PersonaForecast) -> str:
 def _show(plan: PersonaForecast) -> None:
     sweep, phases, spec = plan.sweep, plan.phases, plan.sweep.spec
     say(headline(plan), at=Verbosity.QUIET)
+    if plan.side_effects is not None:
+        words = "Side effects, which the line above leaves out: "
+        say(f"{words}{headline_of_rows(plan.side_effects)}", at=Verbosity.QUIET)
     groups: dict[str, list[list[str]]] = {}
     for phase in phases:
         groups.setdefault(f"\n{phase.model}, {phase.trait}", []).append(

@@ -45,6 +45,7 @@ class Parts:
         cells: layers and positions that are steered; empty in outputs of earlier versions.
         num_rows: answers that are planned, by group and phase.
         vectors: storage key of the vectors that steer, by group.
+        side_effects: ids of the tasks in the manifest that score the sweep's data sets.
         rows_per_task: answers of a task if the spec says auto.
         version: of the index that was read; None if there is none.
     """
@@ -56,6 +57,7 @@ class Parts:
     pairs: dict[Group, EffectivePairs] = field(default_factory=dict)
     vectors: dict[Group, str] = field(default_factory=dict)
     projections: dict[tuple[Group, Phase], list[PartRef]] = field(default_factory=dict)
+    side_effects: list[str] = field(default_factory=list)
     rows_per_task: int = ROWS_PER_TASK
     version: int | None = None
 
@@ -69,6 +71,8 @@ class Parts:
             **{name: _plain(getattr(self, name)) for name in ("answers", "scores", "projections")},
             "pairs": [[g.model, g.trait, asdict(pairs)] for g, pairs in self.pairs.items()],
             "vectors": [[g.model, g.trait, key] for g, key in self.vectors.items()],
+            # Absent from the index of a sweep without data sets, which stays what it was.
+            **({"side_effects": self.side_effects} if self.side_effects else {}),
         }
         return json.dumps(content, indent=1).encode()
 
@@ -112,6 +116,7 @@ class Parts:
                 for m, t, pairs in content["pairs"]
             },
             vectors={Group(m, t): key for m, t, key in content["vectors"]},
+            side_effects=[str(plan_id) for plan_id in content.get("side_effects", ())],
             rows_per_task=int(content.get(ROWS_PER_TASK_KEY, ROWS_PER_TASK)),
             version=content["index_version"],
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,10 +17,15 @@ from jobs.persona.traits import read_trait
 from jobs.persona.workflow import PersonaWorkflow
 from jobs.resources import EMBEDDED, local_path
 from jobs.results import Results
+from jobs.scoring.job import SIDE_GROWS
+from jobs.scoring.measured import TEXTS
+from jobs.scoring.output import held_side_effects, wanted_side_effects
 from jobs.sweeps.estimate import Estimate, PlanOptions
 from jobs.sweeps.job import Files, Growth, Job, Shipment
 from jobs.sweeps.report import ReportOptions
 from jobs.sweeps.session import DriverState
+
+_SIDE_KEYS = ("side_effects", "side_effects.cells.layers", "side_effects.cells.coeffs")
 
 
 class PersonaJob(Job[PersonaSpec, PersonaSweep, PersonaOutput]):
@@ -29,7 +34,7 @@ class PersonaJob(Job[PersonaSpec, PersonaSweep, PersonaOutput]):
     name = "persona"
     spec_type = PersonaSpec
     output_type = PersonaOutput
-    owns = (INDEX_KEY, *PART_FOLDERS, "judge/", "vectors/")
+    owns = (INDEX_KEY, *PART_FOLDERS, "judge/", "vectors/", "manifest/", TEXTS)
     marker = INDEX_KEY
     # What a smaller grid leaves out stays in storage, and the index no longer names it.
     grows: ClassVar[Mapping[str, Growth]] = {
@@ -38,6 +43,7 @@ class PersonaJob(Job[PersonaSpec, PersonaSweep, PersonaOutput]):
         "steering.layers": Growth("layers", keeps=False),
         "steering.coeffs": Growth("coeffs", keeps=False),
         "steering.positions": Growth("positions", keeps=False),
+        **{key: SIDE_GROWS[key] for key in _SIDE_KEYS},
     }
 
     def resolve(
@@ -55,6 +61,16 @@ class PersonaJob(Job[PersonaSpec, PersonaSweep, PersonaOutput]):
             refuse_other_sweep(output, sweep)
             return []
         return super().changes(sweep, output)
+
+    def held(self, output: PersonaOutput) -> Mapping[str, Iterable[Any]]:
+        """See ``Job``; of the tasks that the index names, as their rows stay."""
+        held = held_side_effects(output.counted)
+        return {key: held[key] for key in _SIDE_KEYS}
+
+    def wanted(self, sweep: PersonaSweep) -> Mapping[str, Iterable[Any]]:
+        """See ``Job``."""
+        wanted = {} if sweep.measuring is None else wanted_side_effects(sweep.measuring)
+        return {key: wanted.get(key, ()) for key in _SIDE_KEYS}
 
     def workflow(self, sweep: PersonaSweep, output: PersonaOutput, files: Files) -> PersonaWorkflow:
         """See ``Job``."""
@@ -106,5 +122,6 @@ class PersonaJob(Job[PersonaSpec, PersonaSweep, PersonaOutput]):
                 (f"traits.{name}.vectors", trait.vectors)
                 for name, trait in spec.traits.items()
                 if trait.vectors is not None
-            ],
+            ]
+            + spec.side_effects.files,
         )

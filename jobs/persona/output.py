@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
+from jobs.persona.index import Group as TraitGroup
 from jobs.persona.index import Parts
+from jobs.persona.side_effects import inventory_of, kind_of_vectors
 from jobs.persona.stored import parts_of
+from jobs.scoring.groups import Group
+from jobs.scoring.inventory import Inventory
+from jobs.scoring.manifest import from_tables
+from jobs.scoring.plan import PlannedTask
+from jobs.scoring.tables import SIDE_EFFECTS, SIDE_EFFECTS_BASELINE
+from jobs.side_effects.stored import StoredSets
 from jobs.sweeps.certificate_file import Checked
 from jobs.sweeps.job import StoredOutput
 from jobs.sweeps.parts import StoredParts
 
-PART_FOLDERS = ("answers/", "scores/", "sums/", "projections/")
+_SIDE_FOLDERS = (f"{SIDE_EFFECTS}/", f"{SIDE_EFFECTS_BASELINE}/")
+PART_FOLDERS = ("answers/", "scores/", "sums/", "projections/", *_SIDE_FOLDERS)
 
 
 class PersonaOutput(StoredOutput):
@@ -33,6 +43,45 @@ class PersonaOutput(StoredOutput):
         parts = StoredParts(self.storage, PART_FOLDERS, reads_rows=True)
         parts.check_all()
         return parts
+
+    @property
+    def spec(self) -> Mapping[str, Any]:
+        """The recorded spec; empty if ``run.json`` is lost."""
+        spec: Mapping[str, Any] = (self.record or {}).get("spec", {})
+        return spec
+
+    @cached_property
+    def manifest(self) -> Sequence[Any]:
+        """The generations of planned tasks of data sets."""
+        return self.ledger.read_manifest()
+
+    @cached_property
+    def planned(self) -> list[PlannedTask]:
+        """Every task of data sets that was ever planned here, also those that no longer count."""
+        return from_tables(self.manifest)
+
+    @property
+    def counted(self) -> list[PlannedTask]:
+        """The tasks of data sets that the sweep consists of."""
+        named = set(self.index.side_effects)
+        return [task for task in self.planned if task.plan_id in named]
+
+    @cached_property
+    def inventory(self) -> Inventory:
+        """What is planned and done of data sets."""
+        return inventory_of(self.storage, self.counted, self.index)
+
+    @property
+    def side_effects(self) -> StoredSets:
+        """The rows of data sets, as a summary of side effects takes them (``measured``)."""
+        return StoredSets(self)
+
+    def vectors_elsewhere(self, group: Group) -> str:
+        """What a trait's vectors, which steer data sets, are made of: ``in_sample`` or ``file``.
+
+        ``in_sample`` stands for contrasted answers, also before they are there.
+        """
+        return kind_of_vectors(self.index.vectors.get(TraitGroup(group.model, *group.key), ""))
 
     @property
     def certified(self) -> Checked:

@@ -14,10 +14,20 @@ from jobs.console import link, print_tables, say, warn
 from jobs.examples_file import read_examples, write_examples
 from jobs.persona.comparison import KEYS, Comparison, compare, print_comparisons
 from jobs.persona.examples import examples_of_answers
+from jobs.persona.measuring import AXES
 from jobs.persona.output import PersonaOutput
-from jobs.persona.status import not_there
+from jobs.persona.status import missing_of
 from jobs.persona.stored import judged_answers
 from jobs.persona.summary import PersonaSummary, pooled, summarise
+from jobs.scoring.non_finite import described
+from jobs.side_effects.report import (
+    Tables,
+    on_page,
+    picked_as_json,
+    report_side_effects,
+    side_effect_figures,
+    side_effect_tables,
+)
 from jobs.sweeps.certificate_file import write_certificate
 from jobs.sweeps.report import ReportOptions, parse_by, write_table
 from jobs.words import coefficient
@@ -44,7 +54,8 @@ def report(output: PersonaOutput, options: ReportOptions) -> dict[str, Any]:
     for group, pairs in parts.pairs.items():
         say(pairs.line(str(group)))
     summary = summarise(storage, parts)
-    missing = not_there(parts)
+    side_effects = side_effects_of(output, options.pick)
+    missing = missing_of(output)
     if missing:
         warn(f"the sweep is not complete yet ({missing} missing); the report covers the rest")
     for name, frame in summary.tables().items():
@@ -61,12 +72,30 @@ def report(output: PersonaOutput, options: ReportOptions) -> dict[str, Any]:
     elif len(shown):
         print_result(shown)
     print_comparisons(comparisons)
-    certificate = write_certificate(storage, output.footers(), output.certified)
+    report_side_effects(storage, side_effects, has_pick=options.pick is not None)
+    for line in described(output.inventory):
+        warn(line)
+    of_sets = output.inventory.footers()
+    certificate = write_certificate(storage, output.footers(), output.certified, of_sets)
     say(f"tables:  {storage.uri_of('summary')}")
-    page = {"certificate": certificate["overall"], "comparisons": comparisons, "missing": missing}
-    _draw(output, summary, page, figures=options.figures)
+    page = {
+        "certificate": certificate["overall"],
+        "comparisons": comparisons,
+        "missing": missing,
+        "side_effects": on_page(side_effects),
+    }
+    _draw(output, summary, side_effects, page, figures=options.figures)
     result = json.loads(shown.to_json(orient="records", double_precision=15))
-    return {"certificate": certificate["overall"], "result": result}
+    return {
+        "certificate": certificate["overall"],
+        "result": result,
+        **picked_as_json(side_effects),
+    }
+
+
+def side_effects_of(output: PersonaOutput, pick: str | None = None) -> Tables:
+    """The tables about side effects; raises as ``side_effect_tables``."""
+    return side_effect_tables(output.side_effects, AXES, pick)
 
 
 def _write_comparisons(storage: Storage, comparisons: Sequence[Comparison]) -> None:
@@ -80,7 +109,12 @@ def _write_comparisons(storage: Storage, comparisons: Sequence[Comparison]) -> N
 
 
 def _draw(
-    output: PersonaOutput, summary: PersonaSummary, page: Mapping[str, Any], *, figures: bool
+    output: PersonaOutput,
+    summary: PersonaSummary,
+    side_effects: Tables,
+    page: Mapping[str, Any],
+    *,
+    figures: bool,
 ) -> None:
     # matplotlib takes a second to load, and only this needs it.
     from jobs.figures.write import FIGURES, write_figures
@@ -90,7 +124,7 @@ def _draw(
 
     storage = output.storage
     if figures:
-        drawn = planned_figures(summary)
+        drawn = {**planned_figures(summary), **side_effect_figures(side_effects)}
         write_figures(storage, drawn, NAMES)
         say(f"figures: {storage.uri_of(FIGURES)} ({len(drawn)} as PNG and PDF)")
     write_page(storage, summary, output.record or {}, **page)

@@ -13,6 +13,7 @@ import transformers
 
 from jobs.grid import with_all_layers
 from jobs.identity import digest
+from jobs.persona.measuring import MeasuringSweep, measuring_sweep
 from jobs.persona.prompts import (
     Prompt,
     PromptKey,
@@ -25,6 +26,7 @@ from jobs.persona.prompts import (
 from jobs.persona.spec import PersonaSpec
 from jobs.persona.traits import Trait, read_trait
 from jobs.resources import local_path
+from jobs.scoring.measured import MeasuredSet
 from jobs.spec import ModelSpec, identity_of
 from jobs.vector_files import content_digest, read_vectors_of_spec
 from steering_core.exchange.vector_file import VectorFile
@@ -108,6 +110,7 @@ class PersonaSweep:
         ids: version of row and task ids; below ``IDS_VERSION`` for an earlier output, which is read
             and checked but never continued.
         rows_per_task: what ``compute.examples_per_task: auto`` means. Decided once for an output.
+        measuring: the data sets of ``side_effects``; None if there are none.
     """
 
     spec: PersonaSpec
@@ -116,6 +119,7 @@ class PersonaSweep:
     traits: Mapping[str, PersonaTrait]
     ids: int = IDS_VERSION
     rows_per_task: int = ROWS_PER_TASK
+    measuring: MeasuringSweep | None = None
 
     def resolved_spec(self) -> dict[str, Any]:
         """The spec as plain data, every ``auto`` that decides answers filled in."""
@@ -125,7 +129,14 @@ class PersonaSweep:
             spec["models"][name]["dtype"] = model.dtype
             if not model.source.is_local:
                 spec["models"][name]["revision"] = model.source.revision
+        for name, found in self.measured.items():
+            spec["side_effects"][name]["format"] = found.dataset.name
         return spec
+
+    @property
+    def measured(self) -> Mapping[str, MeasuredSet]:
+        """Data sets of ``side_effects``, by name."""
+        return {} if self.measuring is None else self.measuring.measured
 
     def identity(self) -> dict[str, Any]:
         """Flat description of what decides the numbers, but for the grid, which may grow."""
@@ -146,6 +157,8 @@ class PersonaSweep:
         for name, model in self.models.items():
             identity = model.identity(self.ids)
             description |= {f"models.{name} ({key})": value for key, value in identity.items()}
+        for found in self.measured.values():
+            description |= found.identity()
         if self.ids == 1:
             return description
         for trait_name, asked in questions_of(self.spec, self.traits).items():
@@ -223,7 +236,8 @@ def resolve(
             traits[name] = replace(traits[name], vectors=vectors)
     if rows_per_task is None:
         rows_per_task = _ROWS_PER_TASK_ON_CUDA if kind == "cuda" else ROWS_PER_TASK
-    return PersonaSweep(spec, kind, models, traits, ids, rows_per_task)
+    measuring = measuring_sweep(spec, kind, models)
+    return PersonaSweep(spec, kind, models, traits, ids, rows_per_task, measuring)
 
 
 def _trait(name: str, spec: PersonaSpec) -> PersonaTrait:

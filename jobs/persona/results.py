@@ -12,7 +12,9 @@ from cluster.parts import check_part
 from jobs.data_source import source_of_persona
 from jobs.examples_file import read_examples
 from jobs.persona.examples import examples_of_answers
+from jobs.persona.measuring import AXES
 from jobs.persona.output import PersonaOutput
+from jobs.persona.report import side_effects_of
 from jobs.persona.stored import (
     JUDGED_SCHEMA,
     judged_answers,
@@ -22,6 +24,7 @@ from jobs.persona.stored import (
 )
 from jobs.persona.summary import summarise
 from jobs.results import FlatRows, Results
+from jobs.side_effects.flat import flat_rows
 
 _FLAT_SCHEMA = pa.schema([("table", pa.string()), *JUDGED_SCHEMA])
 
@@ -29,11 +32,11 @@ _FLAT_SCHEMA = pa.schema([("table", pa.string()), *JUDGED_SCHEMA])
 class PersonaResults(Results):
     """Tables of one output of ``job: persona``; docs/persona.md lists all columns."""
 
-    tables = ("answers", "vectors", "projections", "examples")
+    tables = ("answers", "vectors", "projections", "side_effects", "examples")
 
     def __init__(self, output: PersonaOutput) -> None:
         super().__init__(output.storage, output.record or {})
-        self._parts = output.index
+        self._output, self._parts = output, output.index
 
     @cached_property
     def answers(self) -> pd.DataFrame:
@@ -89,6 +92,13 @@ class PersonaResults(Results):
         frame: pd.DataFrame = stored.to_pandas()
         return frame.astype({"instruction": "Int32"})
 
+    def flat_side_effects(self) -> FlatRows:
+        """See ``Results``."""
+        stored = self._output.side_effects
+        if not stored.has_any:
+            return super().flat_side_effects()
+        return flat_rows(stored.measured(), AXES, stored.num_rows, stored.sources)
+
     def flat_rows(self) -> FlatRows:
         """All answers with their scores: ``table`` is ``answers``, then the columns of it."""
         parts = parts_of(self._storage, self._parts, "answers")
@@ -109,4 +119,9 @@ class PersonaResults(Results):
             yield answers.add_column(0, "table", names).cast(_FLAT_SCHEMA)
 
     def _computed_summary(self) -> dict[str, pd.DataFrame]:
-        return dict(summarise(self._storage, self._parts).tables())
+        measured = {
+            name: table.to_pandas()
+            for name, table in side_effects_of(self._output).items()
+            if table.num_rows
+        }
+        return {**summarise(self._storage, self._parts).tables(), **measured}

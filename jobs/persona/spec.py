@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import AfterValidator, Field, StrictInt
+from pydantic import AfterValidator, Field, StrictInt, model_validator
 
 from jobs.grid import Coeffs, Layers
 from jobs.persona.filter import FilterSpec
 from jobs.persona.judges.spec import JudgeSpec
+from jobs.scoring.side_effects_spec import SideEffects, SideEffectsSpec, check_cells
 from jobs.spec import (
     AtLeastOne,
     CertificateSpec,
@@ -154,9 +155,20 @@ class PersonaSpec(JobSpec):
     filter: FilterSpec = FilterSpec()  # type: ignore[call-arg]
     vectors: PersonaVectorsSpec = PersonaVectorsSpec()  # type: ignore[call-arg]
     steering: PersonaSteeringSpec
+    side_effects: SideEffects = SideEffectsSpec()  # type: ignore[call-arg]
     compute: ComputeSpec = ComputeSpec()  # type: ignore[call-arg]
     certificate: CertificateSpec = CertificateSpec()  # type: ignore[call-arg]
     storage: StorageOptions = StorageOptions()  # type: ignore[call-arg]
     output: str = Field(
         min_length=1, description="Folder or s3://bucket/prefix", json_schema_extra=role("runtime")
     )
+
+    @model_validator(mode="after")
+    def _side_effects_of_vectors(self) -> Self:
+        if self.side_effects.transfer:
+            raise ValueError(
+                "side_effects.transfer is not available for job: persona, which has no data of its "
+                "own to steer with another trait's vectors; name data sets instead"
+            )
+        check_cells(self.side_effects, self.steering.layers, self.steering.coeffs)
+        return self

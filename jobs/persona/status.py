@@ -14,10 +14,11 @@ from jobs.persona.index import Group, Parts
 from jobs.persona.output import PersonaOutput
 from jobs.persona.stored import parts_of
 from jobs.persona.tables import Phase
+from jobs.scoring.status import phase_counts
 from jobs.sweeps.certificate_file import tell_certificate
 from jobs.sweeps.parts import PartRef, damaged
 from jobs.sweeps.session import DriverState
-from jobs.sweeps.status import progress_line, progress_of, set_aside_words
+from jobs.sweeps.status import print_counts, progress_line, progress_of, set_aside_words
 
 Table = Literal["answers", "scores", "projections"]
 DONE: Mapping[Table, str] = {"answers": "written", "scores": "judged", "projections": "projected"}
@@ -65,7 +66,7 @@ def status(output: PersonaOutput, driver: DriverState) -> dict[str, Any]:
     """
     storage, parts, session = output.storage, output.index, output.last_session
     phases = list(_phases(output))
-    missing = not_there(parts)
+    missing = missing_of(output)
     content = progress_of(
         sum(of.num_done["answers"] for of in phases),
         sum(of.num_answers for of in phases),
@@ -83,6 +84,10 @@ def status(output: PersonaOutput, driver: DriverState) -> dict[str, Any]:
         print_table("", columns, [of.as_row() for of in phases])
     for group, pairs in parts.pairs.items():
         say(pairs.line(str(group)))
+    side_effects = phase_counts(output.inventory)
+    print_counts(side_effects, "rows")
+    if side_effects:
+        content["side_effects"] = side_effects
     content |= {
         "missing": missing or None,
         "stages": [of.as_json() for of in phases],
@@ -120,6 +125,12 @@ def _num_answers(output: PersonaOutput, table: Table, refs: Sequence[PartRef]) -
     if bad:
         raise damaged(bad)
     return sum(info.num_rows for info in good.values())
+
+
+def missing_of(output: PersonaOutput) -> str:
+    """What a sweep still lacks, in words; empty if it is complete."""
+    is_measured = len(output.inventory.done) == len(output.inventory.planned)
+    return not_there(output.index) or ("" if is_measured else "rows of side effects")
 
 
 def not_there(parts: Parts) -> str:

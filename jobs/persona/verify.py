@@ -19,6 +19,7 @@ from jobs.persona.plan import Asked, contrast_rows, steered_rows
 from jobs.persona.resolve import PersonaModel, PersonaSweep
 from jobs.persona.tables import Phase
 from jobs.persona.worker import generation_row, sampling_of
+from jobs.scoring.verify import verified_rows
 from jobs.sweeps.parts import PartRef
 from jobs.sweeps.recorded import recorded_sweep
 from steering_core.answer_check import AnswerCheck, check_answer
@@ -62,7 +63,7 @@ def verified(job: PersonaJob, output: PersonaOutput, num_rows: int, seed: int) -
     Reads models and traits from where the run had them, in this process, and writes nothing.
 
     Args:
-        num_rows: answers of each model, over traits and phases.
+        num_rows: answers of each model, over traits and phases, and as many rows of data sets.
         seed: for choosing them.
 
     Raises:
@@ -85,8 +86,15 @@ def verified(job: PersonaJob, output: PersonaOutput, num_rows: int, seed: int) -
             warn(f"{result.model}: {result.other_prompts[0]} was asked with another prompt")
         worst = f"{result.model}: {result.worst}: a token is {result.furthest:.2g} from the choice"
         (warn if result.furthest > result.tolerance else detail)(worst)
+    of_sets: dict[str, Any] = {}
+    if sweep.measuring is not None and output.inventory.done:
+        rows = verified_rows(storage, sweep.measuring, output.inventory, num_rows, seed)
+        of_sets = {"side_effects": rows}
+    is_broken = any(of["verdict"] == "broken" for of in of_sets.get("side_effects", ()))
+    holds = all(result.holds for result in results) and not is_broken
     return {
-        "verdict": "holds" if all(result.holds for result in results) else "broken",
+        "verdict": "holds" if holds else "broken",
+        **of_sets,
         "models": [
             {
                 "model": result.model,

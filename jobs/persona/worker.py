@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from cluster.parts import read_part
 from jobs.persona.certifier import AnswerCertifier
+from jobs.persona.measuring import PROTOCOL
 from jobs.persona.plan import (
     AnswersPayload,
     Asked,
@@ -19,6 +20,9 @@ from jobs.persona.plan import (
 )
 from jobs.persona.spec import POOLINGS, GenerationSpec
 from jobs.persona.tables import ANSWERS_SCHEMA, PROJECTIONS_SCHEMA, SUMS_SCHEMA
+from jobs.scoring.rows import RowFormat
+from jobs.scoring.set_scorer import Payload as ScoringPayload
+from jobs.scoring.set_scorer import scorers_of
 from jobs.spec import CertificateSpec, ComputeSpec
 from jobs.sweeps.parts import PartRef
 from jobs.sweeps.worker import ModelWorker
@@ -36,7 +40,7 @@ from steersweep.errors import UserError
 _TOKENS_PER_BATCH = {"cpu": 2048}
 _TOKENS_ON_ACCELERATOR = 16_384
 
-Payload = AnswersPayload | SumsPayload | ProjectionsPayload
+Payload = AnswersPayload | SumsPayload | ProjectionsPayload | ScoringPayload
 
 
 def states_batch_tokens(compute: ComputeSpec, device_type: str) -> int:
@@ -105,13 +109,20 @@ class PersonaWorker(ModelWorker):
         generation: GenerationSpec,
         certificate: CertificateSpec,
         tokens_per_batch: int | None,
+        sets: Mapping[str, RowFormat[Any]] | None = None,
         **model: Any,
     ) -> None:
-        """Nothing is loaded yet; ``model``: as ``ModelWorker`` takes it."""
+        """Nothing is loaded yet.
+
+        Args:
+            sets: how the rows of each data set of side effects are encoded and stored, by name.
+            model: as ``ModelWorker`` takes it.
+        """
         super().__init__(**model)
         self._eos_ids, self._spec = eos_ids, generation
         self._certificate_spec = certificate
         self._tokens = tokens_per_batch
+        self._forms = sets or {}
 
     def prepare(self) -> Mapping[str, str]:
         """See ``ModelWorker``."""
@@ -122,6 +133,8 @@ class PersonaWorker(ModelWorker):
             self.model, self._sampling, self._certificate_spec, self.source.path
         )
         self._tokens = self._tokens or _auto_tokens(self.model.device.type)
+        sets = {name: (form, PROTOCOL) for name, form in self._forms.items()}
+        self._scorers = scorers_of(self, sets, self._certificate_spec)
         return {"answers": "in slots" if problem is None else f"one at a time ({why})"}
 
     def run(self, payload: Payload) -> Mapping[str, pa.Table]:
@@ -135,7 +148,17 @@ class PersonaWorker(ModelWorker):
             return {"answers": self._answers(payload)}
         if isinstance(payload, SumsPayload):
             return {"sums": self._sums(payload)}
-        return {"projections": self._projections(payload)}
+        if isinstance(payload, ProjectionsPayload):
+            return {"projections": self._projections(payload)}
+        return self._scored(payload)
+
+    def _scored(self, payload: ScoringPayload) -> Mapping[str, pa.Table]:
+        scorer = self._scorers[payload.set]
+        rows, tokens = scorer.rows(payload), payload.tokens_per_batch
+        assert tokens is not None, "planned with a number"
+        if payload.cells:
+            return scorer.steered(payload, rows, tokens, self)
+        return scorer.unsteered(payload, rows, tokens, self.dtype)
 
     def _answers(self, payload: AnswersPayload) -> pa.Table:
         vectors = None if payload.vectors is None else self.vectors(payload.vectors)

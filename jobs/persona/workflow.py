@@ -4,6 +4,8 @@
     -> write steered answers -> judge them
     every answer, once all vectors of its model are known -> project it on them
 
+    data sets of side_effects: unsteered at once; under a trait's vectors once these are known
+
 Stages overlap: a part of answers is judged as soon as it is there, and groups do not wait for each
 other, except that projections need the vectors of all traits. Ids cover everything that changes a
 stage's numbers, those of the stages before it included: equal specs find their parts again, and a
@@ -44,9 +46,14 @@ from jobs.persona.plan import (
     sums_task,
 )
 from jobs.persona.resolve import IDS_VERSION, PersonaModel, PersonaSweep
+from jobs.persona.side_effects import SideEffectTasks, planned_with
 from jobs.persona.spec import POOLINGS
 from jobs.persona.tables import FROM_FILE, Phase, vectors_key
 from jobs.persona.verdicts import JudgeHere, judgement
+from jobs.persona.worker import states_batch_tokens
+from jobs.scoring.manifest import append
+from jobs.scoring.plan import PlannedTask
+from jobs.scoring.workflow import SCORING
 from jobs.sweeps.job import DriverPool, Files, Replicas, Workflow
 from jobs.sweeps.parts import PartRef
 from jobs.sweeps.steps import Stage, Step
@@ -90,6 +97,20 @@ class PersonaWorkflow(Workflow):
         self._waiting: dict[tuple[str, GroupPhase], set[str]] = {}
         self._of_model: dict[str, list[tuple[str, str, StoredVectors]]] = {}
         self._told_slow: set[str] = set()
+        self._output = output
+        self._added: list[PlannedTask] = []
+        self.side_effects = self._plan_side_effects()
+
+    def _plan_side_effects(self) -> SideEffectTasks | None:
+        """The tasks of data sets; those that the output has no plan for yet are noted."""
+        measuring = self.sweep.measuring
+        if measuring is None:
+            return None
+        tokens = states_batch_tokens(self.sweep.spec.compute, self.sweep.device)
+        known, self._added = planned_with(measuring, self._output.planned, tokens)
+        self.is_settled = not self._added
+        self._parts.side_effects = [task.plan_id for task in [*known, *self._added]]
+        return SideEffectTasks(measuring, [*known, *self._added])
 
     # -- what there is to say -------------------------------------------------------------------
 
@@ -98,11 +119,15 @@ class PersonaWorkflow(Workflow):
         if self.is_read_only:
             return {WRITING: 0}
         num_answers = sum(self._parts.num_rows.values())
-        return dict.fromkeys((WRITING, JUDGING, PROJECTING), num_answers)
+        side_effects = self.side_effects
+        return {
+            **dict.fromkeys((WRITING, JUDGING, PROJECTING), num_answers),
+            **({} if side_effects is None else {SCORING: side_effects.num_rows}),
+        }
 
     def most_tasks(self) -> int:
         """See ``Workflow``."""
-        return most_tasks(self.sweep)
+        return max(most_tasks(self.sweep), len(self._parts.side_effects))
 
     def headlines(self) -> Sequence[str]:
         """See ``Workflow``."""
@@ -115,12 +140,19 @@ class PersonaWorkflow(Workflow):
         return [
             f"{count(len(sweep.models), 'model')} x {count(len(sweep.traits), 'trait')} x "
             f"{count(num_cells, 'cell')}; judge: {sweep.spec.judge.kind}",
+            *self._headline_of_sets(),
             *(
                 f"layer {layer} is {hook_point(layer)}: ActivationSteerer(layer={layer - 1}), row "
                 f"{layer} of a persona_vectors file"
                 for layer in grid.layers
             ),
         ]
+
+    def _headline_of_sets(self) -> list[str]:
+        if self.side_effects is None:
+            return []
+        sets = count(len(self.sweep.measured), "data set")
+        return [f"side effects on {sets}: {count(self.side_effects.num_rows, 'row')}"]
 
     def check(self) -> None:
         """Prove that a judge that is asked from here answers, before anything is written for it."""
@@ -140,12 +172,18 @@ class PersonaWorkflow(Workflow):
         """See ``Workflow``."""
         return sweep_examples(self.sweep)
 
+    def texts(self) -> Mapping[str, pa.Table]:
+        """See ``Workflow``: also those of the data sets of side effects."""
+        of_sets = {found.texts_key: found.texts() for found in self.sweep.measured.values()}
+        return {**super().texts(), **of_sets}
+
     def record(self) -> Mapping[str, Any]:
         """See ``Workflow``."""
         return {ROWS_PER_TASK_KEY: self.sweep.rows_per_task}
 
     def write_plan(self) -> None:
         """Name what is planned, and what is there of it."""
+        append(self._output.ledger, self._added, len(self._output.manifest))
         self._write_index()
 
     def replica_warnings(self, facts: Mapping[str, str]) -> Sequence[str]:
@@ -190,6 +228,7 @@ class PersonaWorkflow(Workflow):
                         "certificate": sweep.spec.certificate,
                         "dtype": model.dtype,
                         "tokens_per_batch": None if tokens == "auto" else tokens,
+                        "sets": {of: found.rows for of, found in sweep.measured.items()},
                         **common,
                     },
                 ),
@@ -218,6 +257,9 @@ class PersonaWorkflow(Workflow):
         for group in self._groups:
             if not self._is_contrasted(group):
                 yield from self._steered(group, {FROM_FILE: self._of_file(group)})
+        if self.side_effects is not None:
+            for model in self.sweep.models:
+                yield Step(SCORING, f"{model}/unsteered", self.side_effects.unsteered(model))
 
     def _writing(
         self, group: Group, phase: Phase, tasks: Sequence[Task], *, then: bool = False
@@ -263,6 +305,10 @@ class PersonaWorkflow(Workflow):
             for other, phase, task in self._answered.get(group.model, []):
                 yield self._projecting(other, phase, task)
         yield self._writing(group, "steered", self._answer_tasks(group, "steered"))
+        if self.side_effects is not None:
+            steers = self._steers(group)
+            key = vectors_key(*self._key(group), steers)
+            yield Step(SCORING, str(group), self.side_effects.steered(group, key, found[steers]))
 
     def _projecting(self, group: Group, phase: Phase, answers: Task) -> Step:
         make = self._projections_task

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import KeysView, Mapping, Sequence
+from collections.abc import Callable, KeysView, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -107,12 +107,14 @@ def take_inventory(
     storage: Storage,
     planned: Sequence[PlannedTask] | None = None,
     parts: StoredParts | None = None,
+    key_of: Callable[[VectorSet], str | None] = lambda of: of.key,
 ) -> Inventory:
     """What is planned and what is done.
 
     Args:
         planned: the plan if the caller has it; otherwise the manifest's.
         parts: of the output, if the caller has listed them.
+        key_of: where vectors are stored; None if they are not there yet.
 
     Raises:
         UserError: a part that is damaged, or no run at all.
@@ -123,7 +125,7 @@ def take_inventory(
             raise UserError(f"{storage.uri} holds no run of steersweep")
     wanted = list(dict.fromkeys(of for task in planned for of in task.vector_sets))
     with thread_pool(_READERS) as pool:  # draws of nulls make hundreds of small files
-        read = pool.map(lambda of: read_vectors(storage, of), wanted)
+        read = pool.map(lambda of: read_vectors(storage, key_of(of)), wanted)
     vectors = {of: found for of, found in zip(wanted, read, strict=True) if found is not None}
     task_ids = {}
     for task in planned:
@@ -147,14 +149,16 @@ def take_inventory(
     )
 
 
-def read_vectors(storage: Storage, of: VectorSet) -> SteeringVectors | None:
+def read_vectors(storage: Storage, key: str | None) -> SteeringVectors | None:
     """Vectors of a set, or None where there are none yet; raises UserError if damaged."""
+    if key is None:
+        return None
     try:
-        data = storage.read(of.key)
+        data = storage.read(key)
     except ObjectNotFoundError:
         return None
     try:
-        return from_safetensors(data, storage.uri_of(of.key))
+        return from_safetensors(data, storage.uri_of(key))
     except UserError as error:
         raise UserError(f"{error}; delete it to have it recomputed") from error
 

@@ -96,10 +96,7 @@ class ScoredJob(Job[SpecT, SweepT, OutputT]):
         """See ``Job``; files of vectors and of data sets stay where they are."""
         shipped = super().shipment(spec)
         file = spec.vectors.file
-        files = [] if file is None else [("vectors.file", file)]
-        for name, of_set in spec.side_effects.sets.items():
-            if of_set.is_file:
-                files.append((f"side_effects.{name}.path", of_set.path))
+        files = [*([] if file is None else [("vectors.file", file)]), *spec.side_effects.files]
         return Shipment(shipped.document, models=shipped.models, head_files=files)
 
 

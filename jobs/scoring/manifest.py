@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
+from cluster.ledger import Ledger
 from jobs.scoring.groups import Group
 from jobs.scoring.plan import PlannedTask
 from steersweep.errors import UserError
@@ -31,6 +33,19 @@ _SCHEMA = pa.schema(
         ("tokens_per_batch", pa.int64()),
     ]
 )
+
+
+def append(ledger: Ledger, tasks: Sequence[PlannedTask], generation: int) -> None:
+    """Add tasks to an output's manifest, never to be changed.
+
+    Args:
+        generation: number of the tables that the manifest holds.
+
+    Raises:
+        UserError: another driver has added tasks meanwhile.
+    """
+    for number, table in enumerate(tables_of(tasks), generation):
+        ledger.append_manifest(table, number, uuid.uuid4().hex)
 
 
 def tables_of(tasks: Sequence[PlannedTask]) -> list[pa.Table]:

@@ -11,11 +11,12 @@ from typing import Any, ClassVar, TypeVar
 
 import pyarrow as pa
 
+from jobs.scoring.groups import Group
 from jobs.scoring.inventory import PART_FOLDERS, Inventory, take_inventory
 from jobs.scoring.manifest import ANY_TEXT, from_tables
 from jobs.scoring.plan import PlannedTask, null_cells, old_nulls, would_plan
 from jobs.scoring.sweep import AnySweep, main_vectors_of
-from jobs.scoring.tables import HELD_OUT, SideTable, side_table
+from jobs.scoring.tables import HELD_OUT, side_table
 from jobs.sweeps.job import StoredOutput
 from jobs.sweeps.parts import StoredParts
 from steering_core.nulls import Null
@@ -43,6 +44,10 @@ class ScoredOutput(StoredOutput):
     def main_vectors(self) -> str:
         """What steered the main rows: ``in_sample``, ``held_out`` or ``file``."""
         return main_vectors_of((self.record or {}).get("identity", {}))
+
+    def vectors_elsewhere(self, group: Group) -> str:  # noqa: ARG002 - all have the same
+        """What steers data that no vector was fitted to: the vector of all examples."""
+        return "file" if self.main_vectors == "file" else "in_sample"
 
     @cached_property
     def manifest(self) -> list[pa.Table]:
@@ -95,15 +100,13 @@ def held_values(
     keys = ("models", *axis_keys.values(), "steering.layers", "steering.coeffs")
     held: dict[str, set[Any]] = {key: set() for key in keys}
     held |= {key: set() for key in ("vectors.held_out", "nulls", "nulls.layers", "nulls.coeffs")}
-    held |= {key: set() for key in _SIDE_KEYS}
+    held |= held_side_effects(planned)
     for task in planned:
         held["models"].add(task.group.model)
         for axis, value in task.group.place:
             if axis in axis_keys:
                 held[axis_keys[axis]].add(value)
-        side = side_table(task.tables[0])
-        if side is not None:
-            _hold(held, side, task)
+        if side_table(task.tables[0]) is not None:
             continue
         for of in task.vector_sets:
             axes = "steering" if of.null is None else "nulls"
@@ -122,13 +125,30 @@ _SIDE_KEYS = (
 )
 
 
-def _hold(held: dict[str, set[Any]], side: SideTable, task: PlannedTask) -> None:
-    """Add the values that a task of side effects has."""
-    held["side_effects.cells.layers"].update(layer for layer, _ in task.cells)
-    held["side_effects.cells.coeffs"].update(float(coeff) for _, coeff in task.cells)
-    held["side_effects"].update({side.set} if side.set else ())
-    held["prompts"].update({side.prompt} if side.prompt else ())
-    held["side_effects.transfer"].update({"true"} if side.of else ())
+def held_side_effects(planned: Sequence[PlannedTask]) -> dict[str, set[Any]]:
+    """Values of the keys about side effects that the tasks of an output have."""
+    held: dict[str, set[Any]] = {key: set() for key in _SIDE_KEYS}
+    for task in planned:
+        side = side_table(task.tables[0])
+        if side is None:
+            continue
+        held["side_effects.cells.layers"].update(layer for layer, _ in task.cells)
+        held["side_effects.cells.coeffs"].update(float(coeff) for _, coeff in task.cells)
+        held["side_effects"].update({side.set} if side.set else ())
+        held["prompts"].update({side.prompt} if side.prompt else ())
+        held["side_effects.transfer"].update({"true"} if side.of else ())
+    return held
+
+
+def wanted_side_effects(sweep: AnySweep) -> dict[str, set[Any]]:
+    """The same of a sweep."""
+    return {
+        "side_effects": set(sweep.measured),
+        "side_effects.cells.layers": {layer for layer, _ in sweep.side_cells},
+        "side_effects.cells.coeffs": {float(coeff) for _, coeff in sweep.side_cells},
+        "side_effects.transfer": {"true"} if sweep.spec.side_effects.transfer else set(),
+        "prompts": set(sweep.spec.prompts),
+    }
 
 
 def wanted_values(sweep: AnySweep, axis_keys: Mapping[str, str]) -> dict[str, set[Any]]:
@@ -147,11 +167,7 @@ def wanted_values(sweep: AnySweep, axis_keys: Mapping[str, str]) -> dict[str, se
         "nulls": set(spec.nulls.num_draws()),
         "nulls.layers": {layer for layer, _ in null_cells(sweep)},
         "nulls.coeffs": {float(coeff) for _, coeff in null_cells(sweep)},
-        "side_effects": set(sweep.measured),
-        "side_effects.cells.layers": {layer for layer, _ in sweep.side_cells},
-        "side_effects.cells.coeffs": {float(coeff) for _, coeff in sweep.side_cells},
-        "side_effects.transfer": {"true"} if spec.side_effects.transfer else set(),
-        "prompts": set(spec.prompts),
+        **wanted_side_effects(sweep),
     }
 
 

@@ -234,10 +234,10 @@ def plan_missing(
             new = _plan_group(sweep, group, of_group, packing)
             of_group += new
             added += new
-    return added + _plan_side_effects(sweep, by_group, planned, packing)
+    return added + plan_side_effects(sweep, by_group, planned, packing)
 
 
-def _plan_side_effects(
+def plan_side_effects(
     sweep: AnySweep,
     by_group: Mapping[Group, Sequence[PlannedTask]],
     planned: Sequence[PlannedTask],
@@ -246,7 +246,9 @@ def _plan_side_effects(
     """The tasks of other data, of prompts and of transfer that are lacking.
 
     Args:
-        by_group: tasks of the sweep's own data, whose shards transfer and prompts take.
+        by_group: tasks of the sweep's own data, whose shards transfer and prompts take; empty if
+            the sweep has none.
+        planned: tasks that its output already holds a plan for.
     """
     known: dict[tuple[Group, str], list[PlannedTask]] = {}
     for task in planned:
@@ -287,7 +289,8 @@ def _plan_side_effects(
             for group in groups:
                 add(group, SideTable(of_set, is_steered=True), shards)
         own = {
-            group: {task.shard: task.example_ids for task in by_group[group]} for group in groups
+            group: {task.shard: task.example_ids for task in by_group.get(group, ())}
+            for group in groups
         }
         for group, shards in own.items():
             for prompt in sweep.spec.prompts:

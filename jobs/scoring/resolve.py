@@ -4,8 +4,9 @@ checked, nothing is written."""
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any, TypeVar
 
 import torch
@@ -15,7 +16,7 @@ from jobs.grid import ALL_LAYERS, with_all_layers
 from jobs.scoring.groups import ExampleT, Group, GroupKey
 from jobs.scoring.measured import read_sets
 from jobs.scoring.rows import RowFormat
-from jobs.scoring.side_effects_spec import outside
+from jobs.scoring.side_effects_spec import SideEffectsSpec, outside
 from jobs.scoring.spec import ScoredSpec, not_in_the_grid
 from jobs.scoring.sweep import AnySweep, SweepModel
 from jobs.scoring.tables import SideTable
@@ -68,7 +69,10 @@ def resolved(
         for name, model in spec.models.items()
     }
     spec = with_all_layers(spec, {name: model.facts.num_blocks for name, model in models.items()})
-    spec = _with_side_layers(_with_null_layers(spec))
+    spec = _with_null_layers(spec)
+    grid = spec.steering
+    side_effects = side_effects_in(spec.side_effects, grid.layers, grid.coeffs)
+    spec = spec.model_copy(update={"side_effects": side_effects})
     measured = read_sets(spec.side_effects.sets)
     sweep = kind(
         spec,
@@ -86,13 +90,17 @@ def resolved(
         has_held_out=bool(spec.vectors.held_out),
         measured=measured,
     )
-    _check_sets(sweep)
+    check_sets(sweep)
     return sweep
 
 
-def _check_sets(sweep: AnySweep) -> None:
+def check_sets(sweep: AnySweep) -> None:
     """Encode every example of the data sets under every prompt, so that one that a model cannot
-    take is refused before anything runs."""
+    take is refused before anything runs.
+
+    Raises:
+        UserError: names the set.
+    """
     for model in sweep.models:
         whole = Group(model, (), ())
         for name in sweep.measured:
@@ -105,16 +113,20 @@ def _check_sets(sweep: AnySweep) -> None:
                     raise UserError(f"side_effects.{name}{where}: {error}") from error
 
 
-def _with_side_layers(spec: SpecT) -> SpecT:
-    """``side_effects.cells.layers`` held against the grid, now that ``layers: all`` is numbers."""
-    side = spec.side_effects
+def side_effects_in(
+    side: SideEffectsSpec, layers: Sequence[int], coeffs: Sequence[Decimal]
+) -> SideEffectsSpec:
+    """Side effects with their cells held against a grid, whose layers are numbers by now.
+
+    Raises:
+        UserError: a layer that is not in the grid.
+    """
     if side.cells.layers == ALL_LAYERS:
         cells = side.cells.model_copy(update={"layers": None})
-        side = side.model_copy(update={"cells": cells})
-        return spec.model_copy(update={"side_effects": side})
-    for sentence in outside(side.cells, spec.steering.layers, spec.steering.coeffs):
+        return side.model_copy(update={"cells": cells})
+    for sentence in outside(side.cells, layers, coeffs):
         raise UserError(sentence)
-    return spec
+    return side
 
 
 def _with_null_layers(spec: SpecT) -> SpecT:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StrictBool
 
 from jobs.datasets.spec import ExamplesSpec
-from jobs.grid import Coeffs, Layers
+from jobs.grid import ALL_LAYERS, Coeffs, Layers
 from jobs.spec import SpecModel, role
 from steering_core.datasets.checking import checked_prefix
 from steering_core.datasets.registry import DATASETS
@@ -76,6 +76,15 @@ class SideEffectsSpec(SpecModel):
         }
 
     @property
+    def files(self) -> list[tuple[str, str]]:
+        """(key, path) of the files that it names, which stay where they are."""
+        return [
+            (f"side_effects.{name}.path", of_set.path)
+            for name, of_set in self.sets.items()
+            if of_set.is_file
+        ]
+
+    @property
     def is_empty(self) -> bool:
         """Whether nothing is measured."""
         return not (self.model_extra or self.transfer)
@@ -109,6 +118,21 @@ Prompts = Annotated[
         json_schema_extra=role("grid"),
     ),
 ]
+
+
+def check_cells(
+    side_effects: SideEffectsSpec, layers: Collection[Any], coeffs: Collection[Any]
+) -> None:
+    """Hold the cells of side effects against a sweep file's grid.
+
+    Raises:
+        ValueError: the grid lacks a value.
+    """
+    cells = side_effects.cells
+    if ALL_LAYERS in (layers, cells.layers):  # known once the models are
+        cells, layers = cells.model_copy(update={"layers": None}), ()
+    for sentence in outside(cells, layers, coeffs):
+        raise ValueError(sentence)
 
 
 def outside(cells: CellsSpec, layers: Collection[int], coeffs: Collection[Any]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, StrictInt, model_validator
 
 from jobs.grid import ALL_LAYERS, Coeffs, Layers
-from jobs.scoring.side_effects_spec import SideEffectsSpec, outside
+from jobs.scoring.side_effects_spec import SideEffectsSpec, check_cells
 from jobs.spec import (
     CertificateSpec,
     JobSpec,
@@ -266,12 +266,7 @@ class ScoredSpec(JobSpec, ABC):
 
     @model_validator(mode="after")
     def _side_effects_inside_the_grid(self) -> Self:
-        layers = self.steering.layers
-        cells = self.side_effects.cells
-        if ALL_LAYERS in (layers, cells.layers):  # known once the models are
-            cells, layers = cells.model_copy(update={"layers": None}), ()
-        for sentence in outside(cells, layers, self.steering.coeffs):
-            raise ValueError(sentence)
+        check_cells(self.side_effects, self.steering.layers, self.steering.coeffs)
         return self
 
     @abstractmethod

@@ -35,9 +35,7 @@ def status(output: ScoredOutput, driver: DriverState) -> dict[str, Any]:
     content = progress_of(inventory.num_rows_done, total, session, is_running=is_running)
     say(f"{storage.uri}: {driver.told}", at=Verbosity.QUIET)
     say(progress_line(content, "rows", is_running=is_running), at=Verbosity.QUIET)
-    content["phases"] = _counts(
-        inventory.planned, inventory, lambda t: {"model": t.group.model, "phase": t.phase}
-    )
+    content["phases"] = phase_counts(inventory)
     content["groups"] = _counts(inventory.of_own_data, inventory, lambda t: t.group.columns)
     content["set_aside"] = list(session.get("set_aside", []))
     print_counts(content["phases"], "rows")
@@ -54,6 +52,13 @@ def status(output: ScoredOutput, driver: DriverState) -> dict[str, Any]:
     for task in content["set_aside"]:
         say(f"set aside: {set_aside_words(task)}")
     return content
+
+
+def phase_counts(inventory: Inventory) -> list[dict[str, Any]]:
+    """Tasks and rows that are planned and done, by model and phase."""
+    return _counts(
+        inventory.planned, inventory, lambda t: {"model": t.group.model, "phase": t.phase}
+    )
 
 
 def _counts(

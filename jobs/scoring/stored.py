@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import pyarrow as pa
 
 from cluster.parts import read_part
+from cluster.storage import Storage
 from cluster.threads import thread_pool
 from jobs.scoring.groups import Group
-from jobs.scoring.output import ScoredOutput
+from jobs.scoring.inventory import Inventory
 from jobs.scoring.plan import PlannedTask, VectorSet
 from jobs.scoring.tables import STEERED, side_table
 
@@ -33,11 +34,23 @@ class CellRows(NamedTuple):
     rows: pa.Table
 
 
+class RowsOutput(Protocol):
+    """An output that holds scored rows."""
+
+    @property
+    def storage(self) -> Storage:
+        """Where it is."""
+
+    @property
+    def inventory(self) -> Inventory:
+        """What of scored rows is planned and done."""
+
+
 @dataclass(frozen=True)
 class StoredTables:
     """The rows of an output by group and table."""
 
-    output: ScoredOutput
+    output: RowsOutput
 
     @property
     def num_planned(self) -> int:
@@ -64,8 +77,8 @@ class StoredTables:
 
     @property
     def groups(self) -> list[Group]:
-        """Groups of the sweep's own data."""
-        return sorted(group for group, tables in self.by_group.items() if "baseline" in tables)
+        """Groups that have vectors; the others are whole data sets."""
+        return sorted(group for group in self.by_group if group.key)
 
     def rows(self, group: Group, table: str = "baseline") -> pa.Table | None:
         """All rows of a table that no vector steers, by shard; None if one part is missing.

@@ -59,6 +59,31 @@ def verified(job: AnyScoredJob, output: ScoredOutput, num_rows: int, seed: int) 
     inventory = output.inventory
     if not inventory.done:
         raise UserError(f"{storage.uri} holds no finished task yet; run the sweep first")
+    models = verified_rows(storage, sweep, inventory, num_rows, seed)
+    num_missing = len(inventory.planned) - len(inventory.done) if output.outcome == "done" else 0
+    if num_missing:
+        # A steered part's name covers its vectors: with other vectors it is not found.
+        warn(
+            f"the run finished, but {num_missing:,} of its tasks have no results for the vectors "
+            "that are stored now; the same `steersweep run` recomputes them"
+        )
+    verdicts = {model["verdict"] for model in models}
+    is_broken = num_missing > 0 or "broken" in verdicts
+    return {
+        "verdict": "broken" if is_broken else "holds" if "holds" in verdicts else "not checked",
+        "num_missing_tasks": num_missing,
+        "models": models,
+    }
+
+
+def verified_rows(
+    storage: Storage, sweep: AnySweep, inventory: Inventory, num_rows: int, seed: int
+) -> list[dict[str, Any]]:
+    """Recompute rows of each model, print the outcome and return it as plain data.
+
+    Args:
+        num_rows, seed: as ``verified`` takes them.
+    """
     found = [
         _verify_model(storage, sweep, model, inventory, num_rows, seed)
         for model in sweep.models.values()
@@ -67,33 +92,20 @@ def verified(job: AnyScoredJob, output: ScoredOutput, num_rows: int, seed: int) 
     for v in found:
         if v.found.worst is not None:
             (detail if v.found.holds else warn)(f"{v.model}: {v.found.worst}")
-    num_missing = len(inventory.planned) - len(inventory.done) if output.outcome == "done" else 0
-    if num_missing:
-        # A steered part's name covers its vectors: with other vectors it is not found.
-        warn(
-            f"the run finished, but {num_missing:,} of its tasks have no results for the vectors "
-            "that are stored now; the same `steersweep run` recomputes them"
-        )
-    is_broken = num_missing > 0 or not all(v.found.holds for v in found)
-    is_checked = any(v.found.num_rows_checked for v in found)
-    return {
-        "verdict": "broken" if is_broken else "holds" if is_checked else "not checked",
-        "num_missing_tasks": num_missing,
-        "models": [
-            {
-                "model": v.model,
-                "verdict": _verdict(v.found),
-                "num_rows": v.found.num_rows_checked,
-                "largest_difference": v.found.largest_difference,
-                "largest_kl_difference": v.found.largest_kl_difference,
-                "tolerance": v.tolerance.score,
-                "num_changed_choices": v.found.num_changed_choices,
-                "num_non_finite": v.found.num_non_finite,
-                "worst_row": None if v.found.worst is None else str(v.found.worst),
-            }
-            for v in found
-        ],
-    }
+    return [
+        {
+            "model": v.model,
+            "verdict": _verdict(v.found),
+            "num_rows": v.found.num_rows_checked,
+            "largest_difference": v.found.largest_difference,
+            "largest_kl_difference": v.found.largest_kl_difference,
+            "tolerance": v.tolerance.score,
+            "num_changed_choices": v.found.num_changed_choices,
+            "num_non_finite": v.found.num_non_finite,
+            "worst_row": None if v.found.worst is None else str(v.found.worst),
+        }
+        for v in found
+    ]
 
 
 def _verify_model(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,86 +11,21 @@ import pyarrow as pa
 
 from cluster.errors import StorageUnavailableError
 from jobs.scoring.batch_size import ModelTuning, read_tuning, shared_tuning
-from jobs.scoring.certifier import Certifier, TaskRows
-from jobs.scoring.encodings import Encodings
+from jobs.scoring.certifier import TaskRows
 from jobs.scoring.fit_task import FitPayload, fit
-from jobs.scoring.groups import Group, ScoredExample
 from jobs.scoring.measured import protocol_of_sets
-from jobs.scoring.non_finite import counted, require_finite
 from jobs.scoring.rows import RowFormat
-from jobs.scoring.tables import FITS, HELD_OUT_SUMS, holds_rows, states_table, sums_table
+from jobs.scoring.set_scorer import Payload, scorers_of
+from jobs.scoring.tables import FITS
 from jobs.spec import CertificateSpec
-from jobs.sweeps.worker import ModelWorker, StoredVectors
-from steering_core.engine import Arm, Cell, Engine, Scores
+from jobs.sweeps.worker import ModelWorker
+from steering_core.engine import Engine
 from steering_core.kernels.applied import why_not
 from steering_core.kernels.choice import KernelChoice, choose_kernels, require_kernels
-from steering_core.nulls import label_signs
-from steering_core.pooled import PooledStates
-from steering_core.probes import engine_for
 from steering_core.protocol import Protocol
 from steering_core.scoring import Measure
 from steering_core.tuning import Tuning, tune
-from steering_core.vectors import SteeringVectors
 from steersweep.errors import StopRunError, UserError
-
-
-@dataclass(frozen=True)
-class SteeringOf:
-    """What steers the rows of one table.
-
-    Attributes:
-        stored: the vectors.
-        folds: of each example, by which its vector is chosen; None: the vector of all examples.
-    """
-
-    stored: StoredVectors
-    folds: tuple[int, ...] | None
-
-
-@dataclass(frozen=True)
-class Payload:
-    """A task as a replica gets it: complete in itself, but for files of vectors.
-
-    Attributes:
-        task_id: written into every row.
-        group: the task's, for messages.
-        tables: what to compute: phase 1's, tables of steered rows, or one of side effects.
-        set: the data set of the examples; empty: the sweep's own data.
-        folds: fold of each example.
-        held_out_folds: the same of held-out vectors beside in-sample ones; empty if there are none.
-        tokens_per_batch: positions of one forward pass, the same on every replica: part of the task
-            or, where None, what the output holds for the model.
-        layers: 1-based layers to pool, for phase 1's tables.
-        cells: the cells of steered rows, the same for each table.
-        vectors: by table of steered rows.
-    """
-
-    task_id: str
-    group: Group
-    tables: tuple[str, ...]
-    examples: tuple[ScoredExample, ...]
-    folds: tuple[int, ...]
-    tokens_per_batch: int | None
-    held_out_folds: tuple[int, ...] = ()
-    layers: tuple[int, ...] = ()
-    cells: tuple[Cell, ...] = ()
-    vectors: Mapping[str, SteeringOf] = field(default_factory=dict)
-    set: str = ""
-
-
-@dataclass(frozen=True)
-class _Scorer:
-    """What scores the examples of one data set.
-
-    Attributes:
-        form: how their scores are stored.
-        engine: shared with data sets that are scored by the same protocol.
-    """
-
-    form: RowFormat[Any]
-    encodings: Encodings
-    engine: Engine
-    certifier: Certifier
 
 
 class ScoredWorker(ModelWorker):
@@ -136,28 +71,12 @@ class ScoredWorker(ModelWorker):
         for layer in self._layers:
             self.model.layout.module_at(self._protocol.read_at(layer))
             self.model.layout.module_at(self._protocol.apply_at(layer))
-        engines: dict[Protocol, Engine] = {}
-        self._scorers = {
-            name: self._scorer(form, self._protocol_of(name), engines)
-            for name, form in self._forms.items()
-        }
+        sets = {name: (form, self._protocol_of(name)) for name, form in self._forms.items()}
+        self._scorers = scorers_of(self, sets, self._certificate_spec, self._measures)
         return {"rows": "packed" if self._engine.is_packed else "separate sequences"}
 
     def _protocol_of(self, name: str) -> Protocol:
         return protocol_of_sets(self._protocol) if name else self._protocol
-
-    def _scorer(
-        self, form: RowFormat[Any], protocol: Protocol, engines: dict[Protocol, Engine]
-    ) -> _Scorer:
-        if protocol not in engines:
-            engines[protocol] = engine_for(self.model, protocol, measures=self._measures)
-        path = self.source.path
-        return _Scorer(
-            form,
-            Encodings(form.encoder(self.tokenizer, protocol, path).encode),
-            engines[protocol],
-            Certifier(self.model, protocol, self._certificate_spec, path, self._measures),
-        )
 
     def run(self, payload: Payload | FitPayload) -> Mapping[str, pa.Table]:
         """The tables that the payload names; the last one carries the certificate.
@@ -169,21 +88,12 @@ class ScoredWorker(ModelWorker):
         """
         if isinstance(payload, FitPayload):
             return {FITS: self._fit(payload)}
-        if payload.cells:
-            return self._steered(payload)
-        rows = self._rows(payload)
+        rows = self._scorers[payload.set].rows(payload)
         tokens = self._tuned(payload, rows)
-        scorer = self._scorers[payload.set]
-        scores, pooled = scorer.engine.baseline(rows.encoded, tokens, payload.layers)
-        scores, pooled, certificate = scorer.certifier.baseline(rows, scores, pooled)
-        require_finite(pooled, payload.examples, self.dtype)
-        made = {
-            table: self._phase_1_table(table, payload, scores, pooled) for table in payload.tables
-        }
-        last = payload.tables[-1]
-        if certificate is not None:
-            made[last] = certificate.attached_to(made[last])
-        return made
+        scorer = self._scorers[payload.set]  # it may have got kernels
+        if payload.cells:
+            return scorer.steered(payload, rows, tokens, self)
+        return scorer.unsteered(payload, rows, tokens, self.dtype)
 
     def _fit(self, payload: FitPayload) -> pa.Table:
         try:
@@ -193,60 +103,6 @@ class ScoredWorker(ModelWorker):
         except UserError as error:
             # Examples that determine no vector are the user's to change; trying again is of no use.
             raise StopRunError(*error.lines) from error
-
-    def _phase_1_table(
-        self, table: str, payload: Payload, scores: Scores, pooled: PooledStates
-    ) -> pa.Table:
-        form = self._scorers[payload.set].form
-        if holds_rows(table):
-            return counted(form.rows_table(payload.examples, scores, payload.task_id), form)
-        if table == "states":
-            return states_table(payload.examples, payload.folds, pooled, form.sides)
-        if table == HELD_OUT_SUMS:
-            return sums_table(pooled.sums(payload.held_out_folds))
-        signs = label_signs([e.example_id for e in payload.examples])
-        return sums_table(pooled.sums(payload.folds, signs))
-
-    def _rows(self, payload: Payload) -> TaskRows:
-        place = payload.group.place + ((("set", payload.set),) if payload.set else ())
-        encodings = self._scorers[payload.set].encodings
-        return TaskRows(payload.task_id, place, encodings.of(payload.examples))
-
-    def _steered(self, payload: Payload) -> dict[str, pa.Table]:
-        rows = self._rows(payload)
-        of_tables = [payload.vectors[table] for table in payload.tables]
-        arms = [_arm(payload, self.vectors(of.stored), of.folds) for of in of_tables]
-        tokens = self._tuned(payload, rows)
-        scorer = self._scorers[payload.set]
-        scores = scorer.engine.steered_in_arms(rows.encoded, tokens, arms)
-        anew = [_arm(payload, self.read_vectors(of.stored), of.folds) for of in of_tables]
-        scores, certificate = scorer.certifier.steered(rows, anew, scores)
-        made = {
-            table: self._steered_table(payload, of_cells)
-            for table, of_cells in zip(payload.tables, scores, strict=True)
-        }
-        if certificate is not None:
-            last = payload.tables[-1]
-            made[last] = certificate.attached_to(made[last])
-        return made
-
-    def _steered_table(self, payload: Payload, scores: Sequence[Scores]) -> pa.Table:
-        form, protocol = self._scorers[payload.set].form, self._protocol_of(payload.set)
-        tables = [
-            form.rows_table(
-                payload.examples,
-                of_cell,
-                payload.task_id,
-                {
-                    "layer": cell.layer,
-                    "coeff": cell.coeff,
-                    "read": str(protocol.read_at(cell.layer)),
-                    "apply": str(protocol.apply_at(cell.layer)),
-                },
-            )
-            for cell, of_cell in zip(payload.cells, scores, strict=True)
-        ]
-        return counted(pa.concat_tables(tables).combine_chunks(), form)
 
     def _tuned(self, payload: Payload, rows: TaskRows) -> int:
         """The batch size; from then on the engine has the kernels that all replicas use."""
@@ -315,10 +171,3 @@ class ScoredWorker(ModelWorker):
             rows.encoded,
             is_packed=self._engine.is_packed,
         )
-
-
-def _arm(payload: Payload, vectors: SteeringVectors, folds: Sequence[int] | None) -> Arm:
-    """The cells steered by fold; without folds by the vector of all examples."""
-    if folds is not None:
-        return Arm(payload.cells, vectors, folds)
-    return Arm(payload.cells, vectors.without_folds(), [0] * len(payload.examples))

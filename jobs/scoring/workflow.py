@@ -13,7 +13,6 @@ driver makes files of it.
 
 from __future__ import annotations
 
-import uuid
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -31,7 +30,7 @@ from jobs.scoring.fit_task import FITS_SCHEMA, FitPayload, SetToFit, num_layers_
 from jobs.scoring.forecast.session import Tally
 from jobs.scoring.groups import Group
 from jobs.scoring.inventory import task_id_with
-from jobs.scoring.manifest import tables_of
+from jobs.scoring.manifest import append
 from jobs.scoring.output import ScoredOutput
 from jobs.scoring.plan import (
     CUTS_CELLS_KEY,
@@ -41,10 +40,10 @@ from jobs.scoring.plan import (
     plan_missing,
     uses_held_out_folds,
 )
+from jobs.scoring.set_scorer import Payload, SteeringOf
 from jobs.scoring.sweep import AnySweep
 from jobs.scoring.tables import FITS, HELD_OUT, part_key, side_table
 from jobs.scoring.vectors import GroupVectors
-from jobs.scoring.worker import Payload, SteeringOf
 from jobs.sweeps.job import Files, Replicas, Workflow
 from jobs.sweeps.parts import PartRef
 from jobs.sweeps.steps import Stage, Step
@@ -176,8 +175,7 @@ class ScoredWorkflow(Workflow, Generic[SweepT]):
 
     def write_plan(self) -> None:
         """Append what is new to the manifest."""
-        for number, tasks in enumerate(tables_of(self._added), self._generation):
-            Ledger(self._storage).append_manifest(tasks, number, uuid.uuid4().hex)
+        append(Ledger(self._storage), self._added, self._generation)
 
     def done(self, task: Task, receipt: Receipt) -> None:
         """See ``Workflow``."""
@@ -352,21 +350,11 @@ class ScoredWorkflow(Workflow, Generic[SweepT]):
 
     def _payload(self, planned: PlannedTask, task_id: str) -> Payload:
         group, table = planned.group, planned.tables[0]
-        subject = self.sweep.subject(table, group)
-        ids = planned.example_ids
         held_out = {} if side_table(table) else self.sweep.held_out_by_id.get(group.key, {})
         layers = {layer for layer, _ in planned.cells}
-        payload = Payload(
-            task_id=task_id,
-            group=group,
-            tables=planned.tables,
-            examples=tuple(subject.examples[i] for i in ids),
-            folds=tuple(subject.folds.get(i, 0) for i in ids),
-            held_out_folds=tuple(held_out[i] for i in ids if i in held_out),
-            tokens_per_batch=planned.tokens_per_batch,
-            layers=planned.layers,
-            cells=planned.typed_cells(),
-            set=subject.name,
+        payload = replace(
+            Payload.of(self.sweep, planned, task_id),
+            held_out_folds=tuple(held_out[i] for i in planned.example_ids if i in held_out),
         )
         return replace(
             payload,

@@ -47,10 +47,10 @@ def print_side_effects(tables: Tables) -> None:
         for row in tables["fidelity"].to_pylist()
         if is_number(row["fidelity"])
     }
-    groups: dict[str, list[tuple[float, list[Row]]]] = {}
+    groups: dict[str, list[tuple[float | None, list[Row]]]] = {}
     for key, rows in steerings.items():
         of_group = groups.setdefault(f"\n{names.place(rows[0])}", [])
-        of_group.append((fidelity.get(key, -1.0), rows))
+        of_group.append((fidelity.get(key), rows))
     say("\nSide effects")
     columns = ("steering", "fidelity", "target", "clear", "largest clear")
     print_tables(
@@ -60,7 +60,7 @@ def print_side_effects(tables: Tables) -> None:
                 place,
                 [
                     _line(value, rows, measures, names)
-                    for value, rows in sorted(of_group, key=lambda item: -item[0])[:_MOST_PER_GROUP]
+                    for value, rows in sorted(of_group, key=_worse)[:_MOST_PER_GROUP]
                 ],
             )
             for place, of_group in groups.items()
@@ -69,13 +69,19 @@ def print_side_effects(tables: Tables) -> None:
     say(f"\n{_NOTE}")
 
 
-def _line(value: float, rows: Sequence[Row], measures: Measures, names: Names) -> list[str]:
+def _worse(steering: tuple[float | None, list[Row]]) -> tuple[bool, float]:
+    """By which steerings are ordered: the largest fidelity first, unknown ones last."""
+    value, _ = steering
+    return (value is None, -(value or 0.0))
+
+
+def _line(value: float | None, rows: Sequence[Row], measures: Measures, names: Names) -> list[str]:
     others = [row for row in rows if row["kind"] != "target"]
     clear = [row for row in others if row["is_clear"]]
     largest = max(clear, key=lambda row: abs(row["standardized"] or 0.0), default=None)
     return [
         _cut(names.push(rows[0]), _STEERING),
-        number(value, 2) if value >= 0 else "-",
+        "-" if value is None else _ascii(number(value, 2)),
         "".join(_target(rows, measures)) or "-",
         f"{len(clear)} of {len(others)}",
         "none" if largest is None else _change(largest, measures),

@@ -10,7 +10,7 @@ import pyarrow as pa
 from cluster.storage import Storage
 from jobs.side_effects.console import print_picked, print_side_effects
 from jobs.side_effects.pick import parse_pick, picked
-from jobs.side_effects.stored import StoredSideEffects
+from jobs.side_effects.stored import StoredSets
 from jobs.side_effects.summary import summarise
 from jobs.side_effects.tables import (
     MEASURES_SCHEMA,
@@ -31,7 +31,7 @@ SIDE_EFFECT_TABLES = ("side_effects", "measures", "fidelity", "prompt_matches", 
 
 
 def side_effect_tables(
-    stored: StoredSideEffects, axes: Sequence[str], pick: str | None = None, seed: int = 0
+    stored: StoredSets, axes: Sequence[str], pick: str | None = None, seed: int = 0
 ) -> Tables:
     """The tables of ``summary/`` about side effects, by name; empty tables if none were measured.
 

@@ -6,10 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from jobs.scoring.side_effects_spec import OWN as OWN
 from steering_core.datasets.base import Metric, Purpose, ScoredChoices
-
-OWN = "data"
-"""The name of the sweep's own data among the measured sets; no set of a sweep file has it."""
 
 Kind = Literal["own", "transfer"] | Purpose
 """What is measured. ``own``: the data that the vectors were fitted to. ``transfer``: the data of

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, Protocol
 
 import pyarrow as pa
 
@@ -21,7 +22,7 @@ from jobs.scoring.choice_rows import examples_of, scored_choices
 from jobs.scoring.groups import Group
 from jobs.scoring.measured import texts_key
 from jobs.scoring.output import ScoredOutput
-from jobs.scoring.stored import StoredTables
+from jobs.scoring.stored import RowsOutput, StoredTables
 from jobs.scoring.sweep import adds_vector
 from jobs.scoring.tables import HELD_OUT, STEERED, SideTable, null_table, side_table
 from jobs.side_effects.rows import OWN, Kind, Measured, MeasuredCell
@@ -78,12 +79,22 @@ class _Set:
         return scored_choices(rows, self.examples)
 
 
-@dataclass(frozen=True)
-class StoredSideEffects:
-    """The rows of an output that say what else steering moved."""
+class MeasuredOutput(RowsOutput, Protocol):
+    """An output that holds rows of data sets under its vectors."""
 
-    output: ScoredOutput
-    own: OwnData
+    @property
+    def spec(self) -> Mapping[str, Any]:
+        """The recorded spec; empty if ``run.json`` is lost."""
+
+    def vectors_elsewhere(self, group: Group) -> str:
+        """What steers data that a group's vectors were not fitted to: ``in_sample`` or ``file``."""
+
+
+@dataclass(frozen=True)
+class StoredSets:
+    """The rows of an output that say what steering moved on data sets of ``side_effects``."""
+
+    output: MeasuredOutput
 
     @cached_property
     def has_any(self) -> bool:
@@ -97,11 +108,6 @@ class StoredSideEffects:
             CorruptPartError: a damaged part.
             UserError: the texts of a data set are lost.
         """
-        for group in self._tables.groups:
-            baseline = self._own_baselines.get(group)
-            if baseline is not None:
-                yield from self._of_own_data(group, baseline)
-                yield from self._transferred(group)
         for of_set in self._sets:
             yield from self._of_set(of_set)
 
@@ -118,65 +124,11 @@ class StoredSideEffects:
     @property
     def sources(self) -> list[DataSource]:
         """Where the texts of all data come from."""
-        texts = [self.own.texts(), *(self._texts(name) for name in self._set_names)]
-        return [DataSource.of(table) for table in texts]
+        return [DataSource.of(self._texts(name)) for name in self._set_names]
 
     @cached_property
     def _tables(self) -> StoredTables:
         return StoredTables(self.output)
-
-    @cached_property
-    def _own_baselines(self) -> dict[Group, ScoredChoices]:
-        """Unsteered scores of the groups that are complete."""
-        found = {group: self._tables.rows(group) for group in self._tables.groups}
-        return {g: self.own.scored(g)(rows) for g, rows in found.items() if rows is not None}
-
-    def _of_own_data(self, group: Group, baseline: ScoredChoices) -> Iterator[Measured]:
-        scored = self.own.scored(group)
-        vectors = {STEERED: self.output.main_vectors, HELD_OUT: HELD_OUT}
-        for table, name in vectors.items():
-            if table in self._tables.by_group[group]:
-                cells = self._cells(group, table, scored, baseline)
-                yield self._own(group, group, baseline, cells, name)
-        for prompt in self._prompts(group):
-            rows = self._tables.rows(group, str(SideTable(prompt=prompt)))
-            if rows is not None:
-                cells = iter([MeasuredCell(None, None, None, scored(rows))])
-                yield self._own(group, group, baseline, cells, "", prompt=prompt)
-
-    def _transferred(self, group: Group) -> Iterator[Measured]:
-        for other, baseline in self._own_baselines.items():
-            table = str(SideTable(of=other.place, is_steered=True))
-            if table in self._tables.by_group[group]:
-                cells = self._cells(group, table, self.own.scored(other), baseline)
-                yield self._own(group, other, baseline, cells, self._vectors_elsewhere)
-
-    def _own(
-        self,
-        group: Group,
-        of: Group,
-        baseline: ScoredChoices,
-        cells: Iterator[MeasuredCell],
-        vectors: str,
-        prompt: str = "",
-    ) -> Measured:
-        """Rows of the sweep's own data: those of group ``of`` under the vectors of ``group``."""
-        is_own = group == of
-        name = "/".join(of.key)
-        return Measured(
-            model=group.model,
-            place=dict(group.place),
-            prompt=prompt,
-            vectors=vectors,
-            set=OWN,
-            kind="own" if is_own else "transfer",
-            group="" if is_own else name,
-            metrics=self.own.metrics(),
-            target=self.own.target() if is_own else "",
-            baseline=baseline,
-            cells=cells,
-            examples=f"{OWN}/{name}",
-        )
 
     def _of_set(self, of_set: _Set) -> Iterator[Measured]:
         unsteered = str(SideTable(of_set.name))
@@ -189,7 +141,8 @@ class StoredSideEffects:
             table = str(SideTable(of_set.name, is_steered=True))
             for group in groups:
                 cells = self._cells(group, table, of_set.scored, baseline)
-                yield self._other(of_set, group, baseline, cells, self._vectors_elsewhere)
+                vectors = self.output.vectors_elsewhere(group)
+                yield self._other(of_set, group, baseline, cells, vectors)
             for prompt in self._prompts(whole):
                 named = str(SideTable(of_set.name, prompt=prompt))
                 prompted = self._tables.rows(whole, named)
@@ -235,11 +188,6 @@ class StoredSideEffects:
         sides = (side_table(table) for table in self._tables.by_group[group])
         return list(dict.fromkeys(side.prompt for side in sides if side and side.prompt))
 
-    @property
-    def _vectors_elsewhere(self) -> str:
-        """What steers data that no vector was fitted to: the vector of all examples."""
-        return "file" if self.output.main_vectors == "file" else "in_sample"
-
     @cached_property
     def _set_names(self) -> list[str]:
         sides = (side_table(table) for tables in self._tables.by_group.values() for table in tables)
@@ -266,6 +214,82 @@ class StoredSideEffects:
                 "writes it again"
             )
         return texts
+
+
+@dataclass(frozen=True)
+class StoredSideEffects(StoredSets):
+    """The same of a sweep that has data of its own, whose rows come first."""
+
+    output: ScoredOutput
+    own: OwnData
+
+    def measured(self) -> Iterator[Measured]:
+        """See ``StoredSets``; also the sweep's own data, and transfer between its groups."""
+        for group in self._tables.groups:
+            baseline = self._own_baselines.get(group)
+            if baseline is not None:
+                yield from self._of_own_data(group, baseline)
+                yield from self._transferred(group)
+        yield from super().measured()
+
+    @property
+    def sources(self) -> list[DataSource]:
+        """See ``StoredSets``."""
+        return [DataSource.of(self.own.texts()), *super().sources]
+
+    @cached_property
+    def _own_baselines(self) -> dict[Group, ScoredChoices]:
+        """Unsteered scores of the groups that are complete."""
+        found = {group: self._tables.rows(group) for group in self._tables.groups}
+        return {g: self.own.scored(g)(rows) for g, rows in found.items() if rows is not None}
+
+    def _of_own_data(self, group: Group, baseline: ScoredChoices) -> Iterator[Measured]:
+        scored = self.own.scored(group)
+        vectors = {STEERED: self.output.main_vectors, HELD_OUT: HELD_OUT}
+        for table, name in vectors.items():
+            if table in self._tables.by_group[group]:
+                cells = self._cells(group, table, scored, baseline)
+                yield self._own(group, group, baseline, cells, name)
+        for prompt in self._prompts(group):
+            rows = self._tables.rows(group, str(SideTable(prompt=prompt)))
+            if rows is not None:
+                cells = iter([MeasuredCell(None, None, None, scored(rows))])
+                yield self._own(group, group, baseline, cells, "", prompt=prompt)
+
+    def _transferred(self, group: Group) -> Iterator[Measured]:
+        for other, baseline in self._own_baselines.items():
+            table = str(SideTable(of=other.place, is_steered=True))
+            if table in self._tables.by_group[group]:
+                cells = self._cells(group, table, self.own.scored(other), baseline)
+                vectors = self.output.vectors_elsewhere(group)
+                yield self._own(group, other, baseline, cells, vectors)
+
+    def _own(
+        self,
+        group: Group,
+        of: Group,
+        baseline: ScoredChoices,
+        cells: Iterator[MeasuredCell],
+        vectors: str,
+        prompt: str = "",
+    ) -> Measured:
+        """Rows of the sweep's own data: those of group ``of`` under the vectors of ``group``."""
+        is_own = group == of
+        name = "/".join(of.key)
+        return Measured(
+            model=group.model,
+            place=dict(group.place),
+            prompt=prompt,
+            vectors=vectors,
+            set=OWN,
+            kind="own" if is_own else "transfer",
+            group="" if is_own else name,
+            metrics=self.own.metrics(),
+            target=self.own.target() if is_own else "",
+            baseline=baseline,
+            cells=cells,
+            examples=f"{OWN}/{name}",
+        )
 
 
 def has_intent(output: ScoredOutput) -> bool:

@@ -161,16 +161,6 @@ class StereoSetResults(Results):
         return self.summary["geometry"]
 
     @cached_property
-    def side_effects(self) -> pd.DataFrame:
-        """What else steering moved: a row per vector, layer, coefficient, data set and metric.
-
-        ``kind``, ``set``, ``group``, ``metric``; ``before``, ``after``, ``change`` with
-        ``change_low`` and ``change_high`` (95 %, for one number alone); ``is_clear`` and ``p`` hold
-        for all changes of a model together. No rows if the sweep has no ``side_effects``.
-        """
-        return self.summary.get("side_effects", pd.DataFrame())
-
-    @cached_property
     def vectors(self) -> pd.DataFrame:
         """Steering vectors: a row per bias type, layer and fold.
 

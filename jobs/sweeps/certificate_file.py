@@ -41,16 +41,27 @@ class Checked:
 
 
 def write_certificate(
-    storage: Storage, footers: Footers, words: Checked = Checked()
+    storage: Storage,
+    footers: Footers,
+    words: Checked = Checked(),
+    of_side_effects: Footers | None = None,
 ) -> dict[str, Any]:
     """Write ``certificate.json`` from the footers of the parts that are done, and say it.
+
+    Args:
+        of_side_effects: of rows of other data, if they are checked in another unit than ``words``
+            says; they get a key of their own.
 
     Returns what it holds.
     """
     content = _content(footers)
+    if of_side_effects:
+        content["side_effects"] = _content(of_side_effects)["overall"]
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     storage.replace(CERTIFICATE_KEY, text.encode())
     _tell(content["overall"], storage.uri_of(CERTIFICATE_KEY), words)
+    if of_side_effects:
+        _tell(content["side_effects"], storage.uri_of(CERTIFICATE_KEY), Checked())
     return content
 
 

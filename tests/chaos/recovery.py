@@ -26,8 +26,8 @@ from cluster.threads import thread_pool
 from jobs.resources import local_path
 from jobs.scoring.fit_task import FitPayload, fit
 from jobs.scoring.inventory import take_inventory
+from jobs.scoring.set_scorer import Payload
 from jobs.scoring.tables import FITS, sums_table
-from jobs.scoring.worker import Payload
 from jobs.stereoset.tables import StereoSetRows
 from steering_core.engine import Scores
 from steering_core.vectors import FoldSums

@@ -20,7 +20,8 @@ import torch
 from cluster.parts import check_part
 from cluster.storage import StorageSpec
 from jobs.resources import local_path
-from jobs.scoring.worker import ScoredWorker, StoredVectors
+from jobs.scoring.worker import ScoredWorker
+from jobs.sweeps.worker import StoredVectors
 from steering_core import packing, probes, trunk
 from steering_core.engine import Engine
 from steering_core.hook_points import HookPoint

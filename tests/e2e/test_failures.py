@@ -11,7 +11,8 @@ import pytest
 from transformers import BertConfig, BertModel
 
 from jobs.scoring.fit_task import FitPayload
-from jobs.scoring.worker import Payload, ScoredWorker
+from jobs.scoring.set_scorer import Payload
+from jobs.scoring.worker import ScoredWorker
 from steering_core.models import ModelSource, load_tokenizer
 from tests.support.golden import model_path
 from tests.support.sweeps import read_rows, steersweep, write_spec

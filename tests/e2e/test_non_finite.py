@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from jobs.scoring.fit_task import FitPayload
-from jobs.scoring.worker import Payload, ScoredWorker
+from jobs.scoring.set_scorer import Payload
+from jobs.scoring.worker import ScoredWorker
 from steering_core.engine import Engine
 from tests.support.sweeps import Finished, read_rows, steersweep, write_spec
 

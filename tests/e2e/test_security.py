@@ -19,7 +19,8 @@ from jobs.resources import local_path
 from jobs.scoring.fit_task import FitPayload
 from jobs.scoring.manifest import to_table
 from jobs.scoring.plan import PlannedTask
-from jobs.scoring.worker import Payload, ScoredWorker
+from jobs.scoring.set_scorer import Payload
+from jobs.scoring.worker import ScoredWorker
 from jobs.stereoset.groups import group_of
 from tests.support.sweeps import steersweep, write_spec
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+import steersweep as steersweep_api
 from jobs.resources import local_path, model_source
 from steering_core.models import LoadedModel, load_model, load_tokenizer
 from steering_core.stereoset import read_stereoset
@@ -326,6 +327,43 @@ def test_verify_and_status_know_side_effects(finished: Path) -> None:
     num_examples = len(PAIRS) + len(QUESTIONS) + len(TEXTS)
     assert rows["side effects, unsteered"] == num_examples
     assert rows["side effects"] > num_examples * 8
+
+
+def test_the_report_shows_the_matrix_and_picks_on_half_of_the_data(output: Path) -> None:
+    done = steersweep("report", str(output), "--pick", "s2a >= -100", "--figures", "--json")
+    assert done.code == 0, done
+    picked = json.loads(done.out)["picked"]
+    assert [row["rank"] for row in picked] == list(range(1, len(picked) + 1))
+    assert {row["metric"] for row in picked} == {"s2a"}
+    assert len(pd.read_parquet(output / "summary/picked.parquet")) == len(picked) > 0
+    page = (output / "report.html").read_text()
+    for text in ("Side effects", "crows_pairs", "prompt careful", "Download CSV"):
+        assert text in page, text
+    assert (output / "figures/side_effects.png").stat().st_size > 10_000
+    refused = steersweep("report", str(output), "--pick", "joy >= 1")
+    assert (refused.code, "joy" in refused.err, "lms" in refused.err) == (2, True, True)
+
+
+def test_python_and_export_have_side_effects(finished: Path, tmp_path: Path) -> None:
+    results = steersweep_api.load(str(finished))
+    table = results.side_effects
+    assert len(table) == len(summary(finished))
+    file = tmp_path / "rows.parquet"
+    assert steersweep("export", str(finished), str(file), "--side-effects").code == 0
+    rows = pd.read_parquet(file)
+    by_set = rows[rows["layer"].isna() & rows["prompt"].isna()].groupby("set").size()
+    assert by_set[["crows_pairs", "quiz", "texts"]].to_dict() == {
+        "crows_pairs": len(PAIRS),
+        "quiz": len(QUESTIONS),
+        "texts": len(TEXTS),
+    }
+    steered = rows[(rows["set"] == "texts") & (rows["layer"] == 3) & (rows["coeff"] == 4)]
+    assert len(steered) == 2 * len(TEXTS)
+    assert set(steered["candidates"].map(lambda texts: texts[0])) == set(TEXTS)
+    # The sweep's own rows are exported as before.
+    assert steersweep("export", str(finished), str(tmp_path / "own.parquet")).code == 0
+    own = pd.read_parquet(tmp_path / "own.parquet")
+    assert set(own["table"]) == {"baseline", "steered", "held_out"}
 
 
 def test_plan_prints_what_side_effects_cost(tmp_path: Path) -> None:

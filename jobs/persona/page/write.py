@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import pyarrow as pa
+
 from cluster.redaction import redact_all
 from cluster.storage import Storage
 from jobs.page.page import Figures, PageContent, title_of
@@ -20,6 +22,7 @@ from jobs.persona.page.figures import drawn
 from jobs.persona.page.finding import finding
 from jobs.persona.page.ran import ran
 from jobs.persona.summary import PersonaSummary
+from jobs.side_effects.page import with_side_effects
 
 _PACKAGE = "jobs.persona.page"
 
@@ -31,6 +34,7 @@ def write_page(
     missing: str,
     certificate: Mapping[str, Any] | None = None,
     comparisons: Sequence[Comparison] = (),
+    side_effects: Mapping[str, pa.Table] | None = None,
 ) -> None:
     """Write ``report.html``.
 
@@ -39,8 +43,10 @@ def write_page(
         missing: what is still to come, in words; empty if nothing is.
         certificate: ``overall`` of ``certificate.json``.
         comparisons: with other runs.
+        side_effects: tables of ``jobs.side_effects.tables`` by name, if they were measured.
     """
-    write(storage, page_of(summary, record, missing, storage.uri, certificate, comparisons))
+    page = page_of(summary, record, missing, storage.uri, certificate, comparisons, side_effects)
+    write(storage, page)
 
 
 def page_of(
@@ -50,8 +56,9 @@ def page_of(
     uri: str = "URI",
     certificate: Mapping[str, Any] | None = None,
     comparisons: Sequence[Comparison] = (),
+    side_effects: Mapping[str, pa.Table] | None = None,
 ) -> str:
-    """The page's HTML; ``uri`` is where the output is."""
+    """The page's HTML; ``uri`` is where the output is, and the rest as ``write_page`` has it."""
     record, made = redact_all(record), datetime.now(UTC)
     spec = record.get("spec", {})
     all_tables = [make(summary) for make in (tables.steered, tables.projections, tables.contrast)]
@@ -74,6 +81,7 @@ def page_of(
         tables=[table for table in all_tables if table.rows],
         spec_file="persona.yaml",
     )
+    page = with_side_effects(page, side_effects)
     return render(page, _PACKAGE, {"compared": list(compared(summary)), "certified": certified})
 
 

@@ -55,11 +55,15 @@ def plan(job: AnyScoredJob, spec: ScoredSpec, options: PlanOptions) -> SweepFore
             device.peak_flops_per_s(model.dtype)
     check_same_sweep(job, sweep, output)
     workflow = job.workflow(sweep, output, Files(storage))
-    return _Planner(sweep, workflow.inventory, storage, device, options).forecast()
+    return Planner(sweep, workflow.inventory, storage, device, options).forecast()
 
 
-class _Planner:
-    """Plans each model of one sweep in turn."""
+class Planner:
+    """Plans each model of one sweep in turn.
+
+    Args:
+        device: with stated rates; None: this machine.
+    """
 
     def __init__(
         self,
@@ -82,6 +86,7 @@ class _Planner:
         self._num_replicas = max(1, min(room, num_at_once))
 
     def forecast(self) -> SweepForecast:
+        """What is left of the sweep."""
         models, times = [], {}
         for name in self._sweep.models:
             left = [task for task in self._left if task.group.model == name]
@@ -159,6 +164,9 @@ class _Planner:
         own = [e for found, _ in self._sweep.groups.values() for e in found]
         # If only other data is left, rows of the sweep's own data show how fast the machine is.
         examples = [e for e in own if e.example_id in ids] or own
+        if not own:
+            subject = self._sweep.subject(left[0].tables[0], left[0].group)
+            model, examples = subject.model, list(subject.examples.values())
         try:
             measured = measure(
                 self._sweep, model, skeleton, examples, tokens, self._options.seconds

@@ -17,7 +17,8 @@ from cluster.tasks import Failure, FailureKind, Task, WorkerFactory
 from jobs.resources import local_path
 from jobs.scoring import worker as worker_module
 from jobs.scoring.batch_size import TUNING, ModelTuning, read_tuning, tuning_key
-from jobs.scoring.worker import Payload, ScoredWorker
+from jobs.scoring.set_scorer import Payload
+from jobs.scoring.worker import ScoredWorker
 from jobs.spec import CertificateSpec
 from jobs.stereoset.groups import group_of
 from jobs.stereoset.tables import StereoSetRows

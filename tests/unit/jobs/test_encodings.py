@@ -12,7 +12,8 @@ import torch
 
 from cluster.storage import StorageSpec
 from jobs.scoring.encodings import Encodings
-from jobs.scoring.worker import Payload, ScoredWorker
+from jobs.scoring.set_scorer import Payload
+from jobs.scoring.worker import ScoredWorker
 from jobs.spec import CertificateSpec
 from jobs.stereoset.groups import group_of
 from jobs.stereoset.tables import StereoSetRows

@@ -102,4 +102,4 @@ def test_a_persona_output_of_another_sweep_is_refused_with_reasons(
         check_same_sweep(job, persona_sweep(persona_folder, "generation.seed=5"), output)
     (line,) = caught.value.lines
     assert "generation.seed: 0 -> 5 (it decides the text of every answer)" in line
-    assert "Only models, traits, layers, coeffs and positions may be added" in line
+    assert "Only models, traits, layers, coeffs, positions, data sets of side effects" in line

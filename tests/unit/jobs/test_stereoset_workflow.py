@@ -16,8 +16,8 @@ from cluster.storage import Storage, StorageSpec
 from cluster.tasks import Task
 from jobs.scoring import workflow as workflow_module
 from jobs.scoring.fit_task import FitPayload, fit
+from jobs.scoring.set_scorer import Payload
 from jobs.scoring.tables import FITS, HELD_OUT_SUMS, states_table, sums_table
-from jobs.scoring.worker import Payload
 from jobs.spec import load_spec
 from jobs.stereoset.job import StereoSetJob
 from jobs.stereoset.output import StereoSetOutput
