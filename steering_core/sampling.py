@@ -53,8 +53,8 @@ class Sampling:
             raise UserError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
         if not 0 < self.temperature < float("inf"):
             raise UserError(
-                f"temperature must be more than 0, got {self.temperature}; "
-                "for the likeliest token set `greedy`"
+                f"temperature must be more than 0, got {self.temperature}; greedy sampling takes "
+                "the likeliest token"
             )
         if not 0 < self.top_p <= 1:
             raise UserError(f"top_p must be more than 0 and at most 1, got {self.top_p}")

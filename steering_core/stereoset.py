@@ -131,17 +131,15 @@ def _load_json(path: Path) -> Any:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UserError(
-            f"{path}: no such data file; `steersweep data fetch` downloads StereoSet's dev.json"
-        ) from None
+        raise UserError(f"{path}: no such data file", cause="no_stereoset_file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as UTF-8 text: {error}") from None
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise UserError(
-            f"{path}: not valid JSON at line {error.lineno}, column {error.colno} ({error.msg}); "
-            "if the download was truncated, `steersweep data fetch` gets it again"
+            f"{path}: not valid JSON at line {error.lineno}, column {error.colno} ({error.msg})",
+            cause="damaged_stereoset_file",
         ) from None
     except RecursionError:
         raise UserError(f"{path}: JSON nested too deeply to be a StereoSet file") from None

@@ -215,7 +215,7 @@ def test_a_gpu_that_no_node_has_is_one_line(
     machines: Machines, s3_uri: str, tmp_path: Path
 ) -> None:
     spec = _spec(tmp_path, s3_uri, compute={"replicas": 1, "gpus_per_replica": 1})
-    _fails(_submit(machines, spec), 2, "asks for 1 GPU for a replica; the largest node has 0")
+    _fails(_submit(machines, spec), 2, "asks for 1 GPU; the largest node has 0")
 
 
 def test_a_replica_that_cannot_load_its_model_is_one_line(

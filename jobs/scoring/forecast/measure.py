@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import transformers
 
+from jobs.advice import advised
 from jobs.scoring.forecast.rates import Rates
 from jobs.scoring.groups import ScoredExample
 from jobs.scoring.sweep import AnySweep, SweepModel
@@ -49,6 +50,7 @@ class Measured:
     peak_bytes: int
 
 
+@advised()
 def measure(
     sweep: AnySweep,
     model: SweepModel,

@@ -161,7 +161,7 @@ def test_seeds_are_decided_by_names() -> None:
     ("changed", "message"),
     [
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1"),
-        ({"temperature": 0.0}, "set `greedy`"),
+        ({"temperature": 0.0}, "greedy sampling takes"),
         ({"temperature": float("nan")}, "temperature"),
         ({"top_p": 0.0}, "top_p"),
         ({"top_p": 1.1}, "top_p"),
