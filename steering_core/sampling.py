@@ -78,15 +78,6 @@ def named_eos_ids(*sources: Any) -> tuple[int, ...]:
     return tuple(sorted(int(token) for token in ids if token is not None))
 
 
-def generation_defaults(module: nn.Module) -> dict[str, Any]:
-    """What the model's own generation config would set; for the record, none of it is applied."""
-    config = getattr(module, "generation_config", None)
-    if config is None:
-        return {}
-    told: dict[str, Any] = config.to_diff_dict()
-    return {name: told[name] for name in sorted(told) if name != "transformers_version"}
-
-
 def row_seed(*names: str | int | float) -> int:
     """A seed that names decide, for instance of sweep, question, sample and configuration."""
     text = json.dumps(names, ensure_ascii=True)
