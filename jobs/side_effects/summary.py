@@ -42,7 +42,6 @@ Row = dict[str, Any]
 TARGET = "target"
 KINDS = (TARGET, "own", "transfer", "bias", "capability", "text", "other")
 """In the order of the matrix."""
-_SHARE = "share_"
 
 
 def summarise(measured: Iterable[Measured], axes: Sequence[str]) -> Summary:
@@ -148,9 +147,8 @@ class Summary:
                 metrics[measure] = metric
                 if kinds.get(measure) != TARGET:
                     kinds[measure] = TARGET if key == baseline.target else baseline.kind
-        has_others = {m.data for m in kinds if not m.metric.startswith(_SHARE)}
-        # The share that chose "correct" is the accuracy once more.
-        left_out = {m for m in kinds if m.metric.startswith(_SHARE) and m.data in has_others}
+        has_others = {m.data for m in kinds if not metrics[m].restates}
+        left_out = {m for m in kinds if metrics[m].restates and m.data in has_others}
         known = [
             Measuring(measure, kind, metrics[measure], measure not in left_out)
             for measure, kind in kinds.items()

@@ -161,6 +161,8 @@ class Metric:
             same examples; [...]. Default: the mean of the only term.
         unit: ``share`` (0 to 1, shown in percent), ``percent`` (0 to 100), ``nats`` or ``number``.
         better: whether more of it is better (``higher``), less (``lower``), or neither.
+        restates: whether it says what other metrics of the data set say, in another way: it has no
+            place of its own where each metric counts once.
     """
 
     key: str
@@ -171,6 +173,7 @@ class Metric:
     of_means: Callable[[np.ndarray], np.ndarray] = field(default=lambda means: means[..., 0])
     unit: Literal["share", "percent", "nats", "number"] = "share"
     better: Literal["higher", "lower", "neither"] = "neither"
+    restates: bool = False
 
 
 @dataclass(frozen=True)

@@ -117,6 +117,7 @@ def label_share(label: str) -> Metric:
         formula=f"share of examples whose candidate with the largest sum is labeled {label}",
         source="steersweep",
         terms=lambda scored: column(chose(scored, choices(scored), label)),
+        restates=True,  # the share that chose "correct" is the accuracy
     )
 
 

@@ -94,6 +94,7 @@ METRICS = (
         of_means=_perplexity,
         unit="number",
         better="lower",
+        restates=True,
     ),
 )
 

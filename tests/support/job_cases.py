@@ -93,10 +93,13 @@ def _choices(folder: Path, model: Path) -> Path:
 
 
 def _persona(folder: Path, model: Path) -> Path:
+    texts = folder / "texts.txt"
+    texts.write_text("Rain fell on the roof all night.\nBread rises because yeast makes gas.\n")
     return write_persona_spec(
         folder,
         model,
         filter={"positive_at_least": 0, "negative_below": 100, "coherence_at_least": 0},
+        side_effects={"texts": {"format": "text", "path": str(texts)}, "cells": {"layers": 3}},
         compute={"executor": "in_process", "examples_per_task": 4, "tokens_per_batch": 1024},
     )
 

@@ -25,8 +25,11 @@ def column(key: str, at: int, **about: Any) -> Metric:
 
 
 def share(key: str, at: int) -> Metric:
-    """The share of examples whose number in a column is above 0."""
-    return Metric(key, key, "", "test", lambda s: (s.sums[:, [at]] > 0).astype(float))
+    """The share of examples whose number in a column is above 0; one of a label restates others."""
+    restates = key.startswith("share_")
+    return Metric(
+        key, key, "", "test", lambda s: (s.sums[:, [at]] > 0).astype(float), restates=restates
+    )
 
 
 def quotient(key: str, above: int, below: int) -> Metric:
