@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 from steering_core.chat import ChatFormat
 from steering_core.datasets.base import Contrast
+from steering_core.datasets.stereoset import CONTRAST as STEREOSET_CONTRAST
 from steering_core.protocol import Protocol as ScoringProtocol
-from steering_core.stereoset import CONTRAST as STEREOSET_CONTRAST
 from steersweep.errors import UserError
 
 

@@ -11,14 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from steering_core.datasets.base import Contrast
 from steersweep.errors import UserError
 
 SPLITS = ("intersentence", "intrasentence")
 BIAS_TYPES = ("gender", "profession", "race", "religion")
 LABELS = ("stereotype", "anti-stereotype", "unrelated")
-CONTRAST = Contrast(positive=("anti-stereotype",), negative=("stereotype",))
-"""A steering vector points from stereotype to anti-stereotype."""
 
 OFFICIAL_COUNTS: Mapping[str, Mapping[str, int]] = {
     "intersentence": {"gender": 242, "profession": 827, "race": 976, "religion": 78},
