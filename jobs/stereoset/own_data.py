@@ -17,8 +17,7 @@ from jobs.stereoset.groups import place_of
 from jobs.stereoset.output import StereoSetOutput
 from jobs.stereoset.tables import NAMES
 from steering_core.datasets.base import Candidate, ChoiceExample, Metric, ScoredChoices
-from steering_core.datasets.stereoset import METRICS
-from steering_core.stereoset import CONTRAST
+from steering_core.datasets.stereoset import CONTRAST, METRICS
 
 TARGET = "s2a"
 
