@@ -42,10 +42,11 @@ chaos: .venv/.installed-dev  ## break runs at random and compare: TRIALS=200 SEE
 soak: .venv/.installed-dev  ## a run with a fault every few seconds, and what grows: MINUTES=20
 	$(BIN)/python -m tests.chaos.soak --minutes $(or $(MINUTES),20) --seed $(or $(SEED),1) $(if $(JSON),--json $(JSON))
 
-lint: .venv/.installed-dev  ## ruff, mypy and shellcheck
+lint: .venv/.installed-dev  ## ruff, mypy, import-linter and shellcheck
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/shellcheck .ci/run cluster/launch/*.sh tests/support/slurm/*
 
 format: .venv/.installed-dev  ## let ruff mend what it can

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 
 from cluster.backends.base import Backend
 from cluster.metrics import Heartbeat, Metrics, memory_bytes
-from cluster.outcome import Outcome, Progress
+from cluster.outcome import Outcome
 from cluster.scheduler import Scheduler
 from cluster.side_work import SideWork
 from cluster.tasks import (
@@ -39,7 +39,6 @@ def execute(
     *,
     on_finished: Callable[[Task, Receipt], Iterable[Task]] | None = None,
     on_event: Callable[[Event], None] | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
     side_work: SideWork | None = None,
     on_heartbeat: Callable[[], None] | None = None,
     metrics: Metrics | None = None,
@@ -51,11 +50,10 @@ def execute(
 
     `on_finished` is called once for each task that is done and returns the tasks that follow from
     it. What takes long goes to `side_work`, which returns its tasks later; the run is not over
-    while it is busy. `on_event` sees every event, `on_progress` the counts after each batch of
-    them, `on_heartbeat` follows each line that the log gets every minute. What these callbacks
-    raise ends the run and reaches the caller; failures of tasks and replicas never do. Returns at
-    once when `stop_requested()` turns true, or the scheduler stops: what is in flight is left to
-    `backend.close()`, what is committed stays.
+    while it is busy. `on_event` sees every event, `on_heartbeat` follows each line that the log
+    gets every minute. What these callbacks raise ends the run and reaches the caller; failures of
+    tasks and replicas never do. Returns at once when `stop_requested()` turns true, or the
+    scheduler stops: what is in flight is left to `backend.close()`, what is committed stays.
 
     Deadlines count the time in which this loop looked. What it slept through, in a callback that
     waits for storage or as a stopped process, is nobody's delay: the news of that time is still to
@@ -84,8 +82,6 @@ def execute(
             teller.saw(event, task)
             if task is not None and on_finished is not None and isinstance(event, TaskFinished):
                 scheduler.add(on_finished(task, event.receipt))
-        if events and on_progress is not None:
-            on_progress(scheduler.progress())
         patience.check(now, heard=bool(events))
         if teller.tell(watched.real) and on_heartbeat is not None:
             on_heartbeat()

@@ -23,8 +23,8 @@ def require_variables() -> None:
     if missing:
         raise StopRunError(
             f"{' and '.join(missing)} must be in the environment of Ray on every node, but is not "
-            f"set on {socket.gethostname()}; set it where Ray is started on that node, or leave it "
-            "out of --needs"
+            f"set on {socket.gethostname()}; set it where Ray is started on that node, or submit "
+            "the job without asking for it"
         )
 
 
@@ -34,7 +34,10 @@ def needs(names: Iterable[str]) -> dict[str, str]:
     for name in wanted:
         if not _NAME.fullmatch(name):
             # The value is not repeated: it may be a secret.
-            raise UserError("--needs takes the name of a variable, without a value")
+            raise UserError(
+                "a variable that nodes must have is given by its name, without a value",
+                cause="needs_with_value",
+            )
     return {NEEDS_VARIABLE: ",".join(wanted)} if wanted else {}
 
 
@@ -48,12 +51,13 @@ def plain_variables(settings: Iterable[str]) -> dict[str, str]:
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals or not _NAME.fullmatch(name):
-            raise UserError("--env must look like NAME=VALUE")
+            raise UserError("a setting must look like NAME=VALUE", cause="no_setting")
         if is_secret_name(name) or redact(setting) != setting or "${" in value:
             raise UserError(
-                f"--env {name} looks like a secret, and anyone who can reach the dashboard can "
-                "read a job's settings; set it where Ray is started on each node, and have it "
-                f"checked with --needs {name}"
+                f"{name} looks like a secret, and anyone who can reach the dashboard can "
+                "read a job's settings; set it where Ray is started on each node",
+                cause="secret_setting",
+                name=name,
             )
         found[name] = value
     return found

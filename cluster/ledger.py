@@ -76,8 +76,8 @@ class Ledger:
         data = text.encode()
         if not self._replace_record(data):
             raise LeaseHeldError(
-                f"another driver has just worked on {self._storage.uri}; see `steersweep status`, "
-                "then run the same command again"
+                f"another driver has just worked on {self._storage.uri}",
+                cause="another_driver",
             )
         found = self._storage.read_versioned(RECORD_KEY)
         # Whoever came in between has its own version, which must not become ours.

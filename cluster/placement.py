@@ -100,17 +100,18 @@ def num_replicas(
     """
     fits = sum(num_fitting(node, share) for node in nodes)
     if fits < (1 if may_grow else requested or 1):
-        raise UserError(why_no_room(requested or 1, share, nodes))
+        raise why_no_room(requested or 1, share, nodes)
     return max(1, min(fits if requested is None else requested, num_tasks))
 
 
-def why_no_room(requested: int, share: Share, nodes: Sequence[Node]) -> str:
+def why_no_room(requested: int, share: Share, nodes: Sequence[Node]) -> UserError:
     """What is asked for and what is there, both in numbers, and what to do; one line."""
     fits = sum(num_fitting(node, share) for node in nodes)
     if fits > 0:
-        return (
-            f"compute.replicas asks for {requested} replicas with {share} each; the cluster of "
-            f"{_count(nodes)} has room for {fits}; ask for fewer or smaller ones"
+        return UserError(
+            f"{requested} replicas with {share} each are asked for; the cluster of "
+            f"{_count(nodes)} has room for {fits}; ask for fewer or smaller ones",
+            cause="too_many_replicas",
         )
     matching = [node for node in nodes if _has_labels(node, share)]
     if not matching:
@@ -121,39 +122,44 @@ def why_no_room(requested: int, share: Share, nodes: Sequence[Node]) -> str:
         most = max(node.resources.get(name, 0.0) for node in matching)
         if _fitting(name, most, asked) < 1:
             return _too_little(name, asked, most, f"{_count(matching)}{among}", matching)
-    return (
+    return UserError(
         f"a replica asks for {share}; some node has each of these, but none of the "
         f"{_count(matching)}{among} of the cluster has all of them; ask for less"
     )
 
 
-def _too_little(name: str, asked: float, most: float, among: str, nodes: Sequence[Node]) -> str:
+def _too_little(
+    name: str, asked: float, most: float, among: str, nodes: Sequence[Node]
+) -> UserError:
     prefix, _, kind = name.partition(":")
     if prefix == "accelerator_type":
         kinds = sorted({k.partition(":")[2] for n in nodes for k in n.resources if _is_kind(k)})
         there = f"have {', '.join(kinds)}" if kinds else "have none that Ray knows"
-        return (
-            f"compute.accelerator_type asks for {kind}; the {among} of the cluster {there}; use a "
-            "kind that the cluster has"
+        return UserError(
+            f"a replica asks for an accelerator {kind}; the {among} of the cluster {there}; use a "
+            "kind that the cluster has",
+            cause="no_such_accelerator",
         )
-    keys = {"CPU": "compute.cpus_per_replica", "GPU": "compute.gpus_per_replica"}
-    key = keys.get(name, f"compute.resources.{name}")
-    return (
-        f"{key} asks for {asked:g} {_plural(name, asked)} for a replica; the largest node has "
-        f"{most:g} ({among} in the cluster); ask for less, or add such a node"
+    causes = {"CPU": "too_few_cpus", "GPU": "too_few_gpus"}
+    return UserError(
+        f"a replica asks for {asked:g} {_plural(name, asked)}; the largest node has "
+        f"{most:g} ({among} in the cluster); ask for less, or add such a node",
+        cause=causes.get(name, "too_little_of_resource"),
+        name=name,
     )
 
 
-def _no_such_label(share: Share, nodes: Sequence[Node]) -> str:
+def _no_such_label(share: Share, nodes: Sequence[Node]) -> UserError:
     wanted = ", ".join(f"{key}={value}" for key, value in share.labels.items())
     there = "; ".join(
         f"their {key}: {', '.join(values) or 'none'}"
         for key in share.labels
         for values in [sorted({n.labels[key] for n in nodes if key in n.labels})]
     )
-    return (
-        f"compute.labels asks for nodes with {wanted}; none of the {_count(nodes)} of the cluster "
-        f"has that ({there}); change the labels, or add such a node"
+    return UserError(
+        f"nodes with {wanted} are asked for; none of the {_count(nodes)} of the cluster "
+        f"has that ({there}); change the labels, or add such a node",
+        cause="no_such_label",
     )
 
 

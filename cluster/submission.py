@@ -211,12 +211,15 @@ def _checked(address: str) -> str:
         fits = False
     if not fits:
         raise UserError(
-            f"--address must be http(s)://HOST:PORT of the head's dashboard, got {address!r}"
+            f"the address must be http(s)://HOST:PORT of the head's dashboard, got {address!r}",
+            cause="wrong_address",
         )
     if "@" in parts.netloc:
         # It would stand in every command that is printed.
         raise UserError(
-            f"--address must not contain credentials; put a header into {_HEADERS_VARIABLE} as JSON"
+            "the address must not contain credentials; put a header into "
+            f"{_HEADERS_VARIABLE} as JSON",
+            cause="wrong_address",
         )
     return address.rstrip("/")
 

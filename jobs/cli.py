@@ -630,6 +630,7 @@ def main() -> None:
     An error that nobody expected ends with its traceback and 1.
     """
     from cluster.errors import ClusterError
+    from jobs.advice import advise
     from jobs.console import complain, configure, show_bug
     from steersweep.errors import UserError
 
@@ -643,6 +644,7 @@ def main() -> None:
     try:
         app()
     except UserError as error:
+        advise(error)
         complain(*error.lines)
         code = 2
     except ClusterError as error:

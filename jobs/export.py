@@ -17,7 +17,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 from cluster.storage import Storage
 from jobs import __version__
 from jobs.console import Verbosity, is_shown, messages, say, warn
-from jobs.results import FlatRows, results_of
+from jobs.results import FlatRows
+from jobs.sweeps.registry import results_of
 from steersweep.errors import UserError
 
 _ROWS_PER_GROUP = 65_536

@@ -11,17 +11,19 @@ from contextlib import contextmanager
 from typing import Any
 
 from cluster.storage import Storage, StorageSpec
+from jobs.advice import advised
 from jobs.console import warn
-from jobs.results import Results, open_results, results_of
+from jobs.results import Results
 from jobs.spec import JobSpec
 from jobs.sweeps import commands
 from jobs.sweeps.estimate import PlanOptions
-from jobs.sweeps.registry import load_any_spec
+from jobs.sweeps.registry import load_any_spec, open_results, results_of
 from steersweep.errors import UserError
 
 _TASKS_FAILED = 1
 
 
+@advised()
 def run(
     spec: str | os.PathLike[str],
     overrides: Mapping[str, Any] | None = None,
@@ -43,6 +45,7 @@ def run(
     return results
 
 
+@advised()
 def plan(
     spec: str | os.PathLike[str],
     overrides: Mapping[str, Any] | None = None,
@@ -57,11 +60,13 @@ def plan(
     return commands.plan(_spec(spec, overrides, output), options)
 
 
+@advised()
 def status(uri: str, endpoint_url: str | None = None) -> dict[str, Any]:
     """See ``steersweep.status``."""
     return commands.status(_reached(uri, endpoint_url))
 
 
+@advised()
 def report(uri: str, endpoint_url: str | None = None, *, figures: bool = True) -> Results:
     """See ``steersweep.report``."""
     storage = _reached(uri, endpoint_url)
@@ -69,6 +74,7 @@ def report(uri: str, endpoint_url: str | None = None, *, figures: bool = True) -
     return results_of(storage)
 
 
+@advised()
 def verify(uri: str, rows: int = 20, seed: int = 0, endpoint_url: str | None = None) -> bool:
     """See ``steersweep.verify``."""
     if rows < 1:

@@ -12,10 +12,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster.storage import Storage, StorageSpec
+from cluster.storage import Storage
 from jobs.data_source import DataSource
-from jobs.sweeps.job import StoredOutput
-from jobs.sweeps.registry import job_of_output
 from steersweep.errors import UserError
 
 
@@ -136,33 +134,3 @@ class Results(ABC):
             rows = f"{len(table):,} rows" if isinstance(table, pd.DataFrame) else ""
             lines.append(f"  .{name:<13} {told.rstrip('.').replace('``', ''):<60} {rows}".rstrip())
         return "\n".join(lines)
-
-
-def open_results(uri: str, endpoint_url: str | None = None) -> Results:
-    """The results of a run of any job, finished or not, from a folder or ``s3://bucket/prefix``.
-
-    Args:
-        endpoint_url: of an S3-compatible store (MinIO, R2, ...).
-
-    Raises:
-        UserError: there is no run of steersweep at this place, or its plan or a part is damaged.
-    """
-    storage = StorageSpec(uri, endpoint_url).open()
-    storage.check_reachable()
-    return results_of(storage)
-
-
-def results_of(storage: Storage) -> Results:
-    """The results in an opened output; raises as ``open_results`` does."""
-    output = StoredOutput.read(storage)
-    job = job_of_output(output)
-    return job.results(job.open(output))
-
-
-def load(uri: str, endpoint_url: str | None = None) -> Results:
-    """As ``open_results``, with every table read at once.
-
-    Raises:
-        UserError: there is no run at this place, or parts are damaged.
-    """
-    return open_results(uri, endpoint_url).read_all()

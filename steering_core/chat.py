@@ -105,8 +105,8 @@ class ChatFormat:
             return [*told, {"role": "user", "content": user}]
         if self._system == "refuse":
             raise UserError(
-                f"{self._model} has no system role; set `system: merge_into_user` to put system "
-                "messages before the user's text"
+                f"{self._model} has no system role, and a system message is to be sent",
+                cause="no_system_role",
             )
         return [{"role": "user", "content": f"{system}\n\n{user}"}]
 

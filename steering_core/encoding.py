@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 from steering_core.chat import ChatFormat
 from steering_core.datasets.base import Contrast
+from steering_core.datasets.stereoset import CONTRAST as STEREOSET_CONTRAST
 from steering_core.protocol import Protocol as ScoringProtocol
-from steering_core.stereoset import CONTRAST as STEREOSET_CONTRAST
 from steersweep.errors import UserError
 
 
@@ -144,7 +144,8 @@ class ExampleEncoder:
         if missing:
             raise UserError(
                 f"the tokenizer of {model} has no {' and no '.join(missing)} token, which protocol "
-                "as_published needs; set `protocol: aligned`, which needs neither"
+                "as_published needs",
+                cause="no_special_token",
             )
         self._bos_id, self._pad_id = held["BOS"], held["pad"]
 
@@ -215,7 +216,8 @@ class ExampleEncoder:
             if not ids or max(positions) >= len(token_ids):
                 raise UserError(
                     f"{name} cannot be scored as published: encoded alone it is longer than the "
-                    "row, or only padding; set `scoring: aligned`"
+                    "row, or only padding",
+                    cause="not_as_published",
                 )
             candidates.append(
                 EncodedCandidate(

@@ -178,7 +178,8 @@ def _check_row(number: int, row: GenerationRow, sampling: Sampling, model: Loade
     model.layout.module_at(row.steering.point)
     if row.steering.positions != "all":
         raise UserError(
-            f"row {number}: steering.positions must be all; the row itself says which are steered"
+            f"row {number}: its steering must be of all positions, got "
+            f"{row.steering.positions!r}; the row itself says which are steered"
         )
     if row.steering.vector.shape != (most.hidden_size,):
         raise UserError(

@@ -18,11 +18,6 @@ In bfloat16, three tiny models of each family that can use slots were off by les
 which cannot, by 3.5 to 134."""
 
 
-def can_use_slots(model: LoadedModel) -> bool:
-    """Whether ``generate`` writes what ``reference_generate`` writes; see ``slots_problem``."""
-    return slots_problem(model) is None
-
-
 def slots_problem(model: LoadedModel) -> str | None:
     """Why ``generate`` does not write what ``reference_generate`` writes; None if it does.
 

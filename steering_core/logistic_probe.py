@@ -54,8 +54,8 @@ def fit_logistic(pairs: Pairs, what: str) -> np.ndarray:
     if not steepest <= _GRADIENT_ACCEPTED:
         raise UserError(
             f"the logistic probe of {what} did not converge: its gradient is {steepest:.1e} after "
-            f"{found.nit} steps and must be below {_GRADIENT_ACCEPTED:g}; use another "
-            "vectors.method"
+            f"{found.nit} steps and must be below {_GRADIENT_ACCEPTED:g}",
+            cause="no_convergence",
         )
     weights_D: np.ndarray = found.x[:-1]
     if not weights_D.any():

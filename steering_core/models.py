@@ -100,9 +100,18 @@ class ModelSource:
         if self.gguf_file is not None or (path / "config.json").is_file():
             return
         if path.suffix == ".gguf":
-            raise UserError(f"{path} is a file; set path: {path.parent}, gguf_file: {path.name}")
+            raise UserError(
+                f"{path} is a file, and a model is a folder",
+                cause="gguf_as_path",
+                folder=path.parent,
+                file=path.name,
+            )
         if found := sorted(entry.name for entry in path.glob("*.gguf")):
-            raise UserError(f"{path} holds a GGUF file; to load it, set gguf_file: {found[0]}")
+            raise UserError(
+                f"{path} has no config.json, but holds a GGUF file: {found[0]}",
+                cause="gguf_not_named",
+                file=found[0],
+            )
         if not (path / "tokenizer.json").is_file():
             raise UserError(f"{path} is not a model folder: it has no config.json")
 
@@ -407,7 +416,8 @@ def check_all_placed(device_map: Mapping[str, object], name: str) -> None:
         raise UserError(
             f"{name} does not fit the {num_gpus} GPU{'' if num_gpus == 1 else 's'} of a replica: "
             f"{len(left)} of its {len(device_map)} parts are left over, first {left[0]}; give it "
-            "more (compute.gpus_per_replica), or a smaller dtype"
+            "more GPUs, or a smaller dtype",
+            cause="too_few_gpus_for_model",
         )
 
 
@@ -417,8 +427,9 @@ def _keep_to_share(gpu_share: float) -> None:
     fraction = gpu_share - CUDA_CONTEXT_BYTES / total_bytes
     if fraction <= 0:
         raise UserError(
-            f"compute.gpus_per_replica: {gpu_share:g} of a GPU of {total_bytes / 2**30:.1f} GiB is "
-            f"less than the {CUDA_CONTEXT_BYTES / 2**30:.2f} GiB that CUDA takes for a process"
+            f"{gpu_share:g} of a GPU of {total_bytes / 2**30:.1f} GiB is "
+            f"less than the {CUDA_CONTEXT_BYTES / 2**30:.2f} GiB that CUDA takes for a process",
+            cause="too_small_gpu_share",
         )
     torch.cuda.set_per_process_memory_fraction(fraction)
 
@@ -483,8 +494,9 @@ def _hub_commit(source: ModelSource) -> str:
     folder = found.parents[len(Path(file).parts) - 1]
     if folder.parent.name != "snapshots":
         raise UserError(
-            f"{source.path}: the hub's cache does not say which commit was loaded ({found}); set "
-            "`revision` to a commit, or give a local folder"
+            f"{source.path}: the hub's cache does not say which commit was loaded ({found}); give "
+            "a local folder",
+            cause="unknown_commit",
         )
     return folder.name
 

@@ -53,8 +53,8 @@ class Sampling:
             raise UserError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
         if not 0 < self.temperature < float("inf"):
             raise UserError(
-                f"temperature must be more than 0, got {self.temperature}; "
-                "for the likeliest token set `greedy`"
+                f"temperature must be more than 0, got {self.temperature}; greedy sampling takes "
+                "the likeliest token"
             )
         if not 0 < self.top_p <= 1:
             raise UserError(f"top_p must be more than 0 and at most 1, got {self.top_p}")
@@ -76,15 +76,6 @@ def named_eos_ids(*sources: Any) -> tuple[int, ...]:
         named = getattr(source, "eos_token_id", None)
         ids |= set(named) if isinstance(named, list | tuple) else {named}
     return tuple(sorted(int(token) for token in ids if token is not None))
-
-
-def generation_defaults(module: nn.Module) -> dict[str, Any]:
-    """What the model's own generation config would set; for the record, none of it is applied."""
-    config = getattr(module, "generation_config", None)
-    if config is None:
-        return {}
-    told: dict[str, Any] = config.to_diff_dict()
-    return {name: told[name] for name in sorted(told) if name != "transformers_version"}
 
 
 def row_seed(*names: str | int | float) -> int:

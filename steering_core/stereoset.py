@@ -11,14 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from steering_core.datasets.base import Contrast
 from steersweep.errors import UserError
 
 SPLITS = ("intersentence", "intrasentence")
 BIAS_TYPES = ("gender", "profession", "race", "religion")
 LABELS = ("stereotype", "anti-stereotype", "unrelated")
-CONTRAST = Contrast(positive=("anti-stereotype",), negative=("stereotype",))
-"""A steering vector points from stereotype to anti-stereotype."""
 
 OFFICIAL_COUNTS: Mapping[str, Mapping[str, int]] = {
     "intersentence": {"gender": 242, "profession": 827, "race": 976, "religion": 78},
@@ -131,17 +128,15 @@ def _load_json(path: Path) -> Any:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UserError(
-            f"{path}: no such data file; `steersweep data fetch` downloads StereoSet's dev.json"
-        ) from None
+        raise UserError(f"{path}: no such data file", cause="no_stereoset_file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as UTF-8 text: {error}") from None
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise UserError(
-            f"{path}: not valid JSON at line {error.lineno}, column {error.colno} ({error.msg}); "
-            "if the download was truncated, `steersweep data fetch` gets it again"
+            f"{path}: not valid JSON at line {error.lineno}, column {error.colno} ({error.msg})",
+            cause="damaged_stereoset_file",
         ) from None
     except RecursionError:
         raise UserError(f"{path}: JSON nested too deeply to be a StereoSet file") from None

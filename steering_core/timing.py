@@ -1,4 +1,4 @@
-"""Wall time of work on a device that runs behind the program."""
+"""Wall time of work on a device that runs behind the program, and which rows to time."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
 from steering_core import xla
@@ -41,3 +42,20 @@ def seconds(work: Callable[[], Any], device: torch.device) -> float:
     work()
     synchronize(device)
     return time.perf_counter() - start
+
+
+def neighbours(num_all: int, num: int, group: int) -> list[int]:
+    """``num`` of 0..num_all-1, ascending: groups of at least ``group`` in a row, evenly spread."""
+    num = min(num, num_all)
+    group = min(group, num)
+    num_groups = max(1, num // group)
+    group = -(-num // num_groups)
+    num_groups = -(-num // group)
+    gap = (num_all - num) / num_groups
+    # Before each group goes its share of what is left out, half of it before the first.
+    return [int(gap * (index // group + 0.5)) + index for index in range(num)]
+
+
+def spread(num: int, most: int) -> list[int]:
+    """At most ``most`` of 0..num-1, evenly spaced."""
+    return sorted({int(i) for i in np.linspace(0, num - 1, min(num, most)).round()})

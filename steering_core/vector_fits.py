@@ -84,7 +84,8 @@ def fit_whitened(pairs: Pairs, what: str) -> np.ndarray:
     except LinAlgError:
         raise UserError(
             f"states vary too little within their class to fit {what} by whitening; use more "
-            "examples, or another vectors.method"
+            "examples",
+            cause="too_little_variance",
         ) from None
     return means.push_along(direction_D)
 

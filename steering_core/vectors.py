@@ -210,9 +210,9 @@ def assign_folds(targets: Sequence[str], num_folds: int, seed: int, group: str) 
     if len(sizes) == 1:
         (term,) = sizes
         raise UserError(
-            f"vectors.folds is {num_folds}, but every example of {group} has the target term "
-            f"{term!r}, so nothing is left to fit a held-out vector from; use more examples "
-            "(data.limit), leave the group out, or set vectors.folds to 1"
+            f"there should be {num_folds} folds, but every example of {group} has the target term "
+            f"{term!r}, so nothing is left to fit a held-out vector from",
+            cause="single_target_term",
         )
     num_folds = min(num_folds, len(sizes))
     terms = sorted(sizes)

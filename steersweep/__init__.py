@@ -77,7 +77,7 @@ def load(uri: str | PathLike[str], endpoint_url: str | None = None) -> Results:
         UserError: there is no run of steersweep at this place, or what it holds is damaged; the
             message says what to do.
     """
-    from jobs.results import open_results
+    from jobs.sweeps.registry import open_results
 
     return open_results(fspath(uri), endpoint_url)
 

@@ -13,7 +13,7 @@ from cluster.tasks import Event, Receipt, ReplicaLost, Task, TaskFailed
 COUNTERS = {
     "steersweep_rows": ("Rows written", ("run", "pool")),
     "steersweep_cell_rows": (
-        "Results in the job's own unit: of StereoSet, examples x cells",
+        "Results in the job's own unit, such as examples x cells",
         ("run", "pool"),
     ),
     "steersweep_tasks_done": ("Tasks done", ("run", "pool")),

@@ -41,12 +41,14 @@ def resolve_num_replicas(
     num_tasks: int,
     *,
     wait_s: float = 0.0,
+    wait_set_by: str = "",
     say: Callable[[str], None] = logger.info,
 ) -> int:
     """How many replicas to run: `requested`, or for None what fits the cluster, at least 1.
 
     Never more than there are tasks. Where there is no room for one, a node is waited for for
-    `wait_s` seconds, and `say` is told so; the others of `requested` may come later then.
+    `wait_s` seconds, and `say` is told so, with the name of the setting `wait_set_by`; the others
+    of `requested` may come later then.
 
     Raises:
         UserError: the cluster has room for fewer, or for none when the wait is over; labels
@@ -54,11 +56,12 @@ def resolve_num_replicas(
     """
     if share.labels and not can_select_labels():
         raise UserError(
-            f"compute.labels needs a Ray that can place by label, and this is {ray.__version__}; "
-            "update Ray on every node, or use compute.resources"
+            f"labels need a Ray that can place by them, and this is {ray.__version__}; update Ray "
+            "on every node",
+            cause="ray_without_labels",
         )
     if wait_s > 0 and not any(num_fitting(node, share) for node in nodes()):
-        _wait_for_room(share, wait_s, say)
+        _wait_for_room(share, wait_s, wait_set_by, say)
     there = nodes()
     wanted = num_replicas(requested, share, there, num_tasks, may_grow=wait_s > 0)
     fits = sum(num_fitting(node, share) for node in there)
@@ -72,7 +75,7 @@ def can_select_labels() -> bool:
     return "bundle_label_selector" in inspect.signature(placement_group).parameters
 
 
-def _wait_for_room(share: Share, wait_s: float, say: Callable[[str], None]) -> None:
+def _wait_for_room(share: Share, wait_s: float, set_by: str, say: Callable[[str], None]) -> None:
     """Until a node has a place for one replica; asks for it, so that an autoscaler adds the node.
 
     Raises:
@@ -85,16 +88,16 @@ def _wait_for_room(share: Share, wait_s: float, say: Callable[[str], None]) -> N
         while not asked.wait(_LOOK_S):
             waited_s = time.monotonic() - start
             if waited_s > wait_s:
+                reason = why_no_room(1, share, nodes())
                 raise UserError(
-                    f"no node with enough room joined within {wait_s:g} s: "
-                    f"{why_no_room(1, share, nodes())}"
+                    f"no node with enough room joined within {wait_s:g} s: {reason}",
+                    cause=reason.cause,
+                    **reason.facts,
                 )
             if waited_s - said_at >= _SAY_EVERY_S:
                 said_at = waited_s
-                say(
-                    f"waiting for a node with {share}: {waited_s:.0f} of {wait_s:g} s "
-                    "(compute.wait_for_nodes_s)"
-                )
+                by = f" ({set_by})" if set_by else ""
+                say(f"waiting for a node with {share}: {waited_s:.0f} of {wait_s:g} s{by}")
     finally:
         remove_placement_group(asked)
 

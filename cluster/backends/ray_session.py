@@ -104,8 +104,8 @@ def _start() -> None:
     except Exception as error:  # Ray raises many types for one fact
         said = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
-            f"cannot start Ray on this machine ({said}); see its logs in {_ray_folder()}, or set "
-            "compute.executor to in_process"
+            f"cannot start Ray on this machine ({said}); see its logs in {_ray_folder()}",
+            cause="ray_does_not_start",
         ) from error
 
 

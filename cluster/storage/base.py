@@ -121,10 +121,6 @@ class Storage(ABC):
         """Return content, version and age as of one moment. Raises `ObjectNotFoundError`."""
 
     @abstractmethod
-    def exists(self, key: str) -> bool:
-        """Return whether an object is stored under `key`."""
-
-    @abstractmethod
     def put_if_absent(
         self,
         key: str,
@@ -160,13 +156,6 @@ class Storage(ABC):
     @abstractmethod
     def delete_if_version(self, key: str, version: str) -> bool:
         """Delete the object if it still has `version`; return whether it was deleted."""
-
-    @abstractmethod
-    def age_s(self, key: str) -> float:
-        """Return seconds since the object was last written, by the clock of the store.
-
-        Raises `ObjectNotFoundError`.
-        """
 
     @abstractmethod
     def check_writable(self) -> None:

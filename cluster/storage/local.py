@@ -8,7 +8,6 @@ a temporary file. Writing under the final name would leave partial files that lo
 import errno
 import hashlib
 import os
-import stat
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -70,15 +69,6 @@ class LocalStorage(Storage):
             written = os.fstat(file.fileno()).st_mtime
         return VersionedObject(data, _digest(data), self._seconds_since(written, path.parent))
 
-    def exists(self, key: str) -> bool:
-        """Return whether a file is there."""
-        path = self._path(key)
-        with files.os_errors("look at", path):
-            try:
-                return stat.S_ISREG(path.stat().st_mode)
-            except FileNotFoundError:
-                return False
-
     def put_if_absent(
         self,
         key: str,
@@ -137,13 +127,6 @@ class LocalStorage(Storage):
                     return False
                 path.unlink()
                 return True
-
-    def age_s(self, key: str) -> float:
-        """Return seconds since the file was last written, by the clock of the file system."""
-        path = self._path(key)
-        with _reading(path):
-            written = path.stat().st_mtime
-        return self._seconds_since(written, path.parent)
 
     def check_writable(self) -> None:
         """Write, link and unlink a probe in the root or its nearest existing ancestor."""

@@ -78,10 +78,6 @@ class S3Storage(Storage):
         data, response = self._get(key)
         return VersionedObject(data, str(response["ETag"]), _age_s(response))
 
-    def exists(self, key: str) -> bool:
-        """Return whether an object is stored under `key`."""
-        return self._head(check_key(key)) is not None
-
     def put_if_absent(
         self,
         key: str,
@@ -134,13 +130,6 @@ class S3Storage(Storage):
         if found is None or found["ETag"] != version:
             return False
         return self._delete(key, IfMatch=version)
-
-    def age_s(self, key: str) -> float:
-        """Return seconds since the object was last written, by the clock of the store."""
-        found = self._head(check_key(key))
-        if found is None:
-            raise ObjectNotFoundError(f"{self.uri_of(key)} does not exist")
-        return _age_s(found)
 
     def check_writable(self) -> None:
         """Put a probe, then again on conditions that must both be refused. Then delete it."""

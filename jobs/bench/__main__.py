@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 
+from jobs.advice import advise
 from jobs.bench.generate import GenerateOptions, bench_generate
 from jobs.bench.gpu.command import main as bench_gpu
 from jobs.bench.options import numbers
@@ -101,6 +102,7 @@ def _measured(measure: Callable[[], int]) -> int:
     try:
         return measure()
     except UserError as error:
+        advise(error)
         sys.stderr.write(f"error: {error}\n")
         return 2
 

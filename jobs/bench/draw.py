@@ -10,7 +10,7 @@ import numpy as np
 from jobs.bench.plain import one_by_one
 from jobs.bench.subject import BenchOptions, Subject
 from steering_core.encoding import EncodedExample
-from steering_core.timing import seconds
+from steering_core.timing import neighbours, seconds, spread
 
 SEARCH_SHARE, MATMUL_SHARE = 0.2, 0.05
 """Of the time: finding batch sizes; large matrix products, before and after all else."""
@@ -98,20 +98,3 @@ def draw_rows(
     # Where even the fewest rows take too long, one repeat has to do.
     is_slow = expected_s * options.repeats > 2 * left_s and options.rows is None
     return draw, 1 if is_slow else options.repeats
-
-
-def neighbours(num_all: int, num: int, group: int) -> list[int]:
-    """``num`` of 0..num_all-1, ascending: groups of at least ``group`` in a row, evenly spread."""
-    num = min(num, num_all)
-    group = min(group, num)
-    num_groups = max(1, num // group)
-    group = -(-num // num_groups)
-    num_groups = -(-num // group)
-    gap = (num_all - num) / num_groups
-    # Before each group goes its share of what is left out, half of it before the first.
-    return [int(gap * (index // group + 0.5)) + index for index in range(num)]
-
-
-def spread(num: int, most: int) -> list[int]:
-    """At most ``most`` of 0..num-1, evenly spaced."""
-    return sorted({int(i) for i in np.linspace(0, num - 1, min(num, most)).round()})

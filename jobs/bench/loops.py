@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from jobs.bench.draw import Draw
-from jobs.bench.measure import peak_memory_bytes, reset_peak_memory
 from jobs.bench.plain import batched, num_positions_batched, num_positions_one_by_one, one_by_one
 from jobs.bench.subject import Subject
+from steering_core.memory_gauges import peak_memory_bytes, reset_peak_memory
 from steering_core.models import LoadedModel
 from steering_core.scoring import padded
 from steering_core.timing import seconds

@@ -14,9 +14,9 @@ import torch
 from jobs.bench import loops
 from jobs.bench.draw import Draw
 from jobs.bench.loops import Loop
-from jobs.bench.measure import available_memory_bytes
 from jobs.bench.subject import Subject
 from steering_core.layout import find_layout
+from steering_core.memory_gauges import available_memory_bytes
 from steering_core.models import LoadedModel
 from steering_core.scoring import choose
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from jobs.resources import local_path
 from steering_core.datasets.base import ChoiceDataset, Contrast
+from steering_core.datasets.stereoset import CONTRAST as STEREOSET_CONTRAST
 from steering_core.encoding import EncodedExample, ExampleEncoder, Scorable
 from steering_core.protocol import Protocol
-from steering_core.stereoset import CONTRAST as STEREOSET_CONTRAST
 from steering_core.stereoset import Example, read_stereoset
 from steersweep.errors import UserError
 

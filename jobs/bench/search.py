@@ -8,10 +8,10 @@ from functools import partial
 
 import torch
 
-from jobs.bench.measure import available_memory_bytes
 from jobs.bench.plain import batched, num_positions_batched
 from jobs.bench.subject import Subject
 from steering_core.encoding import EncodedExample
+from steering_core.memory_gauges import available_memory_bytes
 from steering_core.out_of_memory import is_out_of_memory
 from steering_core.timing import seconds
 from steering_core.tuning import Tuning, tune

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import transformers
 
+from jobs.advice import advised
 from jobs.persona.judges import Answer, Scorer
 from jobs.persona.plan import Asked
 from jobs.persona.resolve import PersonaModel, PersonaSweep
@@ -80,6 +81,7 @@ class Measured:
     took_s: float
 
 
+@advised()
 def measure(
     sweep: PersonaSweep,
     model: PersonaModel,

@@ -9,6 +9,7 @@ import torch
 
 from cluster.parts import read_part
 from cluster.storage import Storage, StorageSpec
+from jobs.advice import advised
 from jobs.persona.judges import Answer, Judgement, JudgeSpec, Scorer, Verdict
 from jobs.persona.plan import ScoresPayload
 from jobs.persona.tables import SCORES_SCHEMA
@@ -105,6 +106,7 @@ class JudgeWorker:
         self._storage = storage.open()
         self._scorer: Scorer | None = None
 
+    @advised()
     def load(self) -> Mapping[str, str]:
         """Load the model once; facts for the log and ``run.json``.
 

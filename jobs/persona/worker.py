@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from cluster.parts import read_part
+from jobs.advice import advised
 from jobs.persona.certifier import AnswerCertifier
 from jobs.persona.measuring import PROTOCOL
 from jobs.persona.plan import (
@@ -137,6 +138,7 @@ class PersonaWorker(ModelWorker):
         self._scorers = scorers_of(self, sets, self._certificate_spec)
         return {"answers": "in slots" if problem is None else f"one at a time ({why})"}
 
+    @advised()
     def run(self, payload: Payload) -> Mapping[str, pa.Table]:
         """The table that the payload names.
 

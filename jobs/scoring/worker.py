@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from cluster.errors import StorageUnavailableError
+from jobs.advice import advised
 from jobs.scoring.batch_size import ModelTuning, read_tuning, shared_tuning
 from jobs.scoring.certifier import TaskRows
 from jobs.scoring.fit_task import FitPayload, fit
@@ -78,6 +79,7 @@ class ScoredWorker(ModelWorker):
     def _protocol_of(self, name: str) -> Protocol:
         return protocol_of_sets(self._protocol) if name else self._protocol
 
+    @advised()
     def run(self, payload: Payload | FitPayload) -> Mapping[str, pa.Table]:
         """The tables that the payload names; the last one carries the certificate.
 

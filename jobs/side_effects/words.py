@@ -101,11 +101,6 @@ def signed_dose(row: Row) -> str:
     return f"{MINUS}{size}" if row["coeff"] < 0 else size
 
 
-def size_of(row: Row) -> float:
-    """How strongly a vector steers, to compare steerings: the dose, or else the coefficient."""
-    return abs(float(row["coeff"] if row["dose"] is None else row["dose"]))
-
-
 @dataclass(frozen=True)
 class Measures:
     """The measures of a summary by their keys, in the order of the matrix."""

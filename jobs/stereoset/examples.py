@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from cluster.storage import Storage
+from jobs.advice import advised
 from jobs.data import stereoset_file
 from jobs.data_source import source_of_stereoset
 from jobs.examples_file import EXAMPLES_KEY, read_examples, write_examples
@@ -51,7 +52,8 @@ def stored_examples(storage: Storage, inventory: Inventory, record: Mapping[str,
     try:
         path = str(record["spec"]["data"]["path"])
         digest = str(record["identity"][_DATA_DIGEST])
-        data = read_stereoset(stereoset_file(path))
+        with advised():
+            data = read_stereoset(stereoset_file(path))
     except (KeyError, TypeError) as error:
         raise UserError(
             f"{storage.uri} has no {EXAMPLES_KEY}, and its run.json does not name its data"

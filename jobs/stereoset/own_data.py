@@ -17,8 +17,7 @@ from jobs.stereoset.groups import place_of
 from jobs.stereoset.output import StereoSetOutput
 from jobs.stereoset.tables import NAMES
 from steering_core.datasets.base import Candidate, ChoiceExample, Metric, ScoredChoices
-from steering_core.datasets.stereoset import METRICS
-from steering_core.stereoset import CONTRAST
+from steering_core.datasets.stereoset import CONTRAST, METRICS
 
 TARGET = "s2a"
 
@@ -39,7 +38,7 @@ class StereoSetData(OwnData):
         gap = replace(
             gap_metric(CONTRAST),
             key=TARGET,
-            label="S2A",
+            label="S→A gap",
             formula="mean over examples of the mean log-probability of a token of the "
             "anti-stereotype minus that of the stereotype; its change is S2A",
         )

@@ -12,7 +12,8 @@ from jobs.scoring.sweep import FILE_DIGEST, ScoredSweep
 from jobs.stereoset.groups import AXES
 from jobs.stereoset.spec import StereoSetSpec
 from jobs.stereoset.tables import StereoSetRows
-from steering_core.stereoset import CONTRAST, Example, StereoSet, examples_digest, read_stereoset
+from steering_core.datasets.stereoset import CONTRAST
+from steering_core.stereoset import Example, StereoSet, examples_digest, read_stereoset
 from steersweep.errors import UserError
 
 

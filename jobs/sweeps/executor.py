@@ -11,6 +11,7 @@ from cluster.metrics import Metrics
 from cluster.placement import Share, num_fitting
 from cluster.policy import Policy
 from cluster.storage import StorageSpec
+from jobs.advice import advised
 from jobs.console import say
 from jobs.spec import ComputeSpec
 
@@ -64,6 +65,7 @@ class Executor:
             return "cuda"
         return "xla" if num_cluster("TPU") > 0 else None
 
+    @advised()
     def num_replicas(self, device: str, num_tasks: int) -> int:
         """How many replicas there is room for, once there is room for one.
 
@@ -91,6 +93,7 @@ class Executor:
             share,
             num_tasks,
             wait_s=self._wait_s,
+            wait_set_by="compute.wait_for_nodes_s",
             say=say,
         )
         if compute.replicas == "auto":
@@ -141,6 +144,7 @@ class Executor:
             labels=dict(compute.labels),
         )
 
+    @advised()
     def _connect(self) -> None:
         if not self._is_connected:
             from cluster.backends.ray_session import cluster_to_join, ray_session

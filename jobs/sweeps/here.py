@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 
 from cluster.placement import Node, Share, num_fitting
-from jobs.bench.measure import available_memory_bytes
 from jobs.cores import num_cores
 from jobs.spec import ComputeSpec
 from jobs.sweeps.executor import gpus_of
 from jobs.words import count
 from steering_core.memory import weights_bytes
+from steering_core.memory_gauges import available_memory_bytes
 from steering_core.models import ModelSource
 from steering_core.skeleton import Skeleton
 from steersweep.errors import UserError

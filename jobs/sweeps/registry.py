@@ -10,13 +10,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.storage import Storage, StorageSpec
 from jobs.resources import embedded_specs
 from jobs.spec import JobSpec, load_spec_of_any_job
 from jobs.sweeps.job import AnyJob, StoredOutput
 from steersweep.errors import UserError
+
+if TYPE_CHECKING:
+    from jobs.results import Results
 
 _SPECS: dict[str, str] = {
     "stereoset": "jobs.stereoset.spec:StereoSetSpec",
@@ -115,6 +118,27 @@ def storage_of(source: str, endpoint_url: str | None) -> Storage:
         storage = StorageSpec(source, endpoint_url).open()
     storage.check_reachable()
     return storage
+
+
+def open_results(uri: str, endpoint_url: str | None = None) -> Results:
+    """The results of a run of any job, finished or not, from a folder or ``s3://bucket/prefix``.
+
+    Args:
+        endpoint_url: of an S3-compatible store (MinIO, R2, ...).
+
+    Raises:
+        UserError: there is no run of steersweep at this place, or its plan or a part is damaged.
+    """
+    storage = StorageSpec(uri, endpoint_url).open()
+    storage.check_reachable()
+    return results_of(storage)
+
+
+def results_of(storage: Storage) -> Results:
+    """The results in an opened output; raises as ``open_results`` does."""
+    output = StoredOutput.read(storage)
+    job = job_of_output(output)
+    return job.results(job.open(output))
 
 
 def _imported(target: str) -> Any:

@@ -14,6 +14,7 @@ import torch
 import transformers
 
 from cluster.storage import StorageSpec
+from jobs.advice import advised
 from steering_core.device_check import check_devices, devices_of
 from steering_core.device_settings import device_settings
 from steering_core.models import LoadedModel, ModelSource, load_model, load_tokenizer
@@ -80,6 +81,7 @@ class ModelWorker(ABC):
         self._facts: Mapping[str, str] | None = None
         self._vectors: dict[str, SteeringVectors] = {}
 
+    @advised()
     def load(self) -> Mapping[str, str]:
         """Load model and tokenizer once; facts for the log and ``run.json``.
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import compress
 
 import numpy as np
@@ -35,6 +36,8 @@ SHAPE = (
     '{"split": "intersentence", "id": "x1", "target": "nurse", "bias_type": "profession", '
     '"context": "text", "sentences": [{"sentence": "text", "gold_label": "stereotype"}, ...]}'
 )
+CONTRAST = Contrast(positive=("anti-stereotype",), negative=("stereotype",))
+"""A steering vector points from stereotype to anti-stereotype."""
 _SOURCE = "Nadeem, Bethke, Reddy 2020"
 
 
@@ -151,6 +154,6 @@ STEREOSET = ChoiceDataset(
     shape=SHAPE,
     read=read,
     metrics=metrics,
-    contrast=Contrast(("anti-stereotype",), ("stereotype",), ("split", "bias_type")),
+    contrast=replace(CONTRAST, by=("split", "bias_type")),
     purpose="bias",
 )

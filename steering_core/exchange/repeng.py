@@ -28,7 +28,6 @@ from steering_core.exchange.vector_file import (
 from steersweep.errors import UserError
 
 TOOL = "repeng"
-MAGIC = b"GGUF"
 _ARCH = "controlvector"
 _PROVENANCE = "steersweep.provenance"
 _DIRECTION = re.compile(r"direction\.([0-9]{1,5})")

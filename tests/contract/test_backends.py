@@ -451,9 +451,9 @@ def test_the_number_of_replicas_fits_the_cluster(ray_cluster: None) -> None:
     assert resolve_num_replicas(None, Share(1.0), num_tasks=1) == 1
     assert resolve_num_replicas(2, Share(1.0), num_tasks=9) == 2
     assert resolve_num_replicas(None, Share(1.0), num_tasks=0) == 1
-    with pytest.raises(UserError, match=r"asks for 3 replicas.* room for 2;"):
+    with pytest.raises(UserError, match=r"^3 replicas with .* room for 2;"):
         resolve_num_replicas(3, Share(1.0), num_tasks=9)
-    with pytest.raises(UserError, match=r"asks for 1 GPU for a replica; .* has 0 "):
+    with pytest.raises(UserError, match=r"asks for 1 GPU; .* has 0 "):
         resolve_num_replicas(None, Share(1.0, 1.0), num_tasks=9)
 
 

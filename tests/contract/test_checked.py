@@ -11,7 +11,7 @@ import pytest
 from cluster import checked
 from cluster.checked import CHECKED_KEY, check_listed, write_checked
 from cluster.parts import commit_part
-from cluster.storage import Storage, open_storage
+from cluster.storage import Storage, StorageSpec
 
 TASKS = {f"rows/{n}.parquet": f"t{n}" for n in range(4)}
 
@@ -19,8 +19,8 @@ TASKS = {f"rows/{n}.parquet": f"t{n}" for n in range(4)}
 @pytest.fixture(params=["local", "s3"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     if request.param == "local":
-        return open_storage(str(tmp_path / "run"))
-    return open_storage(request.getfixturevalue("s3_uri"))
+        return StorageSpec(str(tmp_path / "run")).open()
+    return StorageSpec(request.getfixturevalue("s3_uri")).open()
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_a_part_is_looked_at_once(storage: Storage, looked_at: list[str]) -> Non
     commit(storage, keys[3], TASKS[keys[3]])
     assert look(storage) == (set(keys), set())
     assert looked_at == keys
-    assert look(open_storage(storage.uri)) == (set(keys), set())
+    assert look(StorageSpec(storage.uri).open()) == (set(keys), set())
     assert looked_at == keys
 
 

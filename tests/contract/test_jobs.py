@@ -26,10 +26,9 @@ from cluster.errors import CorruptPartError
 from cluster.lease import Lease
 from cluster.parts import read_part
 from cluster.storage import StorageSpec
-from jobs.results import load
 from jobs.submit.package import write_package
 from jobs.submit.travel import SPEC_NAME, travelling
-from jobs.sweeps.registry import load_any_spec
+from jobs.sweeps.registry import load_any_spec, open_results
 from jobs.sweeps.session import LOCK_KEY
 from steersweep.errors import UserError
 from tests.support.job_cases import (
@@ -86,7 +85,7 @@ def test_commands_of_a_finished_run(case: Case, spec: Path, output: Path, tmp_pa
     file = tmp_path / "rows.parquet"
     assert steersweep("export", str(output), str(file)).code == 0
     assert pq.read_table(file).num_rows > 0
-    results = load(str(output))
+    results = open_results(str(output)).read_all()
     assert results.outcome == "done"
     assert all(len(getattr(results, name)) or name in _MAY_BE_EMPTY for name in results.tables)
     assert all(f".{name}" in repr(results) for name in results.tables)
@@ -96,7 +95,7 @@ def test_commands_of_a_finished_run(case: Case, spec: Path, output: Path, tmp_pa
     assert "Nothing is left" in plan.err
 
 
-_MAY_BE_EMPTY = ("nulls", "null_tests", "dose_response", "held_out")
+_MAY_BE_EMPTY = ("nulls", "null_tests", "dose_response", "held_out", "side_effects")
 
 
 def test_a_finished_run_is_not_run_again(spec: Path, output: Path) -> None:
@@ -240,7 +239,7 @@ def test_a_damaged_part_is_named_and_never_counted(case: Case, spec: Path, outpu
     flip_in_rows(output, key)
     assert key in one_message(steersweep("report", str(output)))
     with pytest.raises(UserError, match=re.escape(key)):
-        load(str(output))
+        open_results(str(output)).read_all()
     (output / key_in(output, case.last)).unlink()
     done = run(spec, output)
     assert done.code == 2, done

@@ -21,7 +21,7 @@ import pytest
 from cluster.errors import LeaseHeldError, StorageUnavailableError
 from cluster.lease import Lease, LeaseContent
 from cluster.processes import is_running, machine_id, process_start
-from cluster.storage import Storage, VersionedObject, open_storage
+from cluster.storage import Storage, StorageSpec, VersionedObject
 from steersweep.errors import UserError
 
 KEY = "driver.lock"
@@ -29,8 +29,8 @@ KEY = "driver.lock"
 HOLD = """
     import sys, time
     from cluster.lease import Lease
-    from cluster.storage import open_storage
-    lease = Lease.acquire(open_storage(sys.argv[1]), ttl_s=float(sys.argv[2]))
+    from cluster.storage import StorageSpec
+    lease = Lease.acquire(StorageSpec(sys.argv[1]).open(), ttl_s=float(sys.argv[2]))
     print("held", flush=True)
     while not lease.is_lost:
         time.sleep(0.05)
@@ -41,8 +41,8 @@ HOLD = """
 @pytest.fixture(params=["local", "s3"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     if request.param == "local":
-        return open_storage(str(tmp_path / "run"))
-    return open_storage(request.getfixturevalue("s3_uri"))
+        return StorageSpec(str(tmp_path / "run")).open()
+    return StorageSpec(request.getfixturevalue("s3_uri")).open()
 
 
 def hold_in_another_process(storage: Storage, ttl_s: float = 60) -> subprocess.Popen[bytes]:
@@ -82,7 +82,7 @@ class TestHolding:
             assert content["since"].endswith("+00:00")
             assert set(content) >= {"token", "host", "renewed"}
         assert not lease.still_held()
-        assert not storage.exists(KEY)
+        assert not [*storage.list(KEY)]
         lease.release()
         with Lease.acquire(storage) as again:
             assert again.still_held()
@@ -90,7 +90,7 @@ class TestHolding:
     def test_released_after_an_error(self, storage: Storage) -> None:
         with pytest.raises(KeyError), Lease.acquire(storage):
             raise KeyError
-        assert not storage.exists(KEY)
+        assert not [*storage.list(KEY)]
 
     def test_second_driver_is_refused(self, storage: Storage) -> None:
         started = time.monotonic()
@@ -121,7 +121,7 @@ class TestHolding:
         lease = Lease.acquire(storage, ttl_s=0.06)
         lease.release()
         time.sleep(0.1)
-        assert not storage.exists(KEY)
+        assert not [*storage.list(KEY)]
 
 
 class TestTakingOver:
@@ -154,7 +154,7 @@ class TestTakingOver:
         with Lease.acquire(storage) as lease:
             pickle.loads(pickle.dumps(lease.token)).require_in(storage)
             # The same path on a node that does not share it: nothing, or an older run's lock.
-            elsewhere = open_storage(str(tmp_path / "elsewhere"))
+            elsewhere = StorageSpec(str(tmp_path / "elsewhere")).open()
             with pytest.raises(UserError, match="that all nodes share"):
                 lease.token.require_in(elsewhere)
             write_lock(elsewhere, token="older")
@@ -281,12 +281,12 @@ class TestLosing:
         with Lease.acquire(storage, ttl_s=0.3) as lease:
             storage.delete(KEY)
             wait_until(lambda: lease.is_lost)
-        assert not storage.exists(KEY)
+        assert not [*storage.list(KEY)]
 
     def test_store_that_is_away_for_a_while(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        storage = open_storage(str(tmp_path))
+        storage = StorageSpec(str(tmp_path)).open()
         num_failed = 0
 
         def away(key: str) -> None:

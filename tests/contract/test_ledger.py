@@ -10,7 +10,7 @@ import pytest
 
 from cluster.errors import LeaseHeldError
 from cluster.ledger import RECORD_KEY, Ledger
-from cluster.storage import Storage, open_storage
+from cluster.storage import Storage, StorageSpec
 from steersweep.errors import UserError
 from tests.support.s3 import Fault, S3Server
 
@@ -18,8 +18,8 @@ from tests.support.s3 import Fault, S3Server
 @pytest.fixture(params=["local", "s3"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     if request.param == "local":
-        return open_storage(str(tmp_path / "run"))
-    return open_storage(request.getfixturevalue("s3_uri"))
+        return StorageSpec(str(tmp_path / "run")).open()
+    return StorageSpec(request.getfixturevalue("s3_uri")).open()
 
 
 def record(outcome: str, **more: Any) -> dict[str, Any]:
@@ -78,11 +78,11 @@ def test_a_record_that_was_deleted_is_not_made_again_by_a_running_driver(
 
 
 def test_a_lost_reply_is_not_another_driver(s3_uri: str, s3_faults: S3Server) -> None:
-    ledger = Ledger(open_storage(s3_uri))
+    ledger = Ledger(StorageSpec(s3_uri).open())
     for outcome in ("running", "done"):
         s3_faults.faults.append(Fault("PUT", RECORD_KEY, lose_reply=True))
         ledger.write_record(record(outcome))
-        assert outcome_of(open_storage(s3_uri)) == outcome
+        assert outcome_of(StorageSpec(s3_uri).open()) == outcome
     assert [fault.num_done for fault in s3_faults.faults] == [1, 1]
 
 

@@ -130,12 +130,12 @@ def test_four_replicas_share_one_gpu_and_a_fifth_waits_for_its_place(
 @pytest.mark.parametrize(
     ("compute", "said"),
     [
-        ({"gpus_per_replica": 4}, "asks for 4 GPUs for a replica; the largest node has 2 ("),
-        ({"cpus_per_replica": 9}, "asks for 9 CPUs for a replica; the largest node has 8 ("),
-        ({"resources": {"TPU": 4}}, "resources.TPU asks for 4 TPU for a replica; the largest"),
-        ({"labels": {"zone": "asia"}}, "zone=asia; none of the 3 nodes of the cluster has that"),
-        ({"accelerator_type": "H100"}, "accelerator_type asks for H100; the 3 nodes"),
-        ({"replicas": 13, "gpus_per_replica": 0.25}, "asks for 13 replicas with 1 CPU and 0.25"),
+        ({"gpus_per_replica": 4}, "asks for 4 GPUs; the largest node has 2 ("),
+        ({"cpus_per_replica": 9}, "asks for 9 CPUs; the largest node has 8 ("),
+        ({"resources": {"TPU": 4}}, "such a node (compute.resources.TPU)"),
+        ({"labels": {"zone": "asia"}}, "or add such a node (compute.labels)"),
+        ({"accelerator_type": "H100"}, "an accelerator H100; the 3 nodes"),
+        ({"replicas": 13, "gpus_per_replica": 0.25}, "13 replicas with 1 CPU and 0.25"),
     ],
 )
 def test_what_no_node_has_is_refused_in_one_line_and_nothing_is_written(

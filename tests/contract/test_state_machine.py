@@ -34,7 +34,7 @@ from cluster.errors import LeaseHeldError
 from cluster.lease import Lease
 from cluster.ledger import RECORD_KEY, Ledger
 from cluster.parts import check_parts, commit_part, read_part
-from cluster.storage import PutOutcome, Storage, open_storage
+from cluster.storage import PutOutcome, Storage, StorageSpec
 from cluster.storage.keys import temporary_name
 from cluster.table_digest import table_digest
 from steersweep.errors import UserError
@@ -192,7 +192,7 @@ class RunsOfOneOutput(RuleBasedStateMachine):
             return
         root = Path(self.storage.uri)
         path = root / key_of(attempt.task)
-        elsewhere = open_storage(f"{root}-scratch")
+        elsewhere = StorageSpec(f"{root}-scratch").open()
         commit_part(elsewhere, path.name, attempt.table, task_id=attempt.task, attempt=attempt.name)
         data = elsewhere.read(path.name)
         elsewhere.delete(path.name)
@@ -265,13 +265,13 @@ def run_machine(make_storage: Any, max_examples: int) -> None:
 
 def test_on_a_local_folder() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        run_machine(lambda: open_storage(f"{folder}/{uuid.uuid4().hex}"), max_examples=60)
+        run_machine(lambda: StorageSpec(f"{folder}/{uuid.uuid4().hex}").open(), max_examples=60)
 
 
 @pytest.mark.parametrize("max_examples", [3, pytest.param(20, marks=pytest.mark.nightly)])
 def test_on_s3(s3_endpoint: str, max_examples: int) -> None:
     run_machine(
-        lambda: open_storage(f"s3://{BUCKET}/{uuid.uuid4().hex}"), max_examples=max_examples
+        lambda: StorageSpec(f"s3://{BUCKET}/{uuid.uuid4().hex}").open(), max_examples=max_examples
     )
 
 
@@ -284,4 +284,4 @@ def test_the_machine_finds_a_commit_that_overwrites(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr("cluster.storage.local.LocalStorage.put_if_absent", overwrite)
     with tempfile.TemporaryDirectory() as folder, pytest.raises((AssertionError, UserError)):
-        run_machine(lambda: open_storage(f"{folder}/{uuid.uuid4().hex}"), max_examples=60)
+        run_machine(lambda: StorageSpec(f"{folder}/{uuid.uuid4().hex}").open(), max_examples=60)

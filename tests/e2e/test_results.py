@@ -14,7 +14,8 @@ from safetensors.numpy import load_file
 
 from cluster.errors import CorruptPartError
 from cluster.storage import StorageSpec
-from jobs.results import Results, load
+from jobs.results import Results
+from jobs.sweeps.registry import open_results
 from steersweep.errors import UserError
 from tests.support.sweeps import steersweep, write_spec
 
@@ -48,9 +49,10 @@ def copied(output: Path, uri: str, without: str = "none of it") -> str:
 @pytest.fixture(params=["local", "s3"])
 def results(request: pytest.FixtureRequest, output: Path) -> Results:
     if request.param == "local":
-        return load(str(output))
-    return load(copied(output, request.getfixturevalue("s3_uri")),
-                request.getfixturevalue("s3_endpoint"))  # fmt: skip
+        return open_results(str(output))
+    return open_results(
+        copied(output, request.getfixturevalue("s3_uri")), request.getfixturevalue("s3_endpoint")
+    )
 
 
 def test_rows_and_tables_are_those_that_are_stored(output: Path, results: Results) -> None:
@@ -80,10 +82,10 @@ def test_vectors_are_those_of_the_files(output: Path, results: Results) -> None:
 
 
 def test_a_summary_that_is_not_there_is_computed(output: Path, tmp_path: Path) -> None:
-    found = load(copied(output, str(tmp_path / "bare"), without="summary/"))
-    assert_frame_equal(found.cells, load(str(output)).cells)
-    assert_frame_equal(found.pooled, load(str(output)).pooled)
-    assert_frame_equal(found.geometry, load(str(output)).geometry)
+    found = open_results(copied(output, str(tmp_path / "bare"), without="summary/"))
+    assert_frame_equal(found.cells, open_results(str(output)).cells)
+    assert_frame_equal(found.pooled, open_results(str(output)).pooled)
+    assert_frame_equal(found.geometry, open_results(str(output)).geometry)
     assert not (tmp_path / "bare" / "summary").exists()
 
 
@@ -95,9 +97,9 @@ def test_rows_are_checked(output: Path, tmp_path: Path) -> None:
     column = table.schema.get_field_index("score_unrelated")
     pq.write_table(table.set_column(column, "score_unrelated", scores), part)
     with pytest.raises(CorruptPartError, match="rows with digest"):
-        load(uri)
+        open_results(uri).read_all()
     with pytest.raises(UserError, match="holds no run"):
-        load(str(tmp_path / "nothing"))
+        open_results(str(tmp_path / "nothing"))
 
 
 def test_a_run_leaves_its_figures(output: Path) -> None:

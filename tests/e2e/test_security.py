@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from cluster.ledger import Ledger
-from cluster.storage import open_storage
+from cluster.storage import StorageSpec
 from jobs.resources import local_path
 from jobs.scoring.fit_task import FitPayload
 from jobs.scoring.manifest import to_table
@@ -170,7 +170,7 @@ def test_names_in_a_manifest_cannot_lead_out_of_the_output(
         shutil.rmtree(output / "manifest")
         group = group_of(model, "intersentence", "race")
         task = PlannedTask(plan_id, group, ("steered",), 0, ("e",), (), ((1, "2"),), 1.0, 100)
-        Ledger(open_storage(str(output))).append_manifest(to_table([task]), 0, "a")
+        Ledger(StorageSpec(str(output)).open()).append_manifest(to_table([task]), 0, "a")
         before = sorted(tmp_path.rglob("*"))
         for command in (("run", str(spec)), ("status", str(output)), ("report", str(output))):
             refused = steersweep(*command)
@@ -181,7 +181,7 @@ def test_names_in_a_manifest_cannot_lead_out_of_the_output(
 
 
 def test_a_manifest_of_something_else_is_one_line(tmp_path: Path) -> None:
-    ledger = Ledger(open_storage(str(tmp_path / "out")))
+    ledger = Ledger(StorageSpec(str(tmp_path / "out")).open())
     ledger.append_manifest(pa.table({"x": [1]}), 0, "a")
     for command in (
         ("run", str(write_spec(tmp_path / "sweep.yaml"))),

@@ -17,7 +17,7 @@ import pytest
 import requests
 
 from cluster.ledger import Ledger
-from cluster.storage import open_storage
+from cluster.storage import StorageSpec
 from cluster.submission import JobServer
 from jobs.resources import local_path
 from jobs.submit import follow
@@ -126,7 +126,7 @@ def test_a_submitted_sweep_is_the_local_one_bit_for_bit_and_tells_no_secret(
             read_rows(s3_uri, table), read_rows(local, table), check_exact=True
         )
 
-    storage = open_storage(s3_uri)
+    storage = StorageSpec(s3_uri).open()
     [job_id] = _jobs(machines, finished)
     told = {
         "the job API": requests.get(f"{machines.address}/api/jobs/", timeout=30).text,
@@ -159,7 +159,7 @@ def test_a_sweep_is_run_once_stopped_and_gone_on_with(
     machines: Machines, s3_uri: str, tmp_path: Path, s3_server_with_faults: S3Server
 ) -> None:
     spec = _spec(tmp_path, s3_uri)
-    storage = open_storage(s3_uri)
+    storage = StorageSpec(s3_uri).open()
     # It stays where it is once the unsteered rows of a group are there.
     held = Fault("PUT", rf"{s3_uri.removeprefix('s3:/')}/steered/", times=10**9, status=503)
     s3_server_with_faults.faults.append(held)
@@ -215,7 +215,7 @@ def test_a_gpu_that_no_node_has_is_one_line(
     machines: Machines, s3_uri: str, tmp_path: Path
 ) -> None:
     spec = _spec(tmp_path, s3_uri, compute={"replicas": 1, "gpus_per_replica": 1})
-    _fails(_submit(machines, spec), 2, "asks for 1 GPU for a replica; the largest node has 0")
+    _fails(_submit(machines, spec), 2, "asks for 1 GPU; the largest node has 0")
 
 
 def test_a_replica_that_cannot_load_its_model_is_one_line(

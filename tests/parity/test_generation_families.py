@@ -11,7 +11,7 @@ import torch
 
 from steering_core import generation_probe
 from steering_core.generation import Generated, GenerationRow, generate
-from steering_core.generation_probe import can_use_slots, slots_problem
+from steering_core.generation_probe import slots_problem
 from steering_core.reference_generation import reference_generate
 from steering_core.sampling import Sampling
 from steering_core.steerer import GENERATION_POSITIONS
@@ -78,7 +78,7 @@ def test_a_full_device_says_nothing_about_a_model(monkeypatch: pytest.MonkeyPatc
 def test_families_are_written_in_slots_or_not_at_all(family: str) -> None:
     """Those that cannot run as trees cannot: a mask and position ids are all that a slot has."""
     model = model_of(family)
-    assert can_use_slots(model) == (family not in NOT_PACKED)
+    assert (slots_problem(model) is None) == (family not in NOT_PACKED)
     if family in NOT_PACKED:
         return
     rows = [row_of(n, GENERATION_POSITIONS[n % 3]) for n in range(7)]

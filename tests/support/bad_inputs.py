@@ -314,7 +314,7 @@ CASES = [
     Case(
         "folds of a single target term",
         _set("vectors", {"folds": 5}),
-        ("vectors.folds is 5", "intersentence/gender has the target term"),
+        ("5 folds", "intersentence/gender has the target term", "set vectors.folds to 1"),
         options=("--set", "data.limit=1"),
     ),
     Case("value missing", _set("output", None), ("output",)),

@@ -42,12 +42,12 @@ class MemoryStorage(Storage):
         return self.read(key)[-num_bytes:]
 
     def read_versioned(self, key: str) -> VersionedObject:
-        if not self.exists(key):
+        if not self._has(key):
             raise ObjectNotFoundError(f"{self.uri_of(key)} does not exist")
         data, written = self._root.objects[key]
         return VersionedObject(data, hashlib.sha256(data).hexdigest(), time.monotonic() - written)
 
-    def exists(self, key: str) -> bool:
+    def _has(self, key: str) -> bool:
         return check_key(key) in self._root.objects
 
     def put_if_absent(
@@ -61,7 +61,7 @@ class MemoryStorage(Storage):
     ) -> PutOutcome:
         check_attempt(attempt)
         with self._root.lock:
-            if self.exists(key):
+            if self._has(key):
                 return PutOutcome.ALREADY_SAME if self.read(key) == data else PutOutcome.LOST
             self.replace(key, data)
             return PutOutcome.WON
@@ -71,7 +71,7 @@ class MemoryStorage(Storage):
 
     def replace_if_version(self, key: str, data: bytes, version: str) -> bool:
         with self._root.lock:
-            if not self.exists(key) or self.read_versioned(key).version != version:
+            if not self._has(key) or self.read_versioned(key).version != version:
                 return False
             self.replace(key, data)
             return True
@@ -81,13 +81,10 @@ class MemoryStorage(Storage):
 
     def delete_if_version(self, key: str, version: str) -> bool:
         with self._root.lock:
-            if not self.exists(key) or self.read_versioned(key).version != version:
+            if not self._has(key) or self.read_versioned(key).version != version:
                 return False
             self.delete(key)
             return True
-
-    def age_s(self, key: str) -> float:
-        return self.read_versioned(key).age_s
 
     def check_writable(self) -> None:
         """Memory can be written."""

@@ -20,7 +20,7 @@ from cluster.errors import (
     TransientStorageError,
 )
 from cluster.parts import SCHEMA_VERSION, check_part, commit_part
-from cluster.storage import Storage, open_storage
+from cluster.storage import Storage, StorageSpec
 from jobs.persona.index import INDEX_KEY, Parts
 from jobs.scoring.inventory import read_vectors
 from jobs.scoring.plan import VectorSet
@@ -56,7 +56,7 @@ def test_what_cluster_raises_for_users_is_both(kind: type[ClusterError]) -> None
 @pytest.fixture
 def unreachable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
     """A storage whose objects cannot be read now."""
-    storage = open_storage(str(tmp_path))
+    storage = StorageSpec(str(tmp_path)).open()
 
     def read(_key: str) -> NoReturn:
         raise TransientStorageError("no answer")
@@ -75,7 +75,7 @@ def test_a_store_that_does_not_answer_is_not_damaged(unreachable: Storage) -> No
 
 
 def test_a_newer_index_is_not_called_damaged(tmp_path: Path) -> None:
-    storage = open_storage(str(tmp_path))
+    storage = StorageSpec(str(tmp_path)).open()
     storage.replace(INDEX_KEY, json.dumps({"index_version": 99}).encode())
     with pytest.raises(UserError, match=r"has version 99, .*; use a newer steersweep"):
         Parts.read(storage)
@@ -84,7 +84,7 @@ def test_a_newer_index_is_not_called_damaged(tmp_path: Path) -> None:
 def test_a_newer_part_is_not_called_damaged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    storage = open_storage(str(tmp_path))
+    storage = StorageSpec(str(tmp_path)).open()
     monkeypatch.setattr("cluster.parts.SCHEMA_VERSION", SCHEMA_VERSION + 1)
     commit_part(storage, "a.parquet", pa.table({"x": [1]}), task_id="t", attempt="a")
     monkeypatch.undo()

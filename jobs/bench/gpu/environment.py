@@ -18,9 +18,10 @@ from jobs.bench.gpu.page import Table, number
 from jobs.bench.gpu.record import SectionRecord
 from jobs.bench.gpu.steps import Found, Setting, Step
 from jobs.bench.machine import cpu_name
-from jobs.bench.measure import available_memory_bytes, matmul_flops_per_s
+from jobs.bench.measure import matmul_flops_per_s
 from jobs.bench.shapes import build_shape
 from steering_core.device_settings import device_settings
+from steering_core.memory_gauges import available_memory_bytes
 from steering_core.timing import synchronize
 
 _PACKAGES = ("torch", "transformers", "triton", "numpy", "safetensors", "tokenizers")

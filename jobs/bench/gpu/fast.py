@@ -16,14 +16,14 @@ import numpy as np
 import torch
 
 from jobs.bench import loops
-from jobs.bench.draw import Draw, neighbours, spread
+from jobs.bench.draw import Draw
 from jobs.bench.gpu.gauges import entering
 from jobs.bench.gpu.kernels import checks_of_kernels, gap_of, kernels_table, usable
 from jobs.bench.gpu.models import Scoring
 from jobs.bench.gpu.page import Table, gib, number, share
 from jobs.bench.gpu.record import SectionRecord
 from jobs.bench.gpu.steps import Check, Found, LeftOutError, Setting, Step
-from jobs.bench.measure import matmul_flops_per_s, peak_memory_bytes, reset_peak_memory
+from jobs.bench.measure import matmul_flops_per_s
 from jobs.bench.noise import distance, float32_copy
 from jobs.bench.search import best_plain_batch
 from steering_core.certificate import tolerance_for
@@ -31,11 +31,12 @@ from steering_core.encoding import EncodedExample
 from steering_core.engine import Cell, Engine
 from steering_core.kernels import KERNELS
 from steering_core.kernels.choice import KernelCheck
+from steering_core.memory_gauges import peak_memory_bytes, reset_peak_memory
 from steering_core.packing import batches
 from steering_core.protocol import PROTOCOLS
 from steering_core.slow_engine import SlowEngine
 from steering_core.stereoset import Example
-from steering_core.timing import seconds
+from steering_core.timing import neighbours, seconds, spread
 from steering_core.vectors import fit_mean_difference
 
 _NEARLY_BEST = 0.97

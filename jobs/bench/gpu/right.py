@@ -26,7 +26,6 @@ from jobs.bench.gpu.options import GpuOptions
 from jobs.bench.gpu.page import Table, gib, number
 from jobs.bench.gpu.record import SectionRecord, StepRecord
 from jobs.bench.gpu.steps import Check, Found, Setting, Step
-from jobs.bench.measure import peak_memory_bytes, reset_peak_memory
 from jobs.bench.noise import float32_copy
 from steering_core.answer_check import check_answer
 from steering_core.certificate import Deviation, tolerance_for
@@ -35,6 +34,7 @@ from steering_core.engine import Cell, Engine, Scores
 from steering_core.generation import GenerationRow, generate
 from steering_core.hook_points import SITES, HookPoint
 from steering_core.interventions import OPERATIONS, Intervention, Positions
+from steering_core.memory_gauges import peak_memory_bytes, reset_peak_memory
 from steering_core.models import LoadedModel
 from steering_core.packing import batches
 from steering_core.probes import engine_for

@@ -14,10 +14,10 @@ from jobs.bench.gpu.options import TextShape
 from jobs.bench.gpu.page import Table, gib, number, share
 from jobs.bench.gpu.record import SectionRecord
 from jobs.bench.gpu.steps import Check, Found, Setting, Step
-from jobs.bench.measure import peak_memory_bytes, reset_peak_memory
 from steering_core.generation import Generated, GenerationCounts, GenerationRow, generate
 from steering_core.hook_points import HookPoint
 from steering_core.interventions import Intervention
+from steering_core.memory_gauges import peak_memory_bytes, reset_peak_memory
 from steering_core.models import LoadedModel
 from steering_core.sampling import Sampling
 from steering_core.timing import seconds

@@ -4,7 +4,7 @@ Importing this package loads no client and no model.
 """
 
 from jobs.persona.judges.base import OUTCOMES, Judge, JudgeSettings, Outcome, Query, Verdict
-from jobs.persona.judges.scoring import Answer, Judgement, Scorer, Usage, count_outcomes
+from jobs.persona.judges.scoring import Answer, Judgement, Scorer, Usage
 from jobs.persona.judges.spec import JudgeSpec
 
 __all__ = [
@@ -19,5 +19,4 @@ __all__ = [
     "Scorer",
     "Usage",
     "Verdict",
-    "count_outcomes",
 ]

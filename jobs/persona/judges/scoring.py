@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from cluster.storage import Storage
 from jobs.identity import digest
-from jobs.persona.judges.base import OUTCOMES, Judge, Outcome, Query, Verdict
+from jobs.persona.judges.base import Judge, Query, Verdict
 from jobs.persona.judges.prompts import COHERENCE_PROMPT, fill
 from jobs.persona.judges.replies import ReplyStore, known_verdicts
 from jobs.persona.traits import COHERENCE, Trait
@@ -208,15 +207,6 @@ class Scorer:
             of.num_tokens_in + num_tokens_in,
             of.num_tokens_out + num_tokens_out,
         )
-
-
-def count_outcomes(judgements: Sequence[Judgement]) -> dict[str, dict[Outcome, int]]:
-    """{``trait``, ``coherence``: {outcome: how many}}, zeros included."""
-    counts = {
-        "trait": Counter(judgement.trait.outcome for judgement in judgements),
-        "coherence": Counter(judgement.coherence.outcome for judgement in judgements),
-    }
-    return {aspect: {o: of[o] for o in OUTCOMES} for aspect, of in counts.items()}
 
 
 def _first(error: BaseException) -> BaseException:

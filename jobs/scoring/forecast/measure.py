@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 import transformers
 
-from jobs.bench.draw import neighbours
-from jobs.bench.measure import peak_memory_bytes, reset_peak_memory
+from jobs.advice import advised
 from jobs.scoring.forecast.rates import Rates
 from jobs.scoring.groups import ScoredExample
 from jobs.scoring.sweep import AnySweep, SweepModel
@@ -18,11 +17,12 @@ from steering_core.encoding import EncodedExample
 from steering_core.engine import Cell, Engine
 from steering_core.flops import NO_NEEDS, RowNeeds, needed_flops, plain_flops
 from steering_core.kernels.choice import choose_kernels
+from steering_core.memory_gauges import peak_memory_bytes, reset_peak_memory
 from steering_core.models import LoadedModel, load_model
 from steering_core.probes import engine_for
 from steering_core.skeleton import Skeleton
 from steering_core.slow_engine import SlowEngine
-from steering_core.timing import seconds
+from steering_core.timing import neighbours, seconds
 from steering_core.tuning import tune
 from steering_core.vectors import fit_mean_difference
 from steering_core.work import Batching, counts_of
@@ -39,7 +39,7 @@ class Measured:
         batching: how the engine cuts rows; the size of batches is measured where none is given.
         num_rows: rows that were timed.
         took_s: of the whole measurement, loading included.
-        peak_bytes: as ``jobs.bench.measure.peak_memory_bytes``, over the timed batches.
+        peak_bytes: as ``steering_core.memory_gauges.peak_memory_bytes``, over the timed batches.
     """
 
     rates: Rates
@@ -50,6 +50,7 @@ class Measured:
     peak_bytes: int
 
 
+@advised()
 def measure(
     sweep: AnySweep,
     model: SweepModel,

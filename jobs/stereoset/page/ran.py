@@ -11,8 +11,8 @@ from jobs.page.words import PERCENT, counted
 from jobs.stereoset.labels import ROLES
 from jobs.stereoset.page import words
 from jobs.stereoset.page.facts import Facts
+from steering_core.datasets.stereoset import CONTRAST
 from steering_core.quantities import ARROW, DELTA
-from steering_core.stereoset import CONTRAST
 from steering_core.vector_fits import METHODS
 
 

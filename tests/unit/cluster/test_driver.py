@@ -11,7 +11,6 @@ import pytest
 
 from cluster.backends.base import Backend
 from cluster.driver import execute
-from cluster.outcome import Progress
 from cluster.policy import Policy
 from cluster.scheduler import Scheduler
 from cluster.side_work import SideWork
@@ -118,14 +117,12 @@ def test_a_requested_stop_ends_at_once_and_keeps_what_is_done() -> None:
     assert outcome.unfinished == ("b", "c")
 
 
-def test_callbacks_see_every_event_and_the_counts() -> None:
+def test_a_callback_sees_every_event() -> None:
     events: list[Event] = []
-    counts: list[Progress] = []
     execute(
         FakeBackend(),
         scheduler_of("a", "b"),
         on_event=events.append,
-        on_progress=counts.append,
         clock=ticking(),
     )
     assert [type(event).__name__ for event in events] == [
@@ -133,7 +130,6 @@ def test_callbacks_see_every_event_and_the_counts() -> None:
         "TaskFinished",
         "TaskFinished",
     ]
-    assert [progress.num_done for progress in counts] == [0, 1, 2]
 
 
 def test_a_hung_task_is_killed_and_in_the_end_set_aside() -> None:

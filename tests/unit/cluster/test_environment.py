@@ -34,7 +34,7 @@ def test_a_setting_that_looks_like_a_secret_is_refused_and_not_repeated(
 ) -> None:
     monkeypatch.setenv("SOME_PASSWORD", "planted-in-the-environment")
     name, _, value = setting.partition("=")
-    with pytest.raises(UserError, match=f"--needs {name}") as caught:
+    with pytest.raises(UserError, match=f"{name} looks like a secret") as caught:
         plain_variables([setting])
     assert value not in str(caught.value)
 

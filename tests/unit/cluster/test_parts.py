@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from cluster.errors import CorruptPartError, NewerPartError, ObjectNotFoundError
 from cluster.parts import check_part, check_parts, commit_part, read_part
-from cluster.storage import PutOutcome, Storage, open_storage
+from cluster.storage import PutOutcome, Storage, StorageSpec
 from cluster.table_digest import table_digest
 
 KEY = "steered/model=m/t1.parquet"
@@ -24,14 +24,14 @@ GOLDEN = "2d5ab5717a289b14dee561d42807be88437b821e67699a33bda297c845699e8a"
 
 @pytest.fixture
 def storage(tmp_path: Path) -> Storage:
-    return open_storage(str(tmp_path / "run"))
+    return StorageSpec(str(tmp_path / "run")).open()
 
 
 @pytest.fixture(params=["local", "s3"])
 def either_storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     if request.param == "local":
-        return open_storage(str(tmp_path / "run"))
-    return open_storage(request.getfixturevalue("s3_uri"))
+        return StorageSpec(str(tmp_path / "run")).open()
+    return StorageSpec(request.getfixturevalue("s3_uri")).open()
 
 
 def make_table(num_rows: int = 5, **metadata: str) -> pa.Table:
@@ -125,7 +125,9 @@ class TestCommit:
 
 class TestBytes:
     def bytes_of(self, tmp_path: Path, table: pa.Table, **names: str) -> bytes:
-        storage = open_storage(str(tmp_path / hashlib.sha256(repr(names).encode()).hexdigest()))
+        storage = StorageSpec(
+            str(tmp_path / hashlib.sha256(repr(names).encode()).hexdigest())
+        ).open()
         storage.delete(KEY)
         commit_part(storage, KEY, table, task_id=names["task"], attempt=names["attempt"])
         return storage.read(KEY)
@@ -164,9 +166,9 @@ class TestBytes:
         commit(storage, make_table())
         code = (
             "import sys; from pathlib import Path; from tests.unit.cluster.test_parts import *;"
-            "commit(open_storage(sys.argv[1]), make_table())"
+            "commit(StorageSpec(sys.argv[1]).open(), make_table())"
         )
-        other = open_storage(str(tmp_path / "other"))
+        other = StorageSpec(str(tmp_path / "other")).open()
         root = Path(__file__).parents[3]
         subprocess.run([sys.executable, "-c", code, other.uri], check=True, cwd=root)
         assert other.read(KEY) == storage.read(KEY)

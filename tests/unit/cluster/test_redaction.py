@@ -10,7 +10,7 @@ import pytest
 from cluster.ledger import Ledger
 from cluster.logs import StoredLog
 from cluster.redaction import HIDDEN, redact, redact_all
-from cluster.storage import open_storage
+from cluster.storage import StorageSpec
 
 SIGNED = (
     "https://bucket.s3.amazonaws.com/k?X-Amz-Algorithm=AWS4-HMAC-SHA256"
@@ -77,7 +77,7 @@ def test_plain_data_is_redacted_all_the_way_down() -> None:
 
 
 def test_logs_and_records_go_through_it(tmp_path: Path) -> None:
-    storage = open_storage(str(tmp_path))
+    storage = StorageSpec(str(tmp_path)).open()
     log = StoredLog(storage, "log/x.log")
     try:
         raise RuntimeError(f"cannot get {SIGNED}")

@@ -25,7 +25,7 @@ from cluster.errors import (
 from cluster.lease import Lease
 from cluster.parts import read_part
 from cluster.replica import Replica
-from cluster.storage import StorageSpec, open_storage
+from cluster.storage import StorageSpec
 from cluster.tasks import Failure, FailureKind, Receipt, Task, WorkerFactory
 from steersweep.errors import StopRunError, UserError
 
@@ -264,7 +264,7 @@ def test_a_worker_that_cannot_load_is_a_failure_of_the_run(
 
 
 def test_a_replica_that_does_not_see_the_lease_of_its_driver_stops_the_run(tmp_path: Path) -> None:
-    with Lease.acquire(open_storage(str(tmp_path / "shared"))) as lease:
+    with Lease.acquire(StorageSpec(str(tmp_path / "shared")).open()) as lease:
         factory = WorkerFactory("tests.support.workers:ScriptedWorker")
         for name, is_ready in (("shared", True), ("not shared", False)):
             replica = Replica(factory, StorageSpec(str(tmp_path / name)), lease=lease.token)

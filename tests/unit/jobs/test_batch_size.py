@@ -142,7 +142,7 @@ def test_a_task_with_a_number_asks_nobody(
     measuring(monkeypatch)
     worker(storage).run(payload(450))
     assert used == [450]
-    assert not storage.exists(KEY)
+    assert not [*storage.list(KEY)]
 
 
 def test_what_is_measured_is_the_payloads_rows_on_an_engine_of_its_own(

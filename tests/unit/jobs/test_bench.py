@@ -20,7 +20,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from jobs.bench import noise
 from jobs.bench.counts import counted
-from jobs.bench.draw import neighbours, spread
 from jobs.bench.noise import Distance, distance, float32_copy
 from jobs.bench.options import numbers
 from jobs.bench.plain import batched, num_positions_batched, num_positions_one_by_one, one_by_one
@@ -33,6 +32,7 @@ from steering_core.flops import Costs, RowNeeds, costs_of, needed_flops, needs_o
 from steering_core.interventions import Intervention
 from steering_core.reference import reference_scores
 from steering_core.stereoset import LABELS, Example
+from steering_core.timing import neighbours, spread
 from steersweep.errors import UserError
 from tests.support.golden import model_path
 

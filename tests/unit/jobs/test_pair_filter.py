@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jobs.persona.filter import FilterSpec, check_enough, effective_pairs
-from jobs.persona.judges import Judgement, Verdict, count_outcomes
+from jobs.persona.judges import Judgement, Verdict
 from steersweep.errors import UserError
 
 DEFAULT = FilterSpec()  # type: ignore[call-arg]
@@ -101,12 +101,7 @@ def test_pairs_of_unequal_number_are_a_mistake() -> None:
         effective_pairs(POSITIVE, NEGATIVE[:-1], DEFAULT)
 
 
-def test_outcomes_are_three_separate_counts_and_never_a_score() -> None:
-    counts = count_outcomes([*POSITIVE, judged("unparsable", "refused")])
-    assert counts == {
-        "trait": {"scored": 8, "refused": 1, "unparsable": 1, "failed": 0},
-        "coherence": {"scored": 8, "refused": 1, "unparsable": 0, "failed": 1},
-    }
+def test_what_has_no_score_cannot_be_given_one() -> None:
     for outcome in ("refused", "unparsable", "failed"):
         with pytest.raises(AssertionError):
             Verdict(outcome, 0.0)  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.storage import open_storage
+from cluster.storage import StorageSpec
 from jobs.page.page import PAGE_KEY
 from jobs.stereoset.report import show
 from jobs.stereoset.result import as_json, print_result
@@ -35,7 +35,7 @@ def shown(
     cells: Sequence[Row], pooled: Sequence[Row], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> str:
     """What `run` prints of an output that is done and reported."""
-    storage = open_storage(str(folder))
+    storage = StorageSpec(str(folder)).open()
     tables = {"cells": table_of(cells), "pooled": table_of(pooled), "headline": NO_HEADLINE}
     for name, table in tables.items():
         sink = io.BytesIO()

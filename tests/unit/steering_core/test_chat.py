@@ -70,7 +70,7 @@ def test_without_a_system_role_the_message_goes_before_the_users(template: str) 
     assert chat.text("Why?") == "<bos><user>Why?\n<assistant>"
     refusing = ChatFormat(tokenizer_with(template), "m", system="refuse")
     assert refusing.text("Why?") == "<bos><user>Why?\n<assistant>"
-    with pytest.raises(UserError, match="m has no system role; set `system: merge_into_user`"):
+    with pytest.raises(UserError, match="m has no system role, and a system message"):
         refusing.prompt_ids("Why?", "Be kind.")
 
 

@@ -181,7 +181,7 @@ def test_shared_prefix_is_the_longest_common_one_with_a_trained_tokenizer() -> N
 @pytest.mark.parametrize(
     ("bos", "pad", "missing"), [(None, PAD, "no BOS"), (BOS, None, "no pad"), (None, None, "both")]
 )
-def test_published_refuses_a_tokenizer_without_bos_or_pad_and_names_aligned(
+def test_published_refuses_a_tokenizer_without_bos_or_pad(
     bos: int | None, pad: int | None, missing: str
 ) -> None:
     tokenizer = Letters(bos_token_id=bos, pad_token_id=pad)
@@ -190,7 +190,7 @@ def test_published_refuses_a_tokenizer_without_bos_or_pad_and_names_aligned(
     message = str(caught.value)
     assert ("no BOS and no pad" if missing == "both" else f"{missing} token") in message
     assert "some/model" in message
-    assert "`protocol: aligned`" in message
+    assert message.endswith("protocol as_published needs")
 
 
 def test_aligned_needs_neither_bos_nor_pad() -> None:
@@ -229,7 +229,7 @@ def test_published_refuses_a_candidate_that_is_longer_alone_than_its_row(num_alo
         row = encode(PUBLISHED, tokenizer)
         assert row.candidates[0].scored_positions[-1] == row.num_tokens - 1
         return
-    with pytest.raises(UserError, match=r"candidate A cannot be scored as published.*aligned"):
+    with pytest.raises(UserError, match=r"candidate A cannot be scored as published.*padding"):
         encode(PUBLISHED, tokenizer)
 
 

@@ -235,7 +235,7 @@ def _raise(error: Exception) -> None:
                     HookPoint(0, "resid_post"), vector_of(0), 1.0, positions="candidate"
                 )
             },
-            "steering.positions must be all",
+            "its steering must be of all positions",
         ),
     ],
 )

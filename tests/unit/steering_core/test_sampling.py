@@ -16,7 +16,6 @@ from steering_core.sampling import (
     _least_kept_by_sorting,
     choose,
     eos_ids_of,
-    generation_defaults,
     random_stream,
     row_seed,
 )
@@ -161,7 +160,7 @@ def test_seeds_are_decided_by_names() -> None:
     ("changed", "message"),
     [
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1"),
-        ({"temperature": 0.0}, "set `greedy`"),
+        ({"temperature": 0.0}, "greedy sampling takes"),
         ({"temperature": float("nan")}, "temperature"),
         ({"top_p": 0.0}, "top_p"),
         ({"top_p": 1.1}, "top_p"),
@@ -188,10 +187,3 @@ def test_eos_ids_are_gathered_from_all_who_name_them() -> None:
     tokenizer = SimpleNamespace(eos_token_id=9)
     assert eos_ids_of(_Model(eos_token_id=[9, 7]), tokenizer) == (4, 7, 9)
     assert eos_ids_of(nn.Linear(1, 1), SimpleNamespace(eos_token_id=None)) == ()
-
-
-def test_what_the_generation_config_would_set_is_told() -> None:
-    told = generation_defaults(_Model(temperature=0.6, top_p=0.9, eos_token_id=7))
-    assert (told["temperature"], told["top_p"]) == (0.6, 0.9)
-    assert "transformers_version" not in told
-    assert generation_defaults(nn.Linear(1, 1)) == {}

@@ -13,7 +13,7 @@ import torch
 from steering_core.encoding import EncodedExample, ExampleEncoder
 from steering_core.engine import Cell
 from steering_core.generation import GenerationRow, generate
-from steering_core.generation_probe import can_use_slots
+from steering_core.generation_probe import slots_problem
 from steering_core.hook_points import HookPoint
 from steering_core.interventions import Intervention
 from steering_core.layout import find_layout
@@ -113,7 +113,7 @@ def test_answers_and_their_states_are_those_of_one_device(
     sampling = Sampling(max_new_tokens=6, eos_ids=(), greedy=True)
     one, two = ([a.token_ids for a in generate(m, rows, sampling, rows_at_once=2)] for m in pair)
     assert one == two
-    assert can_use_slots(pair[1])
+    assert slots_problem(pair[1]) is None
     answered = [AnsweredPrompt(row.prompt_ids, ids) for row, ids in zip(rows, one, strict=True)]
     on_one, on_two = (collect_response_states(model, answered, 64) for model in pair)
     np.testing.assert_allclose(on_two.response_mean, on_one.response_mean, rtol=1e-6)

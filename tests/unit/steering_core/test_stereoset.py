@@ -133,7 +133,7 @@ def test_a_bad_field_is_named_with_its_place(tmp_path: Path, change: str) -> Non
     ("content", "message"),
     [
         (json.dumps(document())[:-40], "not valid JSON at line 1"),
-        ("", "the download was truncated"),
+        ("", "not valid JSON at line 1, column 1"),
         ("[" * 100_000, "nested too deeply"),
         ('"text"', "no object under the key 'data'"),
     ],
@@ -153,7 +153,7 @@ def test_an_absurdly_long_number_is_a_plain_error(tmp_path: Path) -> None:
 
 
 def test_missing_unreadable_and_undecodable_files_are_plain_errors(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no such data file; `steersweep data fetch`"):
+    with pytest.raises(UserError, match=r"no such data file$"):
         read_stereoset(tmp_path / "absent.json")
     with pytest.raises(UserError, match="cannot be read as UTF-8 text"):
         read_stereoset(tmp_path)

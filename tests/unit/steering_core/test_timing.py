@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from jobs.bench.measure import peak_memory_bytes, reset_peak_memory
+from steering_core.memory_gauges import peak_memory_bytes, reset_peak_memory
 from steering_core.timing import devices_in_use, seconds, synchronize
 
 CUDA = torch.device("cuda")
