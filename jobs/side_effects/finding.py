@@ -202,7 +202,8 @@ def _prompts(model: str, tables: Tables, measures: Measures, names: Names) -> It
         places.setdefault((row["prompt"], names.group(row)), []).append(row)
     (prompt, group), found = max(places.items(), key=lambda item: abs(item[1][0]["change"]))
     where = f" on {group}" if names.num_groups > 1 else ""
-    most = " the most of all prompts" if len(places) > 1 else ""
+    has_several = len({name for name, _ in places}) > 1
+    most = " the most of all prompts" if has_several else ""
     first = found[0]
     interval = ""
     if is_number(first["change_low"]) and is_number(first["change_high"]):
@@ -210,8 +211,11 @@ def _prompts(model: str, tables: Tables, measures: Measures, names: Names) -> It
         interval += f"{of.range(first['change_low'], first['change_high'])})"
     text = (
         f"The prompt “{prompt}” changes the {of.label}{where}{most}, by "
-        f"{of.change(first['change'])}{interval}; "
+        f"{of.change(first['change'])}{interval}"
     )
+    if interval and first["change_low"] <= 0 <= first["change_high"]:
+        text += ", which may be no change at all"
+    text += "; "
     matching = [row for row in found if row["coeff"] is not None]
     if not matching:
         yield f"{text}no vector of this sweep does the same within its doses."

@@ -149,6 +149,12 @@ class Summary:
                     kinds[measure] = TARGET if key == baseline.target else baseline.kind
         has_others = {m.data for m in kinds if not metrics[m].restates}
         left_out = {m for m in kinds if metrics[m].restates and m.data in has_others}
+        # Of other groups, the target alone: with all metrics, they would fill the matrix.
+        intended = {m.metric for m, kind in kinds.items() if kind == TARGET}
+        if intended:
+            left_out |= {
+                m for m, kind in kinds.items() if kind == "transfer" and m.metric not in intended
+            }
         known = [
             Measuring(measure, kind, metrics[measure], measure not in left_out)
             for measure, kind in kinds.items()

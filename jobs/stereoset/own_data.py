@@ -38,7 +38,7 @@ class StereoSetData(OwnData):
         gap = replace(
             gap_metric(CONTRAST),
             key=TARGET,
-            label="S2A",
+            label="S→A gap",
             formula="mean over examples of the mean log-probability of a token of the "
             "anti-stereotype minus that of the stereotype; its change is S2A",
         )

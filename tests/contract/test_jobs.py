@@ -95,7 +95,7 @@ def test_commands_of_a_finished_run(case: Case, spec: Path, output: Path, tmp_pa
     assert "Nothing is left" in plan.err
 
 
-_MAY_BE_EMPTY = ("nulls", "null_tests", "dose_response", "held_out")
+_MAY_BE_EMPTY = ("nulls", "null_tests", "dose_response", "held_out", "side_effects")
 
 
 def test_a_finished_run_is_not_run_again(spec: Path, output: Path) -> None:
