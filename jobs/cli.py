@@ -381,7 +381,7 @@ def report(
             metavar="CONDITION",
             help="Choose the steerings whose change satisfies a condition, those with the least "
             "side effects first. Half of the data chooses, and the numbers shown are of the other "
-            'half. Not for persona. A metric, >=, >, <= or <, and a number: `"s2a >= 0.1"`',
+            'half. A metric, >=, >, <= or <, and a number: `"s2a >= 0.1"`',
         ),
     ] = None,
     no_figures: NoFiguresOption = False,

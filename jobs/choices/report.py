@@ -33,7 +33,6 @@ from jobs.sweeps.certificate_file import write_certificate
 from jobs.sweeps.report import ReportOptions, say_where, write_table
 from jobs.sweeps.status import set_aside_words
 from jobs.words import count
-from steersweep.errors import UserError
 
 ONLY_WITH_ROWS = ("held_out", "groups", "nulls", "null_tests", *SIDE_EFFECT_TABLES)
 """Tables of ``summary/`` that are not written if they have no rows."""
@@ -50,8 +49,7 @@ def report(output: ChoicesOutput, options: ReportOptions) -> dict[str, Any]:
     Raises:
         UserError: no run at this place, damaged parts, or an option that this job does not have.
     """
-    if options.by is not None or options.others:
-        raise UserError("--by and --compare are not available for job: choices")
+    options.refuse("choices", "by", "compare")
     storage, inventory = output.storage, output.inventory
     rows = StoredRows(output)
     tables = summary_tables(rows)

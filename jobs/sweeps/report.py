@@ -38,6 +38,20 @@ class ReportOptions:
     by: str | None = None
     pick: str | None = None
 
+    def refuse(self, job: str, *names: str) -> None:
+        """Refuse options that a job does not have.
+
+        Args:
+            names: of the options, without dashes: ``by``, ``compare``, ``pick``.
+
+        Raises:
+            UserError: one of them was given.
+        """
+        given = {"by": self.by, "compare": self.others, "pick": self.pick}
+        if refused := [f"--{name}" for name in names if given[name]]:
+            verb = "is" if len(refused) == 1 else "are"
+            raise UserError(f"{' and '.join(refused)} {verb} not available for job: {job}")
+
 
 def parse_by(text: str, columns: Sequence[str]) -> frozenset[str]:
     """The columns named by ``--by layer,coeff``.

@@ -117,8 +117,7 @@ class TableJob(Job[SpecT, SweepT, TableOutput]):
 
     def report(self, output: TableOutput, options: ReportOptions) -> Mapping[str, Any]:
         """See ``Job``."""
-        if options.by is not None or options.others:
-            raise UserError(f"--by and --compare are not available for job: {self.name}")
+        options.refuse(self.name, "by", "compare", "pick")
         tables = self.summarise(output)
         for name, table in tables.items():
             write_table(output.storage, name, table)
