@@ -51,7 +51,8 @@ def advise(error: UserError) -> None:
     link: BaseException | None = error
     while link is not None:
         if isinstance(link, UserError) and link.cause:
-            error.add_to_message(ADVICE[link.cause].format(**link.facts))
+            # One that a job of another package raises may be unknown here.
+            error.add_to_message(ADVICE.get(link.cause, "").format(**link.facts))
             link.cause = ""
             return
         link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)

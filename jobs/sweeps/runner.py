@@ -31,6 +31,7 @@ from cluster.scheduler import Scheduler
 from cluster.side_work import SideWork
 from cluster.storage import Storage
 from cluster.tasks import Event, Failure, FailureKind, Pool, Receipt, ReplicaReady, Task
+from jobs.advice import advised
 from jobs.console import say, warn
 from jobs.examples_file import write_examples
 from jobs.spec import JobSpec
@@ -195,7 +196,7 @@ class _Session:
         ready: Sequence[Task],
     ) -> Outcome:
         try:
-            with self._progress.shown():
+            with advised(), self._progress.shown():
                 self._progress.describe("loading models")
                 scheduler.add(self._for_replicas(ready))
                 return execute(
@@ -323,7 +324,8 @@ class _Session:
         is opened, in the report.
         """
         try:
-            yield
+            with advised():
+                yield
         except KeyboardInterrupt:
             self._storage.hasten()  # a user is waiting
             self._write_ended("interrupted")

@@ -85,3 +85,11 @@ def test_a_bug_is_the_tasks_failure(worker: ScoredWorker, monkeypatch: pytest.Mo
     with pytest.raises(ValueError, match="not those of every example") as raised:
         worker.run(PAYLOAD)
     assert not isinstance(raised.value, UserError)
+
+
+def test_a_replica_names_the_key_that_helps(
+    worker: ScoredWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(monkeypatch, UserError("states vary too little", cause="too_little_variance"))
+    with pytest.raises(StopRunError, match=r"^states vary too little, or another vectors\.method$"):
+        worker.run(PAYLOAD)
