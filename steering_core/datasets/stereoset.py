@@ -28,7 +28,6 @@ from steering_core.datasets.base import (
 )
 from steering_core.datasets.checking import RecordFaultError, examples_of_records, one_of
 from steering_core.datasets.measures import label_shares, ratio
-from steering_core.metrics import term_counts
 from steering_core.stereoset import LABELS, SPLITS, Example, checked_example
 from steersweep.errors import UserError
 
@@ -74,6 +73,10 @@ def _term_values(scored: ScoredChoices) -> np.ndarray:
     """[N, 3]: share of the meaningful candidates above the unrelated one, and whether the
     stereotype is above the anti-stereotype, in percent; then 1. All are divided by the number of
     examples that the term has, so that terms count alike."""
+    # Late: the engine takes this data set's contrast and must not need scipy, which metrics load.
+    # `bench gpu` runs on machines that have torch and transformers alone.
+    from steering_core.metrics import term_counts
+
     scores_N3 = np.stack([_score_of(scored, label) for label in LABELS], axis=1)
     counts = term_counts(scores_N3)
     is_finite = counts[:, 0] > 0
