@@ -41,7 +41,7 @@ def role(value: Role) -> dict[str, Any]:
 
 AtLeastOne = Annotated[StrictInt, Field(ge=1)]
 
-_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -75,8 +75,9 @@ def _in_float64(value: Decimal) -> Decimal:
     return Decimal(decimal_text(value))
 
 
-def _model_name(name: str) -> str:
-    if not _MODEL_NAME.fullmatch(name):
+def checked_name(name: str) -> str:
+    """A name that the user chooses, as a part of storage keys; ValueError if it cannot be one."""
+    if not _NAME.fullmatch(name):
         raise ValueError(
             "a name may have letters, digits, '.', '_' and '-', must start with a letter or digit, "
             "and has at most 64 characters"
@@ -114,7 +115,7 @@ Amount = Annotated[float, Field(ge=0.0001, le=1e9)]
 Label = Annotated[str, AfterValidator(check_label)]
 Selector = Annotated[str, AfterValidator(check_selector)]
 Coeff = Annotated[Decimal, BeforeValidator(_number), AfterValidator(_in_float64)]
-ModelName = Annotated[str, AfterValidator(_model_name)]
+ModelName = Annotated[str, AfterValidator(checked_name)]
 
 
 class SpecModel(BaseModel):

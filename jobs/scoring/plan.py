@@ -279,6 +279,8 @@ def plan_side_effects(
         whole, groups = Group(name, (), ()), [sweep.group(name, key) for key in sweep.groups]
         for of_set in sweep.measured:
             baseline = SideTable(of_set)
+            # Every steering takes the shards of the unsteered rows, also one that is added to a
+            # finished output: a report pairs rows before and after by their order in the shards.
             found = known.get((whole, str(baseline)), [])
             shards = {task.shard: task.example_ids for task in found} or dict(
                 enumerate(_cut(sweep, whole, str(baseline), packing))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any
 
@@ -10,25 +9,18 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StrictB
 
 from jobs.datasets.spec import ExamplesSpec
 from jobs.grid import ALL_LAYERS, Coeffs, Layers
-from jobs.spec import SpecModel, role
+from jobs.spec import SpecModel, checked_name, role
 from steering_core.datasets.checking import checked_prefix
 from steering_core.datasets.registry import DATASETS
 
 OWN = "data"
 """The name of the sweep's own data among what is measured; no set may have it."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-
 
 def _name(name: str) -> str:
-    if not _NAME.fullmatch(name):
-        raise ValueError(
-            "a name may have letters, digits, '.', '_' and '-', must start with a letter or digit, "
-            "and has at most 64 characters"
-        )
     if name == OWN:
         raise ValueError(f"{OWN} names the sweep's own data; choose another name")
-    return name
+    return checked_name(name)
 
 
 Name = Annotated[str, AfterValidator(_name)]

@@ -198,6 +198,8 @@ class ScoredWorkflow(Workflow, Generic[SweepT]):
         """Phase 1 of each group; the fits and the steered tasks follow from it."""
         for group, planned in self._by_group.items():
             phase_1 = [self._task(task, task.task_id()) for task in planned if task.fits]
+            # Unsteered rows of other data and of prompts: no vector is fitted from them, so fits do
+            # not wait for them.
             others = [
                 self._task(task, task.task_id())
                 for task in planned
